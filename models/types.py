@@ -1,0 +1,131 @@
+"""The values that cross the border of `models`: numpy only, so that importing them never imports torch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+SAMPLE_RATE_HZ = 16_000
+SCORE_MIN, SCORE_MAX = -3.0, 3.0
+
+POLARITIES = ("negative", "neutral", "positive")
+"""The three MELD sentiments, and the signs of a MOSEI score."""
+
+EMOTIONS = ("neutral", "joy", "sadness", "anger", "surprise", "fear", "disgust")
+"""MELD's seven emotions (Poria et al. 2019, arXiv:1810.02508), the label set of every prediction."""
+
+FloatArray = NDArray[np.float32]
+
+Prepared = TypeVar("Prepared", contravariant=True)
+
+
+class Modality(StrEnum):
+    """One of the three ways a feeling shows."""
+
+    AUDIO = "audio"
+    VIDEO = "video"
+    TEXT = "text"
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What one network says of one utterance.
+
+    `score` is in [-3, 3]; `polarity` (3,) and `emotion` (7,) are probabilities in the order of `POLARITIES`
+    and `EMOTIONS`, each summing to 1.
+    """
+
+    score: float
+    polarity: FloatArray
+    emotion: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What an encoder hands to the fusion: an embedding (D,) and the encoder's own prediction."""
+
+    modality: Modality
+    embedding: FloatArray
+    prediction: Prediction
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """How the fused prediction changes when one modality is left out: with it, minus without it.
+
+    `score` in [-6, 6]; `polarity` (3,) and `emotion` (7,) are differences of probabilities, each summing to 0.
+    For the only modality present, "without" is the fusion's own answer to an empty input.
+    """
+
+    score: float
+    polarity: FloatArray
+    emotion: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class FusedPrediction:
+    """The fusion's answer; `weights` (attention, summing to 1) and `contributions` per modality present."""
+
+    prediction: Prediction
+    weights: Mapping[Modality, float]
+    contributions: Mapping[Modality, Contribution]
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """One recognised word; times in milliseconds from the start of the utterance, confidence in [0, 1]."""
+
+    text: str
+    start_ms: int
+    end_ms: int
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """The words of one utterance, and whether they may be believed.
+
+    `unreliable` names the gate that rejected the text (`no_speech`, `repetition`, `low_confidence`), or is None.
+    """
+
+    text: str
+    language: str
+    words: tuple[Word, ...]
+    engine: str
+    unreliable: str | None = None
+
+
+class Transcriber(Protocol):
+    """A batch of utterances in, a transcript for each out, in order."""
+
+    @property
+    def engine(self) -> str:
+        """Name and version, as every result reports it."""
+
+    def transcribe(self, batch: Sequence[FloatArray]) -> list[Transcript]:
+        """Each item: mono samples (N,) at 16 kHz in [-1, 1]."""
+
+
+class Encoder(Protocol[Prepared]):
+    """One modality's network. `encode` takes what the same family's `prepare` function returned."""
+
+    @property
+    def name(self) -> str:
+        """Name and version, as every result reports it."""
+
+    def encode(self, batch: Sequence[Prepared]) -> list[Features]:
+        """A batch of prepared inputs in, features for each out, in order."""
+
+
+class Fuser(Protocol):
+    """Attention over whatever modalities are present."""
+
+    @property
+    def name(self) -> str:
+        """Name and version, as every result reports it."""
+
+    def fuse(self, batch: Sequence[Mapping[Modality, Features]]) -> list[FusedPrediction]:
+        """Each item holds at least one modality; a missing modality is absent, never zeros."""
