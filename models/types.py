@@ -19,7 +19,7 @@ EMOTIONS = ("neutral", "joy", "sadness", "anger", "surprise", "fear", "disgust")
 
 FloatArray = NDArray[np.float32]
 
-Prepared = TypeVar("Prepared", contravariant=True)
+PreparedT_contra = TypeVar("PreparedT_contra", contravariant=True)
 
 
 class Modality(StrEnum):
@@ -109,14 +109,14 @@ class Transcriber(Protocol):
         """Each item: mono samples (N,) at 16 kHz in [-1, 1]."""
 
 
-class Encoder(Protocol[Prepared]):
+class Encoder(Protocol[PreparedT_contra]):
     """One modality's network. `encode` takes what the same family's `prepare` function returned."""
 
     @property
     def name(self) -> str:
         """Name and version, as every result reports it."""
 
-    def encode(self, batch: Sequence[Prepared]) -> list[Features]:
+    def encode(self, batch: Sequence[PreparedT_contra]) -> list[Features]:
         """A batch of prepared inputs in, features for each out, in order."""
 
 
