@@ -1,0 +1,1 @@
+"""Networks, data sets, training and evaluation. Imports nothing of the project."""

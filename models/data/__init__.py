@@ -1,0 +1,1 @@
+"""The published data sets that the networks train and are judged on, one a file."""

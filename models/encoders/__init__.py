@@ -1,0 +1,1 @@
+"""One family of encoders a file: voice, face, text, speech."""

@@ -1,0 +1,1 @@
+"""One fusion model a file."""

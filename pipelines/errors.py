@@ -1,0 +1,70 @@
+"""Every error the stream can name. Each is also the built-in error it is a kind of, so callers may catch either."""
+
+
+class UndertoneError(Exception):
+    """Base of all of them; `reason` is the stable word for counters, dead letters and problem details."""
+
+    reason = "error"
+
+
+class BadFragmentError(UndertoneError, ValueError):
+    """A record that breaks the contract of DESIGN §4.1; it is dead-lettered and its call goes on."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        """`reason` is one of the words below `DEAD_LETTER_REASONS`; `detail` says what to mend."""
+        super().__init__(detail)
+        self.reason = reason
+
+
+class MediaError(UndertoneError, ValueError):
+    """Media that FFmpeg cannot open, or that passes a limit of the settings."""
+
+    reason = "undecodable"
+
+
+class NoFaceError(UndertoneError, LookupError):
+    """No face in any sampled picture of an utterance."""
+
+    reason = "no_face"
+
+
+class SourceUnavailableError(UndertoneError, ConnectionError):
+    """The log of fragments does not answer; the worker waits `retry_after_s` and goes on."""
+
+    reason = "source_unavailable"
+
+    def __init__(self, detail: str, retry_after_s: float = 1.0) -> None:
+        """`retry_after_s` is the pause before the next try, in seconds."""
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
+
+
+class StoreUnavailableError(UndertoneError, ConnectionError):
+    """Redis does not answer or refuses to write; nothing is lost, the worker tries again."""
+
+    reason = "store_unavailable"
+
+
+class FencedError(UndertoneError, RuntimeError):
+    """The checkpoint is not where the writer believed: another worker owns the stream now. Drop its state."""
+
+    reason = "fenced"
+
+
+class TopicMissingError(UndertoneError, LookupError):
+    """A topic does not exist and may not be created; the message carries the command that creates it."""
+
+    reason = "topic_missing"
+
+
+DEAD_LETTER_REASONS = ("unknown_version", "missing_header", "bad_header", "bad_call_id", "oversize", "undecodable")
+SKIP_REASONS = ("duplicate", "already_stored", "after_final", "call_deleted")
+MISSING_REASONS = (
+    "absent",
+    "no_face",
+    "no_speech_text",
+    "unreliable_text",
+    "not_consented",
+    "encoder_unavailable",
+    "timeout",
+)

@@ -1,0 +1,137 @@
+"""How the system is operated: `AppConfig` from Serve's `args:`, and `Settings` from `UNDERTONE_…` variables.
+
+Architecture lives beside each network, experiments in `models/recipes.py`; there is no fourth kind (DESIGN §7).
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Milliseconds = Annotated[int, Field(ge=0, le=86_400_000)]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+
+class Configuration(BaseModel):
+    """A frozen block of settings that refuses a key it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class MediaLimits(Configuration):
+    """What one fragment may ask of the decoder before it is dead-lettered."""
+
+    fragment_max_bytes: int = Field(1 << 20, ge=1024, le=8 << 20)
+    fragment_max_s: Seconds = 60.0
+    picture_max_pixels: int = Field(3840 * 2160, ge=1)
+    channels_max: int = Field(8, ge=1, le=64)
+    sample_rate_max_hz: int = Field(192_000, ge=8000)
+    streams_max: int = Field(16, ge=1)
+
+
+class VideoSettings(Configuration):
+    """How pictures are sampled for analysis: their rate, and the longer side they are scaled down to."""
+
+    frames_per_s: float = Field(5.0, gt=0, le=60)
+    side_max_px: int = Field(480, ge=64, le=4096)
+
+
+class SegmentSettings(Configuration):
+    """When an utterance starts and ends."""
+
+    speech_threshold: float = Field(0.5, gt=0, lt=1)
+    """Probability of speech above which a 32 ms window is speech; it ends below `speech_threshold - 0.15`."""
+    speech_min_ms: Milliseconds = 250
+    silence_end_ms: Milliseconds = 600
+    utterance_max_ms: Milliseconds = 15_000
+    quiet_search_ms: Milliseconds = 3_000
+    """A forced cut falls in the quietest place of these last milliseconds."""
+    padding_ms: Milliseconds = 100
+    silence_cut_ms: Milliseconds = 10_000
+    """Silence this long moves the cut without an utterance, so that a silent stream holds nothing back."""
+
+    @model_validator(mode="after")
+    def _orders(self) -> Self:
+        if not self.padding_ms <= self.silence_end_ms:
+            raise ValueError("padding_ms must not exceed silence_end_ms: the padding is taken from that silence")
+        if not self.quiet_search_ms + self.speech_min_ms <= self.utterance_max_ms:
+            raise ValueError("quiet_search_ms + speech_min_ms must not exceed utterance_max_ms")
+        if not self.silence_end_ms + self.padding_ms <= self.silence_cut_ms:
+            raise ValueError("silence_cut_ms must be at least silence_end_ms + padding_ms")
+        return self
+
+
+class StreamSettings(Configuration):
+    """Everything between a fragment and an utterance."""
+
+    limits: MediaLimits = MediaLimits()
+    video: VideoSettings = VideoSettings()
+    segment: SegmentSettings = SegmentSettings()
+
+
+class TimeoutSettings(Configuration):
+    """How long each step of an utterance may take before its modality is reported as `timeout`."""
+
+    transcribe_s: Seconds = 30.0
+    encode_s: Seconds = 15.0
+    fuse_s: Seconds = 15.0
+
+
+class WorkerSettings(Configuration):
+    """Bounds of one ingest worker."""
+
+    utterances_in_flight: int = Field(16, ge=1, le=1024)
+    """Beyond this the partitions pause, while heartbeats go on."""
+    ahead_per_track: int = Field(4, ge=1, le=64)
+    """How many utterances of one track may be under analysis at once; their results are stored in order."""
+    commit_interval_s: Seconds = 1.0
+    retry_max_s: Seconds = 30.0
+
+
+class TenantSettings(Configuration):
+    """What differs by tenant."""
+
+    results_ttl_s: int = Field(30 * 86_400, ge=60)
+    """How long results stay in the store."""
+
+
+class AppConfig(Configuration):
+    """The `args:` of the Serve application."""
+
+    source: Literal["kafka", "redis"] = "redis"
+    transcriber: str = "base.en"
+    """A Whisper model's name, the path of one, or `pocketsphinx`."""
+    bundle: str = "embedded"
+    """`embedded`, or the folder of another bundle."""
+    device: str = "cpu"
+    """Where networks run: `cpu`, `cuda`, `cuda:0`; replicas and GPUs stand in the deployment's own options."""
+    ingest: bool = True
+    """False serves HTTP only."""
+    stream: StreamSettings = StreamSettings()
+    timeouts: TimeoutSettings = TimeoutSettings()
+    worker: WorkerSettings = WorkerSettings()
+    tenants: dict[str, TenantSettings] = Field(default_factory=lambda: {"default": TenantSettings()})
+
+
+class Settings(BaseSettings):
+    """Where things are, and every secret; read from `UNDERTONE_…` when built, never at import."""
+
+    model_config = SettingsConfigDict(env_prefix="UNDERTONE_", frozen=True, extra="ignore")
+
+    redis: SecretStr = SecretStr("")
+    """`redis://…`, `rediss://…` or `unix://…`; empty starts the embedded server under `cache_dir`."""
+    kafka: str = ""
+    """Bootstrap servers, `host:port[,host:port…]`."""
+    kafka_group: str = "undertone"
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    kafka_username: str = ""
+    kafka_password: SecretStr = SecretStr("")
+    kafka_ca_file: Path | None = None
+    kafka_create_topics: bool = True
+    kafka_partitions: int = Field(12, ge=1, le=10_000)
+    kafka_replication: int = Field(1, ge=1, le=32)
+    cache_dir: Path = Field(default_factory=lambda: Path.home() / ".cache" / "undertone")
+    url: str = "http://127.0.0.1:8000"
+    """Where the command line finds the gateway."""

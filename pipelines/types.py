@@ -1,0 +1,251 @@
+"""The values that flow from a fragment to a result (DESIGN §2, §4). Times are integer ms from the start of the call."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from models.types import SAMPLE_RATE_HZ, FloatArray, Modality
+
+SAMPLES_PER_MS = SAMPLE_RATE_HZ // 1000
+FRAGMENT_MAX_BYTES = 1 << 20
+CALL_ID_PATTERN = r"^[A-Za-z0-9._:-]{1,128}$"
+TOPIC_MEDIA, TOPIC_SENTIMENT, TOPIC_DEAD_LETTER = "call-media", "call-sentiment", "call-media-dlq"
+
+Pixels = NDArray[np.uint8]
+CallId = Annotated[str, Field(pattern=CALL_ID_PATTERN)]
+
+
+class Participant(StrEnum):
+    """Who speaks; `mixed` when both share one channel."""
+
+    AGENT = "agent"
+    CUSTOMER = "customer"
+    MIXED = "mixed"
+
+
+Consent = Mapping[Participant, frozenset[Modality]]
+"""The modalities that may be analysed, per participant; whoever is not named is not analysed at all."""
+
+DEFAULT_CONSENT: Consent = {
+    Participant.AGENT: frozenset({Modality.TEXT}),
+    Participant.CUSTOMER: frozenset(Modality),
+    Participant.MIXED: frozenset({Modality.TEXT}),
+}
+"""DESIGN §4.4: an agent is an employee, whose voice and face may not be judged (EU AI Act, Art. 5(1)(f)).
+A mixed channel holds the agent's voice too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Coordinates:
+    """Where a record stands in the log: a partition and an offset in it."""
+
+    partition: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record as the log holds it, before anybody believed it."""
+
+    at: Coordinates
+    key: bytes | None
+    value: bytes
+    headers: tuple[tuple[str, bytes], ...]
+    appended_ms: int
+    """When the log took it, ms since 1970; 0 when unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class MediaFragment:
+    """A record that keeps the contract of DESIGN §4.1.
+
+    `participants` is who is on which channel, in order (one entry: all channels, or the person in the picture).
+    """
+
+    call_id: str
+    tenant: str
+    stream: str
+    seq: int
+    start_ms: int
+    content_type: str
+    participants: tuple[Participant, ...]
+    consent: Consent
+    final: bool
+    media: bytes = field(repr=False)
+    at: Coordinates | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AudioBlock:
+    """A run of decoded sound of one participant: mono (N,) float32 in [-1, 1] at 16 kHz.
+
+    `start_sample` counts samples at 16 kHz from the start of the call.
+    """
+
+    participant: Participant
+    start_sample: int
+    samples: FloatArray = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class VideoFrame:
+    """One sampled picture: RGB (H, W, 3) uint8 and its time in ms from the start of the call."""
+
+    participant: Participant
+    time_ms: int
+    pixels: Pixels = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """What the segmenter found in one participant's sound: `[start_sample, end_sample)` is an utterance.
+
+    `cut_sample` is where everything before is settled; detector and segmenter start fresh there. A segment with
+    `start_sample == end_sample` is silence that only moves the cut.
+    """
+
+    start_sample: int
+    end_sample: int
+    cut_sample: int
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """Speech of one participant between start and end of speech, with the pictures taken meanwhile.
+
+    `samples` (N,) may be empty when only a text or a picture is analysed; `frames` hold one picture per sampled time.
+    """
+
+    call_id: str
+    tenant: str
+    stream: str
+    participant: Participant
+    start_ms: int
+    end_ms: int
+    consent: frozenset[Modality]
+    samples: FloatArray = field(repr=False)
+    frames: tuple[VideoFrame, ...] = field(default=(), repr=False)
+    text: str | None = None
+    """Words that came with the input and need no transcriber (`POST /v1/analyze` with a text)."""
+
+    @property
+    def utterance_id(self) -> str:
+        """The same speech always gets the same id: a replay finds its earlier result."""
+        return f"{self.call_id}/{self.stream}/{self.participant}/{self.start_ms}"
+
+
+class ResultModel(BaseModel):
+    """A frozen part of the result's JSON; unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Score = Annotated[float, Field(ge=-3, le=3)]
+
+
+class WordOut(ResultModel):
+    """A word with its times in the call."""
+
+    text: str
+    start_ms: int
+    end_ms: int
+    confidence: Probability
+
+
+class TranscriptOut(ResultModel):
+    """What was said, by which engine, and whether it may be believed (`reliable`, else `unreliable_reason`)."""
+
+    text: str
+    language: str
+    words: tuple[WordOut, ...] = ()
+    engine: str
+    reliable: bool
+    unreliable_reason: str | None = None
+
+
+class Judgement(ResultModel):
+    """Score in [-3, 3]; polarity and emotion as the likeliest label and every label's probability."""
+
+    score: Score
+    polarity: str
+    polarity_probabilities: dict[str, Probability]
+    emotion: str
+    emotion_probabilities: dict[str, Probability]
+
+
+class ContributionOut(ResultModel):
+    """How the fused result changes when the modality is left out (with it minus without it)."""
+
+    score: float
+    polarity_probabilities: dict[str, float]
+    emotion_probabilities: dict[str, float]
+
+
+class ModalityOut(ResultModel):
+    """What one modality gave, or why it gave nothing (`missing`: one of `errors.MISSING_REASONS`)."""
+
+    used: bool
+    missing: str | None = None
+    model: str | None = None
+    judgement: Judgement | None = None
+    weight: Probability | None = None
+    contribution: ContributionOut | None = None
+
+
+class UtteranceSentiment(ResultModel):
+    """The result of one utterance (DESIGN §4.3): the same object in Redis, on `call-sentiment` and over HTTP.
+
+    `judgement` is None when no modality could be used; the reasons then stand in `modalities`.
+    """
+
+    v: Literal[1] = 1
+    utterance_id: str
+    call_id: str
+    tenant: str
+    stream: str
+    participant: Participant
+    start_ms: int = Field(ge=0)
+    end_ms: int = Field(ge=0)
+    loudness_dbfs: float | None = None
+    consent: tuple[Modality, ...]
+    transcript: TranscriptOut | None = None
+    judgement: Judgement | None = None
+    modalities: dict[Modality, ModalityOut]
+    fusion: str | None = None
+    bundle: str
+    step_ms: dict[str, float] = Field(default_factory=dict)
+    """Milliseconds spent in each step: `prepare`, `transcribe`, `text`, `audio`, `video`, `fusion`."""
+    analysed_at: AwareDatetime
+
+
+@dataclass(frozen=True, slots=True)
+class TrackCut:
+    """How far one participant's track of a stream is settled."""
+
+    cut_sample: int
+    utterances: int
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What Redis knows of one stream (DESIGN §4.2).
+
+    A stream with two participants has two tracks, and their speech overlaps: each track has a cut of its own, so
+    that one party's long speech does not hold the other's results back.
+
+    `resume_at` is the offset of the fragment from which a new owner must read (one pre-roll before the lowest cut,
+    for decoders that need it) and `resume_sample` the exact position of that fragment's first sample; None before
+    the first result. `final` says that the whole stream is stored.
+    """
+
+    tracks: Mapping[Participant, TrackCut]
+    resume_at: int | None
+    resume_seq: int | None
+    resume_sample: int | None
+    final: bool
