@@ -28,6 +28,12 @@ class NoFaceError(UndertoneError, LookupError):
     reason = "no_face"
 
 
+class EncoderUnavailableError(UndertoneError, ConnectionError):
+    """A transcriber, encoder or fusion does not answer; its modality is missing from the result and no more."""
+
+    reason = "encoder_unavailable"
+
+
 class SourceUnavailableError(UndertoneError, ConnectionError):
     """The log of fragments does not answer; the worker waits `retry_after_s` and goes on."""
 

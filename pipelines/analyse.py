@@ -1,0 +1,238 @@
+"""One utterance in, one result out: consent, transcription, the three encoders, fusion, and what was missing and why."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TypeVar
+
+import numpy as np
+
+from models.types import (
+    EMOTIONS,
+    POLARITIES,
+    Contribution,
+    Features,
+    FloatArray,
+    FusedPrediction,
+    Modality,
+    Prediction,
+    Transcript,
+)
+from pipelines.errors import EncoderUnavailableError, NoFaceError
+from pipelines.settings import TimeoutSettings
+from pipelines.types import (
+    ContributionOut,
+    Judgement,
+    ModalityOut,
+    TranscriptOut,
+    Utterance,
+    UtteranceSentiment,
+    VideoFrame,
+    WordOut,
+)
+
+SILENT_DBFS = -120.0
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelNames:
+    """Names with versions of what serves, as every result reports them."""
+
+    bundle: str
+    fusion: str
+    encoders: Mapping[Modality, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """The networks as this process reaches them: in-process, or over Ray Serve handles.
+
+    Each raises `EncoderUnavailableError` when its network does not answer; `video` raises `NoFaceError`.
+    """
+
+    transcribe: Callable[[FloatArray], Awaitable[Transcript]]
+    text: Callable[[str], Awaitable[Features]]
+    audio: Callable[[FloatArray], Awaitable[Features]]
+    video: Callable[[Sequence[VideoFrame]], Awaitable[Features]]
+    fuse: Callable[[Mapping[Modality, Features]], Awaitable[FusedPrediction]]
+    names: ModelNames
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """Why a modality gave nothing: one of `errors.MISSING_REASONS`."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Analyser:
+    """`await analyser(utterance)` gives its `UtteranceSentiment`.
+
+    A network that fails or passes its time-out costs its modality and no more.
+
+    Raises:
+        EncoderUnavailableError: the fusion does not answer; nothing true can be said, so the caller tries again.
+    """
+
+    stages: Stages
+    timeouts: TimeoutSettings
+
+    async def __call__(self, utterance: Utterance) -> UtteranceSentiment:
+        """Analyse the modalities that the utterance carries and its consent allows."""
+        started = time.perf_counter()
+        step_ms: dict[str, float] = {}
+        (transcript, text), audio, video = await asyncio.gather(
+            self._words(utterance, step_ms), self._voice(utterance, step_ms), self._face(utterance, step_ms)
+        )
+        outcomes = {Modality.AUDIO: audio, Modality.VIDEO: video, Modality.TEXT: text}
+        present = {modality: found for modality, found in outcomes.items() if isinstance(found, Features)}
+        fused = await self._fuse(present, step_ms) if present else None
+        step_ms["total"] = _elapsed_ms(started)
+        names = self.stages.names
+        return UtteranceSentiment(
+            utterance_id=utterance.utterance_id,
+            call_id=utterance.call_id,
+            tenant=utterance.tenant,
+            stream=utterance.stream,
+            participant=utterance.participant,
+            start_ms=utterance.start_ms,
+            end_ms=utterance.end_ms,
+            loudness_dbfs=loudness_dbfs(utterance.samples),
+            consent=tuple(sorted(utterance.consent)),
+            transcript=None if transcript is None else transcript_out(transcript, utterance.start_ms),
+            judgement=None if fused is None else judgement(fused.prediction),
+            modalities={modality: _modality_out(modality, outcomes[modality], fused, names) for modality in Modality},
+            fusion=None if fused is None else names.fusion,
+            bundle=names.bundle,
+            step_ms=step_ms,
+            analysed_at=datetime.now(UTC),
+        )
+
+    async def _words(
+        self, utterance: Utterance, step_ms: dict[str, float]
+    ) -> tuple[Transcript | None, Features | Missing]:
+        if Modality.TEXT not in utterance.consent:
+            return None, Missing("not_consented")
+        if utterance.text is not None:
+            transcript = Transcript(utterance.text, "und", (), "given")
+        elif not utterance.samples.size:
+            return None, Missing("absent")
+        else:
+            heard = await _timed(
+                "transcribe", self.stages.transcribe(utterance.samples), self.timeouts.transcribe_s, step_ms
+            )
+            if isinstance(heard, Missing):
+                return None, heard
+            transcript = heard
+        if not transcript.text.strip():
+            return transcript, Missing("no_speech_text")
+        if transcript.unreliable is not None:
+            return transcript, Missing("unreliable_text")
+        return transcript, await _timed("text", self.stages.text(transcript.text), self.timeouts.encode_s, step_ms)
+
+    async def _voice(self, utterance: Utterance, step_ms: dict[str, float]) -> Features | Missing:
+        if Modality.AUDIO not in utterance.consent:
+            return Missing("not_consented")
+        if not utterance.samples.size:
+            return Missing("absent")
+        return await _timed("audio", self.stages.audio(utterance.samples), self.timeouts.encode_s, step_ms)
+
+    async def _face(self, utterance: Utterance, step_ms: dict[str, float]) -> Features | Missing:
+        if Modality.VIDEO not in utterance.consent:
+            return Missing("not_consented")
+        if not utterance.frames:
+            return Missing("absent")
+        return await _timed("video", self.stages.video(utterance.frames), self.timeouts.encode_s, step_ms)
+
+    async def _fuse(self, present: Mapping[Modality, Features], step_ms: dict[str, float]) -> FusedPrediction:
+        fused = await _timed("fusion", self.stages.fuse(present), self.timeouts.fuse_s, step_ms)
+        if isinstance(fused, Missing):
+            raise EncoderUnavailableError(f"fusion: {fused.reason}; check that the Fusion deployment is healthy")
+        return fused
+
+
+async def _timed(step: str, work: Awaitable[T], timeout_s: float, step_ms: dict[str, float]) -> T | Missing:
+    started = time.perf_counter()
+    try:
+        return await asyncio.wait_for(work, timeout_s)
+    except TimeoutError:
+        return Missing("timeout")
+    except (NoFaceError, EncoderUnavailableError) as error:
+        return Missing(error.reason)
+    finally:
+        step_ms[step] = _elapsed_ms(started)
+
+
+def loudness_dbfs(samples: FloatArray) -> float | None:
+    """Root mean square of `samples` in dB relative to full scale, at least -120; None without samples."""
+    if not samples.size:
+        return None
+    power = float(np.mean(np.square(samples, dtype=np.float64)))
+    return round(max(SILENT_DBFS, 10 * np.log10(power)), 2) if power > 0 else SILENT_DBFS
+
+
+def judgement(prediction: Prediction) -> Judgement:
+    """The prediction as the result's JSON holds it."""
+    return Judgement(
+        score=round(prediction.score, 4),
+        polarity=POLARITIES[int(np.argmax(prediction.polarity))],
+        polarity_probabilities=_by_label(POLARITIES, prediction.polarity),
+        emotion=EMOTIONS[int(np.argmax(prediction.emotion))],
+        emotion_probabilities=_by_label(EMOTIONS, prediction.emotion),
+    )
+
+
+def transcript_out(transcript: Transcript, start_ms: int) -> TranscriptOut:
+    """The transcript with word times moved from the utterance to the call."""
+    words = tuple(
+        WordOut(
+            text=word.text,
+            start_ms=start_ms + word.start_ms,
+            end_ms=start_ms + word.end_ms,
+            confidence=round(word.confidence, 4),
+        )
+        for word in transcript.words
+    )
+    return TranscriptOut(
+        text=transcript.text,
+        language=transcript.language,
+        words=words,
+        engine=transcript.engine,
+        reliable=transcript.unreliable is None,
+        unreliable_reason=transcript.unreliable,
+    )
+
+
+def _modality_out(
+    modality: Modality, outcome: Features | Missing, fused: FusedPrediction | None, names: ModelNames
+) -> ModalityOut:
+    if isinstance(outcome, Missing) or fused is None:
+        return ModalityOut(used=False, missing=outcome.reason if isinstance(outcome, Missing) else None)
+    return ModalityOut(
+        used=True,
+        model=names.encoders[modality],
+        judgement=judgement(outcome.prediction),
+        weight=round(fused.weights[modality], 4),
+        contribution=_contribution_out(fused.contributions[modality]),
+    )
+
+
+def _contribution_out(contribution: Contribution) -> ContributionOut:
+    return ContributionOut(
+        score=round(contribution.score, 4),
+        polarity_probabilities=_by_label(POLARITIES, contribution.polarity),
+        emotion_probabilities=_by_label(EMOTIONS, contribution.emotion),
+    )
+
+
+def _by_label(labels: tuple[str, ...], values: FloatArray) -> dict[str, float]:
+    return {label: round(float(value), 4) for label, value in zip(labels, values, strict=True)}
+
+
+def _elapsed_ms(started: float) -> float:
+    return round((time.perf_counter() - started) * 1000, 1)
