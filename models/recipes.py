@@ -1,0 +1,113 @@
+"""Recipes: functions that return everything needed to train one published result.
+
+To add one: write `def my_recipe(data: Path) -> Recipe` (the data folder is laid out as the data README says; sets it
+lacks are a `DataError`), and add it to `RECIPES` at the end of this file. The loop in `models/train.py` calls, in
+order: `build()`; then per epoch `batches(rng)` and, on each batch, `loss(model, batch)`; then `validate(model)`. Keep
+all randomness in the given generator or in torch's global one: both are seeded per epoch, which makes a resumed run
+equal to an undisturbed one.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models.checkpoint import Config
+
+Batch = Mapping[str, Tensor]
+"""One step's input; every tensor is moved to the training device."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """Everything needed to train one network; the loop adds nothing of its own.
+
+    Attributes:
+        name: The network's name, and the stem of the checkpoint that is written.
+        config: The architecture, saved in the checkpoint.
+        build: The network, freshly initialised (or from pretrained weights).
+        batches: One epoch of batches, shuffled and augmented by the given generator.
+        steps_per_epoch: How many batches an epoch has (for the schedule).
+        loss: The loss of one batch, a scalar; class weights and label smoothing belong in here.
+        validate: Figures on the validation split; the model is in `eval` mode, without gradients.
+        metric: Which of those figures chooses the best epoch; higher is better.
+        epochs: How many.
+        learning_rate: Peak of the warm-up, then cosine to zero.
+        weight_decay: AdamW's, on tensors of two or more dimensions only.
+        warmup_fraction: Part of all steps.
+        clip_norm: Largest gradient norm.
+        average_decay: Validate and keep an exponential moving average of the weights; 0 keeps the weights themselves.
+        int8_keys: Matrices of the state dict to store in 8 bits (`models.checkpoint.save`).
+        about: For the card: data, licence, split, counts of skipped rows.
+    """
+
+    name: str
+    config: Config
+    build: Callable[[], nn.Module]
+    batches: Callable[[np.random.Generator], Iterable[Batch]]
+    steps_per_epoch: int
+    loss: Callable[[nn.Module, Batch], Tensor]
+    validate: Callable[[nn.Module], dict[str, float]]
+    metric: str
+    epochs: int
+    learning_rate: float
+    weight_decay: float = 0.01
+    warmup_fraction: float = 0.05
+    clip_norm: float = 1.0
+    average_decay: float = 0.0
+    int8_keys: frozenset[str] = frozenset()
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class DebugConfig:
+    """Two layers, for tests of the loop."""
+
+    width: int = 16
+
+
+def debug(data: Path) -> Recipe:
+    """Train in a second on values made here (`data` is not read): two interleaved rings in the plane."""
+    del data
+    rng = np.random.default_rng(0)
+    angle = rng.uniform(0, 2 * np.pi, 256)
+    label = np.arange(256) % 2
+    points = torch.from_numpy(((1 + label) * np.stack([np.cos(angle), np.sin(angle)])).T.astype(np.float32))
+    rings = torch.from_numpy(label)
+    config = DebugConfig()
+
+    def batches(rng: np.random.Generator) -> Iterable[Batch]:
+        for rows in np.split(rng.permutation(192), 6):
+            yield {"x": points[rows], "y": rings[rows]}
+
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        return nn.functional.cross_entropy(model(batch["x"]), batch["y"])
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        device = next(model.parameters()).device
+        answer = model(points[192:].to(device)).argmax(dim=1).cpu()
+        return {"accuracy": float((answer == rings[192:]).float().mean())}
+
+    return Recipe(
+        name="debug",
+        config=config,
+        build=lambda: nn.Sequential(nn.Linear(2, config.width), nn.ReLU(), nn.Dropout(0.1), nn.Linear(config.width, 2)),
+        batches=batches,
+        steps_per_epoch=6,
+        loss=loss,
+        validate=validate,
+        metric="accuracy",
+        epochs=12,
+        learning_rate=0.03,
+        about={"data": "synthetic"},
+    )
+
+
+RECIPES: dict[str, Callable[[Path], Recipe]] = {
+    "debug": debug,
+}
+"""What `undertone train RECIPE` knows."""
