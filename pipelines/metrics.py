@@ -1,0 +1,114 @@
+"""Every metric of the stream, by name. Units stand in the names (https://prometheus.io/docs/practices/naming).
+
+Workers live in processes that nobody scrapes: each leaves its exposition in the store every few seconds, and the
+gateway shows all of them with a `worker` label. Replicas, queues and latencies of the deployments are Ray's metrics.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+LATENCY_BUCKETS_S = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 10.0, 20.0, 60.0)
+STEP_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamMetrics:
+    """What one worker counts. Every fragment in ends as analysed, skipped or dead-lettered."""
+
+    registry: CollectorRegistry
+    fragments_in: Counter
+    fragments_analysed: Counter
+    fragments_skipped: Counter
+    fragments_dead_lettered: Counter
+    packets_damaged: Counter
+    media_seconds: Counter
+    utterances: Counter
+    modality_missing: Counter
+    stored_latency_seconds: Histogram
+    step_seconds: Histogram
+    in_flight: Gauge
+    open_streams: Gauge
+    lag_records: Gauge
+    oldest_fragment_age_seconds: Gauge
+    store_retries: Counter
+    fenced: Counter
+
+
+def stream_metrics() -> StreamMetrics:
+    """Fresh metrics in a registry of their own, one set a worker."""
+    registry = CollectorRegistry()
+    return StreamMetrics(
+        registry,
+        Counter("undertone_fragments_in_total", "Fragments read from the log", registry=registry),
+        Counter("undertone_fragments_analysed_total", "Fragments fed to the analysis", registry=registry),
+        Counter("undertone_fragments_skipped_total", "Fragments left out, by reason", ["reason"], registry=registry),
+        Counter(
+            "undertone_fragments_dead_lettered_total", "Fragments refused, by reason", ["reason"], registry=registry
+        ),
+        Counter("undertone_packets_damaged_total", "Media packets that did not decode", registry=registry),
+        Counter("undertone_media_seconds_total", "Seconds of media analysed", registry=registry),
+        Counter(
+            "undertone_utterances_total",
+            "Utterances stored",
+            ["tenant", "participant", "polarity", "emotion"],
+            registry=registry,
+        ),
+        Counter(
+            "undertone_modality_missing_total",
+            "Utterances without a modality, by reason",
+            ["modality", "reason"],
+            registry=registry,
+        ),
+        Histogram(
+            "undertone_stored_latency_seconds",
+            "From the arrival of the end of speech in the log to the stored result",
+            buckets=LATENCY_BUCKETS_S,
+            registry=registry,
+        ),
+        Histogram(
+            "undertone_step_seconds",
+            "Time of each step of an utterance",
+            ["step"],
+            buckets=STEP_BUCKETS_S,
+            registry=registry,
+        ),
+        Gauge("undertone_utterances_in_flight", "Utterances under analysis", registry=registry),
+        Gauge("undertone_streams_open", "Streams with an open state", registry=registry),
+        Gauge("undertone_lag_records", "Records not yet read", ["partition"], registry=registry),
+        Gauge("undertone_oldest_fragment_age_seconds", "Age of the oldest record not yet settled", registry=registry),
+        Counter("undertone_store_retries_total", "Stores tried again after a failure", registry=registry),
+        Counter("undertone_fenced_total", "Writes refused because another worker owns the stream", registry=registry),
+    )
+
+
+def exposition(own: CollectorRegistry, worker_texts: Mapping[str, str]) -> bytes:
+    """The gateway's page: its own metrics, then every worker's with a `worker` label.
+
+    A text that does not parse is left out: it comes from the store, and one bad entry must not hide the rest.
+    """
+    merged = CollectorRegistry()
+    merged.register(_Workers(worker_texts))
+    return generate_latest(own) + generate_latest(merged)
+
+
+@dataclass(frozen=True, slots=True)
+class _Workers:
+    texts: Mapping[str, str]
+
+    def collect(self) -> Iterator[Metric]:
+        families: dict[str, Metric] = {}
+        for worker, text in sorted(self.texts.items()):
+            try:
+                parsed = list(text_string_to_metric_families(text))
+            except ValueError:
+                continue
+            for family in parsed:
+                merged = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+                for sample in family.samples:
+                    labels = {**sample.labels, "worker": worker}
+                    merged.add_sample(sample.name, labels, sample.value)
+        yield from families.values()
