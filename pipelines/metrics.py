@@ -95,7 +95,7 @@ def exposition(own: CollectorRegistry, worker_texts: Mapping[str, str]) -> bytes
     return generate_latest(own) + generate_latest(merged)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Workers:
     texts: Mapping[str, str]
 

@@ -1,0 +1,43 @@
+# Everything starts here. `make help` lists what there is.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+CACHE := $(HOME)/.cache/undertone
+RUN := RAY_AUTH_MODE=disabled RAY_USAGE_STATS_ENABLED=0 uv run --no-sync
+export PATH := $(HOME)/.local/bin:$(PATH)
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  \1|\2/' | column -t -s '|'
+
+setup: ## Install uv if it is missing, then the locked environment
+	@command -v uv >/dev/null || $(PYTHON) -m pip install --quiet --user uv \
+		|| $(PYTHON) -m pip install --quiet --user --break-system-packages uv
+	@uv sync --frozen --quiet
+
+demo: setup ## Start everything in one place, send the sample call, show its utterances
+	@$(RUN) undertone demo
+
+serve: setup ## Start everything in one place and serve HTTP on port 8000 until Ctrl-C
+	@$(RUN) undertone serve
+
+test: check ## Every test: unit, then with Redis, Kafka and Ray
+	@$(RUN) pytest -q -m slow
+
+check: setup ## The fast part: lint, types, import rule, unit tests
+	@$(RUN) ruff check .
+	@$(RUN) ruff format --check .
+	@$(RUN) mypy
+	@$(RUN) lint-imports --no-cache >/dev/null || $(RUN) lint-imports --no-cache
+	@$(RUN) pytest -q -m "not slow"
+
+kafka: setup ## Start a real one-node Kafka broker (Java 17 and Maven) and print its address
+	@$(RUN) python tools/kafka/broker.py start
+
+bench: setup ## Measure speed, capacity, latency and memory; writes bench.json
+	@$(RUN) python -m tests.benchmarks.bench
+
+format: setup ## Format the code and mend what ruff can mend
+	@$(RUN) ruff check --fix .
+	@$(RUN) ruff format .
+
+.PHONY: help setup demo serve test check kafka bench format
