@@ -1,0 +1,26 @@
+"""What every test may ask for, and the one rule for what a machine lacks: skip and say so, or fail when all is required."""
+
+import os
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+
+def missing(reason: str) -> NoReturn:
+    """Skips the running test, or fails it under `UNDERTONE_REQUIRE=all`; `reason` says what is missing and how to get it."""
+    if os.environ.get("UNDERTONE_REQUIRE") == "all":
+        pytest.fail(f"required but missing: {reason}", pytrace=False)
+    pytest.skip(f"skipped: {reason}")
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of real calls, clips and data sets; its own README says what is in it."""
+    folder = os.environ.get("UNDERTONE_DATA", "")
+    if not folder:
+        missing("no real data; set UNDERTONE_DATA to the folder that holds calls/, clips/ and meld/")
+    path = Path(folder)
+    if not path.is_dir():
+        missing(f"UNDERTONE_DATA={folder} is not a folder; point it at the one that holds calls/, clips/ and meld/")
+    return path
