@@ -1,6 +1,7 @@
 """One utterance in, one result out: consent, transcription, the three encoders, fusion, and what was missing and why."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ from pipelines.types import (
     VideoFrame,
     WordOut,
 )
+
+logger = logging.getLogger(__name__)
 
 SILENT_DBFS = -120.0
 
@@ -164,6 +167,9 @@ async def _timed(step: str, work: Awaitable[T], timeout_s: float, step_ms: dict[
         return Missing("timeout")
     except (NoFaceError, EncoderUnavailableError) as error:
         return Missing(error.reason)
+    except Exception:  # whatever one network does with one utterance, it costs its modality and no more
+        logger.exception("%s failed", step)
+        return Missing(EncoderUnavailableError.reason)
     finally:
         step_ms[step] = _elapsed_ms(started)
 
