@@ -172,7 +172,7 @@ def _pack(key: str, value: Tensor, *, int8: bool) -> dict[str, Tensor]:
         # Symmetric: the row's largest magnitude becomes 127.
         scale = value.float().flatten(1).abs().amax(dim=1).clamp_min(1e-12) / 127
         shaped = scale.reshape(-1, *[1] * (value.dim() - 1))
-        return {key: (value / shaped).round().to(torch.int8), key + SCALE_SUFFIX: scale}
+        return {key: (value / shaped).round().to(torch.int8).contiguous(), key + SCALE_SUFFIX: scale}
     packed = value.to(torch.float16 if value.dim() > 1 else torch.float32).contiguous().clone()
     if not bool(torch.isfinite(packed).all()):
         raise CheckpointError(f"{key} holds values above 65504, too large for float16: the training diverged.")

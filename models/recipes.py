@@ -17,6 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from models.checkpoint import Config
+from models.data import fer2013
+from models.encoders.video import FaceNetwork, VideoConfig
+from models.metrics import classification
 
 Batch = Mapping[str, Tensor]
 """One step's input; every tensor is moved to the training device."""
@@ -107,7 +110,52 @@ def debug(data: Path) -> Recipe:
     )
 
 
+def video_fer2013(data: Path) -> Recipe:
+    """Train the face network on FER2013 `train`, choosing the epoch on `public_test`."""
+    faces, held_out = fer2013.read(data, "train"), fer2013.read(data, "public_test")
+    config, size = VideoConfig(), 128
+    steps = len(faces.labels) // size
+
+    def batches(rng: np.random.Generator) -> Iterable[Batch]:
+        for rows in np.split(rng.permutation(len(faces.labels))[: steps * size], steps):
+            yield {
+                "pictures": fer2013.augment(faces.pictures[rows], rng),
+                "label": torch.from_numpy(faces.labels[rows]),
+            }
+
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        return nn.functional.cross_entropy(model(batch["pictures"])[1], batch["label"], label_smoothing=0.1)
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        device = next(model.parameters()).device
+        chunks = torch.split(torch.from_numpy(held_out.pictures), 256)
+        answer = torch.cat([model(chunk.to(device))[1].argmax(dim=1).cpu() for chunk in chunks])
+        return classification(held_out.labels, answer.numpy(), len(config.labels))
+
+    return Recipe(
+        name="video",
+        config=config,
+        build=lambda: FaceNetwork(config).to(memory_format=torch.channels_last),
+        batches=batches,
+        steps_per_epoch=steps,
+        loss=loss,
+        validate=validate,
+        metric="accuracy",
+        epochs=28,
+        learning_rate=2e-3,
+        weight_decay=0.05,
+        average_decay=0.998,
+        about={
+            "data": "FER2013, train",
+            "validation_data": "FER2013, public_test",
+            "license": "Kaggle 2013 challenge, research use",
+            "skipped": faces.skipped + held_out.skipped,
+        },
+    )
+
+
 RECIPES: dict[str, Callable[[Path], Recipe]] = {
     "debug": debug,
+    "video_fer2013": video_fer2013,
 }
 """What `undertone train RECIPE` knows."""

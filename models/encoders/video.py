@@ -1,0 +1,194 @@
+"""The face encoder: a small residual network on grey 48x48 faces, its answers averaged over an utterance's frames."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models import checkpoint
+from models.data.labels import FER2013_LABELS, emotion_matrix, prediction_from_emotions
+from models.types import Features, Modality
+
+SIDE_PX = 48
+FACE_MIN_PX = 12
+FACE_MAX_PX = 4096
+FRAMES_MAX = 75
+"""Frames of one utterance that are looked at: 15 s at 5 per s. Of more, as many are taken at even distances."""
+BATCH_FACES = 128
+
+Faces = NDArray[np.uint8]
+
+
+class VideoInputError(ValueError):
+    """Pictures that hold no face to judge; the utterance goes on without the video modality."""
+
+
+@dataclass(frozen=True, slots=True)
+class VideoConfig:
+    """Architecture of the face network.
+
+    Attributes:
+        widths: Channels of the four residual stages, each halving the side.
+        embedding: Length of the embedding.
+        dropout: Before the embedding, while training.
+        labels: Classes of the head, names that `models.data.labels.TO_EMOTION` knows.
+    """
+
+    widths: tuple[int, ...] = (32, 64, 128, 256)
+    embedding: int = 128
+    dropout: float = 0.3
+    labels: tuple[str, ...] = FER2013_LABELS
+
+    def __post_init__(self) -> None:
+        if len(self.widths) != 4 or not all(isinstance(w, int) and 1 <= w <= 2048 for w in self.widths):
+            raise ValueError(f"widths must be four numbers in [1, 2048], not {self.widths}")
+        if not 1 <= self.embedding <= 4096:
+            raise ValueError(f"embedding must be in [1, 4096], not {self.embedding}")
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with batch normalisation around a shortcut (He et al. 2016, arXiv:1512.03385, fig. 2)."""
+
+    def __init__(self, width_in: int, width_out: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width_in, width_out, 3, stride, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(width_out)
+        self.conv2 = nn.Conv2d(width_out, width_out, 3, 1, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(width_out)
+        self.shortcut = nn.Conv2d(width_in, width_out, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, width_in, S, S) to (B, width_out, S / stride, S / stride)."""
+        y = functional.relu(self.norm1(self.conv1(x)))
+        return functional.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
+
+
+class FaceNetwork(nn.Module):
+    """Grey faces to an embedding and class logits; each picture is standardised, so exposure does not matter."""
+
+    def __init__(self, config: VideoConfig) -> None:
+        super().__init__()
+        first = config.widths[0]
+        self.stem = nn.Sequential(
+            nn.Conv2d(1, first // 2 or 1, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(first // 2 or 1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(first // 2 or 1, first, 3, 2, 1, bias=False),
+            nn.BatchNorm2d(first),
+            nn.ReLU(inplace=True),
+        )
+        strides = (1, 2, 2, 2)
+        pairs = zip((first, *config.widths), config.widths, strides, strict=False)
+        self.stages = nn.Sequential(*(ResidualBlock(a, b, stride) for a, b, stride in pairs))
+        self.dropout = nn.Dropout(config.dropout)
+        self.embed = nn.Linear(config.widths[-1], config.embedding)
+        self.head = nn.Linear(config.embedding, len(config.labels))
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """Map pictures (B, S, S), values 0 to 255, to embeddings (B, D) and logits (B, classes)."""
+        x = pictures.float()
+        mean = x.mean(dim=(1, 2), keepdim=True)
+        deviation = x.std(dim=(1, 2), keepdim=True)
+        # 8 grey levels: below that a picture is flat, and amplifying it would show only noise.
+        x = ((x - mean) / deviation.clamp_min(8.0))[:, None].contiguous(memory_format=torch.channels_last)
+        x = self.stages(self.stem(x)).mean(dim=(2, 3))
+        embedding = functional.relu(self.embed(self.dropout(x)))
+        return embedding, self.head(embedding)
+
+
+def prepare(faces: Faces) -> Faces:
+    """Bring face crops to the network's size; this runs where the frames are, so that little travels.
+
+    Args:
+        faces: uint8, grey (N, H, W) or RGB (N, H, W, 3); sides from 12 to 4096 pixels.
+
+    Returns:
+        Grey (n, 48, 48) uint8 with n = min(N, 75), evenly chosen.
+
+    Raises:
+        VideoInputError: No frame, another shape or type, or a side out of range (a 1x1 picture).
+    """
+    if faces.dtype != np.uint8 or faces.ndim not in {3, 4} or (faces.ndim == 4 and faces.shape[3] != 3):
+        raise VideoInputError(f"faces must be uint8 (N, H, W) or (N, H, W, 3), not {faces.dtype} {faces.shape}.")
+    if len(faces) == 0:
+        raise VideoInputError("no face in any frame: leave the video modality out.")
+    if not FACE_MIN_PX <= min(faces.shape[1:3]) <= max(faces.shape[1:3]) <= FACE_MAX_PX:
+        raise VideoInputError(
+            f"a face of {faces.shape[2]}x{faces.shape[1]} pixels cannot be judged: sides must be {FACE_MIN_PX} to {FACE_MAX_PX}."
+        )
+    rows = np.linspace(0, len(faces) - 1, min(len(faces), FRAMES_MAX)).round().astype(int)
+    return np.stack([_grey_square(face) for face in faces[rows]])
+
+
+def _grey_square(face: Faces) -> Faces:
+    x = torch.from_numpy(face.astype(np.float32))
+    if x.dim() == 3:
+        # Luma of ITU-R BT.601, which the JPEGs of FER2013 were made with.
+        x = x @ torch.tensor([0.299, 0.587, 0.114])
+    if x.shape != (SIDE_PX, SIDE_PX):
+        x = functional.interpolate(x[None, None], size=(SIDE_PX, SIDE_PX), mode="bilinear", antialias=True)[0, 0]
+    return np.asarray(x.round().clamp(0, 255).to(torch.uint8))
+
+
+class VideoEncoder:
+    """The trained face network.
+
+    Args:
+        network: In `eval` mode.
+        config: Its architecture.
+        name: As every result reports it.
+        device: Where it runs.
+    """
+
+    def __init__(self, network: FaceNetwork, config: VideoConfig, *, name: str, device: str = "cpu") -> None:
+        self.name = name
+        self.labels = config.labels
+        self._device = torch.device(device)
+        self._network = network.eval().to(self._device)
+        self._to_emotion = emotion_matrix(config.labels)
+
+    @classmethod
+    def load(cls, path: Path, *, device: str = "cpu", expected_sha256: str | None = None) -> "VideoEncoder":
+        """Build the encoder from a checkpoint.
+
+        Raises:
+            CheckpointError: The file is damaged, foreign, or has another hash.
+        """
+        weights, metadata = checkpoint.load(path, expected_sha256)
+        config = checkpoint.config_from(VideoConfig, metadata)
+        network = checkpoint.restore(lambda: FaceNetwork(config), weights)
+        return cls(network, config, name=metadata.version, device=device)
+
+    def encode(self, batch: Sequence[Faces]) -> list[Features]:
+        """Judge utterances by their prepared faces (n, 48, 48): embedding and probabilities averaged over frames.
+
+        Raises:
+            VideoInputError: An item that `prepare` did not make.
+        """
+        features = []
+        for embedding, probabilities in self.frames(batch):
+            prediction = prediction_from_emotions(probabilities.mean(axis=0) @ self._to_emotion)
+            features.append(Features(Modality.VIDEO, embedding.mean(axis=0), prediction))
+        return features
+
+    @torch.inference_mode()
+    def frames(self, batch: Sequence[Faces]) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """Judge every frame: embeddings (n, D) and probabilities of the network's own classes (n, classes)."""
+        for faces in batch:
+            if faces.dtype != np.uint8 or faces.shape[1:] != (SIDE_PX, SIDE_PX) or len(faces) == 0:
+                raise VideoInputError(
+                    f"expected prepared faces uint8 (n, 48, 48), n > 0, not {faces.dtype} {faces.shape}."
+                )
+        if not batch:
+            return []
+        pictures = torch.from_numpy(np.concatenate(batch))
+        parts = [self._network(chunk.to(self._device)) for chunk in torch.split(pictures, BATCH_FACES)]
+        embedding = torch.cat([part[0] for part in parts]).float().cpu().numpy()
+        probabilities = torch.cat([part[1] for part in parts]).float().softmax(dim=1).cpu().numpy()
+        ends = np.cumsum([len(faces) for faces in batch])[:-1]
+        return list(zip(np.split(embedding, ends), np.split(probabilities, ends), strict=True))
