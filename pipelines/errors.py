@@ -57,6 +57,18 @@ class FencedError(UndertoneError, RuntimeError):
     reason = "fenced"
 
 
+class CallDeletedError(UndertoneError, LookupError):
+    """The call was deleted; nothing of it is stored any more, and its fragments are skipped."""
+
+    reason = "call_deleted"
+
+
+class CorruptResultError(UndertoneError, ValueError):
+    """What the store holds in a result's place is no result; delete the call or send it again."""
+
+    reason = "corrupt_result"
+
+
 class TopicMissingError(UndertoneError, LookupError):
     """A topic does not exist and may not be created; the message carries the command that creates it."""
 
