@@ -1,0 +1,114 @@
+"""What every Kafka client of ours shares: how to connect, and the topics with the settings they need."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import kafka.errors
+from kafka.admin import KafkaAdminClient
+
+from pipelines.errors import SourceUnavailableError, TopicMissingError
+from pipelines.settings import Settings
+from pipelines.types import FRAGMENT_MAX_BYTES, TOPIC_DEAD_LETTER, TOPIC_MEDIA, TOPIC_SENTIMENT
+
+RECORD_MAX_BYTES = 2 * FRAGMENT_MAX_BYTES
+"""Above the largest fragment, so that an oversized one still arrives and is dead-lettered with its reason."""
+
+_DAY_MS = 86_400_000
+_RETENTION_MS = {TOPIC_MEDIA: 7 * _DAY_MS, TOPIC_SENTIMENT: 30 * _DAY_MS, TOPIC_DEAD_LETTER: 30 * _DAY_MS}
+_BOOTSTRAP_TIMEOUT_MS = 5_000
+_REQUEST_TIMEOUT_MS = 15_000
+_RECONNECT_MAX_MS = 2_000
+
+
+def connection_options(settings: Settings) -> dict[str, Any]:
+    """Keyword arguments of every kafka-python client: address, TLS, SASL and bounded reconnecting.
+
+    Raises:
+        ValueError: no broker is configured.
+    """
+    if not settings.kafka:
+        raise ValueError("no Kafka broker is configured: set UNDERTONE_KAFKA=host:port, or start one with `make kafka`")
+    options: dict[str, Any] = {
+        "bootstrap_servers": settings.kafka.split(","),
+        "security_protocol": settings.kafka_security_protocol,
+        "allow_auto_create_topics": False,
+        "bootstrap_timeout_ms": _BOOTSTRAP_TIMEOUT_MS,
+        "request_timeout_ms": _REQUEST_TIMEOUT_MS,
+        "reconnect_backoff_max_ms": _RECONNECT_MAX_MS,
+    }
+    if settings.kafka_security_protocol in ("SSL", "SASL_SSL") and settings.kafka_ca_file is not None:
+        options["ssl_cafile"] = str(settings.kafka_ca_file)
+    if settings.kafka_security_protocol in ("SASL_PLAINTEXT", "SASL_SSL"):
+        options["sasl_mechanism"] = settings.kafka_sasl_mechanism
+        options["sasl_plain_username"] = settings.kafka_username
+        options["sasl_plain_password"] = settings.kafka_password.get_secret_value()
+    return options
+
+
+@contextmanager
+def broker_errors(doing: str) -> Iterator[None]:
+    """Turns kafka-python's errors into `SourceUnavailableError`, saying what was being done."""
+    try:
+        yield
+    except kafka.errors.KafkaError as error:
+        raise SourceUnavailableError(f"Kafka, {doing}: {error}; check UNDERTONE_KAFKA and the broker") from error
+
+
+def ensure_topics(settings: Settings, topics: Sequence[str] = tuple(_RETENTION_MS)) -> None:
+    """Create those of `topics` that are missing, if `settings.kafka_create_topics`.
+
+    Raises:
+        TopicMissingError: one is missing and may not be created; the message holds the command that creates it.
+        SourceUnavailableError: the broker does not answer.
+    """
+    options = connection_options(settings)
+    options.pop("allow_auto_create_topics")
+    with broker_errors("looking for topics"):
+        admin = KafkaAdminClient(**options)
+        try:
+            known = set(admin.list_topics())
+            missing = [topic for topic in topics if topic not in known]
+            if missing and not settings.kafka_create_topics:
+                raise TopicMissingError(_missing_message(settings, missing))
+            for topic in missing:
+                _create(admin, settings, topic)
+        finally:
+            admin.close()
+
+
+def _create(admin: Any, settings: Settings, topic: str) -> None:
+    wanted = {
+        topic: {
+            "num_partitions": settings.kafka_partitions,
+            "replication_factor": settings.kafka_replication,
+            "configs": topic_configs(settings, topic),
+        }
+    }
+    try:
+        admin.create_topics(wanted, timeout_ms=_REQUEST_TIMEOUT_MS, wait_for_metadata=True)
+    except kafka.errors.TopicAlreadyExistsError:
+        return
+    except (kafka.errors.AuthorizationError, kafka.errors.PolicyViolationError) as error:
+        raise TopicMissingError(f"{_missing_message(settings, [topic])} (creating it was refused: {error})") from error
+
+
+def topic_configs(settings: Settings, topic: str) -> dict[str, str]:
+    """The topic-level settings of `topic`; one we do not know by name is kept like `call-media`."""
+    return {
+        "cleanup.policy": "delete",
+        "max.message.bytes": str(RECORD_MAX_BYTES + (1 << 16)),
+        "message.timestamp.type": "LogAppendTime",
+        "min.insync.replicas": str(max(1, settings.kafka_replication - 1)),
+        "retention.ms": str(_RETENTION_MS.get(topic, _RETENTION_MS[TOPIC_MEDIA])),
+    }
+
+
+def _missing_message(settings: Settings, topics: Sequence[str]) -> str:
+    commands = (
+        f"kafka-topics.sh --bootstrap-server {settings.kafka} --create --topic {topic}"
+        f" --partitions {settings.kafka_partitions} --replication-factor {settings.kafka_replication} "
+        + " ".join(f"--config {name}={value}" for name, value in topic_configs(settings, topic).items())
+        for topic in topics
+    )
+    return "Kafka has no topic " + ", ".join(topics) + "; create it with: " + " ; ".join(commands)
