@@ -1,0 +1,52 @@
+"""`build(args) -> Application`: the deployments and how they hang together.
+
+The options here fit one laptop. On a cluster, replicas, GPUs and autoscaling stand in the Serve config file
+(`deployments/serve.yaml`), which overrides them by deployment name.
+"""
+
+from typing import Any
+
+from ray.serve import Application
+
+from deployments.encoders import (
+    Handles,
+    NetworkReplica,
+    load_audio,
+    load_fuser,
+    load_speech,
+    load_text,
+    load_video,
+)
+from deployments.gateway import Gateway
+from deployments.ingest import Ingest
+from pipelines.settings import AppConfig
+
+APP_NAME = "undertone"
+
+# A batch of 16 needs far more than Serve's default of 5 ongoing requests to fill (DESIGN §6).
+NETWORK_OPTIONS: dict[str, Any] = {
+    "max_ongoing_requests": 64,
+    "ray_actor_options": {"num_cpus": 0.1},
+    "health_check_period_s": 10,
+    "health_check_timeout_s": 60,
+    "graceful_shutdown_timeout_s": 30,
+    "max_constructor_retry_count": 3,
+}
+LOOP_OPTIONS: dict[str, Any] = {**NETWORK_OPTIONS, "max_ongoing_requests": 256}
+
+
+def build(args: AppConfig) -> Application:
+    """The whole application; Serve validates `args:` against `AppConfig` and refuses unknown keys."""
+
+    def network(name: str, load: Any) -> Any:
+        return NetworkReplica.options(name=name, **NETWORK_OPTIONS).bind(load, args)
+
+    handles = Handles(
+        transcriber=network("Transcriber", load_speech),
+        text=network("TextEncoder", load_text),
+        audio=network("AudioEncoder", load_audio),
+        video=network("VideoEncoder", load_video),
+        fusion=network("Fusion", load_fuser),
+    )
+    ingest = Ingest.options(name="Ingest", **LOOP_OPTIONS).bind(args, handles) if args.ingest else None
+    return Gateway.options(name="Gateway", **LOOP_OPTIONS).bind(args, handles, ingest)

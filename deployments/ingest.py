@@ -1,0 +1,64 @@
+"""The ingest replica: a group member that reads fragments and asks the networks."""
+
+import asyncio
+import logging
+import os
+import socket
+import uuid
+
+from ray import serve
+
+from deployments.autoscaling import LAG_RECORDS, OLDEST_AGE_S, PARTITIONS
+from deployments.encoders import Handles, served_stages
+from pipelines.analyse import Analyser
+from pipelines.producer import Producer, open_producer
+from pipelines.settings import AppConfig, Settings
+from pipelines.source import Source, open_source
+from pipelines.store import Store
+from pipelines.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+
+@serve.deployment
+class Ingest:
+    """One worker in a Serve replica. Replicas are members of one consumer group, so partitions spread over them."""
+
+    async def __init__(self, config: AppConfig, handles: Handles) -> None:  # type: ignore[misc]  # Serve awaits it
+        settings = Settings()
+        loop = asyncio.get_running_loop()
+        source: Source = await loop.run_in_executor(None, open_source, config, settings)
+        producer: Producer = await loop.run_in_executor(None, open_producer, config, settings)
+        owner = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._worker = Worker(
+            source=source,
+            producer=producer,
+            store=Store.connect(settings.redis.get_secret_value()),
+            analyse=Analyser(served_stages(config, handles), config.timeouts),
+            config=config,
+            owner=owner,
+        )
+        self._running = loop.create_task(self._worker.run())
+        logger.info("ingest worker %s reads from %s", owner, config.source)
+
+    async def check_health(self) -> None:
+        """Unhealthy when the loop has ended or stands still; Serve then replaces the replica."""
+        self._worker.check()
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """What `LagPolicy` scales on."""
+        backlog = self._worker.backlog
+        return {
+            LAG_RECORDS: float(sum(waiting.lag_records for waiting in backlog.values())),
+            OLDEST_AGE_S: max((waiting.oldest_age_ms for waiting in backlog.values()), default=0) / 1000,
+            PARTITIONS: float(len(backlog)),
+        }
+
+    async def pid(self) -> int:
+        """The replica's process, for tests that kill it."""
+        return os.getpid()
+
+    async def __del__(self) -> None:
+        """End the loop and leave the group, so that a successor starts at once."""
+        self._worker.stop()
+        await asyncio.wait([self._running], timeout=10)
