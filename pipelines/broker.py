@@ -1,7 +1,9 @@
 """What every Kafka client of ours shares: how to connect, and the topics with the settings they need."""
 
+import re
+import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import kafka.errors
@@ -16,6 +18,7 @@ RECORD_MAX_BYTES = 2 * FRAGMENT_MAX_BYTES
 
 _DAY_MS = 86_400_000
 _RETENTION_MS = {TOPIC_MEDIA: 7 * _DAY_MS, TOPIC_SENTIMENT: 30 * _DAY_MS, TOPIC_DEAD_LETTER: 30 * _DAY_MS}
+_CONNECT_TIMEOUT_S = 2.0
 _BOOTSTRAP_TIMEOUT_MS = 5_000
 _REQUEST_TIMEOUT_MS = 15_000
 _RECONNECT_MAX_MS = 2_000
@@ -25,12 +28,15 @@ def connection_options(settings: Settings) -> dict[str, Any]:
     """Keyword arguments of every kafka-python client: address, TLS, SASL and bounded reconnecting.
 
     Raises:
-        ValueError: no broker is configured.
+        ValueError: no broker is configured, or not as `host:port`.
     """
-    if not settings.kafka:
-        raise ValueError("no Kafka broker is configured: set UNDERTONE_KAFKA=host:port, or start one with `make kafka`")
+    addresses = [address.strip() for address in settings.kafka.split(",")]
+    if not all(re.fullmatch(r"\S+:\d{1,5}", address) for address in addresses):
+        raise ValueError(
+            f"UNDERTONE_KAFKA is {settings.kafka!r}: give host:port[,host:port…], or start a broker with `make kafka`"
+        )
     options: dict[str, Any] = {
-        "bootstrap_servers": settings.kafka.split(","),
+        "bootstrap_servers": addresses,
         "security_protocol": settings.kafka_security_protocol,
         "allow_auto_create_topics": False,
         "bootstrap_timeout_ms": _BOOTSTRAP_TIMEOUT_MS,
@@ -44,6 +50,23 @@ def connection_options(settings: Settings) -> dict[str, Any]:
         options["sasl_plain_username"] = settings.kafka_username
         options["sasl_plain_password"] = settings.kafka_password.get_secret_value()
     return options
+
+
+def require_broker(settings: Settings) -> None:
+    """Open and close a connection to any configured address.
+
+    kafka-python's clients start a thread before they connect and leave it behind when they cannot, so ask first.
+
+    Raises:
+        SourceUnavailableError: no address accepts a connection.
+    """
+    for address in settings.kafka.split(","):
+        host, _, port = address.strip().rpartition(":")
+        with suppress(OSError), socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT_S):
+            return
+    raise SourceUnavailableError(
+        f"Kafka at {settings.kafka} accepts no connection; check UNDERTONE_KAFKA and the broker"
+    )
 
 
 @contextmanager
@@ -64,6 +87,7 @@ def ensure_topics(settings: Settings, topics: Sequence[str] = tuple(_RETENTION_M
     """
     options = connection_options(settings)
     options.pop("allow_auto_create_topics")
+    require_broker(settings)
     with broker_errors("looking for topics"):
         admin = KafkaAdminClient(**options)
         try:

@@ -1,0 +1,255 @@
+"""Where fragments come from: the contract of a source, and Kafka. The embedded default is in `redis_log.py`."""
+
+import logging
+import time
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import kafka.errors
+from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+
+from pipelines.broker import RECORD_MAX_BYTES, broker_errors, connection_options, ensure_topics
+from pipelines.errors import SourceUnavailableError
+from pipelines.rebalance import Changes, Rebalance
+from pipelines.settings import Settings
+from pipelines.types import TOPIC_MEDIA, Coordinates, Record
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Polled:
+    """What one poll brought: records in order per partition, and how the assignment changed since the last poll.
+
+    Apply `revoked` first, then `assigned`, then the records: a partition in both was lost and won again in between.
+    """
+
+    records: tuple[Record, ...]
+    assigned: frozenset[int]
+    revoked: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """How far a partition is behind: records not yet polled, and how long the oldest of them has waited (0 if none)."""
+
+    lag_records: int
+    oldest_age_ms: int
+
+
+class Source(Protocol):
+    """A partitioned log read by one group. Every method is called from one thread.
+
+    Any method raises `SourceUnavailableError` when the log does not answer; calling again later recovers by itself.
+    """
+
+    def poll(self, timeout_s: float, records_max: int) -> Polled:
+        """Wait up to `timeout_s` for at most `records_max` records of partitions that are not paused.
+
+        Call it often also while everything is paused: it keeps the membership.
+
+        Raises:
+            TopicMissingError: the topic does not exist and may not be created.
+        """
+
+    def pause(self, partitions: Collection[int]) -> None:
+        """Stop reading from those of `partitions` that are assigned; membership goes on."""
+
+    def resume(self, partitions: Collection[int]) -> None:
+        """Read again from those of `partitions` that are assigned."""
+
+    def commit(self, offsets: Mapping[int, int]) -> None:
+        """Remember, per partition, the offset where a new owner starts. Partitions not owned are left out.
+
+        A commit that a rebalance overtook is dropped: the offset is a hint, the store decides what is done.
+        """
+
+    def seek(self, partition: int, offset: int) -> None:
+        """Go on reading `partition` at `offset`, or at the oldest record kept when that is later."""
+
+    def backlog(self) -> Mapping[int, Backlog]:
+        """How far each assigned partition is behind."""
+
+    def close(self) -> None:
+        """Give the partitions back and disconnect."""
+
+
+_GROUP_OPTIONS = {
+    "enable_auto_commit": False,
+    "auto_offset_reset": "earliest",
+    "isolation_level": "read_committed",
+    "partition_assignment_strategy": [CooperativeStickyAssignor],
+    # A killed worker's partitions move after this; heartbeats come from kafka-python's own thread, so a worker
+    # that is busy for longer keeps them as long as it polls within `max_poll_interval_ms`.
+    "session_timeout_ms": 10_000,
+    "heartbeat_interval_ms": 2_500,
+    "max_poll_interval_ms": 120_000,
+    # At most 16 MiB a fetch from each broker, and one fetched chunk a partition waiting to be polled.
+    "fetch_max_bytes": 16 << 20,
+    "max_partition_fetch_bytes": RECORD_MAX_BYTES,
+    "fetch_max_wait_ms": 250,
+}
+_CALL_TIMEOUT_MS = 5_000
+_QUIET_S = 5.0
+"""After so long without a record, ask the broker something, to tell silence from absence."""
+
+_OVERTAKEN = (
+    kafka.errors.CommitFailedError,
+    kafka.errors.RebalanceInProgressError,
+    kafka.errors.IllegalGenerationError,
+    kafka.errors.UnknownMemberIdError,
+)
+
+
+class KafkaSource:
+    """`Source` over one Kafka topic and the consumer group of `settings`; connects at the first poll."""
+
+    def __init__(self, settings: Settings, topic: str = TOPIC_MEDIA) -> None:
+        self._settings = settings
+        self._topic = topic
+        self._consumer: KafkaConsumer | None = None
+        self._changes = Changes()
+        self._heard = _Heard()
+
+    def poll(self, timeout_s: float, records_max: int) -> Polled:
+        """See `Source.poll`."""
+        consumer = self._connected()
+        with broker_errors("polling"):
+            fetched = consumer.poll(timeout_ms=round(timeout_s * 1000), max_records=records_max)
+        revoked, assigned = self._changes.take()
+        owned = consumer.assignment()
+        records = tuple(_record(raw) for partition, raws in fetched.items() if partition in owned for raw in raws)
+        if records:
+            self._heard.now()
+        elif self._heard.quiet_s() > _QUIET_S:
+            self._ends(consumer)
+        for record in records:
+            self._heard.appended_ms[record.at.partition] = record.appended_ms
+        return Polled(records, assigned, revoked)
+
+    def pause(self, partitions: Collection[int]) -> None:
+        """See `Source.pause`."""
+        self._on_assigned(partitions, KafkaConsumer.pause)
+
+    def resume(self, partitions: Collection[int]) -> None:
+        """See `Source.resume`."""
+        self._on_assigned(partitions, KafkaConsumer.resume)
+
+    def commit(self, offsets: Mapping[int, int]) -> None:
+        """See `Source.commit`."""
+        if self._consumer is None:
+            return
+        owned = {partition.partition for partition in self._consumer.assignment()}
+        wanted = {partition: offset for partition, offset in offsets.items() if partition in owned}
+        if not wanted:
+            return
+        self._changes.given.update(wanted)
+        try:
+            self._consumer.commit(self._offsets(wanted), timeout_ms=_CALL_TIMEOUT_MS)
+        except _OVERTAKEN as error:
+            log.info("commit overtaken by a rebalance: %s", error)
+            return
+        except kafka.errors.KafkaError as error:
+            raise SourceUnavailableError(f"Kafka, committing: {error}; check the broker") from error
+        for partition, offset in wanted.items():
+            if self._changes.given.get(partition) == offset:
+                self._changes.given.pop(partition, None)
+
+    def seek(self, partition: int, offset: int) -> None:
+        """See `Source.seek`."""
+        with suppress(ValueError):  # revoked meanwhile, as the next poll will say
+            self._connected().seek(TopicPartition(self._topic, partition), offset)
+
+    def backlog(self) -> Mapping[int, Backlog]:
+        """See `Source.backlog`."""
+        consumer = self._consumer
+        if consumer is None:
+            return {}
+        now_ms = round(time.time() * 1000)
+        with broker_errors("asking for positions"):
+            positions = {
+                partition: consumer.position(partition, timeout_ms=_CALL_TIMEOUT_MS)
+                for partition in consumer.assignment()
+            }
+        ends = self._ends(consumer)
+        return {
+            partition.partition: self._heard.backlog(partition.partition, ends[partition] - position, now_ms)
+            for partition, position in positions.items()
+            if position is not None and partition in ends
+        }
+
+    def close(self) -> None:
+        """See `Source.close`."""
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            consumer.close(timeout_ms=_CALL_TIMEOUT_MS)
+
+    def _connected(self) -> KafkaConsumer:
+        if self._consumer is None:
+            ensure_topics(self._settings, [self._topic])
+            with broker_errors("joining the group"):
+                consumer = KafkaConsumer(
+                    group_id=self._settings.kafka_group, **_GROUP_OPTIONS, **connection_options(self._settings)
+                )
+                consumer.subscribe([self._topic], listener=Rebalance(self._changes, consumer, self._offsets))
+            self._consumer = consumer
+            self._heard = _Heard()
+        return self._consumer
+
+    def _on_assigned(self, partitions: Collection[int], do: Callable[..., None]) -> None:
+        if self._consumer is None:
+            return
+        for owned in self._consumer.assignment():
+            if owned.partition in partitions:
+                with suppress(kafka.errors.IllegalStateError):  # revoked meanwhile, as the next poll will say
+                    do(self._consumer, owned)
+
+    def _ends(self, consumer: KafkaConsumer) -> Mapping[TopicPartition, int]:
+        with broker_errors("asking for the ends of the partitions"):
+            ends: Mapping[TopicPartition, int] = consumer.end_offsets(
+                list(consumer.assignment()) or [TopicPartition(self._topic, 0)], timeout_ms=_CALL_TIMEOUT_MS
+            )
+        self._heard.now()
+        return ends
+
+    def _offsets(self, offsets: Mapping[int, int]) -> dict[TopicPartition, OffsetAndMetadata]:
+        return {
+            TopicPartition(self._topic, partition): OffsetAndMetadata(offset, "", -1)
+            for partition, offset in offsets.items()
+        }
+
+
+class _Heard:
+    """When the broker was last heard of, and what is known of the age of records not yet polled."""
+
+    def __init__(self) -> None:
+        self.appended_ms: dict[int, int] = {}
+        self._caught_up_ms: dict[int, int] = {}
+        self._at_s = time.monotonic()
+
+    def now(self) -> None:
+        self._at_s = time.monotonic()
+
+    def quiet_s(self) -> float:
+        return time.monotonic() - self._at_s
+
+    def backlog(self, partition: int, lag_records: int, now_ms: int) -> Backlog:
+        """The oldest record not polled came after the newest polled one, and after nothing was left to poll."""
+        if lag_records <= 0:
+            self._caught_up_ms[partition] = now_ms
+            return Backlog(0, 0)
+        since_ms = max(self.appended_ms.get(partition, 0), self._caught_up_ms.get(partition, 0))
+        return Backlog(lag_records, max(0, now_ms - since_ms) if since_ms else 0)
+
+
+def _record(raw: Any) -> Record:
+    return Record(
+        at=Coordinates(raw.partition, raw.offset),
+        key=raw.key,
+        value=raw.value or b"",
+        headers=tuple((name, value) for name, value in raw.headers or ()),
+        appended_ms=max(0, raw.timestamp or 0),
+    )
