@@ -9,7 +9,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from models import checkpoint
 from models.recipes import RECIPES, Recipe
@@ -98,13 +98,6 @@ def train(recipe: Recipe, out: Path, seed: int = 0, *, stop_after_epochs: int | 
     return _results(state, recipe, out, seed, device)
 
 
-def balanced_class_weights(labels: np.ndarray[Any, Any], classes: int, power: float = 1.0) -> Tensor:
-    """Weights (classes,) proportional to `1 / count ** power`, with mean 1 over the samples; absent classes get 0."""
-    counts = np.bincount(labels, minlength=classes).astype(np.float64)
-    raw = np.where(counts > 0, np.maximum(counts, 1) ** -power, 0.0)
-    return torch.from_numpy((raw * counts.sum() / (raw * counts).sum()).astype(np.float32))
-
-
 def _start(recipe: Recipe, device: torch.device) -> _Run:
     model = recipe.build().to(device)
     decayed = [p for p in model.parameters() if p.requires_grad and p.dim() > 1]
@@ -124,9 +117,22 @@ def _start(recipe: Recipe, device: torch.device) -> _Run:
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     average = None
     if recipe.average_decay > 0:
-        ema = get_ema_multi_avg_fn(recipe.average_decay)  # type: ignore[no-untyped-call]  # torch ships no type
-        average = AveragedModel(model, multi_avg_fn=ema, use_buffers=True)
+        average = AveragedModel(model, multi_avg_fn=_average(recipe.average_decay), use_buffers=True)
     return _Run(model, average, optimizer, schedule)
+
+
+def _average(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:
+    """An exponential moving average that forgets its first, random weights sooner: decay at most (1 + n) / (10 + n)."""
+
+    def update(kept: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
+        part = 1 - min(decay, (1 + int(count)) / (10 + int(count)))
+        for old, new in zip(kept, current, strict=True):
+            if old.is_floating_point():
+                old.lerp_(new.to(old.dtype), part)
+            else:
+                old.copy_(new)
+
+    return update
 
 
 def _epoch(state: _Run, recipe: Recipe, device: torch.device, seed: int, advance: Callable[[], None]) -> float:

@@ -17,7 +17,7 @@ from models.data import DataError
 from models.data.labels import FER2013_LABELS
 
 SIDE_PX = 48
-CROP_PX = 44
+CROP_PX = 40
 PICTURE_MAX_BYTES = 1 << 20
 
 
@@ -61,7 +61,7 @@ def read(data: Path, split: str) -> Faces:
 
 
 def augment(pictures: NDArray[np.uint8], rng: np.random.Generator) -> Tensor:
-    """Pictures (B, 48, 48) in; float32 (B, 44, 44) in [0, 255] out, as a detector and a webcam would change them.
+    """Pictures (B, 48, 48) in; float32 (B, 40, 40) in [0, 255] out, as a detector and a webcam would change them.
 
     Mirror, rotation up to 15 degrees, zoom 0.85 to 1.2, shift up to 5 pixels (crop jitter of a detector), gamma, a
     fifth of them blurred to a face of 20 to 36 pixels, and an erased rectangle.

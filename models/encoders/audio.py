@@ -1,0 +1,268 @@
+"""The voice encoder: log-mel spectrogram, a small residual network, attentive statistics pooling over time."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models import checkpoint
+from models.data.labels import RAVDESS_LABELS, emotion_matrix, prediction_from_emotions
+from models.encoders.video import ResidualBlock
+from models.types import SAMPLE_RATE_HZ, Features, FloatArray, Modality
+
+WINDOW_SAMPLES = 400  # 25 ms
+HOP_SAMPLES = 160  # 10 ms
+FFT_SAMPLES = 512
+MELS = 64
+LOW_HZ, HIGH_HZ = 60.0, 7_600.0
+SOUND_MIN_S = 0.2
+SOUND_MAX_S = 20.0
+SILENCE_RMS = 1e-4
+"""-80 dBFS: below it not even a quiet telephone line."""
+TRIM_DB = 33.0
+LEVEL_RMS = 0.05
+FLOOR = 1e-5
+BATCH_CLIPS = 32
+
+LogMel = NDArray[np.float16]
+
+
+class AudioInputError(ValueError):
+    """Sound that cannot be judged; the utterance goes on without the audio modality."""
+
+
+@dataclass(frozen=True, slots=True)
+class AudioConfig:
+    """Architecture of the voice network.
+
+    Attributes:
+        widths: Channels of the stem and of each residual stage; each halves time and mel.
+        embedding: Length of the embedding.
+        dropout: Before the embedding, while training.
+        labels: Classes of the head, names that `models.data.labels.TO_EMOTION` knows.
+    """
+
+    widths: tuple[int, ...] = (24, 48, 96, 128)
+    embedding: int = 128
+    dropout: float = 0.4
+    labels: tuple[str, ...] = RAVDESS_LABELS
+
+    def __post_init__(self) -> None:
+        if not 2 <= len(self.widths) <= 6 or not all(isinstance(w, int) and 1 <= w <= 2048 for w in self.widths):
+            raise ValueError(f"widths must be two to six numbers in [1, 2048], not {self.widths}")
+        if not 1 <= self.embedding <= 4096:
+            raise ValueError(f"embedding must be in [1, 4096], not {self.embedding}")
+
+
+class VoiceNetwork(nn.Module):
+    """Log-mel spectrograms of any length to an embedding and class logits.
+
+    Everything behind a clip's end is set to zero before every convolution, and statistics are taken inside the clip
+    only, so that a clip's answer does not depend on its batch mates.
+    """
+
+    def __init__(self, config: AudioConfig) -> None:
+        super().__init__()
+        first, last = config.widths[0], config.widths[-1]
+        self.stem = nn.Conv2d(3, first, 5, 2, 2, bias=False)
+        self.stem_norm = nn.BatchNorm2d(first)
+        pairs = zip(config.widths, config.widths[1:], strict=False)
+        self.stages = nn.ModuleList(ResidualBlock(a, b, 2) for a, b in pairs)
+        self.attention = nn.Sequential(nn.Linear(last, last // 2 or 1), nn.Tanh(), nn.Linear(last // 2 or 1, 1))
+        self.dropout = nn.Dropout(config.dropout)
+        self.embed = nn.Linear(2 * last, config.embedding)
+        self.head = nn.Linear(config.embedding, len(config.labels))
+
+    def forward(self, log_mel: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Map log-mels (B, T, M), padded to the longest, with lengths (B,), to (B, D) and logits (B, classes)."""
+        stride = 2 ** (1 + len(self.stages))
+        # The same padding for a clip alone and in a batch: at least one frame, and whole strides.
+        x = functional.pad(log_mel.float(), (0, 0, 0, stride - log_mel.shape[1] % stride))
+        x = _channels(x, _mask(lengths, x.shape[1])).contiguous(memory_format=torch.channels_last)
+        x = functional.relu(self.stem_norm(self.stem(x)))
+        for stage in self.stages:
+            lengths = (lengths + 1) // 2
+            x = stage(x * _mask(lengths, x.shape[2])[:, None, :, None])
+        lengths = (lengths + 1) // 2
+        return self._pool(x.mean(dim=3).transpose(1, 2), _mask(lengths, x.shape[2]))
+
+    def _pool(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Attentive statistics pooling (Okabe et al. 2018, arXiv:1803.10963, section 3), then embedding and head."""
+        score = self.attention(x)[..., 0].masked_fill(mask == 0, -1e4)
+        weight = score.softmax(dim=1)[..., None]
+        mean = (weight * x).sum(dim=1)
+        deviation = ((weight * x**2).sum(dim=1) - mean**2).clamp_min(1e-4).sqrt()
+        embedding = functional.relu(self.embed(self.dropout(torch.cat([mean, deviation], dim=1))))
+        return embedding, self.head(embedding)
+
+
+def _mask(lengths: Tensor, size: int) -> Tensor:
+    return (torch.arange(size, device=lengths.device)[None] < lengths[:, None]).float()
+
+
+def _channels(x: Tensor, mask: Tensor) -> Tensor:
+    """Three views (B, 3, T, M) of log-mels (B, T, M): as they are, without the mean of each mel, and their slope.
+
+    The first keeps the voice's colour, the second forgets microphone and line, the third sees only movement.
+    """
+    inside = mask[..., None]
+    count = inside.sum(dim=1, keepdim=True).clamp_min(1)
+    mel_mean = (x * inside).sum(dim=1, keepdim=True) / count
+    mean = mel_mean.mean(dim=2, keepdim=True)
+    deviation = (((x - mean) ** 2 * inside).sum(dim=(1, 2), keepdim=True) / (count * x.shape[2])).sqrt().clamp_min(0.1)
+    plain = (x - mean) / deviation * inside
+    slope = functional.pad(plain[:, 2:] - plain[:, :-2], (0, 0, 1, 1))
+    return torch.stack([plain, (x - mel_mean) / deviation * inside, slope * inside], dim=1)
+
+
+def prepare(samples: FloatArray) -> LogMel:
+    """Turn an utterance into what the network hears; this runs where the samples are.
+
+    Leading and trailing parts more than 33 dB below the loudest 10 ms are cut off, and the level is normalised, so
+    neither matters. Of more than 20 s the first 20 s are heard. Samples beyond [-1, 1] are clipped.
+
+    Args:
+        samples: Mono float32 (N,) at 16 kHz.
+
+    Returns:
+        Natural log of mel powers, float16 (T, 64), one row per 10 ms, T from 20 to 2000.
+
+    Raises:
+        AudioInputError: Another shape, NaN or infinity, silence, or less than 0.2 s of sound.
+    """
+    if samples.ndim != 1:
+        raise AudioInputError(f"samples must be mono (N,), not {samples.shape}.")
+    sound = samples[: int(SOUND_MAX_S * SAMPLE_RATE_HZ)].astype(np.float32)
+    if not np.isfinite(sound).all():
+        raise AudioInputError("samples hold NaN or infinity: the decoder or the sender is broken.")
+    if len(sound) < SOUND_MIN_S * SAMPLE_RATE_HZ:
+        raise AudioInputError(f"{len(sound) / SAMPLE_RATE_HZ:.2f} s of sound, at least {SOUND_MIN_S} s are needed.")
+    sound = trim(sound.clip(-1, 1))
+    rms = float(np.sqrt(np.mean(sound.astype(np.float64) ** 2)))
+    frames = np.lib.stride_tricks.sliding_window_view(sound * np.float32(LEVEL_RMS / rms), WINDOW_SAMPLES)
+    window = np.hanning(WINDOW_SAMPLES).astype(np.float32)
+    power = np.abs(np.fft.rfft(frames[::HOP_SAMPLES] * window, FFT_SAMPLES)) ** 2
+    log_mel: LogMel = np.log(power.astype(np.float32) @ _mel_filters() + FLOOR).astype(np.float16)
+    return log_mel
+
+
+def trim(sound: FloatArray) -> FloatArray:
+    """Cut off the ends of samples (N,) that are 33 dB below the loudest 10 ms, keeping 50 ms and at least 0.2 s.
+
+    Raises:
+        AudioInputError: Silence.
+    """
+    size = len(sound) // HOP_SAMPLES
+    power = (sound[: size * HOP_SAMPLES].reshape(size, HOP_SAMPLES).astype(np.float64) ** 2).mean(axis=1)
+    if power.max() < SILENCE_RMS**2:
+        raise AudioInputError("silence: leave the audio modality out.")
+    loud = np.flatnonzero(power > power.max() * 10 ** (-TRIM_DB / 10))
+    start = max(0, int(loud[0]) - 5) * HOP_SAMPLES
+    end = min(len(sound), (int(loud[-1]) + 6) * HOP_SAMPLES)
+    missing = int(SOUND_MIN_S * SAMPLE_RATE_HZ) + WINDOW_SAMPLES - (end - start)
+    if missing > 0:
+        start, end = max(0, start - missing), min(len(sound), end + missing)
+    return sound[start:end]
+
+
+@cache
+def _mel_filters() -> FloatArray:
+    """Triangles (257, 64), evenly spaced on O'Shaughnessy's mel scale between 60 Hz and 7600 Hz."""
+
+    def mel(hz: FloatArray | float) -> FloatArray:
+        return np.asarray(2595 * np.log10(1 + np.asarray(hz) / 700))
+
+    edges = np.linspace(mel(LOW_HZ), mel(HIGH_HZ), MELS + 2)
+    bins = mel(np.fft.rfftfreq(FFT_SAMPLES, 1 / SAMPLE_RATE_HZ).astype(np.float32))[:, None]
+    rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
+    return np.minimum(rising, falling).clip(0).astype(np.float32)
+
+
+def pad(batch: Sequence[LogMel]) -> tuple[Tensor, Tensor]:
+    """Log-mels of several lengths as one zero-padded float32 tensor (B, T, M) and the lengths (B,)."""
+    lengths = torch.tensor([len(item) for item in batch])
+    padded = torch.zeros(len(batch), int(lengths.max()), batch[0].shape[1])
+    for row, item in zip(padded, batch, strict=True):
+        row[: len(item)] = torch.from_numpy(item.astype(np.float32))
+    return padded, lengths
+
+
+def mask_at_random(log_mel: LogMel, rng: np.random.Generator, frames: int = 224) -> LogMel:
+    """For training: at most `frames` rows from a random place, with two bands and two moments flattened to the mean.
+
+    SpecAugment (Park et al. 2019, arXiv:1904.08779), bands up to 10 mels and moments up to 0.25 s.
+    """
+    first = int(rng.integers(0, max(1, len(log_mel) - frames + 1)))
+    x = log_mel[first : first + frames].copy()
+    mean = x.mean(dtype=np.float32)
+    for _ in range(2):
+        band, moment = int(rng.integers(0, 11)), int(rng.integers(0, 26))
+        low, start = int(rng.integers(0, MELS - band)), int(rng.integers(0, max(1, len(x) - moment)))
+        x[:, low : low + band] = mean
+        x[start : start + moment] = mean
+    return x
+
+
+class AudioEncoder:
+    """The trained voice network.
+
+    Args:
+        network: In `eval` mode.
+        config: Its architecture.
+        name: As every result reports it.
+        device: Where it runs.
+    """
+
+    def __init__(self, network: VoiceNetwork, config: AudioConfig, *, name: str, device: str = "cpu") -> None:
+        self.name = name
+        self.labels = config.labels
+        self._device = torch.device(device)
+        self._network = network.eval().to(self._device)
+        self._to_emotion = emotion_matrix(config.labels)
+
+    @classmethod
+    def load(cls, path: Path, *, device: str = "cpu", expected_sha256: str | None = None) -> "AudioEncoder":
+        """Build the encoder from a checkpoint.
+
+        Raises:
+            CheckpointError: The file is damaged, foreign, or has another hash.
+        """
+        weights, metadata = checkpoint.load(path, expected_sha256)
+        config = checkpoint.config_from(AudioConfig, metadata)
+        network = checkpoint.restore(lambda: VoiceNetwork(config), weights)
+        return cls(network, config, name=metadata.version, device=device)
+
+    def encode(self, batch: Sequence[LogMel]) -> list[Features]:
+        """Judge utterances by what `prepare` made of them, each (T, 64); the order is kept.
+
+        Raises:
+            AudioInputError: An item that `prepare` did not make.
+        """
+        return [
+            Features(Modality.AUDIO, embedding, prediction_from_emotions(probabilities @ self._to_emotion))
+            for embedding, probabilities in self.clips(batch)
+        ]
+
+    @torch.inference_mode()
+    def clips(self, batch: Sequence[LogMel]) -> list[tuple[FloatArray, FloatArray]]:
+        """Judge every clip: embedding (D,) and probabilities of the network's own classes (classes,)."""
+        for item in batch:
+            if item.ndim != 2 or item.shape[1] != MELS or not 0 < len(item) <= SOUND_MAX_S * 100:
+                raise AudioInputError(f"expected a prepared log-mel (T, {MELS}), not {item.shape}.")
+        answers: dict[int, tuple[FloatArray, FloatArray]] = {}
+        # By length, so that a batch is not mostly padding.
+        order = sorted(range(len(batch)), key=lambda row: len(batch[row]))
+        for first in range(0, len(order), BATCH_CLIPS):
+            rows = order[first : first + BATCH_CLIPS]
+            padded, lengths = pad([batch[row] for row in rows])
+            embedding, logits = self._network(padded.to(self._device), lengths.to(self._device))
+            probabilities = logits.float().softmax(dim=1).cpu().numpy()
+            answers.update(zip(rows, zip(embedding.float().cpu().numpy(), probabilities, strict=True), strict=True))
+        return [answers[row] for row in range(len(batch))]
