@@ -20,15 +20,18 @@ class Changes:
         self._revoked: set[int] = set()
 
     def assign(self, partitions: Collection[int]) -> None:
+        """Note partitions won."""
         with self._lock:
             self._assigned |= set(partitions)
 
     def revoke(self, partitions: Collection[int]) -> None:
+        """Note partitions given up or lost."""
         with self._lock:
             self._assigned -= set(partitions)
             self._revoked |= set(partitions)
 
     def take(self) -> tuple[frozenset[int], frozenset[int]]:
+        """What was revoked and what was assigned since the last call."""
         with self._lock:
             revoked, self._revoked = frozenset(self._revoked), set()
             assigned, self._assigned = frozenset(self._assigned), set()
@@ -49,6 +52,7 @@ class Rebalance(AsyncConsumerRebalanceListener):  # type: ignore[misc] # kafka-p
         self._offsets = offsets
 
     async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
+        """Commit what was given and not yet committed, while we still may."""
         partitions = {partition.partition for partition in revoked}
         self._changes.revoke(partitions)
         given = {
@@ -63,10 +67,12 @@ class Rebalance(AsyncConsumerRebalanceListener):  # type: ignore[misc] # kafka-p
                 log.info("the last commit before a revocation failed: %s", error)
 
     async def on_partitions_lost(self, lost: Collection[TopicPartition]) -> None:
+        """Another member may own them already: nothing is committed."""
         partitions = {partition.partition for partition in lost}
         self._changes.revoke(partitions)
         for partition in partitions:
             self._changes.given.pop(partition, None)
 
     async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
+        """Note them for the next poll."""
         self._changes.assign({partition.partition for partition in assigned})
