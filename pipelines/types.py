@@ -249,3 +249,12 @@ class Checkpoint:
     resume_seq: int | None
     resume_sample: int | None
     final: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ResumePoint:
+    """Where a new owner of a stream starts to read: a fragment's offset, its `seq`, and its first sample's position."""
+
+    offset: int
+    seq: int
+    start_sample: int
