@@ -139,9 +139,9 @@ def _headers(raw: tuple[tuple[str, bytes], ...]) -> dict[str, str]:
     for name, value in raw:
         if name in headers:
             raise BadFragmentError("bad_header", f"header {name[:40]!r} stands there twice")
-        if value is None or len(value) > HEADER_MAX_BYTES:
+        if len(value) > HEADER_MAX_BYTES:
             raise BadFragmentError(
-                "bad_header", f"header {name[:40]!r} needs a value of at most {HEADER_MAX_BYTES} bytes"
+                "bad_header", f"header {name[:40]!r} has more than {HEADER_MAX_BYTES} bytes"
             )
         try:
             headers[name] = value.decode("utf-8")

@@ -250,6 +250,6 @@ def _record(raw: Any) -> Record:
         at=Coordinates(raw.partition, raw.offset),
         key=raw.key,
         value=raw.value or b"",
-        headers=tuple((name, value) for name, value in raw.headers or ()),
+        headers=tuple((name, value or b"") for name, value in raw.headers or ()),
         appended_ms=max(0, raw.timestamp or 0),
     )
