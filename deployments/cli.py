@@ -1,0 +1,209 @@
+"""The command line, `undertone`: every command's options and examples; the work is done in `deployments/cli_*.py`."""
+
+# ruff: noqa: PLC0415  # a command imports its own work, so that `undertone --help` needs neither Ray nor torch
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from deployments.console import clear_errors
+
+app = typer.Typer(
+    name="undertone",
+    help="Live sentiment of customer-service calls from voice, face and words.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="JSON instead of a table, one object a line.")]
+Tenant = Annotated[str, typer.Option(help="Whose calls.")]
+Participants = Annotated[
+    str | None,
+    typer.Option(help="Who is on which channel, in order: `agent,customer`. Of two files: who is in which."),
+]
+Consent = Annotated[
+    str | None,
+    typer.Option(help="What may be judged by what: `customer=audio+video+text;agent=text` (that is the default)."),
+]
+Call = Annotated[str, typer.Argument(help="The call's id, as `undertone calls` shows it.")]
+Source = Annotated[
+    Literal["kafka", "redis"] | None,
+    typer.Option(help="The log of fragments; Kafka where UNDERTONE_KAFKA is set, else Redis Streams."),
+]
+Transcriber = Annotated[str, typer.Option(help="A Whisper model's name or path, or `pocketsphinx`.")]
+Bundle = Annotated[str, typer.Option(help="`embedded`, or the folder of another bundle.")]
+
+
+class Pace(StrEnum):
+    """How fast media is sent: as it was spoken, or as fast as the log takes it."""
+
+    REALTIME = "realtime"
+    FAST = "fast"
+
+
+@app.command(epilog="Example: undertone serve --port 8000, then in another window: undertone send call.flac")
+@clear_errors
+def serve(
+    *,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the gateway.")] = 8000,
+    source: Source = None,
+    transcriber: Transcriber = "base.en",
+    bundle: Bundle = "embedded",
+) -> None:
+    """Run the whole system on this machine until Ctrl-C."""
+    from deployments import cli_serve
+
+    cli_serve.serve(host=host, port=port, source=source, transcriber=transcriber, bundle=bundle)
+
+
+@app.command(
+    epilog="Examples: undertone send call.flac --participants agent,customer · "
+    "undertone send agent.flac caller.flac --participants agent,customer --pace realtime"
+)
+@clear_errors
+def send(
+    paths: Annotated[list[Path], typer.Argument(help="One file that FFmpeg opens, or one mono file per participant.")],
+    *,
+    call_id: Annotated[str | None, typer.Option(help="The call's id; made up and printed when not given.")] = None,
+    participants: Participants = None,
+    pace: Annotated[Pace, typer.Option(help="As it was spoken, or as fast as it goes.")] = Pace.FAST,
+    consent: Consent = None,
+    stream: Annotated[str, typer.Option(help="The stream's name within the call.")] = "main",
+    tenant: Tenant = "default",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where an interrupted send of this call ended.")
+    ] = False,
+    source: Source = None,
+    as_json: Json = False,
+) -> None:
+    """Send a recording as a call, fragment by fragment, each acknowledged by the log."""
+    from deployments import cli_send
+
+    order = cli_send.Order(tuple(paths), call_id, participants, consent, stream, tenant, realtime=pace is Pace.REALTIME)
+    cli_send.run(order, source=source, resume=resume, as_json=as_json)
+
+
+@app.command(epilog="Example: undertone calls --polarity negative --max-score -1")
+@clear_errors
+def calls(
+    *,
+    tenant: Tenant = "default",
+    participant: Annotated[str | None, typer.Option(help="agent, customer or mixed.")] = None,
+    polarity: Annotated[str | None, typer.Option(help="negative, neutral or positive.")] = None,
+    emotion: Annotated[str | None, typer.Option(help="neutral, joy, sadness, anger, surprise, fear, disgust.")] = None,
+    min_score: Annotated[float | None, typer.Option(min=-3, max=3)] = None,
+    max_score: Annotated[float | None, typer.Option(min=-3, max=3)] = None,
+    since: Annotated[str | None, typer.Option(help="Started at or after, like 2026-11-21T08:00:00Z.")] = None,
+    until: Annotated[str | None, typer.Option(help="Started before.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many at most.")] = 50,
+    as_json: Json = False,
+) -> None:
+    """List calls, newest first."""
+    from deployments import cli_query
+
+    filters = {"participant": participant, "polarity": polarity, "emotion": emotion, "min_score": min_score}
+    filters |= {"max_score": max_score, "since": since, "until": until}
+    cli_query.calls(tenant, filters, limit=limit, as_json=as_json)
+
+
+@app.command(epilog="Example: undertone show demo-1")
+@clear_errors
+def show(call: Call, *, tenant: Tenant = "default", as_json: Json = False) -> None:
+    """Show a call: who said what, how it was meant, by which modality, and the summary."""
+    from deployments import cli_query
+
+    cli_query.show(call, tenant, as_json=as_json)
+
+
+@app.command(epilog="Examples: undertone watch · undertone watch demo-1 --json")
+@clear_errors
+def watch(
+    call: Annotated[str | None, typer.Argument(help="The call's id; the newest open call when not given.")] = None,
+    *,
+    tenant: Tenant = "default",
+    as_json: Json = False,
+) -> None:
+    """Follow a call while it happens, until it ends or Ctrl-C."""
+    from deployments import cli_query
+
+    cli_query.watch(call, tenant, as_json=as_json)
+
+
+@app.command(
+    epilog="Examples: undertone analyze clip.mp4 · undertone analyze call.flac --participants agent,customer --json"
+)
+@clear_errors
+def analyze(
+    paths: Annotated[list[Path], typer.Argument(help="One file that FFmpeg opens, or one mono file per participant.")],
+    *,
+    participants: Participants = None,
+    consent: Consent = None,
+    transcriber: Transcriber = "base.en",
+    bundle: Bundle = "embedded",
+    as_json: Json = False,
+) -> None:
+    """Analyse a file here and now: no broker, no server."""
+    from deployments import cli_analyze
+
+    cli_analyze.run(paths, participants, consent, transcriber=transcriber, bundle=bundle, as_json=as_json)
+
+
+@app.command(epilog="Example: undertone demo --pace realtime")
+@clear_errors
+def demo(
+    *,
+    pace: Annotated[Pace, typer.Option(help="As it was spoken, or as fast as it goes.")] = Pace.FAST,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the gateway; 0 takes a free one.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Start everything on this machine, play the sample call through it, and stop."""
+    from deployments import cli_demo
+
+    cli_demo.run(realtime=pace is Pace.REALTIME, port=port, as_json=as_json)
+
+
+@app.command(epilog="Example: undertone train debug --data ../shared/data --out /tmp/debug --seed 0")
+@clear_errors
+def train(
+    recipe: Annotated[str, typer.Argument(help="A function of models/recipes.py.")],
+    *,
+    data: Annotated[Path, typer.Option(help="The folder of the data sets.")],
+    out: Annotated[Path, typer.Option(help="Folder for checkpoint and results; the same one goes on after a kill.")],
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    as_json: Json = False,
+) -> None:
+    """Train one published result."""
+    from deployments import cli_train
+
+    cli_train.train(recipe, data, out, seed, as_json=as_json)
+
+
+@app.command(epilog="Example: undertone evaluate text --bundle embedded --dataset meld --data ../shared/data --json")
+@clear_errors
+def evaluate(
+    modality: Annotated[str, typer.Argument(help="text, audio, video or fusion.")],
+    *,
+    dataset: Annotated[str, typer.Option(help="The data set's name: meld, ravdess, fer2013.")],
+    data: Annotated[Path, typer.Option(help="The folder of the data sets.")],
+    bundle: Bundle = "embedded",
+    split: Annotated[str | None, typer.Option(help="The data set's validation split when not given.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a network of a bundle on a data set."""
+    from deployments import cli_train
+
+    cli_train.evaluate(modality, bundle, dataset, data, split, as_json=as_json)
+
+
+@app.command(epilog="Example: undertone doctor --json")
+@clear_errors
+def doctor(*, as_json: Json = False) -> None:
+    """Say what is installed, reachable and missing, and how to mend it."""
+    from deployments import cli_doctor
+
+    cli_doctor.run(as_json=as_json)
