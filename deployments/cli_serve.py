@@ -1,0 +1,61 @@
+"""`undertone serve`: the whole system on this machine; and how a command reaches a system that runs."""
+
+import signal
+from typing import Literal
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+
+from deployments.console import EXIT_USAGE, CommandError, aside, settings
+from deployments.embedded import embedded
+from pipelines.settings import AppConfig, Settings
+
+DEFAULT_PORT = 8000
+
+
+def serve(*, host: str, port: int, source: Literal["kafka", "redis"] | None, transcriber: str, bundle: str) -> None:
+    """Start everything and wait for Ctrl-C or SIGTERM.
+
+    Raises:
+        CommandError: Kafka is asked for and not named, or a deployment does not start.
+    """
+    config = AppConfig(source=source_of(settings(), source), transcriber=transcriber, bundle=bundle)
+    console = aside()
+    console.print("starting Redis, Ray and the networks …")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with embedded(config, host=host, port=port) as running:
+            console.print(f"ready: {running.url}/docs, fragments from {config.source}; Ctrl-C stops it")
+            signal.pause()
+    except KeyboardInterrupt:
+        console.print("stopped")
+    except RuntimeError as error:
+        raise CommandError(f"it did not start: {error}; undertone doctor says what is missing") from error
+
+
+def source_of(where: Settings, asked: Literal["kafka", "redis"] | None) -> Literal["kafka", "redis"]:
+    """The log of fragments: as asked, else Kafka where it is named.
+
+    Raises:
+        CommandError: Kafka is asked for and not named.
+    """
+    if asked == "kafka" and not where.kafka:
+        raise CommandError("no Kafka is named: set UNDERTONE_KAFKA=host:port, or start one: make kafka", EXIT_USAGE)
+    return asked or ("kafka" if where.kafka else "redis")
+
+
+def reaching(where: Settings) -> Settings:
+    """Settings that reach the Redis of `undertone serve` on this machine where the environment names no other.
+
+    Raises:
+        CommandError: there is none.
+    """
+    if where.redis.get_secret_value():
+        return where
+    socket = where.cache_dir / f"redis-{urlsplit(where.url).port or DEFAULT_PORT}" / "redis.sock"
+    if not socket.exists():
+        raise CommandError(
+            "nothing runs here that could take the call: start `undertone serve` in another window, or name what "
+            "runs elsewhere with UNDERTONE_KAFKA=host:port or UNDERTONE_REDIS=redis://host:6379"
+        )
+    return where.model_copy(update={"redis": SecretStr(f"unix://{socket}")})
