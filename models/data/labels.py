@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from models.types import EMOTIONS, POLARITIES, FloatArray, Prediction
+from models.types import EMOTIONS, POLARITIES, SCORE_MAX, FloatArray, Prediction
 
 RAVDESS_LABELS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
 """In the order of the file names' third field, 01 to 08 (Livingstone & Russo 2018, doi:10.1371/journal.pone.0196391)."""
@@ -67,3 +67,8 @@ def prediction_from_emotions(emotion: FloatArray) -> Prediction:
     emotion = np.asarray(emotion, dtype=np.float32)
     emotion = emotion / emotion.sum()
     return Prediction(score=float(emotion @ _SCORES), polarity=emotion @ _POLARITY, emotion=emotion)
+
+
+def score_of(polarity: FloatArray) -> float:
+    """The score in [-3, 3] that follows from polarity probabilities (3,): 3 (P(positive) - P(negative))."""
+    return float(SCORE_MAX * (polarity[POLARITIES.index("positive")] - polarity[POLARITIES.index("negative")]))

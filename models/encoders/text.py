@@ -1,0 +1,218 @@
+"""The text encoder: a small BERT (all-MiniLM-L6-v2, pruned) that judges the words of one utterance.
+
+Shapes: B texts, T word pieces, D width, H heads.
+"""
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models import checkpoint
+from models.data.labels import score_of
+from models.types import EMOTIONS, POLARITIES, Features, FloatArray, Modality, Prediction
+
+PAD, UNKNOWN, START, END = SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+"""The first four pieces of every vocabulary, in this order."""
+
+CHARACTERS_MAX = 4096
+"""Of a longer text only so many characters are looked at: 128 word pieces are reached long before."""
+
+BATCH_TEXTS = 32
+
+_STRAIGHT_QUOTES = {0x2018: "'", 0x2019: "'", 0x201C: '"', 0x201D: '"'}
+
+
+class TextInputError(ValueError):
+    """A text without a word to judge; the utterance goes on without the text modality."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextConfig:
+    """Architecture of the text network, the numbers of all-MiniLM-L6-v2 with fewer layers and pieces.
+
+    Attributes:
+        vocabulary: Word pieces, a piece's place being its number; begins with `SPECIAL`.
+        width: Length of a piece's vector and of the embedding.
+        layers: Transformer blocks.
+        heads: Attention heads; must divide `width`.
+        hidden: Width inside a block's feed-forward part.
+        pieces_max: Longest input in word pieces, the two marks around it included; the rest is cut off.
+        dropout: While training.
+    """
+
+    vocabulary: tuple[str, ...] = field(repr=False)
+    width: int = 384
+    layers: int = 5
+    heads: int = 12
+    hidden: int = 1536
+    pieces_max: int = 128
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.vocabulary[: len(SPECIAL)] != SPECIAL or not len(self.vocabulary) <= 200_000:
+            raise ValueError(f"the vocabulary must begin with {SPECIAL} and have at most 200,000 pieces")
+        if len(set(self.vocabulary)) != len(self.vocabulary):
+            raise ValueError("the vocabulary repeats a piece")
+        bounds = {"width": 4096, "layers": 48, "heads": 64, "hidden": 16_384, "pieces_max": 1024}
+        for name, most in bounds.items():
+            if not 1 <= getattr(self, name) <= most:
+                raise ValueError(f"{name} must be in [1, {most}], not {getattr(self, name)}")
+        if self.width % self.heads or self.pieces_max < 3:
+            raise ValueError("heads must divide width, and pieces_max must leave room for a piece between two marks")
+
+
+class Block(nn.Module):
+    """One post-norm transformer block (Vaswani et al. 2017, arXiv:1706.03762, fig. 1; GELU as in BERT)."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.query_key_value = nn.Linear(config.width, 3 * config.width)
+        self.attended = nn.Linear(config.width, config.width)
+        self.attended_norm = nn.LayerNorm(config.width, eps=1e-12)
+        self.widen = nn.Linear(config.width, config.hidden)
+        self.narrow = nn.Linear(config.hidden, config.width)
+        self.narrow_norm = nn.LayerNorm(config.width, eps=1e-12)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Map (B, T, D) to (B, T, D); `mask` (B, 1, 1, T) is True where a piece stands."""
+        # (B, T, 3D) -> (3, B, H, T, D/H)
+        q, k, v = self.query_key_value(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        dropout = self.dropout.p if self.training else 0.0
+        y = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        attended = self.dropout(self.attended(y.transpose(1, 2).flatten(2)))
+        x = self.attended_norm(x + attended)
+        widened = functional.gelu(self.widen(x))
+        return cast(Tensor, self.narrow_norm(x + self.dropout(self.narrow(widened))))
+
+
+class TextNetwork(nn.Module):
+    """Word pieces to an embedding (the mean over pieces), emotion logits and polarity logits."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.pieces = nn.Embedding(len(config.vocabulary), config.width)
+        self.places = nn.Embedding(config.pieces_max, config.width)
+        self.norm = nn.LayerNorm(config.width, eps=1e-12)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.emotion = nn.Linear(config.width, len(EMOTIONS))
+        self.polarity = nn.Linear(config.width, len(POLARITIES))
+
+    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Map piece numbers (B, T), 0 after the end, to embedding (B, D), emotion (B, 7) and polarity (B, 3) logits."""
+        mask = ids != 0
+        x = self.pieces(ids) + self.places.weight[: ids.shape[1]]
+        x = self.dropout(self.norm(x))
+        for block in self.blocks:
+            x = block(x, mask[:, None, None, :])
+        weight = mask.unsqueeze(-1).to(x.dtype)
+        embedding = (x * weight).sum(dim=1) / weight.sum(dim=1).clamp_min(1)
+        y = self.dropout(embedding)
+        return embedding, self.emotion(y), self.polarity(y)
+
+
+class PieceReader:
+    """Texts to piece numbers, lower-cased and without accents; what no piece covers becomes `[UNK]`."""
+
+    def __init__(self, config: TextConfig) -> None:
+        vocabulary = {piece: number for number, piece in enumerate(config.vocabulary)}
+        self._room = config.pieces_max - 2
+        self._tokenizer = Tokenizer(WordPiece(vocabulary, unk_token=UNKNOWN, max_input_chars_per_word=100))
+        self._tokenizer.normalizer = BertNormalizer(lowercase=True)
+        self._tokenizer.pre_tokenizer = BertPreTokenizer()
+
+    def read(self, texts: Sequence[str]) -> list[list[int]]:
+        """Piece numbers of each text between its two marks, at most `pieces_max` of them."""
+        start, end = SPECIAL.index(START), SPECIAL.index(END)
+        found = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return [[start, *one.ids[: self._room], end] for one in found]
+
+
+def pad(rows: Sequence[Sequence[int]]) -> Tensor:
+    """Piece numbers (B, T) of rows of different lengths, 0 after the end of each."""
+    ids = torch.zeros(len(rows), max(len(row) for row in rows), dtype=torch.long)
+    for number, row in enumerate(rows):
+        ids[number, : len(row)] = torch.tensor(row)
+    return ids
+
+
+def prepare(text: str) -> str:
+    """Tidy a transcript: Unicode NFC, straight quotes, single spaces, at most 4,096 characters.
+
+    Raises:
+        TextInputError: Nothing is left.
+    """
+    tidy = " ".join(unicodedata.normalize("NFC", text[: 2 * CHARACTERS_MAX]).translate(_STRAIGHT_QUOTES).split())
+    if not tidy:
+        raise TextInputError("the text holds no word: leave the text modality out.")
+    return tidy[:CHARACTERS_MAX]
+
+
+class TextEncoder:
+    """The trained text network.
+
+    Args:
+        network: In `eval` mode.
+        config: Its architecture.
+        name: As every result reports it.
+        device: Where it runs.
+    """
+
+    def __init__(self, network: TextNetwork, config: TextConfig, *, name: str, device: str = "cpu") -> None:
+        self.name = name
+        self._device = torch.device(device)
+        self._network = network.eval().to(self._device)
+        self._reader = PieceReader(config)
+
+    @classmethod
+    def load(cls, path: Path, *, device: str = "cpu", expected_sha256: str | None = None) -> "TextEncoder":
+        """Build the encoder from a checkpoint.
+
+        Raises:
+            CheckpointError: The file is damaged, foreign, or has another hash.
+        """
+        weights, metadata = checkpoint.load(path, expected_sha256)
+        config = checkpoint.config_from(TextConfig, metadata)
+        network = checkpoint.restore(lambda: TextNetwork(config), weights)
+        return cls(network, config, name=metadata.version, device=device)
+
+    @torch.inference_mode()
+    def encode(self, batch: Sequence[str]) -> list[Features]:
+        """Judge texts: embedding (D,), emotion and polarity probabilities, score as `score_of`.
+
+        Only the first `pieces_max` word pieces count (about 100 words). Emoji and scripts that the vocabulary lacks
+        are read as unknown pieces, so that such a text is judged close to neutral, not refused.
+
+        Raises:
+            TextInputError: An empty text.
+        """
+        rows = self._reader.read([prepare(text) for text in batch])
+        features: dict[int, Features] = {}
+        # Like lengths together, so that a batch is not mostly padding.
+        order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
+        for first in range(0, len(order), BATCH_TEXTS):
+            places = order[first : first + BATCH_TEXTS]
+            output = self._network(pad([rows[place] for place in places]).to(self._device))
+            embedding, emotion, polarity = (value.float() for value in output)
+            parts = (embedding.cpu().numpy(), _probabilities(emotion), _probabilities(polarity))
+            for place, vector, emotions, poles in zip(places, *parts, strict=True):
+                prediction = Prediction(score=score_of(poles), polarity=poles, emotion=emotions)
+                features[place] = Features(Modality.TEXT, vector, prediction)
+        return [features[place] for place in range(len(rows))]
+
+
+def _probabilities(logits: Tensor) -> FloatArray:
+    return np.asarray(logits.softmax(dim=1).cpu(), dtype=np.float32)
