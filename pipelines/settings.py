@@ -44,12 +44,14 @@ class SegmentSettings(Configuration):
     """Probability of speech above which a 32 ms window is speech; it ends below `speech_threshold - 0.15`."""
     speech_min_ms: Milliseconds = 250
     silence_end_ms: Milliseconds = 600
-    utterance_max_ms: Milliseconds = 15_000
+    utterance_max_ms: int = Field(15_000, ge=0, le=120_000)
     quiet_search_ms: Milliseconds = 3_000
     """A forced cut falls in the quietest place of these last milliseconds."""
     padding_ms: Milliseconds = 100
     silence_cut_ms: Milliseconds = 10_000
     """Silence this long moves the cut without an utterance, so that a silent stream holds nothing back."""
+    picture_window_ms: int = Field(5_000, ge=1_000, le=60_000)
+    """Pictures without any sound are judged in stretches of this length."""
 
     @model_validator(mode="after")
     def _orders(self) -> Self:
