@@ -69,6 +69,12 @@ class CorruptResultError(UndertoneError, ValueError):
     reason = "corrupt_result"
 
 
+class BadCursorError(UndertoneError, ValueError):
+    """A page was asked for with a cursor that no listing gave out."""
+
+    reason = "bad_cursor"
+
+
 class TopicMissingError(UndertoneError, LookupError):
     """A topic does not exist and may not be created; the message carries the command that creates it."""
 

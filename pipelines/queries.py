@@ -1,0 +1,199 @@
+"""What can be asked of the store, and the answers: values and their text forms, no Redis."""
+
+import base64
+import binascii
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Generic, Literal, TypeVar
+
+from pydantic import ValidationError
+
+from pipelines.errors import BadCursorError, CorruptResultError
+from pipelines.types import Participant, UtteranceSentiment
+
+MINUTE_MS = 60_000
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """Some items, where the next page starts (None: nowhere), and the ids of entries that could not be read."""
+
+    items: tuple[T, ...]
+    next_cursor: str | None
+    corrupt: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CallInfo:
+    """A call as the listing shows it.
+
+    `started_ms` is wall-clock time in ms since 1970; `last_ms` the end of the latest utterance, from the start of the
+    call. `streams` maps each known stream to whether it is stored to its end; `status` is `final` once all are.
+    """
+
+    call_id: str
+    tenant: str
+    status: Literal["live", "final"]
+    started_ms: int
+    last_ms: int
+    utterances: int
+    streams: Mapping[str, bool]
+
+
+@dataclass(frozen=True, slots=True)
+class CallFilter:
+    """Which calls are wanted; None leaves a condition out.
+
+    `since_ms` (inclusive) and `until_ms` (exclusive) bound the start of the call, ms since 1970. The others are
+    conditions on utterances: a call matches when one of its utterances meets all of them.
+    """
+
+    tenant: str = "default"
+    since_ms: int | None = None
+    until_ms: int | None = None
+    participant: Participant | None = None
+    polarity: str | None = None
+    emotion: str | None = None
+    score_min: float | None = None
+    score_max: float | None = None
+
+    @property
+    def asks_for_utterances(self) -> bool:
+        """Whether a call's utterances decide."""
+        return any(
+            condition is not None
+            for condition in (self.participant, self.polarity, self.emotion, self.score_min, self.score_max)
+        )
+
+    def accepts(self, digest: "Digest") -> bool:
+        """Whether this utterance meets every condition on utterances."""
+        scored = self.score_min is not None or self.score_max is not None
+        return (
+            self.participant in (None, digest.participant)
+            and self.polarity in (None, digest.polarity)
+            and self.emotion in (None, digest.emotion)
+            and not (scored and digest.score is None)
+            and (self.score_min is None or digest.score is None or digest.score >= self.score_min)
+            and (self.score_max is None or digest.score is None or digest.score <= self.score_max)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class CallEvent:
+    """Something that happened in a call; `id` is where a reader resumes. `utterance` comes with its kind."""
+
+    id: str
+    kind: Literal["utterance", "call-final"]
+    utterance: UtteranceSentiment | None
+
+
+@dataclass(frozen=True, slots=True)
+class TrendMinute:
+    """All judged utterances that started within one minute of wall-clock time."""
+
+    minute_ms: int
+    utterances: int
+    score_mean: float
+    polarities: Mapping[str, int]
+    emotions: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """What filters and trends need of a result, as `participant|polarity|emotion|score`; empty where not judged."""
+
+    participant: str
+    polarity: str | None
+    emotion: str | None
+    score: float | None = field(default=None)
+
+    @staticmethod
+    def of(result: UtteranceSentiment) -> "Digest":
+        """The digest of a result."""
+        judged = result.judgement
+        if judged is None:
+            return Digest(result.participant, None, None)
+        return Digest(result.participant, judged.polarity, judged.emotion, judged.score)
+
+    @staticmethod
+    def read(text: str) -> "Digest":
+        """What `write` wrote.
+
+        Raises:
+            CorruptResultError: it did not.
+        """
+        try:
+            participant, polarity, emotion, score = text.split("|")
+            return Digest(participant, polarity or None, emotion or None, float(score) if score else None)
+        except ValueError:
+            raise CorruptResultError(f"no digest of a result: {text[:80]!r}") from None
+
+    def write(self) -> str:
+        """One line, about 30 characters."""
+        score = "" if self.score is None else f"{self.score:.4f}"
+        return f"{self.participant}|{self.polarity or ''}|{self.emotion or ''}|{score}"
+
+
+def read_result(text: str) -> UtteranceSentiment:
+    """The result whose JSON this is.
+
+    Raises:
+        CorruptResultError: it is not one.
+    """
+    try:
+        return UtteranceSentiment.model_validate_json(text)
+    except ValidationError as error:
+        raise CorruptResultError(f"no result: {error.errors(include_url=False)[:3]}") from None
+
+
+def trend_minute(minute_ms: int, digests: Iterable[Digest], participant: Participant | None) -> TrendMinute:
+    """One minute's judged utterances, of one participant or of all."""
+    wanted = [digest for digest in digests if participant in (None, digest.participant) and digest.score is not None]
+    scores = [digest.score for digest in wanted if digest.score is not None]
+    return TrendMinute(
+        minute_ms=minute_ms,
+        utterances=len(wanted),
+        score_mean=sum(scores) / len(scores) if scores else 0.0,
+        polarities=Counter(digest.polarity for digest in wanted if digest.polarity),
+        emotions=Counter(digest.emotion for digest in wanted if digest.emotion),
+    )
+
+
+def write_cursor(*place: str | int) -> str:
+    """An opaque word for a place in a listing."""
+    return base64.urlsafe_b64encode(json.dumps(place).encode()).decode().rstrip("=")
+
+
+def read_call_cursor(cursor: str) -> tuple[int, str]:
+    """The start time and id of the last call listed.
+
+    Raises:
+        BadCursorError: no listing of calls gave this cursor.
+    """
+    match _place(cursor):
+        case [int(started_ms), str(call_id)]:
+            return started_ms, call_id
+    raise BadCursorError(f"no listing of calls gave the cursor {cursor[:80]!r}: start without one")
+
+
+def read_member_cursor(cursor: str) -> str:
+    """The last utterance listed.
+
+    Raises:
+        BadCursorError: no listing of utterances gave this cursor.
+    """
+    match _place(cursor):
+        case [str(member)]:
+            return member
+    raise BadCursorError(f"no listing of utterances gave the cursor {cursor[:80]!r}: start without one")
+
+
+def _place(cursor: str) -> object:
+    try:
+        return json.loads(base64.urlsafe_b64decode(cursor[:1000] + "=" * (-len(cursor) % 4)))
+    except (ValueError, binascii.Error, RecursionError):
+        return None
