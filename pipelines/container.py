@@ -1,0 +1,82 @@
+"""The one door to FFmpeg: opens media that nobody vouches for, whether a file, a byte stream or a fragment.
+
+FFmpeg's own messages stay off (PyAV's default, `av.logging` level None): what matters comes back as an error.
+"""
+
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import av
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from av.packet import Packet
+from av.stream import Disposition, Stream
+from av.video.stream import VideoStream
+
+from pipelines.errors import MediaError
+
+FORMATS = (
+    "3gp,aac,ac3,adts,aiff,amr,amrnb,amrwb,asf,au,avi,caf,dts,eac3,flac,flv,gsm,loas,matroska,webm,mov,mp4,m4a,3g2,mj2,"
+    "mp3,mpeg,mpegts,mpegvideo,ogg,rm,w64,wav"
+)
+"""What may be opened. Playlists (hls, dash, concat, imf) and image sequences are left out: they open other files."""
+START_TAG = "UNDERTONE_START"
+"""Matroska tag of a fragment: `index/rate`, the exact place of its first decoded sample in the source media.
+
+Matroska's times are whole ms. The tag lets a decoder that starts at this fragment resample on the same grid as one
+that has been running since the start; an index below zero counts the encoder's delay, which is not part of the sound.
+"""
+
+
+@contextmanager
+def open_media(file: Any, what: str, picture_max_pixels: int) -> Iterator[InputContainer]:
+    """Opens `file` (a Python file object; seekable or not) with no way to reach any other file or address.
+
+    Raises:
+        MediaError: FFmpeg cannot open it; `what` names it in the message.
+    """
+    try:
+        container = av.open(
+            file,
+            "r",
+            options={"max_pixels": str(picture_max_pixels)},
+            container_options={
+                "format_whitelist": FORMATS,
+                "protocol_whitelist": "none",
+                "probesize": str(2 << 20),
+                "analyzeduration": "2000000",
+            },
+            metadata_errors="replace",
+            buffer_size=64 << 10,
+        )
+    except (av.FFmpegError, ValueError) as error:
+        reason = error.strerror if isinstance(error, av.FFmpegError) else error
+        raise MediaError(f"{what} is no media that FFmpeg can open ({reason}); check the file or convert it") from error
+    with container:
+        yield container
+
+
+def sound_and_picture(container: InputContainer, what: str) -> tuple[AudioStream | None, VideoStream | None]:
+    """The first sound and the first moving picture; cover art is neither.
+
+    Raises:
+        MediaError: there is neither, or FFmpeg has no decoder for it.
+    """
+    sound = next(iter(container.streams.audio), None)
+    picture = next((s for s in container.streams.video if not s.disposition & Disposition.attached_pic), None)
+    if sound is None and picture is None:
+        raise MediaError(f"{what} holds neither sound nor moving pictures")
+    for stream in (sound, picture):
+        if stream is not None and stream.codec_context is None:
+            raise MediaError(f"{what}: FFmpeg has no decoder for its {stream.type}; re-encode it, say to Opus or H.264")
+    return sound, picture
+
+
+def skipped_samples(packet: "Packet[Stream]") -> tuple[int, int]:
+    """How many samples the container says to leave out at the start and at the end of this packet's sound."""
+    if not packet.has_sidedata("skip_samples"):
+        return 0, 0
+    start, end = struct.unpack_from("<II", bytes(packet.get_sidedata("skip_samples")))
+    return start, end
