@@ -1,0 +1,160 @@
+"""Every error of the API as problem details (RFC 9457, `application/problem+json`); nothing else leaves on an error."""
+
+import logging
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+
+from pipelines.errors import (
+    BadFragmentError,
+    EncoderUnavailableError,
+    FencedError,
+    MediaError,
+    SourceUnavailableError,
+    StoreUnavailableError,
+    UndertoneError,
+)
+
+logger = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+
+_STATUS_BY_ERROR: dict[type[UndertoneError], HTTPStatus] = {
+    MediaError: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    BadFragmentError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    FencedError: HTTPStatus.CONFLICT,
+    EncoderUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
+    SourceUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
+    StoreUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+_REASON_BY_STATUS = {
+    HTTPStatus.BAD_REQUEST: "bad_request",
+    HTTPStatus.NOT_FOUND: "not_found",
+    HTTPStatus.METHOD_NOT_ALLOWED: "method_not_allowed",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "oversize",
+}
+
+
+class InvalidInput(BaseModel):
+    """One input that was refused: where it stands (`query.limit`, `body.text`) and what is wrong with it."""
+
+    at: str
+    detail: str
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details, with `reason`, the stable word of `pipelines.errors` that programs may test."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "type": "urn:undertone:problem:unknown_call",
+                "title": "Not Found",
+                "status": 404,
+                "detail": "There is no call 'a-17' of tenant 'default'; GET /v1/calls lists the calls there are.",
+                "instance": "/v1/calls/a-17",
+                "reason": "unknown_call",
+            }
+        }
+    )
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    reason: str
+    errors: list[InvalidInput] | None = Field(None, description="Only of `invalid_input`: every input refused.")
+
+
+class ProblemError(Exception):
+    """Ends a request with the problem it names."""
+
+    def __init__(self, status: int, reason: str, detail: str, *, headers: dict[str, str] | None = None) -> None:
+        """`reason` is a stable word; `detail` says what to do next."""
+        super().__init__(detail)
+        self.status, self.reason, self.detail, self.headers = HTTPStatus(status), reason, detail, headers
+
+
+PROBLEM_RESPONSES: dict[int | str, dict[str, Any]] = {
+    status: {"description": text, "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
+    for status, text in (
+        ("4XX", "The request cannot be served as it is; `detail` says what to change."),
+        ("5XX", "The service cannot answer now; `detail` says what is missing."),
+        # Named so that FastAPI does not document its own form of validation errors.
+        (422, "An input is invalid; `errors` lists each."),
+    )
+}
+
+
+def problem_of(error: Exception, instance: str) -> Problem:
+    """The problem that tells `error`; what is not a named error tells nothing about the inside of the service."""
+    match error:
+        case ProblemError():
+            return _problem(error.status, error.reason, error.detail, instance)
+        case RequestValidationError():
+            invalid = [
+                InvalidInput(at=".".join(str(part) for part in item["loc"]), detail=item["msg"])
+                for item in error.errors()
+            ]
+            detail = "; ".join(f"{item.at}: {item.detail}" for item in invalid)
+            return _problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_input", detail, instance, invalid)
+        case HTTPException():
+            status = HTTPStatus(error.status_code)
+            return _problem(status, _REASON_BY_STATUS.get(status, "refused"), _http_detail(error, instance), instance)
+        case UndertoneError():
+            found = next((_STATUS_BY_ERROR[kind] for kind in type(error).__mro__ if kind in _STATUS_BY_ERROR), None)
+            if found is not None:
+                return _problem(found, error.reason, str(error), instance)
+    detail = "The service failed; its log holds the cause. Try again later."
+    return _problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", detail, instance)
+
+
+def problem_response(problem: Problem, headers: dict[str, str] | None = None) -> Response:
+    """`problem` as an HTTP response."""
+    content = problem.model_dump_json(exclude_none=True)
+    return Response(content, problem.status, headers, MEDIA_TYPE)
+
+
+def install_problems(api: FastAPI) -> None:
+    """Make every error of `api` a problem: its own, FastAPI's, Starlette's and the unexpected."""
+    for kind in (ProblemError, RequestValidationError, HTTPException, UndertoneError, Exception):
+        api.add_exception_handler(kind, _answer)
+
+
+async def _answer(request: Request, error: Exception) -> Response:
+    problem = problem_of(error, request.url.path)
+    if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        logger.error("%s %s: %s", request.method, request.url.path, error, exc_info=problem.reason == "internal")
+    headers = dict(getattr(error, "headers", None) or {})
+    if problem.status == HTTPStatus.SERVICE_UNAVAILABLE:
+        headers.setdefault("Retry-After", "2")
+    return problem_response(problem, headers)
+
+
+def _problem(
+    status: HTTPStatus, reason: str, detail: str, instance: str, errors: list[InvalidInput] | None = None
+) -> Problem:
+    return Problem(
+        type=f"urn:undertone:problem:{reason}",
+        title=status.phrase,
+        status=status,
+        detail=detail,
+        instance=instance,
+        reason=reason,
+        errors=errors,
+    )
+
+
+def _http_detail(error: HTTPException, instance: str) -> str:
+    match error.status_code:
+        case HTTPStatus.NOT_FOUND:
+            return f"There is nothing at {instance}; /docs lists what there is."
+        case HTTPStatus.METHOD_NOT_ALLOWED:
+            return f"{instance} takes {(error.headers or {}).get('Allow', 'another method')}."
+    return str(error.detail)
