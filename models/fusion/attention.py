@@ -1,0 +1,247 @@
+"""Fusion by attention over the modalities that are present, whose evidence adds up.
+
+Every present encoder gives a token; a transformer block lets the tokens look at each other; each token then says how
+much it should count (its mass, exp of an attention logit) and what it argues for (its evidence, in log odds). The answer is
+the prior plus the sum of mass times evidence. This is attention (Bahdanau et al. 2015, arXiv:1409.0473) without its final
+division, so that agreeing modalities reinforce each other as independent witnesses would (Hinton 2002, products of
+experts); the divided masses are reported as weights. With no modality the answer is the prior.
+
+Shapes: B utterances, M = 3 modalities in the order of `Modality`, D width.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models import checkpoint
+from models.data.labels import score_of
+from models.types import (
+    EMOTIONS,
+    POLARITIES,
+    Contribution,
+    Features,
+    FloatArray,
+    FusedPrediction,
+    Modality,
+    Prediction,
+)
+
+MODALITIES = tuple(Modality)
+ANSWERS = len(EMOTIONS) + len(POLARITIES)
+PROBABILITY_MIN = 1e-4
+"""Probabilities are clipped here before the logarithm: one encoder can argue for at most 9.2 nats."""
+
+
+class FusionInputError(ValueError):
+    """An utterance without any modality, or features that the fusion was not trained for."""
+
+
+@dataclass(frozen=True, slots=True)
+class FusionConfig:
+    """Architecture of the fusion.
+
+    Attributes:
+        embeddings: Length of each encoder's embedding, in the order of `Modality`.
+        width: Of a token.
+        heads: Attention heads; must divide `width`.
+        dropout: On embeddings and inside the block, while training.
+    """
+
+    embeddings: tuple[int, ...] = (128, 128, 384)
+    width: int = 32
+    heads: int = 4
+    dropout: float = 0.3
+
+    def __post_init__(self) -> None:
+        if len(self.embeddings) != len(MODALITIES) or not all(1 <= size <= 8192 for size in self.embeddings):
+            raise ValueError(f"embeddings must be {len(MODALITIES)} lengths in [1, 8192], not {self.embeddings}")
+        if not 1 <= self.width <= 4096 or not 1 <= self.heads <= 64 or self.width % self.heads:
+            raise ValueError("width must be in [1, 4096] and heads, in [1, 64], must divide it")
+
+
+class FusionNetwork(nn.Module):
+    """Tokens of the present modalities to emotion and polarity logits and one mass per modality."""
+
+    def __init__(self, config: FusionConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.embed = nn.ModuleList(
+            nn.Sequential(
+                nn.LayerNorm(size, elementwise_affine=False),
+                nn.Dropout(config.dropout),
+                nn.Linear(size, config.width, bias=False),
+            )
+            for size in config.embeddings
+        )
+        self.answer = nn.ModuleList(nn.Linear(ANSWERS, config.width) for _ in MODALITIES)
+        self.norm = nn.LayerNorm(config.width)
+        self.query_key_value = nn.Linear(config.width, 3 * config.width)
+        self.attended = nn.Linear(config.width, config.width)
+        self.widen = nn.Linear(config.width, 2 * config.width)
+        self.narrow = nn.Linear(2 * config.width, config.width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.mass = nn.Linear(config.width, 1)
+        self.refine = nn.Linear(config.width, ANSWERS)
+        # What an encoder says of each class argues for that class until training knows better.
+        self.evidence = nn.Parameter(torch.eye(ANSWERS).repeat(len(MODALITIES), 1, 1))
+        self.lean = nn.Parameter(torch.zeros(len(MODALITIES), ANSWERS))
+        self.prior = nn.Parameter(torch.zeros(ANSWERS))
+        for last in (self.mass, self.refine):
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+
+    def forward(self, embeddings: Sequence[Tensor], answers: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Fuse what is present.
+
+        Args:
+            embeddings: Per modality (B, E_m); rows of absent modalities may hold any finite value.
+            answers: Log probabilities (B, M, 10) of emotion and polarity; likewise.
+            present: (B, M), True where a modality is.
+
+        Returns:
+            Emotion logits (B, 7), polarity logits (B, 3), and masses (B, M), 0 where absent.
+        """
+        tokens = [
+            embed(embedding) + answer(answers[:, place])
+            for place, (embed, answer, embedding) in enumerate(zip(self.embed, self.answer, embeddings, strict=True))
+        ]
+        x = self._look_around(torch.stack(tokens, dim=1), present)
+        mass = self.mass(x)[..., 0].exp() * present
+        evidence = torch.einsum("bmi,mij->bmj", answers, self.evidence) + self.lean + self.refine(x)
+        evidence = evidence * present[..., None]
+        logits = self.prior + (mass[..., None] * evidence).sum(dim=1)
+        emotion, polarity = logits.split([len(EMOTIONS), len(POLARITIES)], dim=1)
+        return emotion, polarity, mass
+
+    def _look_around(self, x: Tensor, present: Tensor) -> Tensor:
+        """One pre-norm transformer block over the present tokens, (B, M, D) to (B, M, D)."""
+        q, k, v = self.query_key_value(self.norm(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        # A token always sees itself, so that the softmax of an absent one is defined (its result counts nowhere).
+        mask = present[:, None, None, :] | torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
+        y = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+        x = x + self.dropout(self.attended(y))
+        y = self.narrow(functional.gelu(self.widen(x)))
+        return cast(Tensor, x + self.dropout(y))
+
+
+class AttentionFusion:
+    """The trained fusion.
+
+    Args:
+        network: In `eval` mode.
+        config: Its architecture.
+        name: As every result reports it.
+        device: Where it runs.
+    """
+
+    def __init__(self, network: FusionNetwork, config: FusionConfig, *, name: str, device: str = "cpu") -> None:
+        self.name = name
+        self._config = config
+        self._device = torch.device(device)
+        self._network = network.eval().to(self._device)
+
+    @classmethod
+    def load(cls, path: Path, *, device: str = "cpu", expected_sha256: str | None = None) -> "AttentionFusion":
+        """Build the fusion from a checkpoint.
+
+        Raises:
+            CheckpointError: The file is damaged, foreign, or has another hash.
+        """
+        weights, metadata = checkpoint.load(path, expected_sha256)
+        config = checkpoint.config_from(FusionConfig, metadata)
+        network = checkpoint.restore(lambda: FusionNetwork(config), weights)
+        return cls(network, config, name=metadata.version, device=device)
+
+    def fuse(self, batch: Sequence[Mapping[Modality, Features]]) -> list[FusedPrediction]:
+        """Judge utterances by whatever modalities each has; contributions by leaving one out at a time.
+
+        Raises:
+            FusionInputError: An utterance without modality, or an embedding of another length.
+        """
+        for present in batch:
+            if not present:
+                raise FusionInputError("an utterance without any modality cannot be fused: report why each is missing.")
+        subsets: list[Mapping[Modality, Features]] = []
+        for present in batch:
+            subsets += [present, *(_without(present, modality) for modality in _ordered(present))]
+        predictions, weights = self._answer(subsets)
+        fused, row = [], 0
+        for present in batch:
+            whole = predictions[row]
+            contributions = {
+                modality: _difference(whole, predictions[row + 1 + place])
+                for place, modality in enumerate(_ordered(present))
+            }
+            share = {modality: float(weights[row, MODALITIES.index(modality)]) for modality in _ordered(present)}
+            fused.append(FusedPrediction(whole, share, contributions))
+            row += 1 + len(present)
+        return fused
+
+    def prior(self) -> Prediction:
+        """The answer to an utterance of which nothing is known."""
+        return self._answer([{}])[0][0]
+
+    @torch.inference_mode()
+    def _answer(self, subsets: Sequence[Mapping[Modality, Features]]) -> tuple[list[Prediction], FloatArray]:
+        if not subsets:
+            return [], np.zeros((0, len(MODALITIES)), dtype=np.float32)
+        embeddings, answers, present = as_tensors(subsets, self._config)
+        emotion, polarity, mass = self._network(
+            [embedding.to(self._device) for embedding in embeddings],
+            answers.to(self._device),
+            present.to(self._device),
+        )
+        emotions = emotion.float().softmax(dim=1).cpu().numpy()
+        poles = polarity.float().softmax(dim=1).cpu().numpy()
+        weights = (mass / mass.sum(dim=1, keepdim=True).clamp_min(1e-9)).float().cpu().numpy()
+        predictions = [Prediction(score_of(p), p, e) for e, p in zip(emotions, poles, strict=True)]
+        return predictions, weights
+
+
+def as_tensors(
+    batch: Sequence[Mapping[Modality, Features]], config: FusionConfig
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Lay features out as `FusionNetwork` reads them; the places of absent modalities are masked, not data.
+
+    Raises:
+        FusionInputError: An embedding of another length.
+    """
+    embeddings = [np.zeros((len(batch), size), dtype=np.float32) for size in config.embeddings]
+    answers = np.zeros((len(batch), len(MODALITIES), ANSWERS), dtype=np.float32)
+    present = np.zeros((len(batch), len(MODALITIES)), dtype=bool)
+    for row, features in enumerate(batch):
+        for modality, one in features.items():
+            place = MODALITIES.index(modality)
+            if one.embedding.shape != (config.embeddings[place],):
+                raise FusionInputError(
+                    f"the {modality} embedding has shape {one.embedding.shape}, the fusion was trained with "
+                    f"({config.embeddings[place]},): use encoders and fusion of one bundle."
+                )
+            embeddings[place][row] = one.embedding
+            answers[row, place] = log_answers(one.prediction)
+            present[row, place] = True
+    return [torch.from_numpy(part) for part in embeddings], torch.from_numpy(answers), torch.from_numpy(present)
+
+
+def log_answers(prediction: Prediction) -> FloatArray:
+    """Clipped log probabilities (10,) of the seven emotions and the three polarities."""
+    answers = np.concatenate([prediction.emotion, prediction.polarity])
+    return np.asarray(np.log(np.maximum(answers, PROBABILITY_MIN)), dtype=np.float32)
+
+
+def _ordered(present: Mapping[Modality, Features]) -> list[Modality]:
+    return [modality for modality in MODALITIES if modality in present]
+
+
+def _without(present: Mapping[Modality, Features], left_out: Modality) -> dict[Modality, Features]:
+    return {modality: features for modality, features in present.items() if modality is not left_out}
+
+
+def _difference(whole: Prediction, rest: Prediction) -> Contribution:
+    return Contribution(whole.score - rest.score, whole.polarity - rest.polarity, whole.emotion - rest.emotion)

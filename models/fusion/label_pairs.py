@@ -1,0 +1,228 @@
+"""Training and judging a fusion without paired recordings: voice, face and words of the same label, put together.
+
+No public set here holds raw voice, face and words of the same moment. A label pair is a MELD text, a RAVDESS clip and a
+FER2013 face that carry the same emotion; nobody ever said that text with that voice and face. So a fusion learns from
+them how far each encoder can be believed, and nothing about how voice, face and words move together.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.bundles import Bundle, load_encoder
+from models.data import fer2013, meld, ravdess
+from models.data.labels import FER2013_LABELS, RAVDESS_LABELS, emotion_matrix
+from models.data.sentences import as_recognised
+from models.encoders import audio, text, video
+from models.fusion.attention import MODALITIES, log_answers
+from models.metrics import classification
+from models.types import EMOTIONS, POLARITIES, Features, FloatArray, Modality
+
+DOUBT = 0.3
+"""Share of training pairs in which the voice, and likewise the face, carries a label of its own: actors who show one
+emotion at a time are far easier to read than callers, whose voice and face often say nothing of it."""
+
+EMPTY_SHARE = 0.03
+FACES_MAX = 8_000
+SUBSETS = tuple(subset for size in (1, 2, 3) for subset in combinations(MODALITIES, size))
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """One modality's features: embeddings (N, E), log answers (N, 10), emotions and polarities int64 (N,)."""
+
+    embeddings: FloatArray
+    answers: FloatArray
+    emotions: NDArray[np.int64]
+    polarities: NDArray[np.int64]
+
+    @property
+    def accuracy(self) -> float:
+        """Of the encoder's own emotion."""
+        return float((self.answers[:, : len(EMOTIONS)].argmax(axis=1) == self.emotions).mean())
+
+
+Pools = Mapping[Modality, Pool]
+
+
+def read(bundle: Bundle, data: Path, split: str) -> Pools:
+    """What the bundle's encoders say about MELD, RAVDESS and FER2013.
+
+    Args:
+        bundle: With all three encoders.
+        data: The data folder.
+        split: `train` (texts also as a recogniser would write them; at most 8,000 faces) or `validation`.
+
+    Raises:
+        DataError: A data set is missing.
+        BundleError: An encoder is missing.
+    """
+    rng = np.random.default_rng(0)
+    sentences = meld.read(data, "dev" if split == "validation" else split)
+    texts, repeats = [text.prepare(one) for one in sentences.texts], 1
+    if split == "train":
+        texts, repeats = texts + [text.prepare(as_recognised(one, rng)) for one in texts], 2
+    polarities = np.tile(sentences.polarity.argmax(axis=1), repeats)
+    recordings = ravdess.read(data, split)
+    faces = fer2013.read(data, "public_test" if split == "validation" else split)
+    rows = rng.permutation(len(faces.labels))[:FACES_MAX]
+    pictures = [faces.pictures[row][None] for row in rows]
+    heard = [audio.prepare(clip) for clip in recordings.clips]
+    emotions = {
+        Modality.AUDIO: emotion_matrix(RAVDESS_LABELS).argmax(axis=1)[recordings.labels],
+        Modality.VIDEO: emotion_matrix(FER2013_LABELS).argmax(axis=1)[faces.labels[rows]],
+        Modality.TEXT: np.tile(sentences.emotion.argmax(axis=1), repeats),
+    }
+    inputs: dict[Modality, list[Any]] = {
+        Modality.AUDIO: heard,
+        Modality.VIDEO: [video.prepare(one) for one in pictures],
+        Modality.TEXT: texts,
+    }
+    return {
+        modality: _pool(load_encoder(bundle, modality).encode(inputs[modality]), emotions[modality], polarities)
+        for modality in MODALITIES
+    }
+
+
+def noise(train: Pools, validation: Pools) -> dict[Modality, float]:
+    """Share of pairs in which a modality's features are exchanged for any other's while training.
+
+    Encoders know their training parts better than new data. Exchanging so many rows brings each one's accuracy in
+    training down to its accuracy on the validation part, so that the fusion does not learn to overrate it.
+    """
+    shares = {}
+    for modality in MODALITIES:
+        chance = 1 / len(EMOTIONS)
+        excess = train[modality].accuracy - validation[modality].accuracy
+        shares[modality] = float(np.clip(excess / (train[modality].accuracy - chance), 0.0, 0.9))
+    return shares
+
+
+def draw(
+    pools: Pools,
+    anchors: NDArray[np.int64],
+    rng: np.random.Generator,
+    exchanged: Mapping[Modality, float],
+    doubt: float,
+) -> dict[str, Tensor]:
+    """Pair every anchor text with a voice and a face of its emotion.
+
+    Args:
+        pools: Of one split.
+        anchors: Rows of the text pool, whose labels count.
+        rng: Draws.
+        exchanged: Per modality, the share of rows exchanged for any row of that pool.
+        doubt: Share of rows in which voice, and likewise face, have the emotion of another text.
+
+    Returns:
+        `audio`, `video`, `text` (B, E), `answers` (B, 3, 10), `emotion` (B,), `polarity` (B,).
+    """
+    words = pools[Modality.TEXT]
+    emotions = words.emotions[anchors]
+    batch: dict[str, Tensor] = {
+        "emotion": torch.from_numpy(emotions),
+        "polarity": torch.from_numpy(words.polarities[anchors]),
+    }
+    answers = []
+    for modality in MODALITIES:
+        pool, rows = pools[modality], anchors
+        if modality is not Modality.TEXT:
+            others = rng.permutation(words.emotions)[: len(anchors)]
+            shown = np.where(rng.random(len(anchors)) < doubt, others, emotions)
+            rows = _of_same_label(pool.emotions, shown, rng)
+        anything = rng.integers(0, len(pool.emotions), len(anchors))
+        rows = np.where(rng.random(len(anchors)) < exchanged[modality], anything, rows)
+        batch[modality.value] = torch.from_numpy(pool.embeddings[rows])
+        answers.append(pool.answers[rows])
+    return batch | {"answers": torch.from_numpy(np.stack(answers, axis=1))}
+
+
+def batches(
+    pools: Pools, exchanged: Mapping[Modality, float], size: int, rng: np.random.Generator
+) -> Iterator[dict[str, Tensor]]:
+    """One epoch over the texts; `present` (B, 3) is everything in a third of the rows, else any subset."""
+    count = len(pools[Modality.TEXT].emotions)
+    table = np.array([[modality in subset for modality in MODALITIES] for subset in SUBSETS])
+    for rows in np.split(rng.permutation(count)[: count // size * size], count // size):
+        present = table[rng.integers(0, len(SUBSETS), size)] | (rng.random(size) < 1 / 3)[:, None]
+        present &= (rng.random(size) >= EMPTY_SHARE)[:, None]
+        yield draw(pools, rows, rng, exchanged, DOUBT) | {"present": torch.from_numpy(present)}
+
+
+def loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+    """Cross-entropy of emotion plus that of polarity."""
+    emotion, polarity, _ = model([batch[modality.value] for modality in MODALITIES], batch["answers"], batch["present"])
+    return functional.cross_entropy(emotion, batch["emotion"]) + functional.cross_entropy(polarity, batch["polarity"])
+
+
+def validation_pairs(pools: Pools, doubt: float) -> dict[str, Tensor]:
+    """Every validation text once, with a voice and a face drawn by a fixed seed."""
+    anchors = np.arange(len(pools[Modality.TEXT].emotions))
+    return draw(pools, anchors, np.random.default_rng(0), dict.fromkeys(MODALITIES, 0.0), doubt)
+
+
+def answers_by_subset(model: nn.Module, pairs: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Emotion (N, 7) and polarity (N, 3) logits per subset of modalities, named like `audio+text`."""
+    device = next(model.parameters()).device
+    answers = {}
+    for subset in SUBSETS:
+        present = torch.tensor([modality in subset for modality in MODALITIES]).expand(len(pairs["emotion"]), -1)
+        parts = [pairs[modality.value].to(device) for modality in MODALITIES]
+        emotion, polarity, _ = model(parts, pairs["answers"].to(device), present.to(device))
+        answers["+".join(subset)] = (emotion.cpu(), polarity.cpu())
+    return answers
+
+
+def validate(pools: Pools) -> Callable[[nn.Module], dict[str, float]]:
+    """Weighted F1 per subset on clear pairs and, prefixed `doubtful_`, on pairs drawn as in training.
+
+    `mean_f1` is the mean of emotion and polarity over all subsets of the doubtful pairs; `average_*` the plain average
+    of the three encoders' probabilities on the clear ones.
+    """
+    clear, doubtful = validation_pairs(pools, 0.0), validation_pairs(pools, DOUBT)
+
+    def figures(model: nn.Module) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for prefix, pairs in (("", clear), ("doubtful_", doubtful)):
+            for name, logits in answers_by_subset(model, pairs).items():
+                found |= {f"{prefix}{key}_{name}": value for key, value in _f1(pairs, logits).items()}
+        mean = [value for key, value in found.items() if key.startswith("doubtful_")]
+        mean_answers = clear["answers"].exp().mean(dim=1)
+        average = (mean_answers[:, : len(EMOTIONS)], mean_answers[:, len(EMOTIONS) :])
+        found |= {f"average_{key}": value for key, value in _f1(clear, average).items()}
+        return found | {"mean_f1": sum(mean) / len(mean)}
+
+    return figures
+
+
+def _pool(features: Sequence[Features], emotions: NDArray[np.int64], polarities: NDArray[np.int64]) -> Pool:
+    return Pool(
+        np.stack([one.embedding for one in features]),
+        np.stack([log_answers(one.prediction) for one in features]),
+        emotions.astype(np.int64),
+        polarities.astype(np.int64),
+    )
+
+
+def _of_same_label(labels: NDArray[np.int64], wanted: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """A random row of each wanted label."""
+    rows = np.zeros(len(wanted), dtype=np.int64)
+    for label in np.unique(wanted):
+        places = np.flatnonzero(wanted == label)
+        rows[places] = rng.choice(np.flatnonzero(labels == label), len(places))
+    return rows
+
+
+def _f1(pairs: Mapping[str, Tensor], answers: Sequence[Tensor]) -> dict[str, float]:
+    return {
+        key: classification(pairs[key].numpy(), answer.argmax(dim=1).numpy(), answer.shape[1])["f1_weighted"]
+        for key, answer in zip(("emotion", "polarity"), answers, strict=True)
+    }
