@@ -14,7 +14,7 @@ import httpx
 from rich.table import Table
 from rich.text import Text
 
-from deployments.console import EXIT_FAILED, CommandError, settings, show, write_json
+from deployments.console import EXIT_FAILED, CommandError, print_out, settings, write_json
 from pipelines.settings import AppConfig, Settings
 
 State = Literal["ok", "optional", "missing"]
@@ -49,7 +49,7 @@ def run(*, as_json: bool) -> None:
     if as_json:
         write_json(asdict(finding) for finding in findings)
     else:
-        show(table(findings))
+        print_out(table(findings))
     missing = [finding.name for finding in findings if finding.state == "missing"]
     if missing:
         raise CommandError(f"missing: {', '.join(missing)}; the last column says how to mend it", EXIT_FAILED)

@@ -14,11 +14,12 @@ from typing import Literal
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from deployments.cli_serve import reaching, source_of
-from deployments.console import EXIT_INTERRUPTED, EXIT_USAGE, CommandError, aside, settings, show, write_json
+from deployments.console import EXIT_INTERRUPTED, EXIT_USAGE, CommandError, aside, print_out, settings, write_json
 from deployments.recordings import consent_of, length_s, merged_content_type, merged_l16, participants_of
 from pipelines.errors import SourceUnavailableError
 from pipelines.fragment import fragments
-from pipelines.producer import Producer, open_producer
+from pipelines.log import open_producer
+from pipelines.producer import Producer
 from pipelines.records import fragment_headers
 from pipelines.settings import AppConfig
 from pipelines.types import CALL_ID_PATTERN, TOPIC_MEDIA, MediaFragment
@@ -95,7 +96,7 @@ def run(order: Order, *, source: Literal["kafka", "redis"] | None, resume: bool,
     if as_json:
         write_json([{"call_id": call_id, "stream": order.stream, "tenant": order.tenant, "fragments": sent}])
     else:
-        show(f"{call_id}: {sent} fragments acknowledged; see it with: undertone show {call_id}")
+        print_out(f"{call_id}: {sent} fragments acknowledged; see it with: undertone show {call_id}")
 
 
 def _deliver(producer: Producer, cut: Iterator[MediaFragment], order: Order, call_id: str, journal: Journal) -> int:

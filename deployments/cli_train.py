@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from deployments.console import EXIT_USAGE, CommandError, show, write_json
+from deployments.console import EXIT_USAGE, CommandError, print_out, write_json
 from models import evaluate as evaluation
 from models import train as training
 from models.recipes import RECIPES
@@ -32,8 +32,8 @@ def train(recipe: str, data: Path, out: Path, seed: int, *, as_json: bool) -> No
         write_json([results])
         return
     best = ", ".join(f"{name} {value:.4f}" for name, value in results["best"].items() if name != "epoch")
-    show(f"{recipe}: best epoch {results['best']['epoch']:.0f} of {results['epochs']}: {best}")
-    show(f"checkpoint and results.json in {out}, {results['seconds']} s")
+    print_out(f"{recipe}: best epoch {results['best']['epoch']:.0f} of {results['epochs']}: {best}")
+    print_out(f"checkpoint and results.json in {out}, {results['seconds']} s")
 
 
 def evaluate(modality: str, bundle: str, dataset: str, data: Path, split: str | None, *, as_json: bool) -> None:
@@ -50,7 +50,7 @@ def evaluate(modality: str, bundle: str, dataset: str, data: Path, split: str | 
     if as_json:
         write_json([found])
     else:
-        show(figures(found))
+        print_out(figures(found))
 
 
 def figures(found: Mapping[str, Any]) -> Table:

@@ -44,7 +44,7 @@ def aside() -> Console:
     return Console(stderr=True, width=None if sys.stderr.isatty() else PIPED_WIDTH, highlight=False)
 
 
-def show(renderable: RenderableType) -> None:
+def print_out(renderable: RenderableType) -> None:
     """Print something rendered."""
     screen().print(renderable)
 

@@ -1,0 +1,96 @@
+"""`undertone analyze`: a file through the whole analysis in this process, without a broker, a store or a server."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Group
+
+from deployments import render
+from deployments.cli_send import Order, fragments_of
+from deployments.console import CommandError, aside, print_out, write_json
+from deployments.embedded import local_analyser
+from pipelines.analyse import Analyser
+from pipelines.settings import AppConfig, StreamSettings
+from pipelines.stream import CallStream
+from pipelines.summary import summarise
+from pipelines.types import Checkpoint, Coordinates, MediaFragment, Utterance, UtteranceSentiment
+
+NEW_STREAM = Checkpoint(tracks={}, resume_at=None, resume_seq=None, resume_sample=None, final=False)
+
+
+def run(
+    paths: Sequence[Path],
+    participants: str | None,
+    consent: str | None,
+    *,
+    transcriber: str,
+    bundle: str,
+    as_json: bool,
+) -> None:
+    """Analyse, and print each result as it comes (JSON) or all of them with their summary.
+
+    Raises:
+        CommandError: the files or options do not fit, or a network cannot be loaded.
+        MediaError: no media.
+    """
+    cut = fragments_of(Order(tuple(paths), None, participants, consent), call_id_of(paths[0]))
+    config = AppConfig(transcriber=transcriber, bundle=bundle)
+    with aside().status("loading the networks …") as status:
+        try:
+            analyser = local_analyser(config)
+        except ValueError as error:  # a checkpoint or bundle that cannot be trusted; it says what to do next
+            raise CommandError(str(error)) from error
+        status.update("listening …")
+        if as_json:
+            found = asyncio.run(_written(analyse(cut, analyser, config.stream)))
+        else:
+            found = asyncio.run(_collected(analyse(cut, analyser, config.stream)))
+    if not found:
+        aside().print(f"nobody speaks in {', '.join(map(str, paths))}: there is nothing to judge")
+    elif not as_json:
+        found.sort(key=lambda result: result.start_ms)
+        summary = render.summary(summarise(found, final=True))
+        print_out(Group(render.transcript(found), "", render.sentiment_line(found), "", summary))
+
+
+async def analyse(
+    cut: Iterable[MediaFragment], analyser: Analyser, settings: StreamSettings
+) -> AsyncIterator[UtteranceSentiment]:
+    """The results of one stream, in the order in which its utterances end."""
+    for utterance in utterances(cut, settings):
+        yield await analyser(utterance)
+
+
+def utterances(cut: Iterable[MediaFragment], settings: StreamSettings) -> Iterable[Utterance]:
+    """Every utterance of one stream of fragments.
+
+    Raises:
+        MediaError: a fragment cannot be opened.
+    """
+    stream = CallStream(settings, NEW_STREAM)
+    for fragment in cut:
+        # The log would give it its place; without a log its number serves.
+        fed = stream.feed(replace(fragment, at=Coordinates(0, fragment.seq)))
+        yield from (event.utterance for event in fed.events if event.utterance is not None)
+    yield from (event.utterance for event in stream.finish() if event.utterance is not None)
+
+
+def call_id_of(path: Path) -> str:
+    """The file's name as a call id, so that the same file gives the same ids."""
+    return "".join(
+        letter if letter.isascii() and (letter.isalnum() or letter in "._-") else "-" for letter in path.stem
+    )[:128]
+
+
+async def _collected(results: AsyncIterator[UtteranceSentiment]) -> list[UtteranceSentiment]:
+    return [result async for result in results]
+
+
+async def _written(results: AsyncIterator[UtteranceSentiment]) -> list[UtteranceSentiment]:
+    found = []
+    async for result in results:
+        write_json([result])
+        found.append(result)
+    return found
