@@ -70,8 +70,8 @@ def load_bundle(path: Path) -> Bundle:
         raise BundleError(
             f"{path / INDEX} lacks or garbles {error}: write it with `python -m models.bundles`."
         ) from error
-    if "fusion" not in parts or len(parts) < 2:
-        raise BundleError(f"{path} holds {sorted(parts)}: a bundle needs a fusion and at least one encoder.")
+    if not parts:
+        raise BundleError(f"{path} holds no checkpoint: train one, put it there as PART.safetensors, and seal it.")
     for part in parts.values():
         _verify(part)
     return Bundle(name, version, MappingProxyType(parts))
@@ -104,6 +104,7 @@ def load_fusion(bundle: Bundle, device: str = "cpu") -> Fuser:
     """Build the fusion.
 
     Raises:
+        BundleError: The bundle has none.
         CheckpointError: The file does not fit this version, or was changed since the bundle was verified.
     """
     from models.fusion.attention import AttentionFusion  # noqa: PLC0415  # torch only where a network is built
@@ -116,7 +117,7 @@ def seal(path: Path, name: str, version: str) -> Bundle:
     """Write `bundle.json` for the checkpoints `PART.safetensors` that lie in `path`, and load the bundle.
 
     Raises:
-        BundleError: No fusion or no encoder is there.
+        BundleError: None is there.
     """
     files = {part: path / f"{part}.safetensors" for part in PARTS}
     parts = {part: {"file": file.name, "sha256": _sha256(file)} for part, file in files.items() if file.is_file()}

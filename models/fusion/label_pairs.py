@@ -24,7 +24,7 @@ from models.data.sentences import as_recognised
 from models.encoders import audio, text, video
 from models.fusion.attention import MODALITIES, log_answers
 from models.metrics import classification
-from models.types import EMOTIONS, POLARITIES, Features, FloatArray, Modality
+from models.types import EMOTIONS, Features, FloatArray, Modality
 
 DOUBT = 0.3
 """Share of training pairs in which the voice, and likewise the face, carries a label of its own: actors who show one
