@@ -6,6 +6,7 @@ The options here fit one laptop. On a cluster, replicas, GPUs and autoscaling st
 
 from typing import Any
 
+from ray import serve
 from ray.serve import Application
 
 from deployments.encoders import (
@@ -39,7 +40,7 @@ def build(args: AppConfig) -> Application:
     """The whole application; Serve validates `args:` against `AppConfig` and refuses unknown keys."""
 
     def network(name: str, load: Any) -> Any:
-        return NetworkReplica.options(name=name, **NETWORK_OPTIONS).bind(load, args)
+        return serve.deployment(NetworkReplica, name=name, **NETWORK_OPTIONS).bind(load, args)
 
     handles = Handles(
         transcriber=network("Transcriber", load_speech),
@@ -48,5 +49,5 @@ def build(args: AppConfig) -> Application:
         video=network("VideoEncoder", load_video),
         fusion=network("Fusion", load_fuser),
     )
-    ingest = Ingest.options(name="Ingest", **LOOP_OPTIONS).bind(args, handles) if args.ingest else None
-    return Gateway.options(name="Gateway", **LOOP_OPTIONS).bind(args, handles, ingest)
+    ingest = serve.deployment(Ingest, name="Ingest", **LOOP_OPTIONS).bind(args, handles) if args.ingest else None
+    return serve.deployment(Gateway, name="Gateway", **LOOP_OPTIONS).bind(args, handles, ingest)

@@ -131,7 +131,7 @@ def _served(config: AppConfig, settings: Settings, host: str, port: int) -> Iter
         yield Embedded(f"http://{host}:{port}", settings)
     finally:
         serve.shutdown()
-        ray.shutdown()
+        ray.shutdown()  # type: ignore[no-untyped-call]  # Ray leaves it untyped
 
 
 def forget_embedded(settings: Settings, port: int = 8000) -> None:

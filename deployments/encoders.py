@@ -110,7 +110,6 @@ def run_batch(network: Network, items: list[Any]) -> list[Any]:
     return outputs
 
 
-@serve.deployment
 class NetworkReplica:
     """One network on one thread, batched across calls. `load` makes it from the configuration.
 
@@ -121,14 +120,19 @@ class NetworkReplica:
         self._network = load(config)
         self._thread = ThreadPoolExecutor(1, "network")
         if self._network.batch_max is not None:
-            self._batched.set_max_batch_size(self._network.batch_max)
+            self._batching.set_max_batch_size(self._network.batch_max)
+
+    @property
+    def _batching(self) -> Any:
+        # Serve hangs its setters on the decorated method, where no type sees them.
+        return self._batched
 
     def reconfigure(self, user_config: dict[str, float]) -> None:
         """Take over new batching limits without a restart."""
         if "batch_max" in user_config and self._network.batch_max is None:
-            self._batched.set_max_batch_size(int(user_config["batch_max"]))
+            self._batching.set_max_batch_size(int(user_config["batch_max"]))
         if "batch_wait_s" in user_config:
-            self._batched.set_batch_wait_timeout_s(user_config["batch_wait_s"])
+            self._batching.set_batch_wait_timeout_s(user_config["batch_wait_s"])
 
     @serve.batch(max_batch_size=16, batch_wait_timeout_s=0.01)
     async def _batched(self, items: list[Any]) -> list[Any]:

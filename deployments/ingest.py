@@ -6,21 +6,19 @@ import os
 import socket
 import uuid
 
-from ray import serve
-
 from deployments.autoscaling import LAG_RECORDS, OLDEST_AGE_S, PARTITIONS
 from deployments.encoders import Handles, served_stages
 from pipelines.analyse import Analyser
-from pipelines.producer import Producer, open_producer
+from pipelines.log import open_producer, open_source
+from pipelines.producer import Producer
 from pipelines.settings import AppConfig, Settings
-from pipelines.source import Source, open_source
+from pipelines.source import Source
 from pipelines.store import Store
 from pipelines.worker import Worker
 
 logger = logging.getLogger(__name__)
 
 
-@serve.deployment
 class Ingest:
     """One worker in a Serve replica. Replicas are members of one consumer group, so partitions spread over them."""
 

@@ -86,6 +86,7 @@ class OpenStream:
         self._first, self._ttl_s, self._ports, self._closed = first, ttl_s, ports, closed
         self._tracks = {participant: self._track(cut) for participant, cut in checkpoint.tracks.items()}
         self._finishing: asyncio.Task[None] | None = None
+        self._advancing = asyncio.Lock()
         self._ended = False
 
     @property
@@ -172,23 +173,24 @@ class OpenStream:
         self, participant: Participant, track: _Track, event: TrackEvent, result: UtteranceSentiment | None
     ) -> None:
         new = TrackCut(event.cut_sample, track.cut.utterances + (result is not None))
-        others = (other.cut.cut_sample for other in self._tracks.values() if other is not track)
-        resume = self.stream.resume_point(min([new.cut_sample, *others]))
-        await self._ports.retry(
-            StoreUnavailableError,
-            lambda: self._ports.store.advance(
-                self._first,
-                owner=self._ports.owner,
-                participant=participant,
-                believed_cut_sample=track.cut.cut_sample,
-                new=new,
-                resume=resume,
-                result=result,
-                ttl_s=self._ttl_s,
-            ),
-        )
-        track.cut = new
-        self.needed_offset = resume.offset
+        # One track at a time: the place to resume from may count on the others' cuts only once they are stored.
+        async with self._advancing:
+            resume = self.stream.resume_point(participant, new.cut_sample)
+            await self._ports.retry(
+                StoreUnavailableError,
+                lambda: self._ports.store.advance(
+                    self._first,
+                    owner=self._ports.owner,
+                    participant=participant,
+                    believed_cut_sample=track.cut.cut_sample,
+                    new=new,
+                    resume=resume,
+                    result=result,
+                    ttl_s=self._ttl_s,
+                ),
+            )
+            track.cut = new
+            self.needed_offset = resume.offset
 
     async def _finish(self) -> None:
         for track in self._tracks.values():

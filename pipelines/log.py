@@ -1,0 +1,20 @@
+"""Which log of fragments a configuration means: Kafka, or Redis Streams on the embedded default."""
+
+from pipelines.producer import KafkaRecordProducer, Producer
+from pipelines.redis_log import RedisStreamProducer, RedisStreamSource
+from pipelines.settings import AppConfig, Settings
+from pipelines.source import KafkaSource, Source
+
+
+def open_source(config: AppConfig, settings: Settings) -> Source:
+    """A source; it connects at its first poll."""
+    if config.source == "kafka":
+        return KafkaSource(settings)
+    return RedisStreamSource(settings.redis.get_secret_value(), group=settings.kafka_group)
+
+
+def open_producer(config: AppConfig, settings: Settings) -> Producer:
+    """A producer to the same log; it connects at its first record."""
+    if config.source == "kafka":
+        return KafkaRecordProducer(settings)
+    return RedisStreamProducer(settings.redis.get_secret_value())

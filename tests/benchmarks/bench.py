@@ -1,0 +1,238 @@
+"""`make bench`: ratios and per-call figures of one run, printed and written to `bench.json`.
+
+Machines are noisy: only what was taken in the same run is compared. The call is the project's own sample, sent as
+many calls; the models are the embedded bundle; the transcriber is the one that this machine has.
+"""
+
+import asyncio
+import json
+import os
+import platform
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from deployments.embedded import Embedded, embedded, forget_embedded, local_analyser
+from deployments.sample import ANGRY_TO_CONTENT
+from pipelines.fragment import fragments as cut
+from pipelines.log import open_producer
+from pipelines.records import fragment_headers
+from pipelines.settings import AppConfig, Settings, StreamSettings
+from pipelines.store import Store
+from pipelines.stream import CallStream
+from pipelines.types import DEFAULT_CONSENT, TOPIC_MEDIA, Checkpoint, MediaFragment, Participant, Utterance
+
+PORT = 8123
+CALLS_FAST = 4
+CALLS_LIVE = 4
+PARTICIPANTS = (Participant.AGENT, Participant.CUSTOMER)
+DONE_S = 300.0
+
+
+def sample_fragments(call_id: str) -> list[MediaFragment]:
+    """The sample call as fragments of one second."""
+    return list(
+        cut(
+            ANGRY_TO_CONTENT,
+            call_id=call_id,
+            tenant="default",
+            stream="main",
+            participants=PARTICIPANTS,
+            consent=DEFAULT_CONSENT,
+        )
+    )
+
+
+def utterances(call: list[MediaFragment]) -> list[Utterance]:
+    """What the stream finds in them."""
+    stream = CallStream(StreamSettings(), Checkpoint({}, None, None, None, final=False))
+    events = [event for fragment in call for event in stream.feed(fragment).events] + stream.finish()
+    return [event.utterance for event in events if event.utterance is not None]
+
+
+def split_speed() -> dict[str, float]:
+    """Seconds of media per second on one core: file to utterances, no network."""
+    started = time.perf_counter()
+    call = sample_fragments("bench-split")
+    utterances(call)
+    elapsed_s = time.perf_counter() - started
+    media_s = call[-1].start_ms / 1000
+    return {"media_s": media_s, "media_s_per_s": media_s / elapsed_s}
+
+
+async def bare_loop(config: AppConfig) -> dict[str, float]:
+    """Utterances per second through the same networks, in this process and one after the other."""
+    analyser = local_analyser(config)
+    found = utterances(sample_fragments("bench-bare"))
+    await analyser(found[0])
+    started = time.perf_counter()
+    for utterance in found:
+        await analyser(utterance)
+    elapsed_s = time.perf_counter() - started
+    return {"utterances": len(found), "utterances_per_s": len(found) / elapsed_s}
+
+
+def send(settings: Settings, config: AppConfig, call: list[MediaFragment], *, realtime: bool) -> float:
+    """Send one call; the wall-clock time, in s, at which its first millisecond was spoken."""
+    producer = open_producer(config, settings)
+    started_s = time.time()
+    try:
+        for index, fragment in enumerate(call):
+            if realtime:
+                end_ms = call[index + 1].start_ms if index + 1 < len(call) else fragment.start_ms
+                time.sleep(max(0.0, started_s + end_ms / 1000 - time.time()))
+            producer.send(TOPIC_MEDIA, fragment.call_id, fragment.media, fragment_headers(fragment))
+            producer.flush()
+    finally:
+        producer.close()
+    return started_s
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A result and the wall-clock time, in s, at which the store took it."""
+
+    at_s: float
+    end_ms: int
+
+
+async def finished(store: Store, call_ids: list[str]) -> dict[str, list[Stored]]:
+    """Wait until every call is final; when each of its results was stored."""
+    deadline = time.monotonic() + DONE_S
+    found: dict[str, list[Stored]] = {}
+    for call_id in call_ids:
+        found[call_id] = []
+        last_id, final = "0-0", False
+        while not final:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"call {call_id} was not final within {DONE_S:.0f} s")
+            for event in await store.events(call_id, last_id, block_ms=1000):
+                last_id = event.id
+                final = event.kind == "call-final"
+                if event.utterance is not None:
+                    found[call_id].append(Stored(int(event.id.split("-")[0]) / 1000, event.utterance.end_ms))
+    return found
+
+
+async def send_calls(
+    running: Embedded, config: AppConfig, prefix: str, count: int, *, realtime: bool
+) -> tuple[float, dict[str, float], dict[str, list[Stored]]]:
+    """Send `count` calls side by side; seconds until the last was final, each call's start, each call's results."""
+    store = Store.connect(running.settings.redis.get_secret_value())
+    base = sample_fragments("bench")
+    calls = [[replace(fragment, call_id=f"{prefix}-{index}") for fragment in base] for index in range(count)]
+    begun = time.perf_counter()
+    loop = asyncio.get_running_loop()
+    with ThreadPoolExecutor(count) as senders:
+        sending = [
+            loop.run_in_executor(senders, lambda c=call: send(running.settings, config, c, realtime=realtime))  # type: ignore[misc]
+            for call in calls
+        ]
+        call_ids = [call[0].call_id for call in calls]
+        started_s = dict(zip(call_ids, await asyncio.gather(*sending), strict=True))
+        results = await finished(store, call_ids)
+    elapsed_s = time.perf_counter() - begun
+    await store.close()
+    return elapsed_s, started_s, results
+
+
+async def end_to_end(running: Embedded, config: AppConfig) -> dict[str, float]:
+    """Utterances per second from the log to the store, with several calls sent at once."""
+    await send_calls(running, config, "warm", 1, realtime=False)
+    elapsed_s, _, results = await send_calls(running, config, "fast", CALLS_FAST, realtime=False)
+    count = sum(len(stored) for stored in results.values())
+    return {"utterances": count, "utterances_per_s": count / elapsed_s}
+
+
+async def live(running: Embedded, config: AppConfig, calls: int) -> dict[str, float]:
+    """End of speech to stored, with `calls` calls in real time side by side. Lag is flat when every call keeps up."""
+    _, started_s, results = await send_calls(running, config, "live", calls, realtime=True)
+    padding_s = config.stream.segment.padding_ms / 1000
+    latencies = np.array(
+        [
+            stored.at_s - started_s[call_id] - stored.end_ms / 1000 + padding_s
+            for call_id, found in results.items()
+            for stored in found
+        ]
+    )
+    halves = [np.median(half) for half in np.array_split(latencies, 2)]
+    return {
+        "calls": calls,
+        "utterances": latencies.size,
+        "p50_s": float(np.quantile(latencies, 0.5)),
+        "p95_s": float(np.quantile(latencies, 0.95)),
+        "max_s": float(latencies.max()),
+        "later_over_earlier_half": float(halves[1] / halves[0]),
+    }
+
+
+def resident_mb() -> dict[str, float]:
+    """Resident memory in MB of this process and of everything it started, by name."""
+    parents, names, resident = {}, {}, {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            status = dict(line.split(":", 1) for line in (entry / "status").read_text().splitlines() if ":" in line)
+            command = (entry / "cmdline").read_bytes().split(b"\0")[0].decode(errors="replace")
+        except OSError:
+            continue
+        pid = int(entry.name)
+        parents[pid], names[pid] = int(status["PPid"]), Path(command).name or status["Name"].strip()
+        resident[pid] = int(status.get("VmRSS", "0 kB").split()[0]) / 1024
+    ours = {os.getpid()}
+    grown = True
+    while grown:
+        grown = False
+        for pid, parent in parents.items():
+            if parent in ours and pid not in ours:
+                ours.add(pid)
+                grown = True
+    by_name: dict[str, float] = {}
+    for pid in sorted(ours):
+        name = names[pid]
+        while name in by_name:
+            name += "'"
+        by_name[name] = round(resident[pid], 1)
+    return by_name
+
+
+async def measure() -> dict[str, Any]:
+    """All figures of one run."""
+    config = AppConfig(transcriber=os.environ.get("UNDERTONE_BENCH_TRANSCRIBER", "pocketsphinx"))
+    figures: dict[str, Any] = {
+        "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
+        "transcriber": config.transcriber,
+        "split": split_speed(),
+        "bare_loop": await bare_loop(config),
+    }
+    forget_embedded(Settings(), PORT)
+    with embedded(config, port=PORT) as running:
+        figures["end_to_end"] = await end_to_end(running, config)
+        figures["live"] = await live(running, config, int(os.environ.get("UNDERTONE_BENCH_CALLS", CALLS_LIVE)))
+        figures["resident_mb"] = resident_mb()
+    figures["end_to_end_over_bare_loop"] = (
+        figures["end_to_end"]["utterances_per_s"] / figures["bare_loop"]["utterances_per_s"]
+    )
+    return figures
+
+
+def main() -> None:
+    """Measure, print a table, write `bench.json`."""
+    figures = asyncio.run(measure())
+    Path("bench.json").write_text(json.dumps(figures, indent=2) + "\n")
+    table = Table("figure", "value", title="undertone bench")
+    for name, value in figures.items():
+        for key, figure in (value if isinstance(value, dict) else {"": value}).items():
+            table.add_row(f"{name} {key}".strip(), f"{figure:.3g}" if isinstance(figure, float) else str(figure))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
