@@ -6,6 +6,8 @@ from typing import NoReturn
 
 import pytest
 
+pytest_plugins = ["tests.servers"]
+
 
 def missing(reason: str) -> NoReturn:
     """Skips the running test, or fails it under `UNDERTONE_REQUIRE=all`; `reason` says what is missing and how to get it."""

