@@ -1,0 +1,238 @@
+"""One stream of a call, from fragments to utterances: order, gaps, consent, and where a new owner resumes (DESIGN §4.2).
+
+Values in, values out: no Kafka, no Redis, no clock. The same fragments give the same utterances, however fast they
+come, and however often another `CallStream` takes over from a stored checkpoint.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+from threading import Lock
+from typing import Final
+
+import numpy as np
+
+from models.types import Modality
+from pipelines.demux import Demuxed, Demuxer
+from pipelines.settings import StreamSettings
+from pipelines.track import Found, Track
+from pipelines.types import SAMPLES_PER_MS, Checkpoint, MediaFragment, Participant, ResumePoint, Utterance
+
+PRE_ROLL_MS: Final = 1000
+"""A new owner reads from this long before the lowest cut, so that decoders and resamplers have settled at the cut."""
+RESUME_SPACING_MS: Final = 500
+"""Places to resume from are remembered this far apart, whatever the length of fragments."""
+RESUME_POINTS_MAX: Final = 1 << 16
+"""Nine hours of what is not stored yet; a worker stops reading long before."""
+
+NOTHING: Final[frozenset[Modality]] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class TrackEvent:
+    """One step of a track: its cut moves from `believed_cut_sample` to `cut_sample`, over an utterance or silence."""
+
+    participant: Participant
+    cut_sample: int
+    believed_cut_sample: int
+    utterance: Utterance | None
+
+
+@dataclass(frozen=True, slots=True)
+class Fed:
+    """What a fragment led to.
+
+    `skipped` is one of `errors.SKIP_REASONS`, or None when the fragment was analysed; `damaged` counts packets that
+    could not be decoded; `media_ms` is the length of its sound, or of its pictures when it has no sound.
+    """
+
+    events: list[TrackEvent]
+    skipped: str | None
+    damaged: int
+    media_ms: int
+
+
+@dataclass(slots=True)
+class _Listener:
+    """A participant's track and what may be analysed of it now (None: no fragment has said so yet)."""
+
+    track: Track
+    held_sample: int
+    """From here on a successor must hear the track."""
+    consent: frozenset[Modality] | None = None
+
+    @property
+    def settled(self) -> bool:
+        return self.consent == NOTHING and self.held_sample >= self.track.cut_sample
+
+
+class CallStream:
+    """Demuxes the fragments of one stream and finds the utterances of every participant in it.
+
+    Events of a track come in order, and each one's `believed_cut_sample` is the `cut_sample` of the one before.
+    `feed` and `finish` belong to one thread; `resume_point` may be called from another meanwhile.
+    """
+
+    def __init__(self, settings: StreamSettings, checkpoint: Checkpoint) -> None:
+        """`checkpoint` is what the store knows of the stream; tracks it does not name start at the call's start."""
+        self._settings = settings
+        self._checkpoint = checkpoint
+        self._demuxer = Demuxer(settings, checkpoint.resume_sample)
+        self._expected_seq = checkpoint.resume_seq
+        self._broken = self._ended = False
+        self._identity = ("", "", "")
+        self._owed: list[TrackEvent] = []
+        self._listeners = {
+            participant: _Listener(Track(settings, cut.cut_sample), cut.cut_sample)
+            for participant, cut in checkpoint.tracks.items()
+        }
+        self._resume: deque[ResumePoint] = deque(maxlen=RESUME_POINTS_MAX)
+        self._lock = Lock()
+
+    @property
+    def held_bytes(self) -> int:
+        """What sound and pictures take in memory; bounded, however long the stream."""
+        return sum(listener.track.held_bytes for listener in self._listeners.values())
+
+    def feed(self, fragment: MediaFragment) -> Fed:
+        """Takes the stream's next fragment.
+
+        Raises:
+            MediaError: its media cannot be opened; the stream goes on with the next fragment as after a gap.
+        """
+        skipped = self._skip_reason(fragment)
+        if skipped is not None:
+            return Fed([], skipped, 0, 0)
+        self._identity = (fragment.call_id, fragment.tenant, fragment.stream)
+        if self._broken or (self._expected_seq is not None and fragment.seq > self._expected_seq):
+            self._interrupt()
+        self._broken = True
+        demuxed = self._demuxer.feed(fragment)
+        self._broken = False
+        self._expected_seq = fragment.seq + 1
+        self._ended = fragment.final
+        start_sample = demuxed.start_sample
+        if start_sample is None:
+            start_sample = fragment.start_ms * SAMPLES_PER_MS
+        self._remember(fragment, start_sample)
+        self._apply_consent(fragment, start_sample)
+        self._listen(demuxed)
+        return Fed(self._paid(), None, demuxed.damaged, _media_ms(demuxed))
+
+    def finish(self) -> list[TrackEvent]:
+        """The stream has ended: open speech becomes a last utterance, and every cut moves to the end of the sound."""
+        self._ended = True
+        self._listen(self._demuxer.finish())
+        for participant, listener in self._listeners.items():
+            if listener.consent:
+                self._owe(participant, listener, listener.track.finish())
+        return self._paid()
+
+    def resume_point(self, participant: Participant, cut_sample: int) -> ResumePoint:
+        """Where a new owner must read from once the event that moved `participant`'s cut to `cut_sample` is stored.
+
+        That is one pre-roll before the lowest cut that is then stored; a track of which nothing is stored counts
+        from its first fragment, one that may not be analysed any more does not count.
+
+        Raises:
+            LookupError: no fragment has been fed yet.
+        """
+        with self._lock:
+            self._listeners[participant].held_sample = cut_sample
+            held = [listener.held_sample for listener in self._listeners.values() if not listener.settled]
+            lowest = min(held, default=cut_sample) - PRE_ROLL_MS * SAMPLES_PER_MS
+            while len(self._resume) > 1 and self._resume[1].start_sample <= lowest:
+                self._resume.popleft()
+            if not self._resume:
+                raise LookupError("no fragment has been fed: there is nothing to resume from")
+            return self._resume[0]
+
+    def _skip_reason(self, fragment: MediaFragment) -> str | None:
+        first_seq = self._checkpoint.resume_seq
+        if self._checkpoint.final or (first_seq is not None and fragment.seq < first_seq):
+            return "already_stored"
+        if self._expected_seq is not None and fragment.seq < self._expected_seq:
+            return "duplicate"
+        return "after_final" if self._ended else None
+
+    def _interrupt(self) -> None:
+        """Fragments are missing: what comes next does not continue what came before."""
+        self._listen(self._demuxer.finish())
+        for participant, listener in self._listeners.items():
+            if listener.consent:
+                self._owe(participant, listener, listener.track.interrupt())
+        self._demuxer = Demuxer(self._settings, None)
+
+    def _remember(self, fragment: MediaFragment, start_sample: int) -> None:
+        # A fragment that never was in a log is its own place.
+        offset = fragment.seq if fragment.at is None else fragment.at.offset
+        with self._lock:
+            last = self._resume[-1].start_sample if self._resume else None
+            if last is None or not last <= start_sample < last + RESUME_SPACING_MS * SAMPLES_PER_MS:
+                self._resume.append(ResumePoint(offset, fragment.seq, start_sample))
+
+    def _apply_consent(self, fragment: MediaFragment, start_sample: int) -> None:
+        """What may be analysed holds from the first sample of a fragment; an utterance never straddles a change."""
+        for participant in fragment.participants:
+            if participant not in self._listeners and fragment.consent.get(participant):
+                with self._lock:
+                    self._listeners[participant] = _Listener(Track(self._settings, 0), start_sample, NOTHING)
+        for participant, listener in self._listeners.items():
+            allowed = fragment.consent.get(participant, NOTHING) if participant in fragment.participants else NOTHING
+            if allowed == listener.consent:
+                continue
+            if listener.consent:
+                self._owe(participant, listener, listener.track.interrupt())
+            if listener.consent is not None:
+                listener.track.skip_to(start_sample)
+            with self._lock:
+                if listener.settled:
+                    listener.held_sample = max(listener.held_sample, start_sample)
+                listener.consent = allowed
+
+    def _listen(self, demuxed: Demuxed) -> None:
+        for participant, listener in self._listeners.items():
+            if not listener.consent:
+                continue
+            blocks = [block for block in demuxed.blocks if block.participant is participant]
+            frames = [frame for frame in demuxed.frames if frame.participant is participant]
+            seen = frames if Modality.VIDEO in listener.consent else []
+            self._owe(participant, listener, listener.track.feed(blocks, seen))
+
+    def _owe(self, participant: Participant, listener: _Listener, found: list[Found]) -> None:
+        # Kept until a call returns: a fragment that raises must not lose what its gap has ended.
+        for one in found:
+            utterance = self._utterance(participant, listener, one)
+            event = TrackEvent(participant, one.segment.cut_sample, one.believed_cut_sample, utterance)
+            self._owed.append(event)
+
+    def _paid(self) -> list[TrackEvent]:
+        owed, self._owed = self._owed, []
+        return owed
+
+    def _utterance(self, participant: Participant, listener: _Listener, found: Found) -> Utterance | None:
+        segment, consent = found.segment, listener.consent or NOTHING
+        if segment.start_sample == segment.end_sample:
+            return None
+        call_id, tenant, stream = self._identity
+        return Utterance(
+            call_id=call_id,
+            tenant=tenant,
+            stream=stream,
+            participant=participant,
+            start_ms=segment.start_sample // SAMPLES_PER_MS,
+            end_ms=segment.end_sample // SAMPLES_PER_MS,
+            consent=consent,
+            # The words are found in the sound, so a text needs it too.
+            samples=found.samples if consent & {Modality.AUDIO, Modality.TEXT} else np.zeros(0, np.float32),
+            frames=found.frames,
+        )
+
+
+def _media_ms(demuxed: Demuxed) -> int:
+    samples: dict[Participant, int] = {}
+    for block in demuxed.blocks:
+        samples[block.participant] = samples.get(block.participant, 0) + block.samples.size
+    if samples:
+        return max(samples.values()) // SAMPLES_PER_MS
+    times = [frame.time_ms for frame in demuxed.frames]
+    return max(times) - min(times) if times else 0
