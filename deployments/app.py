@@ -4,10 +4,11 @@ The options here fit one laptop. On a cluster, replicas, GPUs and autoscaling st
 (`deployments/serve.yaml`), which overrides them by deployment name.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from ray import serve
-from ray.serve import Application
+from ray.serve import Application, Deployment
 
 from deployments.encoders import (
     Handles,
@@ -40,7 +41,7 @@ def build(args: AppConfig) -> Application:
     """The whole application; Serve validates `args:` against `AppConfig` and refuses unknown keys."""
 
     def network(name: str, load: Any) -> Any:
-        return serve.deployment(NetworkReplica, name=name, **NETWORK_OPTIONS).bind(load, args)
+        return _deployment(NetworkReplica, name, NETWORK_OPTIONS).bind(load, args)
 
     handles = Handles(
         transcriber=network("Transcriber", load_speech),
@@ -49,5 +50,11 @@ def build(args: AppConfig) -> Application:
         video=network("VideoEncoder", load_video),
         fusion=network("Fusion", load_fuser),
     )
-    ingest = serve.deployment(Ingest, name="Ingest", **LOOP_OPTIONS).bind(args, handles) if args.ingest else None
-    return serve.deployment(Gateway, name="Gateway", **LOOP_OPTIONS).bind(args, handles, ingest)
+    ingest = _deployment(Ingest, "Ingest", LOOP_OPTIONS).bind(args, handles) if args.ingest else None
+    return _deployment(Gateway, "Gateway", LOOP_OPTIONS).bind(args, handles, ingest)
+
+
+def _deployment(replica: type, name: str, options: Mapping[str, Any]) -> Deployment:
+    decorated: Any = serve.deployment(replica)
+    deployment: Deployment = decorated.options(name=name, **options)
+    return deployment

@@ -130,8 +130,8 @@ def _served(config: AppConfig, settings: Settings, host: str, port: int) -> Iter
         serve.run(build(config), name=APP_NAME, route_prefix="/")
         yield Embedded(f"http://{host}:{port}", settings)
     finally:
-        serve.shutdown()
-        ray.shutdown()  # type: ignore[no-untyped-call]  # Ray leaves it untyped
+        serve.shutdown()  # type: ignore[no-untyped-call]  # Ray leaves it untyped
+        ray.shutdown()
 
 
 def forget_embedded(settings: Settings, port: int = 8000) -> None:
