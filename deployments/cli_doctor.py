@@ -128,13 +128,13 @@ def _disk(cache_dir: Path) -> Finding:
 
 
 def _bundle(name: str) -> Finding:
-    from models.bundles import EMBEDDED, load_bundle  # noqa: PLC0415  # imports torch, which may be what is broken
+    from models.bundles import EMBEDDED, load_bundle  # noqa: PLC0415  # only this look needs it
 
     try:
         bundle = load_bundle(EMBEDDED if name == "embedded" else Path(name))
     except (ValueError, OSError) as error:
         return Finding("bundle", "missing", str(error), "git checkout models/bundles, or train it again")
-    return Finding("bundle", "ok", f"{bundle.name}-{bundle.version}, hashes right")
+    return Finding("bundle", "ok", f"{bundle.label}, hashes right")
 
 
 def _transcribers(whisper_name: str) -> list[Finding]:

@@ -36,17 +36,17 @@ class CommandError(Exception):
 
 def screen() -> Console:
     """Standard output, for people."""
-    return Console(width=None if sys.stdout.isatty() else PIPED_WIDTH, highlight=False)
+    return Console(width=None if sys.stdout.isatty() else PIPED_WIDTH, highlight=False, markup=False)
 
 
 def aside() -> Console:
     """Standard error: progress and hints, which must not mix with results."""
-    return Console(stderr=True, width=None if sys.stderr.isatty() else PIPED_WIDTH, highlight=False)
+    return Console(stderr=True, width=None if sys.stderr.isatty() else PIPED_WIDTH, highlight=False, markup=False)
 
 
 def print_out(renderable: RenderableType) -> None:
-    """Print something rendered."""
-    screen().print(renderable)
+    """Print something rendered; a text is not broken into lines."""
+    screen().print(renderable, soft_wrap=isinstance(renderable, str))
 
 
 def write_json(values: Iterable[object]) -> None:

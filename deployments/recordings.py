@@ -56,7 +56,7 @@ def participants_of(paths: Sequence[Path], text: str | None) -> tuple[Participan
         raise CommandError(str(error).replace("header participants", "--participants"), EXIT_USAGE) from error
     if len(paths) > 1 and len(named) != len(paths):
         raise CommandError(f"{len(paths)} files, but --participants names {len(named)}: one for each file", EXIT_USAGE)
-    channels = _channels(paths[0])
+    channels, _ = _channels(paths[0])
     if len(paths) == 1 and len(named) not in (1, channels):
         raise CommandError(f"{paths[0]} has {channels} channel(s), but --participants names {len(named)}", EXIT_USAGE)
     return named
@@ -101,9 +101,12 @@ def merged_content_type(channels: int) -> str:
 
 
 def _unsaid(paths: Sequence[Path]) -> tuple[Participant, ...]:
-    if len(paths) == 1 and _channels(paths[0]) == 1:
-        return (Participant.CUSTOMER,)
-    what = "several files" if len(paths) > 1 else f"{paths[0]} has several channels"
+    what = "several files"
+    if len(paths) == 1:
+        channels, has_picture = _channels(paths[0])
+        if channels == 1 or has_picture:
+            return (Participant.CUSTOMER,)
+        what = f"{paths[0]} has {channels} channels"
     raise CommandError(
         f"{what}: say who is where with --participants agent,customer (or, where every channel holds the same, "
         "--participants customer, or mixed)",
@@ -111,11 +114,11 @@ def _unsaid(paths: Sequence[Path]) -> tuple[Participant, ...]:
     )
 
 
-def _channels(path: Path) -> int:
-    """Channels of the sound; 1 where there is a picture, which shows one person."""
+def _channels(path: Path) -> tuple[int, bool]:
+    """How many channels the sound has, 1 where there is none; and whether there is a picture."""
     with path.open("rb") as file, open_media(file, str(path), MediaLimits().picture_max_pixels) as container:
         sound, picture = sound_and_picture(container, str(path))
-        return 1 if sound is None or picture is not None else sound.codec_context.channels
+        return 1 if sound is None else sound.codec_context.channels, picture is not None
 
 
 def _blocks(path: Path, opened: ExitStack) -> Iterator[Pcm]:
