@@ -85,11 +85,13 @@ class VoiceNetwork(nn.Module):
         # The same padding for a clip alone and in a batch: at least one frame, and whole strides.
         x = functional.pad(log_mel.float(), (0, 0, 0, stride - log_mel.shape[1] % stride))
         x = _channels(x, _mask(lengths, x.shape[1])).contiguous(memory_format=torch.channels_last)
+        lengths = (lengths + 1) // 2
         x = functional.relu(self.stem_norm(self.stem(x)))
+        x = x * _mask(lengths, x.shape[2])[:, None, :, None]
         for stage in self.stages:
             lengths = (lengths + 1) // 2
-            x = stage(x * _mask(lengths, x.shape[2])[:, None, :, None])
-        lengths = (lengths + 1) // 2
+            mask = _mask(lengths, x.shape[2] // 2)[:, None, :, None]
+            x = stage(x, mask) * mask
         return self._pool(x.mean(dim=3).transpose(1, 2), _mask(lengths, x.shape[2]))
 
     def _pool(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

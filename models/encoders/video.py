@@ -62,9 +62,11 @@ class ResidualBlock(nn.Module):
         self.norm2 = nn.BatchNorm2d(width_out)
         self.shortcut = nn.Conv2d(width_in, width_out, 1, stride, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, width_in, S, S) to (B, width_out, S / stride, S / stride)."""
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Map (B, width_in, S, S) to (B, width_out, S / stride, S / stride); `mask` zeroes what lies behind an end."""
         y = functional.relu(self.norm1(self.conv1(x)))
+        if mask is not None:
+            y = y * mask
         return functional.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
 
 

@@ -113,6 +113,7 @@ def test_a_network_of_other_classes_is_judged_on_the_seven_emotions() -> None:
     assert tasks["polarity"].truth.tolist() == tasks["polarity"].probabilities.argmax(axis=1).tolist()
 
 
+@pytest.mark.slow
 def test_the_embedded_voice_reaches_its_floor(data_dir: Path) -> None:
     result = evaluate.run("audio", "embedded", "ravdess", data_dir)
 
@@ -122,6 +123,7 @@ def test_the_embedded_voice_reaches_its_floor(data_dir: Path) -> None:
     assert emotion["constant"]["balanced_accuracy"] == pytest.approx(0.125)
 
 
+@pytest.mark.slow
 def test_the_embedded_face_network_reaches_its_floor(data_dir: Path) -> None:
     result = evaluate.run("video", "embedded", "fer2013", data_dir)
 
