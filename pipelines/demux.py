@@ -38,6 +38,8 @@ class Demuxed:
     frames: list[VideoFrame] = field(default_factory=list)
     damaged: int = 0
     start_sample: int | None = None
+    whole: bool = True
+    """False when its pictures need an earlier fragment: a decoder that starts here shows none until a key frame."""
 
 
 class Demuxer:
@@ -87,12 +89,13 @@ class Demuxer:
                 raise MediaError(f"{what} holds {len(container.streams)} streams; send sound and picture only")
             parts = _read(container, what, self._limits, fragment.seq)
             frames, damaged = self._pictures(parts, fragment)
+            whole = not parts.picture_packets or parts.picture_packets[0].is_keyframe
             if parts.sound is None or not parts.sound_packets:
-                return Demuxed([], frames, damaged + parts.damaged)
+                return Demuxed([], frames, damaged + parts.damaged, whole=whole)
             decoded = self._sound.decode(parts.sound, parts.sound_packets, self._limits)
         start_ms = fragment.start_ms + round((parts.heard - parts.start) * 1000)
         blocks, start_sample = self._place(decoded, parts, start_ms, fragment)
-        return Demuxed(blocks, frames, damaged + parts.damaged + decoded.damaged, start_sample)
+        return Demuxed(blocks, frames, damaged + parts.damaged + decoded.damaged, start_sample, whole)
 
     def _pictures(self, parts: "_Parts", fragment: MediaFragment) -> tuple[list[VideoFrame], int]:
         if parts.picture is None or not parts.picture_packets:

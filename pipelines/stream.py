@@ -5,6 +5,7 @@ come, and however often another `CallStream` takes over from a stored checkpoint
 """
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from threading import Lock
 from typing import Final
@@ -23,6 +24,9 @@ RESUME_SPACING_MS: Final = 500
 """Places to resume from are remembered this far apart, whatever the length of fragments."""
 RESUME_POINTS_MAX: Final = 1 << 16
 """Nine hours of what is not stored yet; a worker stops reading long before."""
+
+KEY_ROLL_MAX_MS: Final = 30_000
+"""To keep its pictures, a new owner starts at a fragment that opens with a key frame, if one is this near."""
 
 NOTHING: Final[frozenset[Modality]] = frozenset()
 
@@ -65,6 +69,13 @@ class _Listener:
         return self.consent == NOTHING and self.held_sample >= self.track.cut_sample
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    point: ResumePoint
+    whole: bool
+    """A decoder can start here without losing a picture."""
+
+
 class CallStream:
     """Demuxes the fragments of one stream and finds the utterances of every participant in it.
 
@@ -85,7 +96,7 @@ class CallStream:
             participant: _Listener(Track(settings, cut.cut_sample), cut.cut_sample)
             for participant, cut in checkpoint.tracks.items()
         }
-        self._resume: deque[ResumePoint] = deque(maxlen=RESUME_POINTS_MAX)
+        self._places: deque[_Place] = deque(maxlen=RESUME_POINTS_MAX)
         self._lock = Lock()
 
     @property
@@ -113,7 +124,7 @@ class CallStream:
         start_sample = demuxed.start_sample
         if start_sample is None:
             start_sample = fragment.start_ms * SAMPLES_PER_MS
-        self._remember(fragment, start_sample)
+        self._remember(fragment, start_sample, whole=demuxed.whole)
         self._apply_consent(fragment, start_sample)
         self._listen(demuxed)
         return Fed(self._paid(), None, demuxed.damaged, _media_ms(demuxed))
@@ -140,11 +151,12 @@ class CallStream:
             self._listeners[participant].held_sample = cut_sample
             held = [listener.held_sample for listener in self._listeners.values() if not listener.settled]
             lowest = min(held, default=cut_sample) - PRE_ROLL_MS * SAMPLES_PER_MS
-            while len(self._resume) > 1 and self._resume[1].start_sample <= lowest:
-                self._resume.popleft()
-            if not self._resume:
+            if not self._places:
                 raise LookupError("no fragment has been fed: there is nothing to resume from")
-            return self._resume[0]
+            chosen = _chosen(self._places, lowest)
+            while self._places[0] is not chosen:
+                self._places.popleft()
+            return chosen.point
 
     def _skip_reason(self, fragment: MediaFragment) -> str | None:
         first_seq = self._checkpoint.resume_seq
@@ -162,13 +174,17 @@ class CallStream:
                 self._owe(participant, listener, listener.track.interrupt())
         self._demuxer = Demuxer(self._settings, None)
 
-    def _remember(self, fragment: MediaFragment, start_sample: int) -> None:
+    def _remember(self, fragment: MediaFragment, start_sample: int, *, whole: bool) -> None:
         # A fragment that never was in a log is its own place.
         offset = fragment.seq if fragment.at is None else fragment.at.offset
+        place = _Place(ResumePoint(offset, fragment.seq, start_sample), whole)
         with self._lock:
-            last = self._resume[-1].start_sample if self._resume else None
-            if last is None or not last <= start_sample < last + RESUME_SPACING_MS * SAMPLES_PER_MS:
-                self._resume.append(ResumePoint(offset, fragment.seq, start_sample))
+            last = self._places[-1] if self._places else None
+            if last is not None and (last.whole or not whole):
+                ahead = start_sample - last.point.start_sample
+                if 0 <= ahead < RESUME_SPACING_MS * SAMPLES_PER_MS:
+                    return
+            self._places.append(place)
 
     def _apply_consent(self, fragment: MediaFragment, start_sample: int) -> None:
         """What may be analysed holds from the first sample of a fragment; an utterance never straddles a change."""
@@ -226,6 +242,19 @@ class CallStream:
             samples=found.samples if consent & {Modality.AUDIO, Modality.TEXT} else np.zeros(0, np.float32),
             frames=found.frames,
         )
+
+
+def _chosen(places: Iterable[_Place], lowest: int) -> _Place:
+    """The last place at or before `lowest`, preferably one that loses no picture; else the first of all."""
+    first, *others = places
+    chosen = whole = first
+    for place in others:
+        if place.point.start_sample > lowest:
+            break
+        chosen = place
+        whole = place if place.whole else whole
+    near = lowest - whole.point.start_sample <= KEY_ROLL_MAX_MS * SAMPLES_PER_MS
+    return whole if whole.whole and near else chosen
 
 
 def _media_ms(demuxed: Demuxed) -> int:

@@ -290,7 +290,7 @@ def test_a_stream_that_never_ends_holds_bounded_memory(vowels: Voice, *, spoken:
         cuts += [stream.resume_point(event.participant, event.cut_sample) for event in events]
         held.append(stream.held_bytes)
     assert max(held) < 17 * 64_000
-    assert len(stream._resume) < 20
+    assert len(stream._places) < 20
     assert cuts[-1].seq > 60
 
 
@@ -298,7 +298,7 @@ def test_many_short_fragments_cost_few_resume_points(call: FloatArray) -> None:
     stream = CallStream(SETTINGS, NEW)
     for one in fragments(call, [20]):
         stream.feed(one)
-    assert len(stream._resume) <= 25
+    assert len(stream._places) <= 25
 
 
 def test_the_counts_of_a_fragment(call: FloatArray) -> None:
