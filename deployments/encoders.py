@@ -17,7 +17,7 @@ from models.bundles import EMBEDDED, Bundle, load_bundle, load_encoder, load_fus
 from models.encoders import audio, faces, speech, video
 from models.types import SAMPLE_RATE_HZ, FloatArray, Modality
 from pipelines.analyse import ModelNames, Stages
-from pipelines.errors import EncoderUnavailableError, NoFaceError
+from pipelines.errors import EncoderUnavailableError, NoFaceError, UnusableInputError
 from pipelines.settings import AppConfig
 from pipelines.types import VideoFrame
 
@@ -61,7 +61,8 @@ def load_text(config: AppConfig) -> Network:
 def load_audio(config: AppConfig) -> Network:
     """The voice encoder."""
     encoder = load_encoder(bundle_of(config), Modality.AUDIO, config.device)
-    return Network(encoder.name, encoder.encode, audio.prepare(np.zeros(SAMPLE_RATE_HZ // 2, np.float32)), len)
+    tone = np.sin(np.arange(SAMPLE_RATE_HZ // 2)).astype(np.float32)
+    return Network(encoder.name, encoder.encode, audio.prepare(tone), len)
 
 
 def load_video(config: AppConfig) -> Network:
@@ -239,7 +240,11 @@ def _stages(
         return await asyncio.get_running_loop().run_in_executor(preparing, prepare, raw)
 
     async def voice(samples: FloatArray) -> Any:
-        return await audio_(await prepared(audio.prepare, samples))
+        try:
+            log_mel = await prepared(audio.prepare, samples)
+        except audio.AudioInputError as error:
+            raise UnusableInputError(str(error)) from error
+        return await audio_(log_mel)
 
     async def face(frames: Sequence[VideoFrame]) -> Any:
         return await video_(await prepared(crops, frames))
@@ -253,5 +258,6 @@ def _stages(
     async def fuse_features(features: Mapping[Modality, Any]) -> Any:
         return await fuse(dict(features))
 
-    names = ModelNames(f"{bundle.name}-{bundle.version}", bundle.fusion.name, bundle.encoder_names)
+    labels = {name: f"{bundle.name}/{name}@{part.sha256[:8]}" for name, part in bundle.parts.items()}
+    names = ModelNames(bundle.label, labels["fusion"], {modality: labels[modality] for modality in Modality})
     return Stages(transcribe=transcribe, text=text, audio=voice, video=face, fuse=fuse_features, names=names)

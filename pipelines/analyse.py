@@ -21,7 +21,7 @@ from models.types import (
     Prediction,
     Transcript,
 )
-from pipelines.errors import EncoderUnavailableError, NoFaceError
+from pipelines.errors import EncoderUnavailableError, NoFaceError, UnusableInputError
 from pipelines.settings import TimeoutSettings
 from pipelines.types import (
     ContributionOut,
@@ -54,7 +54,8 @@ class ModelNames:
 class Stages:
     """The networks as this process reaches them: in-process, or over Ray Serve handles.
 
-    Each raises `EncoderUnavailableError` when its network does not answer; `video` raises `NoFaceError`.
+    Each raises `EncoderUnavailableError` when its network does not answer, `audio` and `text` raise
+    `UnusableInputError` for what cannot be judged, `video` raises `NoFaceError`.
     """
 
     transcribe: Callable[[FloatArray], Awaitable[Transcript]]
@@ -165,7 +166,7 @@ async def _timed(step: str, work: Awaitable[T], timeout_s: float, step_ms: dict[
         return await asyncio.wait_for(work, timeout_s)
     except TimeoutError:
         return Missing("timeout")
-    except (NoFaceError, EncoderUnavailableError) as error:
+    except (NoFaceError, UnusableInputError, EncoderUnavailableError) as error:
         return Missing(error.reason)
     except Exception:  # whatever one network does with one utterance, it costs its modality and no more
         logger.exception("%s failed", step)

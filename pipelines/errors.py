@@ -28,6 +28,12 @@ class NoFaceError(UndertoneError, LookupError):
     reason = "no_face"
 
 
+class UnusableInputError(UndertoneError, ValueError):
+    """Sound or words that no encoder can judge: silence, a fraction of a second, no number at all."""
+
+    reason = "unusable"
+
+
 class EncoderUnavailableError(UndertoneError, ConnectionError):
     """A transcriber, encoder or fusion does not answer; its modality is missing from the result and no more."""
 
@@ -88,6 +94,7 @@ MISSING_REASONS = (
     "no_face",
     "no_speech_text",
     "unreliable_text",
+    "unusable",
     "not_consented",
     "encoder_unavailable",
     "timeout",
