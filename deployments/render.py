@@ -96,7 +96,7 @@ def transcript(results: Sequence[UtteranceSentiment]) -> Table:
     table.add_column("who")
     table.add_column("said", ratio=1, min_width=20)
     table.add_column("score", justify="right", no_wrap=True)
-    table.add_column("felt", no_wrap=True)
+    table.add_column("felt", min_width=9)
     for name in MODALITY_NAME.values():
         table.add_column(name, justify="right", no_wrap=True)
     for result in results:
@@ -126,7 +126,7 @@ def sentiment_line(results: Sequence[UtteranceSentiment]) -> RenderableType:
 def summary(call: CallSummary) -> Panel:
     """What a supervisor wants to read first: the sentence, then the figures per participant."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("who", "talk", "share", "mean", "1st quarter", "2nd", "3rd", "4th", "per min", "loudness"):
+    for name in ("who", "talk", "share", "mean", "Q1", "Q2", "Q3", "Q4", "per min", "dBFS"):
         table.add_column(name, justify="left" if name == "who" else "right", no_wrap=True)
     for part in call.participants:
         table.add_row(*_participant_row(part))
@@ -152,7 +152,7 @@ def calls(rows: Sequence[Mapping[str, object]], columns: Mapping[str, str]) -> T
 
 
 def _participant_row(part: ParticipantSummary) -> tuple[RenderableType, ...]:
-    loudness = NOTHING if part.loudness_dbfs is None else f"{part.loudness_dbfs:.0f} dBFS"
+    loudness = NOTHING if part.loudness_dbfs is None else f"{part.loudness_dbfs:.0f}"
     return (
         Text(part.participant, style=PARTICIPANT_STYLE[part.participant]),
         f"{part.talk_ms / 1000:.0f} s",
