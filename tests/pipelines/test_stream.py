@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from models.types import FloatArray, Modality
 from pipelines.errors import MediaError
+from pipelines.fragment import fragments as cut_into_fragments
 from pipelines.settings import MediaLimits, SegmentSettings, StreamSettings
 from pipelines.stream import PRE_ROLL_MS, CallStream, TrackEvent
 from pipelines.types import (
@@ -339,3 +340,79 @@ def test_a_real_call_has_the_same_utterances_in_any_fragments_and_after_any_resu
     assert by_participant(run(CallStream(SETTINGS, NEW), fragments(sound, [330, 20, 1900]))) == undisturbed
     for count, at in checkpoints[:: len(checkpoints) // 4]:
         assert by_participant(events[:count] + run(CallStream(SETTINGS, at), media)) == undisturbed
+
+
+def film(path: Path, sound: FloatArray | None, seconds: int, *, key_every: int) -> Path:
+    """A Matroska file of grey pictures at 10 per s that grow lighter, with mono sound at 16 kHz, or without."""
+    with av.open(path, "w", format="matroska") as container:
+        picture = container.add_stream("mpeg4", rate=10)
+        picture.width, picture.height, picture.pix_fmt, picture.gop_size = 64, 48, "yuv420p", key_every
+        voice = None if sound is None else container.add_stream("pcm_f32le", rate=16_000, layout="mono")
+        for index in range(10 * seconds):
+            shade = np.full((48, 64, 3), 2 * index % 250, np.uint8)
+            container.mux(picture.encode(av.VideoFrame.from_ndarray(shade, format="rgb24")))
+            if voice is not None and sound is not None:
+                heard = av.AudioFrame.from_ndarray(sound[np.newaxis, 1600 * index :][:, :1600], "flt", "mono")
+                heard.sample_rate, heard.pts = 16_000, 1600 * index
+                container.mux(voice.encode(heard))
+        container.mux(picture.encode())
+        if voice is not None:
+            container.mux(voice.encode())
+    return path
+
+
+def filmed(path: Path, fragment_ms: int = 1000) -> list[MediaFragment]:
+    with path.open("rb") as file:
+        cut = cut_into_fragments(
+            file,
+            call_id="call",
+            tenant="default",
+            stream="webcam",
+            participants=(CUSTOMER,),
+            consent=DEFAULT_CONSENT,
+            fragment_ms=fragment_ms,
+        )
+        return [replace(one, at=Coordinates(0, 100 + one.seq)) for one in cut]
+
+
+@pytest.mark.parametrize("key_every", [10, 300])
+def test_a_new_owner_finds_the_same_pictures_too(vowels: Voice, tmp_path: Path, key_every: int) -> None:
+    settings = StreamSettings(segment=SegmentSettings(utterance_max_ms=1500, quiet_search_ms=500))
+    media = filmed(film(tmp_path / "a.mkv", vowels(8.0, 11), 8, key_every=key_every), 500)
+    undisturbed = run(CallStream(settings, NEW), media)
+    assert sum(len(one.frames) for one in utterances(undisturbed)) >= 35
+    runs = resumed_everywhere(media, settings)
+    assert len(runs) >= 5
+    for before, after in runs:
+        assert by_participant(before + after) == by_participant(undisturbed)
+
+
+def test_a_webcam_without_sound_is_judged_in_stretches_and_resumes(tmp_path: Path) -> None:
+    media = filmed(film(tmp_path / "a.mkv", None, 12, key_every=10))
+    events = run(CallStream(SETTINGS, NEW), media)
+    spans = [(one.start_ms, one.end_ms, len(one.frames), one.samples.size) for one in utterances(events)]
+    assert spans == [(0, 5000, 25, 0), (5000, 10_000, 25, 0), (10_000, 12_000, 10, 0)]
+    for before, after in resumed_everywhere(media, SETTINGS):
+        assert by_participant(before + after) == by_participant(events)
+
+
+def test_without_consent_for_the_face_no_picture_is_kept(vowels: Voice, tmp_path: Path) -> None:
+    media = filmed(film(tmp_path / "a.mkv", vowels(8.0, 11), 8, key_every=10))
+    only_voice = [replace(one, consent={CUSTOMER: frozenset({Modality.AUDIO})}) for one in media]
+    stream = CallStream(SETTINGS, NEW)
+    spoken = utterances(run(stream, only_voice))
+    assert spoken
+    assert not any(one.frames for one in spoken)
+    silent = [
+        replace(one, consent=only_voice[0].consent) for one in filmed(film(tmp_path / "b.mkv", None, 6, key_every=5))
+    ]
+    assert not run(CallStream(SETTINGS, NEW), silent)
+
+
+def test_samples_that_are_no_numbers_do_not_stop_the_stream(vowels: Voice, tmp_path: Path) -> None:
+    sound = vowels(8.0, 11).copy()
+    sound[40_000:40_100] = np.nan
+    sound[60_000:60_010] = np.inf
+    events = run(CallStream(SETTINGS, NEW), filmed(film(tmp_path / "a.mkv", sound, 8, key_every=10)))
+    assert all(np.isfinite(one.samples).all() for one in utterances(events))
+    assert sum(one.end_ms - one.start_ms for one in utterances(events)) > 6000
