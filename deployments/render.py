@@ -94,7 +94,7 @@ def transcript(results: Sequence[UtteranceSentiment]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("time", justify="right")
     table.add_column("who")
-    table.add_column("said", ratio=1, min_width=20)
+    table.add_column("said", ratio=1, min_width=12)
     table.add_column("score", justify="right", no_wrap=True)
     table.add_column("felt", min_width=9)
     for name in MODALITY_NAME.values():
