@@ -1,6 +1,7 @@
 """Every network as a Serve deployment of its own, and the `Stages` that reach them by handle or in this process."""
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -149,6 +150,10 @@ class NetworkReplica:
     async def name(self) -> str:
         """Name and version of what serves."""
         return self._network.name
+
+    async def pid(self) -> int:
+        """The replica's process, for tests that kill it."""
+        return os.getpid()
 
     async def check_health(self) -> None:
         """A tiny forward pass behind whatever the thread is doing; Serve's health-check time-out is its deadline."""

@@ -1,0 +1,170 @@
+"""Whole calls through the real thing: a Kafka broker, Redis, Ray Serve with every deployment, and HTTP."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from ray import serve
+
+from deployments.app import APP_NAME
+from deployments.embedded import Embedded, embedded
+from deployments.sample import ANGRY_TO_CONTENT
+from pipelines.settings import AppConfig
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+    # Ray leaves sockets and an event loop to the garbage collector when it shuts down.
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"),
+]
+
+PORT = 8124
+FINAL_S = 300.0
+
+
+@pytest.fixture(scope="module")
+def running(kafka: str, redis_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded]:
+    """The whole application, reading from the real broker."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("UNDERTONE_KAFKA", kafka)
+        environment.setenv("UNDERTONE_REDIS", redis_server)
+        environment.setenv("UNDERTONE_KAFKA_PARTITIONS", "2")
+        environment.setenv("UNDERTONE_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        environment.setenv("UNDERTONE_URL", f"http://127.0.0.1:{PORT}")
+        with embedded(AppConfig(source="kafka", transcriber="pocketsphinx"), port=PORT) as system:
+            yield system
+
+
+def undertone(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command line, as a person runs it."""
+    command = [sys.executable, "-m", "deployments.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=FINAL_S, check=True)
+
+
+def send(path: Path | str, call_id: str, *options: str) -> None:
+    undertone("send", *str(path).split("\n"), "--source", "kafka", "--call-id", call_id, *options)
+
+
+def utterances(system: Embedded, call_id: str) -> list[dict[str, Any]]:
+    answer = httpx.get(f"{system.url}/v1/calls/{call_id}/utterances", params={"limit": 500}, timeout=30)
+    items: list[dict[str, Any]] = answer.json().get("items", []) if answer.status_code == 200 else []
+    return items
+
+
+def final_utterances(system: Embedded, call_id: str) -> list[dict[str, Any]]:
+    """The call's utterances, once it is final."""
+    deadline = time.monotonic() + FINAL_S
+    while time.monotonic() < deadline:
+        answer = httpx.get(f"{system.url}/v1/calls/{call_id}", timeout=30)
+        if answer.status_code == 200 and answer.json()["status"] == "final":
+            return utterances(system, call_id)
+        time.sleep(0.2)
+    raise AssertionError(f"call {call_id} is not final after {FINAL_S:.0f} s")
+
+
+def said(found: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    """What must not depend on how a call was sent: who, when, words, score and emotion."""
+    return [
+        (one["participant"], one["start_ms"], one["end_ms"], one["transcript"]["text"], one["judgement"])
+        for one in found
+    ]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(running: Embedded) -> list[dict[str, Any]]:
+    """The sample call, sent as fast as it goes."""
+    send(ANGRY_TO_CONTENT, "fast", "--participants", "agent,customer")
+    return final_utterances(running, "fast")
+
+
+def test_the_sample_call_moves_from_angry_to_content(undisturbed: list[dict[str, Any]]) -> None:
+    customer = [one for one in undisturbed if one["participant"] == "customer"]
+    agent = [one for one in undisturbed if one["participant"] == "agent"]
+    assert len(customer) >= 6
+    assert len(agent) >= 6
+    scores = [one["judgement"]["score"] for one in customer if one["judgement"]]
+    assert max(scores[:2]) < 0
+    assert min(scores[-2:]) > 0
+    assert all(one["modalities"]["audio"]["missing"] == "not_consented" for one in agent)
+    assert any(one["modalities"]["audio"]["used"] for one in customer)
+
+
+def test_twice_and_in_real_time_gives_the_same_utterances(running: Embedded, undisturbed: list[dict[str, Any]]) -> None:
+    send(ANGRY_TO_CONTENT, "fast", "--participants", "agent,customer")
+    send(ANGRY_TO_CONTENT, "again", "--participants", "agent,customer")
+    send(ANGRY_TO_CONTENT, "live", "--participants", "agent,customer", "--pace", "realtime")
+    assert said(final_utterances(running, "fast")) == said(undisturbed)
+    assert said(final_utterances(running, "again")) == said(undisturbed)
+    assert said(final_utterances(running, "live")) == said(undisturbed)
+
+
+def test_killing_the_ingest_replica_in_the_middle_changes_nothing(
+    running: Embedded, undisturbed: list[dict[str, Any]]
+) -> None:
+    ingest = serve.get_deployment_handle("Ingest", APP_NAME)
+    send(ANGRY_TO_CONTENT, "torn", "--participants", "agent,customer")
+    deadline = time.monotonic() + FINAL_S
+    while not 2 <= len(utterances(running, "torn")):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(ingest.pid.remote().result(timeout_s=30), signal.SIGKILL)
+    assert len(utterances(running, "torn")) < len(undisturbed), "killed too late to prove anything"
+    assert said(final_utterances(running, "torn")) == said(undisturbed)
+
+
+def test_the_real_call_gives_results_for_both_parties(running: Embedded, data_dir: Path) -> None:
+    calls = data_dir / "calls"
+    parties = f"{calls / 'auto_repairs_40_agent.flac'}\n{calls / 'auto_repairs_40_caller.flac'}"
+    send(parties, "repairs", "--participants", "agent,customer")
+    found = final_utterances(running, "repairs")
+    by_party = {party: [one for one in found if one["participant"] == party] for party in ("agent", "customer")}
+    assert min(map(len, by_party.values())) >= 10
+    assert sum(one["modalities"]["audio"]["used"] for one in by_party["customer"]) >= 10
+    assert sum(one["modalities"]["text"]["used"] for one in found) >= 10
+
+
+@pytest.mark.parametrize("clip", ["talk_may", "talk_2", "talk_hdtf", "mead_m030_sad"])
+def test_a_talking_head_uses_voice_and_face(running: Embedded, data_dir: Path, clip: str) -> None:
+    send(data_dir / "clips" / f"{clip}.mp4", clip, "--participants", "customer")
+    found = final_utterances(running, clip)
+    assert any(one["modalities"]["audio"]["used"] and one["modalities"]["video"]["used"] for one in found)
+
+
+def test_an_encoder_that_is_killed_costs_no_call(running: Embedded, undisturbed: list[dict[str, Any]]) -> None:
+    encoder = serve.get_deployment_handle("AudioEncoder", APP_NAME)
+    send(ANGRY_TO_CONTENT, "deaf", "--participants", "agent,customer")
+    os.kill(encoder.pid.remote().result(timeout_s=30), signal.SIGKILL)
+    found = final_utterances(running, "deaf")
+    assert [one["start_ms"] for one in found] == [one["start_ms"] for one in undisturbed]
+    reasons = {one["modalities"]["audio"]["missing"] for one in found if one["participant"] == "customer"}
+    assert reasons <= {None, "timeout", "encoder_unavailable"}
+
+
+def test_health_readiness_and_metrics(running: Embedded, undisturbed: list[dict[str, Any]]) -> None:
+    assert undisturbed
+    health = httpx.get(f"{running.url}/healthz", timeout=30)
+    assert health.status_code == 200
+    assert "pocketsphinx" in health.text
+    assert httpx.get(f"{running.url}/readyz", timeout=30).status_code == 200
+    page = httpx.get(f"{running.url}/metrics", timeout=30).text
+    assert "undertone_utterances_total" in page
+    assert "undertone_stored_latency_seconds_bucket" in page
+
+
+def test_analyze_prints_one_result_a_line_and_says_what_was_used(data_dir: Path) -> None:
+    clip = data_dir / "clips" / "mead_m030_sad.mp4"
+    printed = undertone("analyze", str(clip), "--json", "--transcriber", "pocketsphinx").stdout
+    lines = [json.loads(line) for line in printed.splitlines()]
+    assert lines
+    for line in lines:
+        for modality in ("text", "audio", "video"):
+            outcome = line["modalities"][modality]
+            assert outcome["used"] or outcome["missing"]
