@@ -11,12 +11,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from pipelines.errors import (
+    BadCursorError,
     BadFragmentError,
+    CallDeletedError,
     EncoderUnavailableError,
     FencedError,
     MediaError,
     SourceUnavailableError,
     StoreUnavailableError,
+    TopicMissingError,
     UndertoneError,
 )
 
@@ -27,10 +30,13 @@ MEDIA_TYPE = "application/problem+json"
 _STATUS_BY_ERROR: dict[type[UndertoneError], HTTPStatus] = {
     MediaError: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     BadFragmentError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    BadCursorError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    CallDeletedError: HTTPStatus.GONE,
     FencedError: HTTPStatus.CONFLICT,
     EncoderUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
     SourceUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
     StoreUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
+    TopicMissingError: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 _REASON_BY_STATUS = {
     HTTPStatus.BAD_REQUEST: "bad_request",
@@ -123,6 +129,16 @@ def problem_response(problem: Problem, headers: dict[str, str] | None = None) ->
 
 def install_problems(api: FastAPI) -> None:
     """Make every error of `api` a problem: its own, FastAPI's, Starlette's and the unexpected."""
+    documented = api.openapi
+
+    def openapi() -> dict[str, Any]:
+        found = documented()
+        schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas = found.setdefault("components", {}).setdefault("schemas", {})
+        schemas.update({**schema.pop("$defs"), "Problem": schema})
+        return found
+
+    api.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend its page
     for kind in (ProblemError, RequestValidationError, HTTPException, UndertoneError, Exception):
         api.add_exception_handler(kind, _answer)
 

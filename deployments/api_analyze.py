@@ -1,0 +1,182 @@
+"""`POST /v1/analyze`: one text, sound, picture or video judged at once, without the log and the store."""
+
+import asyncio
+import contextlib
+import io
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from http import HTTPStatus
+from typing import Any
+
+import numpy as np
+from fastapi import APIRouter, Request
+
+from deployments.answers import Analysis, MediaOrder, TextOrder
+from deployments.api_media import read_body, valid
+from deployments.intake import HttpLimits, MediaThreads, next_chunk
+from deployments.pictures import picture_codec, read_picture
+from deployments.problems import ProblemError
+from models.types import Modality
+from pipelines.fragment import fragments
+from pipelines.settings import StreamSettings
+from pipelines.stream import CallStream
+from pipelines.types import Checkpoint, Participant, Utterance, UtteranceSentiment, VideoFrame
+
+Analyse = Callable[[Utterance], Awaitable[UtteranceSentiment]]
+
+ANALYSES_MAX = 8
+"""Utterances of one request under analysis at once."""
+CALL_ID = "analyze"
+NEW_STREAM = Checkpoint(tracks={}, resume_at=None, resume_seq=None, resume_sample=None, final=False)
+NOTHING_SENT = (
+    'the request has no body; send {"text": "…"} as application/json, or the bytes of a sound, a picture or a video '
+    "(curl --data-binary @clip.mp4 -H 'Content-Type: video/mp4'), or a multipart form with a field text or a file"
+)
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+ANALYZE_OPENAPI: dict[str, Any] = {
+    "parameters": [
+        {
+            "name": name,
+            "in": "query",
+            "required": False,
+            "schema": {"type": "string"},
+            "description": description,
+            "example": example,
+        }
+        for name, description, example in (
+            ("participants", "Who is heard, seen or quoted; one channel each. By default `customer`.", "customer"),
+            ("consent", "What may be analysed.", "customer=audio+video+text"),
+            ("tenant", "By default `default`.", "default"),
+        )
+    ],
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": TextOrder.model_json_schema(),
+                "example": {"text": "I have been waiting for three weeks!"},
+            },
+            "audio/*": _BINARY,
+            "image/*": _BINARY,
+            "video/*": _BINARY,
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "properties": {"file": {"type": "string", "format": "binary"}, "text": {"type": "string"}},
+                }
+            },
+        },
+    },
+}
+
+
+def analyze_routes(analyse: Analyse, threads: MediaThreads, settings: StreamSettings, limits: HttpLimits) -> APIRouter:
+    """The one route."""
+    routes = APIRouter(prefix="/v1", tags=["analyze"])
+
+    @routes.post("/analyze", summary="Judge one text, sound, picture or video", openapi_extra=ANALYZE_OPENAPI)
+    async def analyze(request: Request) -> Analysis:
+        """The results of everything that is said in it; a text or a picture gives one.
+
+        FFmpeg looks at the bytes; the content type matters for JSON and raw sound only. Nothing is stored.
+        """
+        chunks, fields, content_type = await read_body(request, NOTHING_SENT)
+        text = fields.pop("text", None)
+        order = valid(MediaOrder, {"participants": Participant.CUSTOMER, **request.query_params, **fields}, "query")
+        media = b"" if text is not None else await _whole(chunks, limits)
+        if (content_type or "").partition(";")[0].strip().lower() == "application/json":
+            text = valid(TextOrder, _json_of(media), "body").text
+        if text is not None:
+            utterances = [_utterance(order, order.everyone()[0], text=valid(TextOrder, {"text": text}, "body").text)]
+        elif not media:
+            raise ProblemError(HTTPStatus.BAD_REQUEST, "no_body", NOTHING_SENT)
+        else:
+            utterances = await threads.start(lambda: _of_media(media, content_type, order, settings, limits))
+        at_once = asyncio.Semaphore(ANALYSES_MAX)
+
+        async def judged(utterance: Utterance) -> UtteranceSentiment:
+            async with at_once:
+                return await analyse(utterance)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(judged(utterance)) for utterance in utterances]
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from failed
+        return Analysis(results=[task.result() for task in tasks])
+
+    return routes
+
+
+async def _whole(chunks: AsyncIterator[bytes], limits: HttpLimits) -> bytes:
+    media = bytearray()
+    while (chunk := await next_chunk(chunks, limits.idle_max_s)) is not None:
+        media += chunk
+        if len(media) > limits.analyze_max_bytes:
+            raise ProblemError(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                "oversize",
+                f"more than {limits.analyze_max_bytes} bytes; send longer recordings to POST /v1/calls",
+            )
+    return bytes(media)
+
+
+def _json_of(body: bytes) -> Any:
+    """The text of a JSON body, or whatever stands in its place: the form it must have refuses that."""
+    try:
+        return json.loads(body)
+    except ValueError as error:
+        raise ProblemError(HTTPStatus.BAD_REQUEST, "bad_json", f"the body is no JSON: {error}") from error
+
+
+def _of_media(
+    media: bytes, content_type: str | None, order: MediaOrder, settings: StreamSettings, limits: HttpLimits
+) -> list[Utterance]:
+    """The utterances of a recording, or one for a picture. Blocks."""
+    if picture_codec(media[:16]) is not None:
+        participant = order.everyone()[0]
+        frame = VideoFrame(participant, 0, read_picture(media, settings))
+        return [_utterance(order, participant, frames=(frame,))]
+    stream = CallStream(settings, NEW_STREAM)
+    found = []
+    pieces = fragments(
+        io.BytesIO(media),
+        call_id=order.call_id or CALL_ID,
+        tenant=order.tenant,
+        stream=order.stream,
+        participants=order.everyone(),
+        consent=order.policy(),
+        content_type=content_type,
+        start_ms=order.start_ms,
+    )
+    media_ms = 0
+    with contextlib.closing(pieces):  # type: ignore[type-var]  # a generator, which has `close`
+        for piece in pieces:
+            fed = stream.feed(piece)
+            found += fed.events
+            media_ms += fed.media_ms
+            if media_ms > limits.analyze_max_ms:
+                raise ProblemError(
+                    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                    "too_long",
+                    f"longer than {limits.analyze_max_ms // 1000} s; send longer recordings to POST /v1/calls",
+                )
+    found += stream.finish()
+    return [event.utterance for event in found if event.utterance is not None]
+
+
+def _utterance(
+    order: MediaOrder, participant: Participant, *, frames: tuple[VideoFrame, ...] = (), text: str | None = None
+) -> Utterance:
+    return Utterance(
+        call_id=order.call_id or CALL_ID,
+        tenant=order.tenant,
+        stream=order.stream,
+        participant=participant,
+        start_ms=order.start_ms,
+        end_ms=order.start_ms,
+        consent=order.policy().get(participant, frozenset[Modality]()),
+        samples=np.zeros(0, np.float32),
+        frames=frames,
+        text=text,
+    )

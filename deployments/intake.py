@@ -1,0 +1,244 @@
+"""Media on its way from HTTP to the log: bounded from one end to the other, nothing is ever held as a whole."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+from deployments.answers import MediaOrder
+from deployments.problems import ProblemError
+from pipelines.errors import MediaError, SourceUnavailableError
+from pipelines.fragment import fragments
+from pipelines.producer import Producer
+from pipelines.records import fragment_headers
+from pipelines.types import TOPIC_MEDIA, MediaFragment
+
+T = TypeVar("T")
+
+CHUNKS_WAITING_MAX = 8
+
+
+@dataclass(frozen=True, slots=True)
+class HttpLimits:
+    """What one request may take."""
+
+    upload_max_bytes: int = 2 << 30
+    """Of an upload or a live stream as a whole."""
+    chunk_max_bytes: int = 1 << 20
+    """Of one WebSocket message."""
+    idle_max_s: float = 60.0
+    """How long the sender of media may say nothing."""
+    media_streams_max: int = 64
+    """How many uploads, live streams and analyses go on at once; each holds a thread."""
+    analyze_max_bytes: int = 32 << 20
+    analyze_max_ms: int = 120_000
+    heartbeat_ms: int = 10_000
+    """A quiet event stream says so this often."""
+
+
+class ByteBridge:
+    """Carries chunks from the event loop to the one thread that iterates over it; a slow reader slows the sender."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._queue: asyncio.Queue[bytes | BaseException | None] = asyncio.Queue(CHUNKS_WAITING_MAX)
+
+    async def put(self, chunk: bytes) -> None:
+        """Waits while the reader is `CHUNKS_WAITING_MAX` chunks behind."""
+        await self._queue.put(chunk)
+
+    async def end(self) -> None:
+        """No more chunks come; those that wait are still read."""
+        await self._queue.put(None)
+
+    def tear(self, error: BaseException | None) -> None:
+        """Ends the reader at once: with `error`, or (None) as if the media had ended here."""
+        while not self._queue.empty():
+            self._queue.get_nowait()
+        self._queue.put_nowait(error)
+
+    def __iter__(self) -> Iterator[bytes]:
+        """For the reading thread only."""
+        while (chunk := asyncio.run_coroutine_threadsafe(self._queue.get(), self._loop).result()) is not None:
+            if isinstance(chunk, BaseException):
+                raise chunk
+            yield chunk
+
+
+class MediaThreads:
+    """Threads for FFmpeg, one a stream; a stream that would have to wait for one is refused instead."""
+
+    def __init__(self, count: int) -> None:
+        self._pool = ThreadPoolExecutor(count, "media")
+        self._free = count
+
+    def start(self, work: Callable[[], T]) -> "asyncio.Future[T]":
+        """Runs `work` in a thread.
+
+        Raises:
+            ProblemError: all are busy.
+        """
+        if not self._free:
+            raise ProblemError(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "busy",
+                "as many media streams go on as this gateway takes; try again in a few seconds",
+            )
+        self._free -= 1
+        running = asyncio.get_running_loop().run_in_executor(self._pool, work)
+        running.add_done_callback(self._release)
+        return running
+
+    def _release(self, running: "asyncio.Future[T]") -> None:
+        self._free += 1
+        if not running.cancelled():
+            running.exception()  # whoever waited for it may have gone; it is not a surprise to the loop then
+
+    def close(self) -> None:
+        """Takes no more work."""
+        self._pool.shutdown(wait=False)
+
+
+class LogWriter:
+    """Appends fragments from many threads through one producer, which belongs to one thread."""
+
+    def __init__(self, producer: Producer) -> None:
+        self._producer = producer
+        self._thread = ThreadPoolExecutor(1, "log-writer")
+        self._losses = 0
+
+    def append(self, pieces: Iterable[MediaFragment]) -> int:
+        """Appends every fragment and waits until all are acknowledged; their number. Blocks.
+
+        Raises:
+            SourceUnavailableError: the log did not take them all; send the same media again.
+            MediaError: `pieces` raised it.
+        """
+        # A producer that lost one record has dropped what every stream had waiting in it.
+        losses, count = self._losses, 0
+        for piece in pieces:
+            self._thread.submit(self._send, piece, losses).result()
+            count += 1
+        self._thread.submit(self._flush, losses).result()
+        return count
+
+    def close(self) -> None:
+        """Takes no more work."""
+        self._thread.shutdown(wait=False)
+
+    def _send(self, piece: MediaFragment, losses: int) -> None:
+        with self._watched(losses):
+            self._producer.send(TOPIC_MEDIA, piece.call_id, piece.media, fragment_headers(piece))
+
+    def _flush(self, losses: int) -> None:
+        with self._watched(losses):
+            self._producer.flush()
+
+    @contextlib.contextmanager
+    def _watched(self, losses: int) -> Iterator[None]:
+        if losses != self._losses:
+            raise SourceUnavailableError("the log lost records of this call on their way; send the same media again")
+        try:
+            yield
+        except SourceUnavailableError:
+            self._losses += 1
+            raise
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """Where media enters the log."""
+
+    threads: MediaThreads
+    writer: LogWriter
+    limits: HttpLimits
+
+    async def take(
+        self,
+        chunks: AsyncIterator[bytes],
+        order: MediaOrder,
+        call_id: str,
+        content_type: str | None,
+        *,
+        live: bool,
+    ) -> int:
+        """Cuts `chunks` into fragments and appends them while they come; how many fragments.
+
+        When the sender fails, an upload stops where it is, without a final fragment, so that sending it again goes on
+        from there; a live stream ends there, with one.
+
+        Raises:
+            ProblemError: too many bytes (413; what came until then is analysed), silence (408), all threads busy (503).
+            MediaError: not media.
+            SourceUnavailableError: the log does not take it.
+        """
+        bridge = ByteBridge()
+        pieces = fragments(
+            bridge,
+            call_id=call_id,
+            tenant=order.tenant,
+            stream=order.stream,
+            participants=order.everyone(),
+            consent=order.policy(),
+            content_type=content_type,
+            start_ms=order.start_ms,
+        )
+        appended = self.threads.start(lambda: self._append(pieces))
+        try:
+            oversize = await self._carry(chunks, bridge, appended)
+        except BaseException:
+            bridge.tear(None if live else MediaError("the sender went away"))
+            raise
+        count = await asyncio.shield(appended)  # a request that is given up does not free its thread
+        if oversize:
+            raise ProblemError(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                "oversize",
+                f"more than {self.limits.upload_max_bytes} bytes; call {call_id} is analysed up to there only. "
+                "Send the media in several calls, or ask for a higher limit",
+            )
+        return count
+
+    def _append(self, pieces: Iterator[MediaFragment]) -> int:
+        with contextlib.closing(pieces):  # type: ignore[type-var]  # a generator, which has `close`
+            return self.writer.append(pieces)
+
+    async def _carry(self, chunks: AsyncIterator[bytes], bridge: ByteBridge, appended: "asyncio.Future[int]") -> bool:
+        """Whether the media passed the limit; ends early when the reader has."""
+        taken_bytes, oversize = 0, False
+        while not oversize and not appended.done():
+            chunk = await next_chunk(chunks, self.limits.idle_max_s)
+            if chunk is None:
+                break
+            taken_bytes += len(chunk)
+            oversize = taken_bytes > self.limits.upload_max_bytes
+            if not oversize:
+                await _unless_done(bridge.put(chunk), appended)
+        await _unless_done(bridge.end(), appended)
+        return oversize
+
+
+async def next_chunk(chunks: AsyncIterator[bytes], idle_max_s: float) -> bytes | None:
+    """The next chunk, None at the end.
+
+    Raises:
+        ProblemError: none comes within `idle_max_s`.
+    """
+    try:
+        return await asyncio.wait_for(anext(chunks, None), idle_max_s)
+    except TimeoutError:
+        raise ProblemError(
+            HTTPStatus.REQUEST_TIMEOUT, "idle", f"no media came for {idle_max_s:g} s; send it without such pauses"
+        ) from None
+
+
+async def _unless_done(putting: Coroutine[Any, Any, None], reader: "asyncio.Future[int]") -> None:
+    """Waits for `putting`, but not for a reader that has ended and will never make room."""
+    task = asyncio.ensure_future(putting)
+    both: set[asyncio.Future[Any]] = {task, reader}
+    await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+    if not task.done():
+        task.cancel()
