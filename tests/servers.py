@@ -1,5 +1,6 @@
 """The real servers that tests run against: a Kafka broker, and Redis from its wheel."""
 
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -73,3 +74,9 @@ def start_redis(folder: Path, *options: str) -> "subprocess.Popen[bytes]":
                 time.sleep(0.02)
             else:
                 return process
+
+
+def free_port() -> int:
+    """A TCP port of this machine that nobody uses now."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
