@@ -87,7 +87,7 @@ class CallStream:
         """`checkpoint` is what the store knows of the stream; tracks it does not name start at the call's start."""
         self._settings = settings
         self._checkpoint = checkpoint
-        self._demuxer = Demuxer(settings, checkpoint.resume_sample)
+        self._demuxer: Demuxer | None = None
         self._expected_seq = checkpoint.resume_seq
         self._broken = self._ended = False
         self._identity = ("", "", "")
@@ -116,6 +116,8 @@ class CallStream:
         self._identity = (fragment.call_id, fragment.tenant, fragment.stream)
         if self._broken or (self._expected_seq is not None and fragment.seq > self._expected_seq):
             self._interrupt()
+        if self._demuxer is None:
+            self._demuxer = self._new_demuxer(fragment)
         self._broken = True
         demuxed = self._demuxer.feed(fragment)
         self._broken = False
@@ -132,7 +134,7 @@ class CallStream:
     def finish(self) -> list[TrackEvent]:
         """The stream has ended: open speech becomes a last utterance, and every cut moves to the end of the sound."""
         self._ended = True
-        self._listen(self._demuxer.finish())
+        self._drain()
         for participant, listener in self._listeners.items():
             if listener.consent:
                 self._owe(participant, listener, listener.track.finish())
@@ -168,11 +170,22 @@ class CallStream:
 
     def _interrupt(self) -> None:
         """Fragments are missing: what comes next does not continue what came before."""
-        self._listen(self._demuxer.finish())
+        self._drain()
         for participant, listener in self._listeners.items():
             if listener.consent:
                 self._owe(participant, listener, listener.track.interrupt())
-        self._demuxer = Demuxer(self._settings, None)
+
+    def _drain(self) -> None:
+        if self._demuxer is not None:
+            self._listen(self._demuxer.finish())
+            self._demuxer = None
+
+    def _new_demuxer(self, fragment: MediaFragment) -> Demuxer:
+        exact = self._checkpoint.resume_sample
+        if fragment.seq != self._checkpoint.resume_seq or exact == fragment.start_ms * SAMPLES_PER_MS:
+            # Nothing is known better than the fragment's own time, and without sound nothing could be.
+            exact = None
+        return Demuxer(self._settings, exact)
 
     def _remember(self, fragment: MediaFragment, start_sample: int, *, whole: bool) -> None:
         # A fragment that never was in a log is its own place.

@@ -129,8 +129,8 @@ def flac(path: Path) -> FloatArray:
     return sound
 
 
-def film(path: Path, sound: FloatArray | None, seconds: int, *, key_every: int) -> Path:
-    """A Matroska file of grey pictures at 10 per s that grow lighter, with mono sound at 16 kHz, or without."""
+def film(path: Path, sound: FloatArray | None, seconds: int, *, key_every: int, late_s: int = 0) -> Path:
+    """A Matroska file of grey pictures at 10 per s that grow lighter, with mono sound at 16 kHz from `late_s` on, or without."""
     with av.open(path, "w", format="matroska") as container:
         picture = container.add_stream("mpeg4", rate=10)
         picture.width, picture.height, picture.pix_fmt, picture.gop_size = 64, 48, "yuv420p", key_every
@@ -138,8 +138,9 @@ def film(path: Path, sound: FloatArray | None, seconds: int, *, key_every: int) 
         for index in range(10 * seconds):
             shade = np.full((48, 64, 3), 2 * index % 250, np.uint8)
             container.mux(picture.encode(av.VideoFrame.from_ndarray(shade, format="rgb24")))
-            if voice is not None and sound is not None:
-                heard = av.AudioFrame.from_ndarray(sound[np.newaxis, 1600 * index :][:, :1600], "flt", "mono")
+            if voice is not None and sound is not None and index >= 10 * late_s:
+                at = 1600 * (index - 10 * late_s)
+                heard = av.AudioFrame.from_ndarray(sound[np.newaxis, at : at + 1600], "flt", "mono")
                 heard.sample_rate, heard.pts = 16_000, 1600 * index
                 container.mux(voice.encode(heard))
         container.mux(picture.encode())

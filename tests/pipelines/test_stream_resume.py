@@ -139,3 +139,15 @@ def test_a_webcam_without_sound_is_judged_in_stretches_and_resumes(tmp_path: Pat
     assert spans == [(0, 5000, 25, 0), (5000, 10_000, 25, 0), (10_000, 12_000, 10, 0)]
     for before, after in resumed_everywhere(media, SETTINGS):
         assert by_participant(before + after) == by_participant(events)
+
+
+def test_sound_that_starts_late_is_heard_at_its_place_after_a_resume_too(vowels: Voice, tmp_path: Path) -> None:
+    settings = StreamSettings(segment=SegmentSettings(picture_window_ms=1000))
+    media = filmed(film(tmp_path / "a.mkv", vowels(3.0, 11), 8, key_every=5, late_s=5), 500)
+    events = run(CallStream(settings, NEW), media)
+    spoken = [one for one in utterances(events) if one.samples.size]
+    assert spoken[0].start_ms >= 5000
+    runs = resumed_everywhere(media, settings)
+    assert len(runs) >= 5
+    for before, after in runs:
+        assert by_participant(before + after) == by_participant(events)
