@@ -51,7 +51,7 @@ def build(args: AppConfig) -> Application:
         fusion=network("Fusion", load_fuser),
     )
     ingest = _deployment(Ingest, "Ingest", LOOP_OPTIONS).bind(args, handles) if args.ingest else None
-    return _deployment(Gateway, "Gateway", LOOP_OPTIONS).bind(args, handles, ingest)
+    return _deployment(serve.ingress()(Gateway), "Gateway", LOOP_OPTIONS).bind(args, handles, ingest)
 
 
 def _deployment(replica: type, name: str, options: Mapping[str, Any]) -> Deployment:
