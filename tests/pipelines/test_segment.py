@@ -181,7 +181,7 @@ def any_settings(draw: st.DrawFn) -> SegmentSettings:
     )
 
 
-@hypothesis_settings(deadline=None, max_examples=150)
+@hypothesis_settings(deadline=None, max_examples=80)
 @given(windows=speechlike(), settings=any_settings())
 def test_a_run_resumed_at_any_cut_finds_what_the_undisturbed_run_found(
     windows: list[Window], settings: SegmentSettings
@@ -191,7 +191,7 @@ def test_a_run_resumed_at_any_cut_finds_what_the_undisturbed_run_found(
         assert run(windows, settings, segment.cut_sample // W) == (segments[count:], rest)
 
 
-@hypothesis_settings(deadline=None, max_examples=150)
+@hypothesis_settings(deadline=None, max_examples=80)
 @given(windows=speechlike(), settings=any_settings())
 def test_utterances_are_in_order_disjoint_and_settled_by_their_cut(
     windows: list[Window], settings: SegmentSettings
