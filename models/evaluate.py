@@ -5,14 +5,18 @@ folder `bundle` and asks it about everything in the split, and add it to `DATASE
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.bundles import load_bundle
+from models.data import airline as airline_files
 from models.data import fer2013 as fer2013_files
+from models.data import goemotions as goemotions_files
+from models.data import meld as meld_files
 from models.data import ravdess as ravdess_files
 from models.data import sound
 from models.data.labels import (
@@ -23,8 +27,12 @@ from models.data.labels import (
     emotion_matrix,
     prediction_from_emotions,
 )
+from models.data.sentences import Sentences, as_recognised
 from models.encoders.audio import AudioEncoder, AudioInputError, prepare
+from models.encoders.text import TextEncoder
 from models.encoders.video import VideoEncoder
+from models.fusion import label_pairs
+from models.fusion.attention import MODALITIES, AttentionFusion
 from models.metrics import classification_task
 from models.types import EMOTIONS, POLARITIES, FloatArray
 
@@ -129,6 +137,56 @@ def fer2013(bundle: Path, data: Path, split: str) -> Answers:
     return Answers(emotion_tasks(FER2013_LABELS, faces.labels, encoder.labels, probabilities), faces.skipped)
 
 
+def meld(bundle: Path, data: Path, split: str) -> Answers:
+    """Words on MELD: `train`, or `dev` (which is the validation split)."""
+    return _words(bundle, meld_files.read(data, "dev" if split == "validation" else split))
+
+
+def meld_recognised(bundle: Path, data: Path, split: str) -> Answers:
+    """The same texts in lower case without punctuation, as a recogniser gives them."""
+    sentences = meld_files.read(data, "dev" if split == "validation" else split)
+    rng = np.random.default_rng(0)
+    texts = tuple(as_recognised(text, rng, dropped=0.0) for text in sentences.texts)
+    return _words(bundle, replace(sentences, texts=texts))
+
+
+def goemotions(bundle: Path, data: Path, split: str) -> Answers:
+    """Words on GoEmotions (Ekman): comments with one label; `train`, or `dev` (which is the validation split)."""
+    return _words(bundle, goemotions_files.read(data, "dev" if split == "validation" else split))
+
+
+def tweets(bundle: Path, data: Path, split: str) -> Answers:
+    """Words on airline tweets: `train`, `validation` (a tenth by hash) or `all`."""
+    return _words(bundle, airline_files.read(data, split))
+
+
+def fused_label_pairs(bundle: Path, data: Path, split: str) -> Answers:
+    """Fusion on label pairs (see `models.fusion.label_pairs`); a task per subset of modalities, and plain averaging."""
+    pools = label_pairs.read(load_bundle(bundle), data, split)
+    pairs = label_pairs.validation_pairs(pools, doubt=0.0)
+    fused = label_pairs.answers_by_subset(AttentionFusion.load(bundle / "fusion.safetensors").network, pairs)
+    fused["averaged"] = label_pairs.averaged(pairs)
+    everything = "+".join(MODALITIES)
+    tasks: dict[str, Task] = {}
+    for name, (emotion, polarity) in fused.items():
+        suffix = "" if name == everything else f"_{name}"
+        tasks[f"emotion{suffix}"] = Task(EMOTIONS, pairs["emotion"].numpy(), emotion)
+        tasks[f"polarity{suffix}"] = Task(POLARITIES, pairs["polarity"].numpy(), polarity)
+    return Answers(tasks, 0)
+
+
+def _words(bundle: Path, sentences: Sentences) -> Answers:
+    predictions = [one.prediction for one in TextEncoder.load(bundle / "text.safetensors").encode(sentences.texts)]
+    asked = {"emotion": (EMOTIONS, sentences.emotion), "polarity": (POLARITIES, sentences.polarity)}
+    tasks: dict[str, Task] = {}
+    for name, (labels, target) in asked.items():
+        rows = np.flatnonzero(target.max(axis=1) == 1.0)
+        if len(rows):
+            probabilities = np.stack([getattr(predictions[row], name) for row in rows])
+            tasks[name] = Task(labels, target[rows].argmax(axis=1), probabilities)
+    return Answers(tasks, sentences.skipped)
+
+
 def _ravdess(bundle: Path, data: Path, split: str, line: Callable[[FloatArray], FloatArray]) -> Answers:
     recordings = ravdess_files.read(data, split)
     encoder = AudioEncoder.load(bundle / "audio.safetensors")
@@ -151,7 +209,7 @@ Evaluation = Callable[[Path, Path, str], Answers]
 DATASETS: dict[str, dict[str, Evaluation]] = {
     "audio": {"ravdess": ravdess, "ravdess_telephone": ravdess_telephone},
     "video": {"fer2013": fer2013},
-    "text": {},
-    "fusion": {},
+    "text": {"goemotions": goemotions, "meld": meld, "meld_recognised": meld_recognised, "tweets": tweets},
+    "fusion": {"label_pairs": fused_label_pairs},
 }
 """What `undertone evaluate MODALITY --dataset NAME` knows."""

@@ -131,7 +131,7 @@ class FusionNetwork(nn.Module):
 
 
 class AttentionFusion:
-    """The trained fusion.
+    """The trained fusion; its `network` is public for judging many label pairs at once.
 
     Args:
         network: In `eval` mode.
@@ -144,7 +144,7 @@ class AttentionFusion:
         self.name = name
         self._config = config
         self._device = torch.device(device)
-        self._network = network.eval().to(self._device)
+        self.network = network.eval().to(self._device)
 
     @classmethod
     def load(cls, path: Path, *, device: str = "cpu", expected_sha256: str | None = None) -> "AttentionFusion":
@@ -192,7 +192,7 @@ class AttentionFusion:
         if not subsets:
             return [], np.zeros((0, len(MODALITIES)), dtype=np.float32)
         embeddings, answers, present = as_tensors(subsets, self._config)
-        emotion, polarity, mass = self._network(
+        emotion, polarity, mass = self.network(
             [embedding.to(self._device) for embedding in embeddings],
             answers.to(self._device),
             present.to(self._device),

@@ -169,35 +169,40 @@ def validation_pairs(pools: Pools, doubt: float) -> dict[str, Tensor]:
     return draw(pools, anchors, np.random.default_rng(0), dict.fromkeys(MODALITIES, 0.0), doubt)
 
 
-def answers_by_subset(model: nn.Module, pairs: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-    """Emotion (N, 7) and polarity (N, 3) logits per subset of modalities, named like `audio+text`."""
+@torch.inference_mode()
+def answers_by_subset(model: nn.Module, pairs: Mapping[str, Tensor]) -> dict[str, tuple[FloatArray, FloatArray]]:
+    """Probabilities of emotion (N, 7) and polarity (N, 3) per subset of modalities, named like `audio+text`."""
     device = next(model.parameters()).device
     answers = {}
     for subset in SUBSETS:
         present = torch.tensor([modality in subset for modality in MODALITIES]).expand(len(pairs["emotion"]), -1)
         parts = [pairs[modality.value].to(device) for modality in MODALITIES]
         emotion, polarity, _ = model(parts, pairs["answers"].to(device), present.to(device))
-        answers["+".join(subset)] = (emotion.cpu(), polarity.cpu())
+        answers["+".join(subset)] = (emotion.softmax(dim=1).cpu().numpy(), polarity.softmax(dim=1).cpu().numpy())
     return answers
+
+
+def averaged(pairs: Mapping[str, Tensor]) -> tuple[FloatArray, FloatArray]:
+    """What a fusion without training says: the mean of the three encoders' probabilities."""
+    mean = pairs["answers"].exp().mean(dim=1).numpy()
+    return mean[:, : len(EMOTIONS)], mean[:, len(EMOTIONS) :]
 
 
 def validate(pools: Pools) -> Callable[[nn.Module], dict[str, float]]:
     """Weighted F1 per subset on clear pairs and, prefixed `doubtful_`, on pairs drawn as in training.
 
-    `mean_f1` is the mean of emotion and polarity over all subsets of the doubtful pairs; `average_*` the plain average
-    of the three encoders' probabilities on the clear ones.
+    `mean_f1` is the mean of emotion and polarity over all subsets of the doubtful pairs.
     """
-    clear, doubtful = validation_pairs(pools, 0.0), validation_pairs(pools, DOUBT)
+    kinds = {"": validation_pairs(pools, 0.0), "doubtful_": validation_pairs(pools, DOUBT)}
 
     def figures(model: nn.Module) -> dict[str, float]:
         found: dict[str, float] = {}
-        for prefix, pairs in (("", clear), ("doubtful_", doubtful)):
-            for name, logits in answers_by_subset(model, pairs).items():
-                found |= {f"{prefix}{key}_{name}": value for key, value in _f1(pairs, logits).items()}
+        for prefix, pairs in kinds.items():
+            for name, answers in answers_by_subset(model, pairs).items():
+                found |= {f"{prefix}{task}_{name}": value for task, value in _f1(pairs, answers).items()}
         mean = [value for key, value in found.items() if key.startswith("doubtful_")]
-        mean_answers = clear["answers"].exp().mean(dim=1)
-        average = (mean_answers[:, : len(EMOTIONS)], mean_answers[:, len(EMOTIONS) :])
-        found |= {f"average_{key}": value for key, value in _f1(clear, average).items()}
+        for prefix, pairs in kinds.items():
+            found |= {f"{prefix}{task}_averaged": value for task, value in _f1(pairs, averaged(pairs)).items()}
         return found | {"mean_f1": sum(mean) / len(mean)}
 
     return figures
@@ -221,8 +226,8 @@ def _of_same_label(labels: NDArray[np.int64], wanted: NDArray[np.int64], rng: np
     return rows
 
 
-def _f1(pairs: Mapping[str, Tensor], answers: Sequence[Tensor]) -> dict[str, float]:
+def _f1(pairs: Mapping[str, Tensor], answers: tuple[FloatArray, FloatArray]) -> dict[str, float]:
     return {
-        key: classification(pairs[key].numpy(), answer.argmax(dim=1).numpy(), answer.shape[1])["f1_weighted"]
-        for key, answer in zip(("emotion", "polarity"), answers, strict=True)
+        task: classification(pairs[task].numpy(), answer.argmax(axis=1), answer.shape[1])["f1_weighted"]
+        for task, answer in zip(("emotion", "polarity"), answers, strict=True)
     }

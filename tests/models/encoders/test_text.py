@@ -1,0 +1,89 @@
+import string
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from models import checkpoint
+from models.encoders.text import SPECIAL, PieceReader, TextConfig, TextEncoder, TextInputError, TextNetwork, prepare
+from models.types import Modality
+
+LETTERS = tuple(string.ascii_lowercase)
+VOCABULARY = (*SPECIAL, *LETTERS, *(f"##{letter}" for letter in LETTERS), "'", "hello", "there", "thank")
+TINY = TextConfig(vocabulary=VOCABULARY, width=16, layers=2, heads=4, hidden=32, pieces_max=12)
+
+
+@pytest.fixture
+def encoder() -> TextEncoder:
+    torch.manual_seed(0)
+    return TextEncoder(TextNetwork(TINY).eval(), TINY, name="tiny")
+
+
+def test_a_text_gives_an_embedding_and_probabilities(encoder: TextEncoder) -> None:
+    (found,) = encoder.encode(["Hello there"])
+    assert found.modality is Modality.TEXT
+    assert found.embedding.shape == (16,)
+    assert found.prediction.emotion.sum() == pytest.approx(1, abs=1e-5)
+    assert found.prediction.polarity.sum() == pytest.approx(1, abs=1e-5)
+    negative, _, positive = found.prediction.polarity
+    assert found.prediction.score == pytest.approx(3 * (positive - negative), abs=1e-5)
+
+
+def test_the_answer_does_not_depend_on_the_batch_or_its_order(encoder: TextEncoder) -> None:
+    texts = ["hello", "hello there thank you so much for this", "a", *(["thank " * n for n in range(1, 50)])]
+    together, backwards = encoder.encode(texts), encoder.encode(texts[::-1])[::-1]
+    for text, one, other in zip(texts, together, backwards, strict=True):
+        (alone,) = encoder.encode([text])
+        np.testing.assert_allclose(one.embedding, alone.embedding, atol=1e-5)
+        np.testing.assert_allclose(other.prediction.emotion, alone.prediction.emotion, atol=1e-5)
+
+
+def test_no_text_gives_no_features(encoder: TextEncoder) -> None:
+    assert encoder.encode([]) == []
+
+
+@pytest.mark.parametrize("text", ["", "  \n\t "])
+def test_an_empty_text_is_refused_by_name(encoder: TextEncoder, text: str) -> None:
+    with pytest.raises(TextInputError, match="no word"):
+        encoder.encode(["hello", text])
+
+
+def test_only_the_first_pieces_of_a_long_text_count(encoder: TextEncoder) -> None:
+    (long,) = encoder.encode(["hello " * 10_000])
+    (first,) = encoder.encode(["hello " * (TINY.pieces_max - 2)])
+    np.testing.assert_allclose(long.embedding, first.embedding, atol=1e-6)
+    assert len(prepare("x" * 10_000_000)) == 4096
+
+
+def test_emoji_and_other_scripts_are_read_as_unknown_pieces(encoder: TextEncoder) -> None:
+    unknown = SPECIAL.index("[UNK]")
+    assert PieceReader(TINY).read(["\N{GRINNING FACE}"])[0][1:-1] == [unknown]
+    assert unknown in PieceReader(TINY).read(["ужасно"])[0]
+    for found in encoder.encode(["\N{GRINNING FACE}\N{THUMBS UP SIGN}", "ужасно", "هذا رهيب", "\x00\x01"]):
+        assert np.isfinite(found.embedding).all()
+
+
+def test_case_accents_and_curly_quotes_do_not_matter(encoder: TextEncoder) -> None:
+    plain, fancy = encoder.encode(["don't hello", "D\u00f3n\u2019t   HELLO"])
+    np.testing.assert_allclose(plain.embedding, fancy.embedding, atol=1e-6)
+
+
+def test_a_checkpoint_brings_the_vocabulary_and_the_same_answers(encoder: TextEncoder, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = TextNetwork(TINY).eval()
+    checkpoint.save(tmp_path / "text.safetensors", network.state_dict(), TINY, name="text")
+    loaded = TextEncoder.load(tmp_path / "text.safetensors")
+    assert loaded.name.startswith("text@")
+    (ours,), (theirs,) = encoder.encode(["hello there"]), loaded.encode(["hello there"])
+    np.testing.assert_allclose(ours.prediction.emotion, theirs.prediction.emotion, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"vocabulary": ("hello",)}, {"vocabulary": (*SPECIAL, "a", "a")}, {"heads": 5}, {"layers": 0}, {"pieces_max": 2}],
+)
+def test_an_absurd_architecture_is_refused(changes: dict[str, object]) -> None:
+    fields = {"vocabulary": VOCABULARY, "width": 16, "heads": 4, "layers": 2, "hidden": 32, "pieces_max": 12}
+    with pytest.raises(ValueError, match=r"must|repeats"):
+        TextConfig(**(fields | changes))  # type: ignore[arg-type]  # wrong values are the point

@@ -1,0 +1,66 @@
+import numpy as np
+import pytest
+import torch
+
+from models.data.sentences import Sentences, one_hot
+from models.encoders.text import SPECIAL, PieceReader, TextConfig, TextNetwork
+from models.encoders.text_training import Share, batches, frequencies, loss, steps_per_epoch, validate
+from models.types import EMOTIONS, POLARITIES, FloatArray
+
+VOCABULARY = (*SPECIAL, "hello", "there", "no", "thank")
+CONFIG = TextConfig(vocabulary=VOCABULARY, width=16, layers=1, heads=2, hidden=32, pieces_max=12, dropout=0.0)
+READER = PieceReader(CONFIG)
+NO_EMOTION = np.zeros(len(EMOTIONS), dtype=np.float32)
+
+
+def sentences(rows: list[tuple[str, FloatArray, str]]) -> Sentences:
+    texts, emotion, poles = zip(*rows, strict=True)
+    return Sentences(texts, np.stack(emotion), np.stack([one_hot(pole, POLARITIES) for pole in poles]), 0)
+
+
+SPOKEN = sentences(
+    [("hello there", one_hot("joy", EMOTIONS), "positive"), ("no no", one_hot("anger", EMOTIONS), "negative")] * 20
+)
+WRITTEN = sentences([("thank thank", NO_EMOTION, "positive")] * 30)
+
+
+def test_an_epoch_draws_each_share_once_and_gives_the_promised_batches() -> None:
+    shares = [Share(SPOKEN, per_epoch=40), Share(WRITTEN, per_epoch=25, weight=0.5)]
+    epoch = list(batches(shares, READER, np.random.default_rng(0)))
+    assert len(epoch) == steps_per_epoch(shares) == 3
+    assert sum(len(batch["ids"]) for batch in epoch) == 65
+    assert sum(int((batch["weight"] == 0.5).sum()) for batch in epoch) == 25
+
+
+def test_rows_of_another_set_carry_how_its_balance_differs() -> None:
+    shares = [Share(SPOKEN, per_epoch=40), Share(WRITTEN, per_epoch=30)]
+    rows = torch.cat([batch["polarity_shift"] for batch in batches(shares, READER, np.random.default_rng(0))])
+    wanted = frequencies(WRITTEN.polarity) - frequencies(SPOKEN.polarity)
+    assert wanted[POLARITIES.index("positive")] > 0
+    assert {tuple(row) for row in rows.tolist()} == {(0.0, 0.0, 0.0), tuple(wanted.tolist())}
+
+
+def test_a_row_without_emotion_says_nothing_to_the_emotion_head() -> None:
+    torch.manual_seed(0)
+    network = TextNetwork(CONFIG)
+    (batch,) = batches([Share(WRITTEN, per_epoch=30)], READER, np.random.default_rng(0))
+    loss(network, batch).backward()  # type: ignore[no-untyped-call]  # torch ships no type
+    assert network.emotion.weight.grad is not None
+    assert not network.emotion.weight.grad.any()
+    assert network.polarity.weight.grad is not None
+    assert network.polarity.weight.grad.any()
+
+
+def test_training_learns_clear_sentences() -> None:
+    torch.manual_seed(0)
+    network, shares = TextNetwork(CONFIG), [Share(SPOKEN, per_epoch=40)]
+    optimizer = torch.optim.AdamW(network.parameters(), lr=5e-3)
+    for epoch in range(15):
+        for batch in batches(shares, READER, np.random.default_rng(epoch)):
+            optimizer.zero_grad()
+            loss(network, batch).backward()  # type: ignore[no-untyped-call]  # torch ships no type
+            optimizer.step()
+    with torch.no_grad():
+        figures = validate(network.eval(), READER, {"meld": SPOKEN})
+    assert figures["meld_emotion_f1_weighted"] == pytest.approx(1.0)
+    assert figures["meld_recognised_polarity_f1_weighted"] == pytest.approx(1.0)
