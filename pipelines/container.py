@@ -80,3 +80,18 @@ def skipped_samples(packet: "Packet[Stream]") -> tuple[int, int]:
         return 0, 0
     start, end = struct.unpack_from("<II", bytes(packet.get_sidedata("skip_samples")))
     return start, end
+
+
+def packets(container: InputContainer, *streams: Stream | None) -> "Iterator[Packet[Stream]]":
+    """The packets of these streams in the order of the file, without the empty ones at the end that flush a decoder.
+
+    Raises:
+        av.FFmpegError: the rest cannot be read.
+    """
+    try:
+        for packet in container.demux(*[stream for stream in streams if stream is not None]):
+            if packet.size:
+                yield packet
+    except IndexError:
+        # PyAV 18.1, after the last packet, when a transport stream announced a further stream on its way.
+        return

@@ -12,7 +12,7 @@ from av.packet import Packet
 from av.stream import Stream
 from av.video.stream import VideoStream
 
-from pipelines.container import START_TAG, open_media, skipped_samples, sound_and_picture
+from pipelines.container import START_TAG, open_media, packets, skipped_samples, sound_and_picture
 from pipelines.decode import DecodedSound, PictureDecoder, SoundDecoder
 from pipelines.errors import MediaError
 from pipelines.rawaudio import RawAudio, raw_audio
@@ -146,7 +146,7 @@ def _read(container: InputContainer, what: str, limits: MediaLimits, seq: int) -
     parts = _Parts(sound, picture)
     size_bytes = 0
     try:
-        for packet in container.demux(*[stream for stream in (sound, picture) if stream is not None]):
+        for packet in packets(container, sound, picture):
             size_bytes += packet.size
             if size_bytes > _EXPANSION_MAX * limits.fragment_max_bytes:
                 raise MediaError(f"{what} unpacks to more than {_EXPANSION_MAX} times the allowed size")

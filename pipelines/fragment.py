@@ -16,14 +16,15 @@ from av.stream import Stream
 from av.video.stream import VideoStream
 
 from pipelines.bytesource import ByteStream, Source, opened
-from pipelines.container import START_TAG, open_media, skipped_samples, sound_and_picture
+from pipelines.container import START_TAG, open_media, packets, skipped_samples, sound_and_picture
 from pipelines.errors import MediaError
 from pipelines.rawaudio import RawAudio, raw_audio
 from pipelines.types import FRAGMENT_MAX_BYTES, Consent, MediaFragment, Participant
 
 PICTURE_MAX_PIXELS = 8192 * 8192
-_KEY_CUT, _ANY_CUT = Fraction(3, 4), Fraction(5, 4)
-"""Pictures: cut at a key frame from 3/4 of the wanted length on, and anywhere from 5/4 on."""
+_KEY_CUT, _ANY_CUT = Fraction(1, 2), Fraction(5, 4)
+"""Pictures: cut at a key frame from half the wanted length on, and anywhere from 5/4 on."""
+_SUBTYPES = {"matroska": "x-matroska", "wav": "wav"}
 _HEADER_BYTES = 16 << 10
 _PACKET_HEADER_BYTES = 64
 _MILLISECOND = Fraction(1, 1000)
@@ -124,13 +125,13 @@ def _cut_media(file: IO[bytes] | ByteStream, fragment_ms: int) -> Iterator[_Piec
     with open_media(file, what, PICTURE_MAX_PIXELS) as container:
         sound, picture = sound_and_picture(container, what)
         streams: list[Stream] = [stream for stream in (picture, sound) if stream is not None]
-        _refuse_foreign_codecs(streams, what)
+        muxer = _muxer(streams, what)
         origin_ms: int | None = None
         timed = _timed(container, streams, what)
         for group, final in _groups(timed, fragment_ms, has_picture=picture is not None):
             if origin_ms is None:
                 origin_ms = _start_ms(group)
-            yield from _written(group, streams, origin_ms, final=final)
+            yield from _written(group, muxer, streams, origin_ms, final=final)
         if origin_ms is None:
             raise MediaError(f"{what} opens, but holds no packet of sound or picture")
 
@@ -139,9 +140,8 @@ def _timed(container: InputContainer, streams: list[Stream], what: str) -> Itera
     """The packets of `streams` in the order of the file, each with its times."""
     clocks = {stream.index: _Clock(stream) for stream in streams}
     try:
-        for packet in container.demux(*streams):
-            if packet.size:  # the last, empty ones would flush a decoder
-                yield clocks[packet.stream_index].timed(packet)
+        for packet in packets(container, *streams):
+            yield clocks[packet.stream_index].timed(packet)
     except av.error.InvalidDataError:
         # What came before is good. The bytes that follow are not, so the call ends here, as with a torn connection.
         _log.warning("%s is damaged in the middle: the call ends there", what)
@@ -161,9 +161,9 @@ class _Clock:
 
     def timed(self, packet: "Packet[Stream]") -> _Timed:
         unit = packet.time_base
-        dts = self._end if packet.dts is None and packet.pts is None else unit * _known(packet.dts, packet.pts)
-        pts = dts if packet.pts is None else unit * packet.pts
-        self._end = max(dts, pts) + unit * (packet.duration or 0)
+        ticks = packet.pts if packet.pts is not None else packet.dts
+        pts = self._end if ticks is None else unit * ticks
+        self._end = pts + unit * (packet.duration or 0)
         index, shown = None, pts
         if self._rate_hz is not None:
             if self._heard is None:
@@ -172,21 +172,20 @@ class _Clock:
             index = round((pts - self._heard) * self._rate_hz)
             shown = max(pts, self._heard)
         pts_ms = round(pts * 1000)
-        dts_ms = min(round(dts * 1000), pts_ms)
-        self._dts_ms = dts_ms if self._dts_ms is None else max(dts_ms, self._dts_ms)
+        # Matroska tells no dts of pictures before FFmpeg has seen enough of their order: then the last one stands.
+        told_ms = pts_ms if packet.dts is None else min(round(unit * packet.dts * 1000), pts_ms)
+        if self._dts_ms is None:
+            self._dts_ms = told_ms
+        elif packet.dts is not None:
+            self._dts_ms = max(self._dts_ms, told_ms)
         return _Timed(packet, max(pts_ms, self._dts_ms), self._dts_ms, round(shown * 1000), index)
 
 
-def _known(first: int | None, second: int | None) -> int:
-    """The first of the two that is there."""
-    return first if first is not None else second or 0
-
-
-def _groups(packets: Iterator[_Timed], fragment_ms: int, *, has_picture: bool) -> Iterator[tuple[list[_Timed], bool]]:
+def _groups(timeds: Iterator[_Timed], fragment_ms: int, *, has_picture: bool) -> Iterator[tuple[list[_Timed], bool]]:
     """Packets of one fragment each, and whether they are the last; a group is complete when the next packet is there."""
     group: list[_Timed] = []
     size_bytes = _HEADER_BYTES
-    for timed in packets:
+    for timed in timeds:
         packet_bytes = timed.packet.size + _PACKET_HEADER_BYTES
         if packet_bytes + _HEADER_BYTES > FRAGMENT_MAX_BYTES:
             raise MediaError(
@@ -210,23 +209,25 @@ def _start_ms(group: list[_Timed]) -> int:
     return min(timed.shown_ms for timed in group)
 
 
-def _written(group: list[_Timed], streams: list[Stream], origin_ms: int, *, final: bool) -> Iterator[_Piece]:
-    """The packets as Matroska; in two when the headers made it too large after all."""
+def _written(
+    group: list[_Timed], muxer: str, streams: list[Stream], origin_ms: int, *, final: bool
+) -> Iterator[_Piece]:
+    """The packets as a file of their own; as two when the headers made it too large after all."""
     start_ms = _start_ms(group)
-    media = _matroska(group, streams, start_ms)
+    media = _muxed(group, muxer, streams, start_ms)
     if len(media) > FRAGMENT_MAX_BYTES and len(group) > 1:
         half = len(group) // 2
-        yield from _written(group[:half], streams, origin_ms, final=False)
-        yield from _written(group[half:], streams, origin_ms, final=final)
+        yield from _written(group[:half], muxer, streams, origin_ms, final=False)
+        yield from _written(group[half:], muxer, streams, origin_ms, final=final)
         return
-    kind = "video/x-matroska" if any(isinstance(stream, VideoStream) for stream in streams) else "audio/x-matroska"
-    yield _Piece(max(start_ms - origin_ms, 0), kind, media, final)
+    kind = "video" if any(isinstance(stream, VideoStream) for stream in streams) else "audio"
+    yield _Piece(max(start_ms - origin_ms, 0), f"{kind}/{_SUBTYPES[muxer]}", media, final)
 
 
-def _matroska(group: list[_Timed], streams: list[Stream], start_ms: int) -> bytes:
-    """One Matroska file, its times counted from `start_ms`; equal packets give equal bytes."""
+def _muxed(group: list[_Timed], muxer: str, streams: list[Stream], start_ms: int) -> bytes:
+    """One file, its times counted from `start_ms`; equal packets give equal bytes."""
     file = io.BytesIO()
-    with av.open(file, "w", format="matroska", container_options={"fflags": "+bitexact"}) as container:
+    with av.open(file, "w", format=muxer, container_options={"fflags": "+bitexact"}) as container:
         copies = {stream.index: container.add_stream_from_template(stream, opaque=True) for stream in streams}
         for timed in group:
             if timed.index is not None:
@@ -243,14 +244,15 @@ def _matroska(group: list[_Timed], streams: list[Stream], start_ms: int) -> byte
     return file.getvalue()
 
 
-def _refuse_foreign_codecs(streams: list[Stream], what: str) -> None:
-    """Matroska holds nearly every codec; the rest is named before anything is cut."""
-    with av.open(io.BytesIO(), "w", format="matroska") as container:
-        for stream in streams:
+def _muxer(streams: list[Stream], what: str) -> str:
+    """Matroska holds nearly every codec, and WAV those of the telephone; the rest is named before anything is cut."""
+    for muxer in _SUBTYPES if len(streams) == 1 and isinstance(streams[0], AudioStream) else ["matroska"]:
+        with av.open(io.BytesIO(), "w", format=muxer) as container:
             try:
-                container.add_stream_from_template(stream, opaque=True)
-            except ValueError as error:
-                raise MediaError(
-                    f"{what}: its {stream.type} is {stream.codec_context.name}, which Matroska cannot hold; "
-                    "re-encode it, say to Opus or H.264"
-                ) from error
+                for stream in streams:
+                    container.add_stream_from_template(stream, opaque=True)
+            except ValueError:
+                continue
+            return muxer
+    names = " and ".join(f"{stream.type} {stream.codec_context.name}" for stream in streams)
+    raise MediaError(f"{what} holds {names}, which Matroska cannot; re-encode it, say to Opus and H.264")

@@ -2,6 +2,9 @@
 
 from collections.abc import Callable
 from functools import cache
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -34,3 +37,14 @@ def _vowels(seconds: float, seed: int) -> FloatArray:
 def vowels() -> Callable[[float, int], FloatArray]:
     """`vowels(seconds, seed)` gives mono samples at 16 kHz."""
     return _vowels
+
+
+@pytest.fixture(scope="session")
+def media() -> ModuleType:
+    """tests/pipelines/media.py: test media made by PyAV, and short ways to cut and demux it."""
+    spec = spec_from_file_location("media", Path(__file__).with_name("media.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
