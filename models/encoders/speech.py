@@ -1,0 +1,108 @@
+"""Which transcriber serves: Whisper when its weights are here or come in time, else PocketSphinx, and why."""
+
+import hashlib
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import whisper
+
+from models.encoders.pocketsphinx import PocketSphinxTranscriber
+from models.encoders.whisper import WhisperError, load_whisper
+from models.types import Transcriber
+
+logger = logging.getLogger(__name__)
+
+POCKETSPHINX = "pocketsphinx"
+FETCH_DEADLINE_S = 20.0
+
+# Whisper's own download checks the SHA-256; a process of its own can be ended when the network says nothing at all.
+_FETCH = "import sys, whisper; whisper._download(sys.argv[1], sys.argv[2], in_memory=False)"
+
+
+class TranscriberError(ValueError):
+    """The configured transcriber is neither a file, nor a model name that Whisper knows, nor `pocketsphinx`."""
+
+
+def load_transcriber(
+    name_or_path: str,
+    *,
+    device: str = "cpu",
+    fetch_deadline_s: float = FETCH_DEADLINE_S,
+    sha256: str | None = None,
+) -> Transcriber:
+    """Load the transcriber that the configuration names.
+
+    Args:
+        name_or_path: `pocketsphinx`; a name of `whisper.available_models()`, its weights taken from Whisper's cache
+            folder or fetched within the deadline; or a path to a Whisper checkpoint.
+        device: Torch device for Whisper.
+        fetch_deadline_s: Longest time to wait for the weights, in seconds. After it PocketSphinx serves, and the log
+            says so.
+        sha256: Expected digest of the file at a path; a name brings its own.
+
+    Returns:
+        The transcriber; its `engine` says which.
+
+    Raises:
+        TranscriberError: When nothing is called so.
+        WhisperError: When a file given by path is damaged, or is not the one meant: never replaced in silence.
+        PocketSphinxError: When the last resort cannot be loaded either.
+    """
+    if name_or_path == POCKETSPHINX:
+        return PocketSphinxTranscriber()
+    if name_or_path in whisper.available_models():
+        return _by_name(name_or_path, device, fetch_deadline_s)
+    path = Path(name_or_path)
+    if not path.is_file():
+        known = ", ".join([POCKETSPHINX, *whisper.available_models()])
+        raise TranscriberError(
+            f"no transcriber {name_or_path!r}: give the path of a Whisper checkpoint, or one of {known}"
+        )
+    return load_whisper(path, path.stem, device=device, sha256=sha256)
+
+
+def _by_name(name: str, device: str, fetch_deadline_s: float) -> Transcriber:
+    url = whisper._MODELS[name]  # noqa: SLF001  the address that holds the published digest has no public name
+    path = cache_folder() / url.rsplit("/", 1)[-1]
+    digest = url.split("/")[-2]
+    why = "" if _is_intact(path, digest) else _fetch(url, path.parent, fetch_deadline_s)
+    if not why:
+        try:
+            return load_whisper(path, name, device=device, sha256=digest)
+        except WhisperError as error:
+            why = str(error)
+    transcriber = PocketSphinxTranscriber()
+    logger.warning("Whisper %s cannot serve (%s): %s transcribes instead", name, why, transcriber.engine)
+    return transcriber
+
+
+def cache_folder() -> Path:
+    """Where openai-whisper keeps its weights."""
+    return Path(os.getenv("XDG_CACHE_HOME") or Path.home() / ".cache") / "whisper"
+
+
+def _is_intact(path: Path, digest: str) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == digest
+
+
+def _fetch(url: str, folder: Path, deadline_s: float) -> str:
+    """Fetch the weights at `url` into `folder`; return why that failed, or nothing."""
+    try:
+        ended = subprocess.run(  # noqa: S603  our own interpreter, and an address from a constant of whisper
+            [sys.executable, "-c", _FETCH, url, str(folder)],
+            capture_output=True,
+            text=True,
+            timeout=deadline_s,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"its weights did not come within {deadline_s:g} s"
+    if ended.returncode == 0:
+        return ""
+    return f"its weights cannot be fetched: {(ended.stderr.strip().splitlines() or ['no reason given'])[-1][:200]}"
