@@ -91,7 +91,7 @@ class WhisperTranscriber:
         results = whisper.decode(model, mel_BMT, options)
         return [
             self._transcript(result, mel_MT, len(samples))
-            for result, mel_MT, samples in zip(results, mel_BMT, batch, strict=True)  # noqa: N806  shape suffix
+            for result, mel_MT, samples in zip(results, mel_BMT, batch, strict=True)
         ]
 
     def _transcript(self, result: Any, mel_MT: torch.Tensor, length: int) -> Transcript:  # noqa: N803  shape suffix
