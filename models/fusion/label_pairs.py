@@ -135,7 +135,7 @@ def draw(
     for modality in MODALITIES:
         pool, rows = pools[modality], anchors
         if modality is not Modality.TEXT:
-            others = rng.permutation(words.emotions)[: len(anchors)]
+            others = rng.choice(words.emotions, len(anchors))
             shown = np.where(rng.random(len(anchors)) < doubt, others, emotions)
             rows = _of_same_label(pool.emotions, shown, rng)
         anything = rng.integers(0, len(pool.emotions), len(anchors))
