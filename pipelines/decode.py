@@ -25,6 +25,8 @@ from pipelines.tracks import Sound
 from pipelines.types import Participant, VideoFrame
 
 PICTURES_MAX_PER_S = 240
+_PLANES_MAX = 8
+"""From so many planes on PyAV 18.1 reads beyond the list of planes, which FFmpeg does not end with a null there."""
 _MILLISECOND = Fraction(1, 1000)
 
 
@@ -54,7 +56,7 @@ class SoundDecoder:
         decoded, runs = DecodedSound(), list[tuple[int, FloatArray]]()
         seconds = 0.0
         for packet in packets:
-            chunks, damaged = self._chunks(packet)
+            chunks, damaged = self._chunks(packet, limits)
             decoded.damaged += damaged
             if fresh and chunks and packet is not packets[0] and not runs:
                 chunks = [*_lead(packets[0], packet, chunks[0]), *chunks]
@@ -83,12 +85,14 @@ class SoundDecoder:
         self._codec, self._key, self._channels = codec, key, max(codec.channels, 1)
         return True
 
-    def _chunks(self, packet: "Packet[Stream]") -> tuple[list[tuple[int, FloatArray]], int]:
+    def _chunks(self, packet: "Packet[Stream]", limits: MediaLimits) -> tuple[list[tuple[int, FloatArray]], int]:
         """What one packet gives, as (rate, (channels, N)), and 1 when it is damaged."""
         assert self._codec is not None  # noqa: S101 - decode() has just set it
         try:
             frames = self._codec.decode(packet)
             chunks = [(frame.sample_rate, _floats(frame)) for frame in frames]
+            if any(not 0 < rate <= limits.sample_rate_max_hz or len(c) > limits.channels_max for rate, c in chunks):
+                raise ValueError("a frame unlike its stream")
         except (av.FFmpegError, ValueError):
             rate_hz = self._codec.sample_rate or 1
             lost = round((packet.duration or 0) * packet.time_base * rate_hz)
@@ -118,6 +122,9 @@ def _lead(
 
 def _floats(frame: AudioFrame) -> FloatArray:
     """Any sample format as (channels, N) float32 with full scale at 1; a copy."""
+    if frame.format.is_planar and frame.layout.nb_channels >= _PLANES_MAX:
+        packed = av.AudioResampler(format="flt", layout=frame.layout, rate=frame.sample_rate)
+        (frame,) = packed.resample(frame)
     array = np.asarray(frame.to_ndarray())
     if frame.format.is_packed:
         array = array.reshape(-1, frame.layout.nb_channels).T

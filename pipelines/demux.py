@@ -28,7 +28,7 @@ _EXPANSION_MAX = 8
 class Demuxed:
     """What one fragment gave.
 
-    The last samples of a fragment (2 ms and less, held in the resampler) come with the next one, so the first block
+    The last samples of a fragment (2 ms at 8 kHz, held in the resampler) come with the next one, so the first block
     may start before `start_sample`, the exact place of this fragment's own first sample at 16 kHz (None without
     sound). A later `Demuxer` may take it as its `start_sample` to start at this fragment. `damaged` counts packets
     that were left out, with silence in the place of sound.

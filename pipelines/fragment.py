@@ -27,6 +27,8 @@ _KEY_CUT, _ANY_CUT = Fraction(1, 2), Fraction(5, 4)
 _SUBTYPES = {"matroska": "x-matroska", "wav": "wav"}
 _HEADER_BYTES = 16 << 10
 _PACKET_HEADER_BYTES = 64
+_JUMP_BACK_S = 2
+"""Times that fall back further than pictures are reordered: recordings were joined, and the next one follows."""
 _MILLISECOND = Fraction(1, 1000)
 
 _log = logging.getLogger(__name__)
@@ -131,7 +133,10 @@ def _cut_media(file: IO[bytes] | ByteStream, fragment_ms: int) -> Iterator[_Piec
         for group, final in _groups(timed, fragment_ms, has_picture=picture is not None):
             if origin_ms is None:
                 origin_ms = _start_ms(group)
-            yield from _written(group, muxer, streams, origin_ms, final=final)
+            try:
+                yield from _written(group, muxer, streams, origin_ms, final=final)
+            except (av.FFmpegError, ValueError) as error:
+                raise MediaError(f"{what}: its packets cannot be written again ({error}); re-encode it") from error
         if origin_ms is None:
             raise MediaError(f"{what} opens, but holds no packet of sound or picture")
 
@@ -154,7 +159,7 @@ class _Clock:
 
     def __init__(self, stream: Stream) -> None:
         self._rate_hz = stream.codec_context.sample_rate if isinstance(stream, AudioStream) else None
-        self._end = Fraction(0)
+        self._end = self._shift = Fraction(0)
         self._dts_ms: int | None = None
         self._heard: Fraction | None = None
         """Sound: when its first sample is heard, the encoder's delay left out."""
@@ -162,7 +167,10 @@ class _Clock:
     def timed(self, packet: "Packet[Stream]") -> _Timed:
         unit = packet.time_base
         ticks = packet.pts if packet.pts is not None else packet.dts
-        pts = self._end if ticks is None else unit * ticks
+        pts = self._end if ticks is None else unit * ticks + self._shift
+        if self._end - pts > _JUMP_BACK_S:
+            self._shift += self._end - pts
+            pts = self._end
         self._end = pts + unit * (packet.duration or 0)
         index, shown = None, pts
         if self._rate_hz is not None:
@@ -173,7 +181,7 @@ class _Clock:
             shown = max(pts, self._heard)
         pts_ms = round(pts * 1000)
         # Matroska tells no dts of pictures before FFmpeg has seen enough of their order: then the last one stands.
-        told_ms = pts_ms if packet.dts is None else min(round(unit * packet.dts * 1000), pts_ms)
+        told_ms = pts_ms if packet.dts is None else min(round((unit * packet.dts + self._shift) * 1000), pts_ms)
         if self._dts_ms is None:
             self._dts_ms = told_ms
         elif packet.dts is not None:

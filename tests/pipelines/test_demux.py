@@ -1,6 +1,7 @@
 """Fragments in; sound of each participant at its exact place, and pictures at their times, out."""
 
 import io
+import struct
 from dataclasses import replace
 from itertools import pairwise
 from types import ModuleType
@@ -299,6 +300,16 @@ def test_pictures_belong_to_the_customer_and_are_scaled_down(media: ModuleType) 
     assert left[2] < 40
     assert right[2] > 90
     assert right[1] < 40
+
+
+def test_a_film_held_upright_is_turned(media: ModuleType) -> None:
+    whole = bytearray(media.film("mp4", picture_codec="libx264", seconds=1))
+    matrix = whole.index(b"tkhd") + 44  # ISO/IEC 14496-12 §8.3.2; a quarter turn clockwise
+    whole[matrix : matrix + 36] = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30)
+    frames = media.hear(media.cut(io.BytesIO(bytes(whole)))).frames
+    assert {frame.pixels.shape for frame in frames} == {(96, 64, 3)}
+    assert frames[0].pixels[5, :, 1].mean() > 90  # what was left is up now
+    assert frames[0].pixels[-5, :, 2].mean() > 90
 
 
 def test_a_picture_of_one_pixel(media: ModuleType) -> None:

@@ -166,6 +166,14 @@ def test_raw_sound_is_cut_by_bytes(media: ModuleType, encoding: str, width: int,
     ]
 
 
+def test_joined_recordings_follow_each_other(media: ModuleType) -> None:
+    one = media.film("mpegts", sound_codec="mp2", samples=media.sound(4, 48_000), rate_hz=48_000)
+    cuts = media.cut(io.BytesIO(one * 3))
+    check_contract(cuts)
+    assert len(cuts) in {12, 13}
+    assert abs(len(media.hear(cuts).samples[Participant.CUSTOMER]) - 12 * 16_000) < 3000
+
+
 def test_raw_sound_that_ends_with_a_fragment_is_final_there(media: ModuleType) -> None:
     cuts = media.cut(iter([bytes(8000)] * 2), content_type="audio/PCMU")
     assert [(len(fragment.media), fragment.final) for fragment in cuts] == [(8000, False), (8000, True)]
