@@ -109,6 +109,8 @@ def events(client: httpx.Client, call_id: str, query: Mapping[str, str]) -> Iter
                 if not answer.is_success:
                     answer.read()
                     raise CommandError(problem_text(answer))
+                if answer.status_code == httpx.codes.NO_CONTENT:
+                    return  # everything was sent before: the call is over
                 for event in read_events(answer.iter_lines()):
                     last_id, failures = event.id or last_id, 0
                     yield event
