@@ -15,7 +15,7 @@ from starlette.websockets import WebSocketState
 
 from deployments.answers import Accepted, Links, LiveOrder, MediaOrder
 from deployments.intake import Intake
-from deployments.multipart import MultipartForm
+from deployments.multipart import FIELDS_MAX_BYTES, MultipartForm
 from deployments.problems import ProblemError, problem_of
 from pipelines.store import Store
 from pipelines.types import CallId
@@ -82,6 +82,7 @@ def media_routes(store: Store, intake: Intake) -> APIRouter:
         for raw sound only (`audio/L16;rate=8000;channels=2`, `audio/PCMU`, `audio/PCMA`). An upload that broke off
         may be sent again with the same `call_id`: nothing is analysed twice.
         """
+        refuse_oversize(request, intake.limits.upload_max_bytes + FIELDS_MAX_BYTES)
         chunks, fields, content_type = await read_body(request, NO_MEDIA)
         order = valid(MediaOrder, {**request.query_params, **fields}, "query")
         call_id = order.call_id or uuid.uuid4().hex
@@ -114,6 +115,21 @@ def media_routes(store: Store, intake: Intake) -> APIRouter:
             await _close_with(socket, error)
 
     return routes
+
+
+def refuse_oversize(request: Request, max_bytes: int) -> None:
+    """Refuse at once what says itself that it is too long.
+
+    Raises:
+        ProblemError: it does.
+    """
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > max_bytes:
+        raise ProblemError(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            "oversize",
+            f"the body has {length} bytes, allowed are {max_bytes}; send the media in several calls",
+        )
 
 
 async def read_body(request: Request, when_empty: str) -> tuple[AsyncIterator[bytes], dict[str, str], str | None]:

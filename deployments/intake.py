@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import queue
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -44,27 +45,25 @@ class ByteBridge:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._queue: asyncio.Queue[bytes | BaseException | None] = asyncio.Queue(CHUNKS_WAITING_MAX)
+        self._room = asyncio.Semaphore(CHUNKS_WAITING_MAX)
+        self._waiting: queue.SimpleQueue[bytes | BaseException | None] = queue.SimpleQueue()
 
     async def put(self, chunk: bytes) -> None:
         """Waits while the reader is `CHUNKS_WAITING_MAX` chunks behind."""
-        await self._queue.put(chunk)
+        await self._room.acquire()
+        self._waiting.put(chunk)
 
-    async def end(self) -> None:
-        """No more chunks come; those that wait are still read."""
-        await self._queue.put(None)
-
-    def tear(self, error: BaseException | None) -> None:
-        """Ends the reader at once: with `error`, or (None) as if the media had ended here."""
-        while not self._queue.empty():
-            self._queue.get_nowait()
-        self._queue.put_nowait(error)
+    def end(self, error: BaseException | None = None) -> None:
+        """No more chunks come; those that wait are still read, then `error` is raised in the reader."""
+        self._waiting.put(error)
 
     def __iter__(self) -> Iterator[bytes]:
         """For the reading thread only."""
-        while (chunk := asyncio.run_coroutine_threadsafe(self._queue.get(), self._loop).result()) is not None:
+        while (chunk := self._waiting.get()) is not None:
             if isinstance(chunk, BaseException):
                 raise chunk
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and with it the sender
+                self._loop.call_soon_threadsafe(self._room.release)
             yield chunk
 
 
@@ -190,17 +189,19 @@ class Intake:
         try:
             oversize = await self._carry(chunks, bridge, appended)
         except BaseException:
-            bridge.tear(None if live else MediaError("the sender went away"))
+            bridge.end(None if live else MediaError("the sender went away"))
             raise
-        count = await asyncio.shield(appended)  # a request that is given up does not free its thread
-        if oversize:
-            raise ProblemError(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                "oversize",
-                f"more than {self.limits.upload_max_bytes} bytes; call {call_id} is analysed up to there only. "
-                "Send the media in several calls, or ask for a higher limit",
-            )
-        return count
+        # A request that is given up does not free its thread: hence the shield.
+        if not oversize:
+            return await asyncio.shield(appended)
+        with contextlib.suppress(MediaError):
+            await asyncio.shield(appended)
+        raise ProblemError(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            "oversize",
+            f"more than {self.limits.upload_max_bytes} bytes; call {call_id} is analysed up to there only. "
+            "Send the media in several calls",
+        )
 
     def _append(self, pieces: Iterator[MediaFragment]) -> int:
         with contextlib.closing(pieces):  # type: ignore[type-var]  # a generator, which has `close`
@@ -217,7 +218,7 @@ class Intake:
             oversize = taken_bytes > self.limits.upload_max_bytes
             if not oversize:
                 await _unless_done(bridge.put(chunk), appended)
-        await _unless_done(bridge.end(), appended)
+        bridge.end()
         return oversize
 
 
