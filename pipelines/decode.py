@@ -90,9 +90,7 @@ class SoundDecoder:
         assert self._codec is not None  # noqa: S101 - decode() has just set it
         try:
             frames = self._codec.decode(packet)
-            chunks = [(frame.sample_rate, _floats(frame)) for frame in frames]
-            if any(not 0 < rate <= limits.sample_rate_max_hz or len(c) > limits.channels_max for rate, c in chunks):
-                raise ValueError("a frame unlike its stream")
+            chunks = [(frame.sample_rate, _floats(frame, limits)) for frame in frames]
         except (av.FFmpegError, ValueError):
             rate_hz = self._codec.sample_rate or 1
             lost = round((packet.duration or 0) * packet.time_base * rate_hz)
@@ -120,8 +118,14 @@ def _lead(
     return [(rate_hz, np.zeros((samples.shape[0], min(lost, rate_hz)), dtype=np.float32))]
 
 
-def _floats(frame: AudioFrame) -> FloatArray:
-    """Any sample format as (channels, N) float32 with full scale at 1; a copy."""
+def _floats(frame: AudioFrame, limits: MediaLimits) -> FloatArray:
+    """Any sample format as (channels, N) float32 with full scale at 1; a copy.
+
+    Raises:
+        ValueError: the frame passes limits that its stream keeps, so it is damaged.
+    """
+    if not (0 < frame.sample_rate <= limits.sample_rate_max_hz and frame.layout.nb_channels <= limits.channels_max):
+        raise ValueError(f"a frame of {frame.layout.nb_channels} channels at {frame.sample_rate} Hz")
     if frame.format.is_planar and frame.layout.nb_channels >= _PLANES_MAX:
         packed = av.AudioResampler(format="flt", layout=frame.layout, rate=frame.sample_rate)
         (frame,) = packed.resample(frame)
