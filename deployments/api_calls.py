@@ -166,7 +166,7 @@ async def _happenings(store: Store, call_id: str, last_id: str, heartbeat_ms: in
         if call is None:
             return  # deleted meanwhile
         # A call that ended may begin again with another stream: only the last end is one.
-        ended = bool(found) and found[-1].kind == "call-final"
+        ended = bool(found) and found[-1].kind == "call-final" and not await store.events(call_id, last_id)
         if call.status == "final" and (ended or not found):
             if ended:
                 yield _written(found[-1], await _summary(store, call))
