@@ -1,4 +1,7 @@
-"""Every network as a Serve deployment of its own, and the `Stages` that reach them by handle or in this process."""
+"""Every network as a Serve deployment of its own, and the `Stages` that reach them by handle or in this process.
+
+Networks are imported where they are loaded: a replica of one spares the seconds and the memory of the others.
+"""
 
 import asyncio
 import os
@@ -15,7 +18,6 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from models.bundles import EMBEDDED, Bundle, load_bundle, load_encoder, load_fusion
-from models.encoders import audio, faces, speech, video
 from models.types import SAMPLE_RATE_HZ, FloatArray, Modality
 from pipelines.analyse import ModelNames, Stages
 from pipelines.errors import EncoderUnavailableError, NoFaceError, UnusableInputError
@@ -47,6 +49,8 @@ def bundle_of(config: AppConfig) -> Bundle:
 
 def load_speech(config: AppConfig) -> Network:
     """The transcriber; PocketSphinx gains nothing from a batch, and its first caller would wait for the last."""
+    from models.encoders import speech  # noqa: PLC0415  # see the module
+
     transcriber = speech.load_transcriber(config.transcriber, device=config.device)
     batch_max = 1 if transcriber.engine.startswith("pocketsphinx") else None
     probe = np.zeros(SAMPLE_RATE_HZ // 4, np.float32)
@@ -61,6 +65,8 @@ def load_text(config: AppConfig) -> Network:
 
 def load_audio(config: AppConfig) -> Network:
     """The voice encoder."""
+    from models.encoders import audio  # noqa: PLC0415  # see the module
+
     encoder = load_encoder(bundle_of(config), Modality.AUDIO, config.device)
     tone = np.sin(np.arange(SAMPLE_RATE_HZ // 2)).astype(np.float32)
     return Network(encoder.name, encoder.encode, audio.prepare(tone), len)
@@ -68,6 +74,8 @@ def load_audio(config: AppConfig) -> Network:
 
 def load_video(config: AppConfig) -> Network:
     """The face encoder."""
+    from models.encoders import video  # noqa: PLC0415  # see the module
+
     encoder = load_encoder(bundle_of(config), Modality.VIDEO, config.device)
     return Network(encoder.name, encoder.encode, video.prepare(np.zeros((1, 48, 48), np.uint8)))
 
@@ -237,6 +245,8 @@ def _stages(
     video_: Callable[[Any], Awaitable[Any]],
     fuse: Callable[[Any], Awaitable[Any]],
 ) -> Stages:
+    from models.encoders import audio, video  # noqa: PLC0415  # see the module
+
     bundle = bundle_of(config)
     # MTCNN keeps no state between utterances, but one at a time keeps the memory of its pyramids bounded.
     preparing = ThreadPoolExecutor(1, "prepare")
@@ -255,6 +265,8 @@ def _stages(
         return await video_(await prepared(crops, frames))
 
     def crops(frames: Sequence[VideoFrame]) -> Any:
+        from models.encoders import faces  # noqa: PLC0415  # seconds that a telephone call never needs
+
         found = faces.find_faces([(frame.time_ms, frame.pixels) for frame in frames])
         if not len(found):
             raise NoFaceError("no face in any sampled picture")
