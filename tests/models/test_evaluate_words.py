@@ -1,0 +1,60 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from models import evaluate
+from models.data import DataError
+
+MELD = """Utterance,Emotion,Sentiment
+"Thank you so much, I am so happy!",joy,positive
+I am so angry with you!,anger,negative
+What is your account number please,neutral,neutral
+Let me check that for you,neutral,neutral
+broken row
+"""
+
+TWEETS = """airline_sentiment,text
+negative,@united this is the worst service ever
+positive,@united thank you so much that was great
+"""
+
+
+@pytest.mark.parametrize("dataset", ["meld", "meld_recognised"])
+def test_words_are_evaluated_on_any_folder_in_the_layout(tmp_path: Path, dataset: str) -> None:
+    (tmp_path / "meld").mkdir()
+    (tmp_path / "meld" / "dev_sent_emo.csv").write_text(MELD)
+    found = evaluate.run("text", "embedded", dataset, tmp_path)
+    assert (found["n"], found["skipped"], found["split"]) == (4, 1, "validation")
+    assert found["tasks"]["emotion"]["metrics"]["accuracy"] == 1.0
+    assert found["tasks"]["polarity"]["metrics"]["accuracy"] == 1.0
+    assert found["tasks"]["emotion"]["constant"]["accuracy"] == 0.5
+    json.dumps(found)
+
+
+def test_a_set_without_emotions_has_no_emotion_task(tmp_path: Path) -> None:
+    (tmp_path / "airline").mkdir()
+    (tmp_path / "airline" / "tweets_train.csv").write_text(TWEETS)
+    found = evaluate.run("text", "embedded", "tweets", tmp_path, "all")
+    assert set(found["tasks"]) == {"polarity"}
+    assert found["tasks"]["polarity"]["metrics"]["accuracy"] == 1.0
+
+
+def test_comments_with_several_labels_are_not_judged(tmp_path: Path) -> None:
+    folder = tmp_path / "goemotions" / "ekman"
+    folder.mkdir(parents=True)
+    (folder / "labels.txt").write_text("anger\njoy\n")
+    (folder / "dev.tsv").write_text("I love it so much\t1\ta\nwhat a day\t0,1\tb\n")
+    assert evaluate.run("text", "embedded", "goemotions", tmp_path)["n"] == 1
+
+
+def test_a_data_folder_without_the_set_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="data README"):
+        evaluate.run("text", "embedded", "meld", tmp_path)
+
+
+@pytest.mark.slow
+def test_the_fusion_beats_every_single_encoder_on_label_pairs(data_dir: Path) -> None:
+    tasks = evaluate.run("fusion", "embedded", "label_pairs", data_dir)["tasks"]
+    singles = [tasks[f"emotion_{one}"]["metrics"]["f1_weighted"] for one in ("audio", "video", "text")]
+    assert tasks["emotion"]["metrics"]["f1_weighted"] > max(singles)
