@@ -51,12 +51,12 @@ def run(*, realtime: bool, port: int, as_json: bool) -> None:
         except TimeoutError as error:
             raise CommandError(f"the results of {call_id} did not all come within {RESULTS_S:.0f} s") from error
         summary = summary_of(client, call_id, TENANT)
-    if as_json:
-        write_json([summary])
-    else:
-        print_out(render.sentiment_line(sorted(found, key=lambda result: result.start_ms)))
-        print_out(render.summary(summary))
-        console.print(_made_by(found))
+        if as_json:
+            write_json([summary])
+        else:
+            print_out(render.sentiment_line(sorted(found, key=lambda result: result.start_ms)))
+            print_out(render.summary(summary))
+            console.print(_made_by(found))
     if len(found) < UTTERANCES_MIN:
         raise CommandError(f"only {len(found)} utterances came out, at least {UTTERANCES_MIN} should; undertone doctor")
 

@@ -26,6 +26,8 @@ MISSING_NAME = {
 }
 BARS = "▁▂▃▄▅▆▇█"
 NO_SCORE = "·"
+PULL_MIN_SCORE = 0.005
+"""A smaller pull would be shown as 0.00."""
 NEUTRAL_BAND = 0.25
 """Scores nearer to 0 than this are shown without a colour."""
 
@@ -133,8 +135,9 @@ def summary(call: CallSummary) -> Panel:
     lines: list[RenderableType] = [Text(call.headline, style="bold"), Text(), table]
     for part in call.participants:
         lines += _moments(part)
-    if call.negative_by:
-        why = ", ".join(f"{MODALITY_NAME[m]} {-pull:+.2f}" for m, pull in call.negative_by.items())
+    pulls = sorted(call.negative_by.items(), key=lambda item: -item[1])
+    why = ", ".join(f"{MODALITY_NAME[modality]} {-pull:+.2f}" for modality, pull in pulls if pull >= PULL_MIN_SCORE)
+    if why:
         lines.append(Text(f"pulled down by: {why} (points of score, mean of the negative utterances)"))
     interruptions = ", ".join(f"{found.participant} at {clock(found.at_ms)}" for found in call.interruptions)
     lines.append(Text(f"silence {call.silence_ms / 1000:.0f} s; interruptions: {interruptions or 'none'}"))
