@@ -23,7 +23,7 @@ from models.encoders import audio, minilm, text_training
 from models.encoders.audio import AudioConfig, VoiceNetwork
 from models.encoders.text import PieceReader, TextConfig, TextNetwork, prepare
 from models.encoders.text_training import Share
-from models.encoders.video import FaceNetwork, VideoConfig
+from models.encoders.video import FaceNetwork, VideoConfig, VideoEncoder
 from models.fusion import label_pairs
 from models.fusion.attention import MODALITIES, FusionConfig, FusionNetwork
 from models.metrics import classification
@@ -200,10 +200,9 @@ def video_fer2013(data: Path) -> Recipe:
         return nn.functional.cross_entropy(model(batch["pictures"])[1], batch["label"], label_smoothing=0.1)
 
     def validate(model: nn.Module) -> dict[str, float]:
-        device = next(model.parameters()).device
-        chunks = torch.split(torch.from_numpy(held_out.pictures), 256)
-        answer = torch.cat([model(chunk.to(device))[1].argmax(dim=1).cpu() for chunk in chunks])
-        return classification(held_out.labels, answer.numpy(), len(config.labels))
+        encoder = VideoEncoder(cast("FaceNetwork", model), config, name="video")
+        answer = encoder.frames([held_out.pictures])[0][1].argmax(axis=1)
+        return classification(held_out.labels, answer, len(config.labels))
 
     return Recipe(
         name="video",
@@ -214,7 +213,7 @@ def video_fer2013(data: Path) -> Recipe:
         loss=loss,
         validate=validate,
         metric="accuracy",
-        epochs=13,
+        epochs=20,
         learning_rate=2e-3,
         weight_decay=0.05,
         average_decay=0.998,

@@ -189,8 +189,15 @@ class VideoEncoder:
         if not batch:
             return []
         pictures = torch.from_numpy(np.concatenate(batch))
-        parts = [self._network(chunk.to(self._device)) for chunk in torch.split(pictures, BATCH_FACES)]
-        embedding = torch.cat([part[0] for part in parts]).float().cpu().numpy()
-        probabilities = torch.cat([part[1] for part in parts]).float().softmax(dim=1).cpu().numpy()
+        parts = [self._both_ways(chunk.to(self._device)) for chunk in torch.split(pictures, BATCH_FACES)]
+        embedding = torch.cat([part[0] for part in parts]).cpu().numpy()
+        probabilities = torch.cat([part[1] for part in parts]).cpu().numpy()
         ends = np.cumsum([len(faces) for faces in batch])[:-1]
         return list(zip(np.split(embedding, ends), np.split(probabilities, ends), strict=True))
+
+    def _both_ways(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """Average over a face and its mirror image, which show the same emotion: embeddings, probabilities (B, _)."""
+        embedding, logits = self._network(pictures)
+        mirrored_embedding, mirrored_logits = self._network(pictures.flip(2))
+        probabilities = (logits.float().softmax(dim=1) + mirrored_logits.float().softmax(dim=1)) / 2
+        return (embedding + mirrored_embedding).float() / 2, probabilities

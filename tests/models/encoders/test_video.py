@@ -101,6 +101,15 @@ def test_an_utterance_is_the_mean_of_its_frames(encoder: VideoEncoder) -> None:
     assert -3 <= feature.prediction.score <= 3
 
 
+def test_a_mirrored_face_is_judged_alike(encoder: VideoEncoder) -> None:
+    face = pictures(1, 48, 48)
+
+    straight, mirrored = encoder.encode([face, np.ascontiguousarray(face[:, :, ::-1])])
+
+    np.testing.assert_allclose(straight.embedding, mirrored.embedding, atol=1e-5)
+    np.testing.assert_allclose(straight.prediction.emotion, mirrored.prediction.emotion, atol=1e-6)
+
+
 def test_exposure_does_not_matter(encoder: VideoEncoder) -> None:
     face = pictures(1, 48, 48) // 3 + 20
 
