@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import kafka.errors
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.structs import MemberState
 
 from pipelines.broker import RECORD_MAX_BYTES, broker_errors, connection_options, ensure_topics
 from pipelines.errors import SourceUnavailableError
@@ -49,6 +50,7 @@ class Source(Protocol):
     def poll(self, timeout_s: float, records_max: int) -> Polled:
         """Wait up to `timeout_s` for at most `records_max` records of partitions that are not paused.
 
+        While the group hands partitions over it waits longer, some seconds at most.
         Call it often also while everything is paused: it keeps the membership.
 
         Raises:
@@ -85,7 +87,7 @@ _GROUP_OPTIONS = {
     # A killed worker's partitions move after this; heartbeats come from kafka-python's own thread, so a worker
     # that is busy for longer keeps them as long as it polls within `max_poll_interval_ms`.
     "session_timeout_ms": 10_000,
-    "heartbeat_interval_ms": 2_500,
+    "heartbeat_interval_ms": 1_000,  # members learn of a rebalance by them
     "max_poll_interval_ms": 120_000,
     # At most 16 MiB a fetch from each broker, and one fetched chunk a partition waiting to be polled.
     "fetch_max_bytes": 16 << 20,
@@ -93,6 +95,9 @@ _GROUP_OPTIONS = {
     "fetch_max_wait_ms": 250,
 }
 _CALL_TIMEOUT_MS = 5_000
+_POLL_MIN_MS = 20
+_JOIN_POLL_MS = 1_000
+_REBALANCE_MAX_S = 15.0
 _QUIET_S = 5.0
 """After so long without a record, ask the broker something, to tell silence from absence."""
 
@@ -118,7 +123,12 @@ class KafkaSource:
         """See `Source.poll`."""
         consumer = self._connected()
         with broker_errors("polling"):
-            fetched = consumer.poll(timeout_ms=round(timeout_s * 1000), max_records=records_max)
+            fetched = consumer.poll(timeout_ms=max(_POLL_MIN_MS, round(timeout_s * 1000)), max_records=records_max)
+            # kafka-python 3.0.12 throws away a join that is answered while nobody polls, and asks for another one:
+            # members that poll briefly would rebalance for ever, so stay until it is done.
+            deadline_s = time.monotonic() + _REBALANCE_MAX_S
+            while not fetched and not _settled(consumer) and time.monotonic() < deadline_s:
+                fetched = consumer.poll(timeout_ms=_JOIN_POLL_MS, max_records=records_max)
         revoked, assigned = self._changes.take()
         owned = consumer.assignment()
         records = tuple(_record(raw) for partition, raws in fetched.items() if partition in owned for raw in raws)
@@ -243,6 +253,10 @@ class _Heard:
             return Backlog(0, 0)
         since_ms = max(self.appended_ms.get(partition, 0), self._caught_up_ms.get(partition, 0))
         return Backlog(lag_records, max(0, now_ms - since_ms) if since_ms else 0)
+
+
+def _settled(consumer: KafkaConsumer) -> bool:
+    return bool(consumer.group_metadata().state == MemberState.STABLE)
 
 
 def _record(raw: Any) -> Record:

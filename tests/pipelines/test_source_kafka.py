@@ -1,9 +1,12 @@
 """What only Kafka has: groups, topics, and a broker that goes away."""
 
 import gc
+import logging
+import queue
 import threading
 import time
 import uuid
+from collections.abc import Callable
 
 import pytest
 from kafka.admin import ConfigResource, KafkaAdminClient
@@ -32,16 +35,57 @@ def topic() -> str:
 
 
 class Member:
-    """A reader of the group with what it holds and what it has read, as the worker would know it."""
+    """A worker of the group in a thread of its own, with what it holds and what it has read.
 
-    def __init__(self, settings: Settings, topic: str) -> None:
+    `poll_s` is how long each of its polls waits; between them it is busy for `busy_s`.
+    """
+
+    def __init__(self, settings: Settings, topic: str, *, poll_s: float = 0.1, busy_s: float = 0.02) -> None:
         self.source = KafkaSource(settings, topic)
         self.held: set[int] = set()
         self.revoked: set[int] = set()
         self.read: list[tuple[int, int]] = []
+        self.error: BaseException | None = None
+        self._poll_s, self._busy_s = poll_s, busy_s
+        self._orders: queue.Queue[tuple[Callable[[KafkaSource], None], threading.Event]] = queue.Queue()
+        self._leaving = threading.Event()
+        self._thread = threading.Thread(target=self._work)
+        self._thread.start()
 
-    def poll(self, timeout_s: float = 0.1) -> None:
-        polled = self.source.poll(timeout_s, 100)
+    def do(self, order: Callable[[KafkaSource], None]) -> None:
+        """Have the member's own thread do something with its source."""
+        done = threading.Event()
+        self._orders.put((order, done))
+        assert done.wait(PATIENCE_S), self.error
+
+    def commit_everything(self) -> None:
+        ends: dict[int, int] = {}
+        for partition, offset in self.read:
+            ends[partition] = max(ends.get(partition, 0), offset + 1)
+        self.do(lambda source: source.commit(ends))
+
+    def leave(self) -> None:
+        self._leaving.set()
+        self._thread.join(PATIENCE_S)
+        assert self.error is None
+
+    def _work(self) -> None:
+        try:
+            while not self._leaving.is_set():
+                self._poll()
+                while not self._orders.empty():
+                    order, done = self._orders.get()
+                    order(self.source)
+                    done.set()
+                time.sleep(self._busy_s)
+        except BaseException as error:
+            self.error = error
+            raise
+        finally:
+            self.source.close()
+
+    def _poll(self) -> None:
+        polled = self.source.poll(self._poll_s, 100)
         self.held -= polled.revoked
         self.revoked |= polled.revoked
         self.held |= polled.assigned
@@ -49,21 +93,34 @@ class Member:
         assert {record.at.partition for record in polled.records} <= self.held
 
 
-def until(*members: Member, holds: object) -> None:
+def wait_for(condition: Callable[[], bool], *members: Member) -> None:
     deadline_s = time.monotonic() + PATIENCE_S
-    while not holds():  # type: ignore[operator] # a plain condition
-        assert time.monotonic() < deadline_s, [member.held for member in members]
-        for member in members:
-            member.poll()
+    while not condition():
+        assert [member.error for member in members] == [None] * len(members)
+        assert time.monotonic() < deadline_s, [(member.held, len(member.read)) for member in members]
+        time.sleep(0.02)
 
 
-def poll_until_away(member: Member) -> tuple[int, SourceUnavailableError]:
+def poll_until_away(source: KafkaSource) -> tuple[int, SourceUnavailableError]:
     for polls in range(1000):
         try:
-            member.poll(0.2)
+            source.poll(0.2, 10)
         except SourceUnavailableError as away:
             return polls, away
     raise AssertionError("the broker's absence was never noticed")
+
+
+def read_one(source: KafkaSource) -> bytes:
+    deadline_s = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline_s:
+        try:
+            records = source.poll(0.2, 1).records
+        except SourceUnavailableError as away:
+            time.sleep(away.retry_after_s)
+        else:
+            if records:
+                return records[0].value
+    raise AssertionError("no record came")
 
 
 def send(settings: Settings, topic: str, count: int) -> None:
@@ -74,74 +131,73 @@ def send(settings: Settings, topic: str, count: int) -> None:
 
 
 @pytest.mark.slow
-def test_a_new_member_takes_its_share_and_the_leaver_gives_it_back(settings: Settings, topic: str) -> None:
+@pytest.mark.parametrize("poll_s", [0.2, 0])
+def test_a_new_member_takes_its_share_and_the_leaver_gives_it_back(
+    settings: Settings, topic: str, poll_s: float
+) -> None:
     send(settings, topic, 200)
-    first = Member(settings, topic)
-    until(first, holds=lambda: len(first.read) == 200)
+    first = Member(settings, topic, poll_s=poll_s)
+    wait_for(lambda: len(first.read) == 200, first)
     assert first.held == {0, 1, 2, 3}
-    for partition in range(4):
-        following = 1 + max(offset for at, offset in first.read if at == partition)
-        first.source.commit({partition: following})
-    second = Member(settings, topic)
-    until(first, second, holds=lambda: len(first.held) == len(second.held) == 2)
+    first.commit_everything()
+    second = Member(settings, topic, poll_s=poll_s)
+    wait_for(lambda: len(first.held) == len(second.held) == 2, first, second)
     assert first.held | second.held == {0, 1, 2, 3}
-    assert first.revoked == second.held, "the others went on without a break"
+    assert first.revoked == second.held, "the others were never taken from the first"
     send(settings, topic, 200)
-    until(first, second, holds=lambda: len(first.read) + len(second.read) >= 400)
+    wait_for(lambda: len(first.read) + len(second.read) >= 400, first, second)
     assert len(set(first.read + second.read)) == 400, "what was committed is not read again"
-    first.source.close()
-    until(second, holds=lambda: second.held == {0, 1, 2, 3})
-    second.source.close()
+    first.commit_everything()
+    first.leave()
+    wait_for(lambda: second.held == {0, 1, 2, 3}, second)
+    assert len(second.read) == len(set(second.read))
+    second.leave()
 
 
 @pytest.mark.slow
 def test_a_commit_that_failed_is_made_good_when_the_partition_is_revoked(settings: Settings, topic: str) -> None:
     send(settings, topic, 40)
     first = Member(settings, topic)
-    until(first, holds=lambda: len(first.read) == 40)
+    wait_for(lambda: len(first.read) == 40, first)
     # As if the commits had been given while the coordinator was away.
-    ends = {partition: 1 + max(offset for at, offset in first.read if at == partition) for partition in range(4)}
-    first.source._changes.given.update(ends)
+    for partition, offset in first.read:
+        first.source._changes.given[partition] = offset + 1
     second = Member(settings, topic)
-    until(first, second, holds=lambda: len(second.held) == 2)
-    for _ in range(10):
-        second.poll()
-    assert second.read == []
-    first.source.close()
-    second.source.close()
+    wait_for(lambda: len(second.held) == 2, first, second)
+    send(settings, topic, 40)
+    wait_for(lambda: len(first.read) + len(second.read) >= 80, first, second)
+    assert set(first.read) & set(second.read) == set()
+    first.leave()
+    second.leave()
 
 
 @pytest.mark.slow
 def test_membership_outlives_pauses_and_a_busy_worker(settings: Settings, topic: str) -> None:
+    first = Member(settings, topic, poll_s=0)
+    wait_for(lambda: len(first.held) == 4, first)
+    first.do(lambda source: source.pause(first.held))
     send(settings, topic, 10)
-    first = Member(settings, topic)
-    until(first, holds=lambda: len(first.held) == 4)
-    first.source.pause(first.held)
-    until_s = time.monotonic() + SESSION_S + 3
-    while time.monotonic() < until_s:
-        first.poll(0)
-        time.sleep(0.2)
-    time.sleep(SESSION_S + 3)  # no poll at all: kafka-python's own thread sends the heartbeats
-    first.poll()
+    time.sleep(SESSION_S + 3)  # polls, but everything is paused
+    first.do(lambda _: time.sleep(SESSION_S + 3))  # no poll at all: kafka-python's own thread sends the heartbeats
     assert first.revoked == set()
-    first.source.resume(first.held)
-    until(first, holds=lambda: len(first.read) == 10)
-    first.source.close()
+    assert first.read == []
+    first.do(lambda source: source.resume(first.held))
+    wait_for(lambda: len(first.read) == 10, first)
+    first.leave()
 
 
 @pytest.mark.slow
 def test_a_paused_member_still_gives_partitions_to_a_new_one(settings: Settings, topic: str) -> None:
-    send(settings, topic, 20)
-    first, second = Member(settings, topic), Member(settings, topic)
-    until(first, holds=lambda: len(first.held) == 4)
-    first.source.pause(first.held)
-    deadline_s = time.monotonic() + PATIENCE_S
-    while len(second.held) < 2:
-        assert time.monotonic() < deadline_s
-        first.poll(0)
-        second.poll()
-    first.source.close()
-    second.source.close()
+    first = Member(settings, topic, poll_s=0)
+    wait_for(lambda: len(first.held) == 4, first)
+    first.do(lambda source: source.pause(first.held))
+    second = Member(settings, topic)
+    wait_for(lambda: len(second.held) == len(first.held) == 2, first, second)
+    send(settings, topic, 40)
+    wait_for(lambda: {at for at, _ in second.read} == second.held, first, second)
+    assert first.read == [], "what it kept stays paused"
+    first.leave()
+    second.leave()
 
 
 @pytest.mark.slow
@@ -172,32 +228,29 @@ def test_where_topics_may_not_be_created_the_error_says_how(settings: Settings, 
 @pytest.mark.slow
 # kafka-python leaves the socket of each failed attempt to reconnect to the garbage collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore:unclosed:ResourceWarning")
-def test_a_killed_broker_that_returns_is_read_on(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_killed_broker_that_returns_is_read_on(
+    tmp_path_factory: pytest.TempPathFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL, logger="kafka")  # its log records would keep those sockets alive
     broker = start_broker(tmp_path_factory.mktemp("kafka"))
     settings = Settings(kafka=broker.address, kafka_partitions=1)
     try:
-        producer, member = KafkaRecordProducer(settings), Member(settings, TOPIC_MEDIA)
+        producer, source = KafkaRecordProducer(settings), KafkaSource(settings)
         producer.send(TOPIC_MEDIA, "call", b"0")
         producer.flush()
-        until(member, holds=lambda: len(member.read) == 1)
+        assert read_one(source) == b"0"
         stop(broker.pid, kill=True)
-        polls, away = poll_until_away(member)
+        polls, away = poll_until_away(source)
         assert away.retry_after_s > 0
         assert polls < 200, "waiting, not spinning"
         with pytest.raises(SourceUnavailableError):
-            member.source.commit({0: 1})
+            source.commit({0: 1})
         broker = start(broker.folder)
         producer.send(TOPIC_MEDIA, "call", b"1")
         producer.flush()
-        deadline_s = time.monotonic() + PATIENCE_S
-        while len(member.read) < 2:
-            assert time.monotonic() < deadline_s
-            try:
-                member.poll()
-            except SourceUnavailableError as error:
-                time.sleep(error.retry_after_s)
-        member.source.commit({0: 2})
-        member.source.close()
+        assert read_one(source) == b"1"
+        source.commit({0: 2})
+        source.close()
         producer.close()
     finally:
         stop(broker.pid, kill=True)
