@@ -118,6 +118,9 @@ def _served(config: AppConfig, settings: Settings, host: str, port: int) -> Iter
 
     from deployments.app import APP_NAME, build  # noqa: PLC0415
 
+    # What Serve tells an operator is noise to someone who runs one command; its log files keep it.
+    logging.getLogger("ray").setLevel(logging.WARNING)
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     ray.init(
         include_dashboard=False,
         num_cpus=max(2, os.cpu_count() or 2),
@@ -130,7 +133,7 @@ def _served(config: AppConfig, settings: Settings, host: str, port: int) -> Iter
         serve.run(build(config), name=APP_NAME, route_prefix="/")
         yield Embedded(f"http://{host}:{port}", settings)
     finally:
-        serve.shutdown()  # type: ignore[no-untyped-call]  # Ray leaves it untyped
+        serve.delete(APP_NAME)
         ray.shutdown()
 
 
