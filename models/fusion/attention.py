@@ -89,7 +89,10 @@ class FusionNetwork(nn.Module):
         self.mass = nn.Linear(config.width, 1)
         self.refine = nn.Linear(config.width, ANSWERS)
         # What an encoder says of each class argues for that class until training knows better.
-        self.evidence = nn.Parameter(torch.eye(ANSWERS).repeat(len(MODALITIES), 1, 1))
+        identity = torch.zeros(len(MODALITIES), ANSWERS, ANSWERS)
+        # Not torch.eye: on the meta device, where checkpoints are restored, it would import torch's compiler (4 s).
+        identity.diagonal(dim1=1, dim2=2).fill_(1)
+        self.evidence = nn.Parameter(identity)
         self.lean = nn.Parameter(torch.zeros(len(MODALITIES), ANSWERS))
         self.prior = nn.Parameter(torch.zeros(ANSWERS))
         for last in (self.mass, self.refine):
