@@ -140,9 +140,7 @@ def _headers(raw: tuple[tuple[str, bytes], ...]) -> dict[str, str]:
         if name in headers:
             raise BadFragmentError("bad_header", f"header {name[:40]!r} stands there twice")
         if len(value) > HEADER_MAX_BYTES:
-            raise BadFragmentError(
-                "bad_header", f"header {name[:40]!r} has more than {HEADER_MAX_BYTES} bytes"
-            )
+            raise BadFragmentError("bad_header", f"header {name[:40]!r} has more than {HEADER_MAX_BYTES} bytes")
         try:
             headers[name] = value.decode("utf-8")
         except UnicodeDecodeError:
