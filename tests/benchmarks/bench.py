@@ -26,7 +26,15 @@ from pipelines.records import fragment_headers
 from pipelines.settings import AppConfig, Settings, StreamSettings
 from pipelines.store import Store
 from pipelines.stream import CallStream
-from pipelines.types import DEFAULT_CONSENT, TOPIC_MEDIA, Checkpoint, MediaFragment, Participant, Utterance
+from pipelines.types import (
+    DEFAULT_CONSENT,
+    TOPIC_MEDIA,
+    Checkpoint,
+    MediaFragment,
+    Participant,
+    Utterance,
+    UtteranceSentiment,
+)
 
 PORT = 8123
 CALLS_FAST = 4
@@ -99,7 +107,7 @@ class Stored:
     """A result and the wall-clock time, in s, at which the store took it."""
 
     at_s: float
-    end_ms: int
+    result: UtteranceSentiment
 
 
 async def finished(store: Store, call_ids: list[str]) -> dict[str, list[Stored]]:
@@ -116,7 +124,7 @@ async def finished(store: Store, call_ids: list[str]) -> dict[str, list[Stored]]
                 last_id = event.id
                 final = event.kind == "call-final"
                 if event.utterance is not None:
-                    found[call_id].append(Stored(int(event.id.split("-")[0]) / 1000, event.utterance.end_ms))
+                    found[call_id].append(Stored(int(event.id.split("-")[0]) / 1000, event.utterance))
     return found
 
 
@@ -156,11 +164,15 @@ async def live(running: Embedded, config: AppConfig, calls: int) -> dict[str, fl
     padding_s = config.stream.segment.padding_ms / 1000
     latencies = np.array(
         [
-            stored.at_s - started_s[call_id] - stored.end_ms / 1000 + padding_s
+            stored.at_s - started_s[call_id] - stored.result.end_ms / 1000 + padding_s
             for call_id, found in results.items()
             for stored in found
         ]
     )
+    steps: dict[str, list[float]] = {}
+    for one in (stored.result for found in results.values() for stored in found):
+        for step, elapsed_ms in one.step_ms.items():
+            steps.setdefault(f"{step}_p95_ms", []).append(elapsed_ms)
     halves = [np.median(half) for half in np.array_split(latencies, 2)]
     return {
         "calls": calls,
@@ -169,6 +181,7 @@ async def live(running: Embedded, config: AppConfig, calls: int) -> dict[str, fl
         "p95_s": float(np.quantile(latencies, 0.95)),
         "max_s": float(latencies.max()),
         "later_over_earlier_half": float(halves[1] / halves[0]),
+        **{name: float(np.quantile(elapsed, 0.95)) for name, elapsed in steps.items()},
     }
 
 
