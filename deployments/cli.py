@@ -2,13 +2,14 @@
 
 # ruff: noqa: PLC0415  # a command imports its own work, so that `undertone --help` needs neither Ray nor torch
 
+import importlib.util
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from deployments.console import clear_errors
+from deployments.console import CommandError, clear_errors
 
 app = typer.Typer(
     name="undertone",
@@ -36,6 +37,11 @@ Source = Annotated[
 ]
 Transcriber = Annotated[str, typer.Option(help="A Whisper model's name or path, or `pocketsphinx`.")]
 Bundle = Annotated[str, typer.Option(help="`embedded`, or the folder of another bundle.")]
+
+DATASETS_HELP = (
+    "text: meld, meld_recognised, tweets, goemotions; audio: ravdess, ravdess_telephone; video: fer2013; "
+    "fusion: label_pairs."
+)
 
 
 class Pace(StrEnum):
@@ -178,6 +184,7 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train one published result."""
+    _needs_train_group()
     from deployments import cli_train
 
     cli_train.train(recipe, data, out, seed, as_json=as_json)
@@ -188,13 +195,14 @@ def train(
 def evaluate(
     modality: Annotated[str, typer.Argument(help="text, audio, video or fusion.")],
     *,
-    dataset: Annotated[str, typer.Option(help="The data set's name: meld, ravdess, fer2013.")],
+    dataset: Annotated[str, typer.Option(help=DATASETS_HELP)],
     data: Annotated[Path, typer.Option(help="The folder of the data sets.")],
     bundle: Bundle = "embedded",
     split: Annotated[str | None, typer.Option(help="The data set's validation split when not given.")] = None,
     as_json: Json = False,
 ) -> None:
     """Measure a network of a bundle on a data set."""
+    _needs_train_group()
     from deployments import cli_train
 
     cli_train.evaluate(modality, bundle, dataset, data, split, as_json=as_json)
@@ -207,3 +215,8 @@ def doctor(*, as_json: Json = False) -> None:
     from deployments import cli_doctor
 
     cli_doctor.run(as_json=as_json)
+
+
+def _needs_train_group() -> None:
+    if importlib.util.find_spec("soundfile") is None:
+        raise CommandError("the packages for training and evaluating are not installed: uv sync --group train")

@@ -14,11 +14,12 @@ import pytest
 import redis
 from typer.testing import CliRunner
 
-from deployments.cli import app
+from deployments.cli import DATASETS_HELP, app
 from deployments.cli_analyze import call_id_of
 from deployments.cli_send import Journal, due
 from deployments.console import CommandError
 from deployments.sample import ANGRY_TO_CONTENT
+from models.evaluate import DATASETS
 from pipelines.records import parse_record
 from pipelines.redis_log import RedisStreamSource
 from pipelines.settings import MediaLimits
@@ -106,6 +107,29 @@ def test_what_can_go_wrong_is_one_line_that_says_what_to_do(
     assert ended.stdout == ""
     assert said in ended.stderr
     assert len(ended.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", [["train", "debug", "--out", "out"], ["evaluate", "audio", "--dataset", "ravdess"]])
+def test_without_the_train_group_one_line_says_what_to_run(
+    cli: CliRunner, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "soundfile", None)
+
+    ended = cli.invoke(app, [*command, "--data", "."])
+
+    assert ended.exit_code == 1
+    assert "uv sync --group train" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_the_help_names_every_data_set() -> None:
+    told = {
+        (part.split(": ")[0], name)
+        for part in DATASETS_HELP[:-1].split("; ")
+        for name in part.split(": ")[1].split(", ")
+    }
+
+    assert told == {(modality, name) for modality, sets in DATASETS.items() for name in sets}
 
 
 def test_a_wrong_environment_variable_is_named(cli: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
