@@ -54,7 +54,8 @@ def load_speech(config: AppConfig) -> Network:
     transcriber = speech.load_transcriber(config.transcriber, device=config.device)
     batch_max = 1 if transcriber.engine.startswith("pocketsphinx") else None
     probe = np.zeros(SAMPLE_RATE_HZ // 4, np.float32)
-    return Network(transcriber.engine, transcriber.transcribe, probe, len, batch_max)
+    # No grouping by length: Whisper pads every utterance to 30 s, so one pass over all is the cheapest.
+    return Network(transcriber.engine, transcriber.transcribe, probe, batch_max=batch_max)
 
 
 def load_text(config: AppConfig) -> Network:
@@ -208,8 +209,8 @@ def served_stages(config: AppConfig, handles: Handles) -> Stages:
         config,
         transcribe=asking(handles.transcriber),
         text=asking(handles.text),
-        audio_=asking(handles.audio),
-        video_=asking(handles.video),
+        hear=asking(handles.audio),
+        see=asking(handles.video),
         fuse=asking(handles.fusion),
     )
 
@@ -230,8 +231,8 @@ def local_stages(config: AppConfig) -> Stages:
         config,
         transcribe=running(load_speech(config)),
         text=running(load_text(config)),
-        audio_=running(load_audio(config)),
-        video_=running(load_video(config)),
+        hear=running(load_audio(config)),
+        see=running(load_video(config)),
         fuse=running(load_fuser(config)),
     )
 
@@ -241,8 +242,8 @@ def _stages(
     *,
     transcribe: Callable[[Any], Awaitable[Any]],
     text: Callable[[Any], Awaitable[Any]],
-    audio_: Callable[[Any], Awaitable[Any]],
-    video_: Callable[[Any], Awaitable[Any]],
+    hear: Callable[[Any], Awaitable[Any]],
+    see: Callable[[Any], Awaitable[Any]],
     fuse: Callable[[Any], Awaitable[Any]],
 ) -> Stages:
     from models.encoders import audio, video  # noqa: PLC0415  # see the module
@@ -259,10 +260,10 @@ def _stages(
             log_mel = await prepared(audio.prepare, samples)
         except audio.AudioInputError as error:
             raise UnusableInputError(str(error)) from error
-        return await audio_(log_mel)
+        return await hear(log_mel)
 
     async def face(frames: Sequence[VideoFrame]) -> Any:
-        return await video_(await prepared(crops, frames))
+        return await see(await prepared(crops, frames))
 
     def crops(frames: Sequence[VideoFrame]) -> Any:
         from models.encoders import faces  # noqa: PLC0415  # seconds that a telephone call never needs

@@ -42,6 +42,10 @@ class Gateway:
             config=self._config,
         )
 
+    async def check_health(self) -> None:
+        """Unhealthy when its own loop cannot even ask Redis; whether Redis answers is for `/readyz` to say."""
+        await self._redis_part()
+
     async def _health(self) -> Health:
         names = {field.name: getattr(self._handles, field.name) for field in fields(self._handles)}
         network_parts = await asyncio.gather(*(_network_part(name, handle) for name, handle in names.items()))

@@ -43,7 +43,11 @@ def stream_metrics() -> StreamMetrics:
     registry = CollectorRegistry()
     return StreamMetrics(
         registry,
-        Counter("undertone_fragments_in_total", "Fragments read from the log", registry=registry),
+        Counter(
+            "undertone_fragments_in_total",
+            "Fragments from the log, counted with their outcome: analysed, skipped or dead-lettered",
+            registry=registry,
+        ),
         Counter("undertone_fragments_analysed_total", "Fragments fed to the analysis", registry=registry),
         Counter("undertone_fragments_skipped_total", "Fragments left out, by reason", ["reason"], registry=registry),
         Counter(

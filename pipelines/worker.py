@@ -29,7 +29,7 @@ from pipelines.open_stream import InFlight, OpenStream, Ports
 from pipelines.producer import Producer
 from pipelines.records import parse_record
 from pipelines.retry import Retry
-from pipelines.settings import AppConfig, TenantSettings
+from pipelines.settings import AppConfig
 from pipelines.source import Backlog, Polled, Source
 from pipelines.store import Store
 from pipelines.stream import CallStream
@@ -124,8 +124,9 @@ class Worker:
                 if self._beat_s - published_s >= METRICS_INTERVAL_S:
                     await self._publish_metrics()
                     published_s = self._beat_s
-        except (SourceUnavailableError, StoreUnavailableError):
+        except (SourceUnavailableError, StoreUnavailableError) as error:
             if not self._retry.stopped.is_set():
+                self._failed = error
                 raise
         except BaseException as error:
             self._failed = error
@@ -168,7 +169,6 @@ class Worker:
             self._position[partition] = -1
             self._paused = False
         self._waiting.extend(polled.records)
-        self.metrics.fragments_in.inc(len(polled.records))
 
     def _forget(self, partition: int) -> None:
         """Drop all state of a partition; the checkpoints hold what is settled."""
@@ -212,6 +212,7 @@ class Worker:
         if fed.skipped is not None:
             self._skip(fed.skipped)
             return
+        self.metrics.fragments_in.inc()
         self.metrics.fragments_analysed.inc()
         self.metrics.packets_damaged.inc(fed.damaged)
         self.metrics.media_seconds.inc(fed.media_ms / 1000)
@@ -238,13 +239,14 @@ class Worker:
             # Reading began after the place this stream must be resumed from: go back, the store knows what is done.
             await self._rewind(record.at.partition, checkpoint.resume_at)
             return None
+        tenant = self._config.tenant(fragment.tenant)
         opened = OpenStream(
             fragment,
-            CallStream(self._config.stream, checkpoint),
+            CallStream(self._config.stream, checkpoint, tenant.policy),
             checkpoint,
             partition=record.at.partition,
             offset=record.at.offset,
-            ttl_s=self._tenant(fragment.tenant).results_ttl_s,
+            ttl_s=tenant.results_ttl_s,
             ports=self._ports,
             closed=self._closed,
         )
@@ -282,6 +284,7 @@ class Worker:
             ("dlq-offset", str(record.at.offset).encode()),
         )
         await self._send(TOPIC_DEAD_LETTER, (record.key or b"").decode(errors="replace"), record.value, headers)
+        self.metrics.fragments_in.inc()
         self.metrics.fragments_dead_lettered.labels(reason).inc()
 
     async def _send(self, topic: str, key: str, value: bytes, headers: Headers) -> None:
@@ -292,10 +295,8 @@ class Worker:
         await self._retry(SourceUnavailableError, lambda: self._in(self._writer, write))
 
     def _skip(self, reason: str) -> None:
+        self.metrics.fragments_in.inc()
         self.metrics.fragments_skipped.labels(reason).inc()
-
-    def _tenant(self, tenant: str) -> TenantSettings:
-        return self._config.tenants.get(tenant) or self._config.tenants.get("default") or TenantSettings()
 
     async def _commit(self) -> None:
         offsets = {partition: offset for partition, offset in self._position.items() if offset >= 0}

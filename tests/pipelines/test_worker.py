@@ -161,6 +161,32 @@ async def test_consent_decides_what_is_analysed(redis_url: str, sound: FloatArra
     assert {one.consent for one in stored} == {(Modality.TEXT,)}
 
 
+async def test_a_tenants_policy_holds_where_the_call_says_nothing_and_the_call_wins_where_it_does(
+    redis_url: str, sound: FloatArray
+) -> None:
+    asked: list[Utterance] = []
+
+    async def note(utterance: Utterance) -> UtteranceSentiment:
+        asked.append(utterance)
+        return await judge(utterance)
+
+    said = {Participant.CUSTOMER: frozenset({Modality.AUDIO, Modality.TEXT})}
+    producer = RedisStreamProducer(redis_url)
+    send(producer, [replace(f, tenant="shop", consent=None) for f in call(sound, "silent")])
+    send(producer, [replace(f, tenant="shop", consent=said) for f in call(sound, "told")])
+    send(producer, [replace(f, tenant="other", consent=None) for f in call(sound, "elsewhere")])
+    tenants = {"shop": {"consent": "agent=text;customer=text"}}
+    async with working(redis_url, analyse=note, tenants=tenants):
+        by_call = {call_id: await results(redis_url, call_id) for call_id in ("silent", "told", "elsewhere")}
+    only_text = {(Participant.AGENT, (Modality.TEXT,)), (Participant.CUSTOMER, (Modality.TEXT,))}
+    assert {(one.participant, one.consent) for one in by_call["silent"]} == only_text
+    assert {one.consent for one in asked if one.call_id == "silent"} == {frozenset({Modality.TEXT})}
+    heard = (Modality.AUDIO, Modality.TEXT)
+    assert {(one.participant, one.consent) for one in by_call["told"]} == {(Participant.CUSTOMER, heard)}
+    for one in by_call["elsewhere"]:
+        assert set(one.consent) == DEFAULT_CONSENT[one.participant]
+
+
 async def test_the_same_call_again_changes_nothing_and_under_another_id_gives_the_same(
     redis_url: str, sound: FloatArray
 ) -> None:
@@ -231,10 +257,15 @@ async def test_a_bad_record_is_dead_lettered_and_its_call_goes_on(redis_url: str
     producer.send(TOPIC_MEDIA, "odd id!", b"x", fragment_headers(fragments[3]))
     broken = replace(fragments[3], media=b"this is no film", content_type="video/mp4", stream="cam")
     send(producer, [broken, *fragments[3:]])
-    async with working(redis_url):
+    async with working(redis_url) as worker:
         assert len(await results(redis_url, "c1", final=False)) <= 4
         while len(letters := records(redis_url, TOPIC_DEAD_LETTER)) < 3:
             await asyncio.sleep(0.01)
+        await results(redis_url, "c1")
+        counted = worker.metrics
+        analysed = counted.fragments_analysed._value.get()
+        assert analysed == len(fragments)
+        assert counted.fragments_in._value.get() == analysed + 3
     reasons = [dict(letter.headers)["dlq-reason"] for letter in letters]
     assert reasons == [b"unknown_version", b"bad_call_id", b"undecodable"]
     assert letters[0].value == b"x"
