@@ -56,7 +56,7 @@ class Metadata:
 
     @property
     def version(self) -> str:
-        """Name and the first eight hex digits of the hash: what every result reports."""
+        """Name and the first eight hex digits of the hash, as in `audio@1a2b3c4d`."""
         return f"{self.name}@{self.sha256[:8]}"
 
 

@@ -114,7 +114,7 @@ class Encoder(Protocol[PreparedT_contra]):
 
     @property
     def name(self) -> str:
-        """Name and version, as every result reports it."""
+        """Name and hash, as in `audio@1a2b3c4d`; a result puts the bundle's name before it: `embedded/audio@1a2b3c4d`."""
 
     def encode(self, batch: Sequence[PreparedT_contra]) -> list[Features]:
         """A batch of prepared inputs in, features for each out, in order."""
@@ -125,7 +125,7 @@ class Fuser(Protocol):
 
     @property
     def name(self) -> str:
-        """Name and version, as every result reports it."""
+        """Name and hash, as in `fusion@1a2b3c4d`; a result puts the bundle's name before it."""
 
     def fuse(self, batch: Sequence[Mapping[Modality, Features]]) -> list[FusedPrediction]:
         """Each item holds at least one modality; a missing modality is absent, never zeros."""

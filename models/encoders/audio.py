@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from models import checkpoint
 from models.data.labels import RAVDESS_LABELS, emotion_matrix, prediction_from_emotions
-from models.encoders.video import ResidualBlock
+from models.encoders.residual import ResidualBlock
 from models.types import SAMPLE_RATE_HZ, Features, FloatArray, Modality
 
 WINDOW_SAMPLES = 400  # 25 ms
@@ -218,7 +218,7 @@ class AudioEncoder:
     Args:
         network: In `eval` mode.
         config: Its architecture.
-        name: As every result reports it.
+        name: Name and hash; a result puts the bundle's name before it: `embedded/audio@1a2b3c4d`.
         device: Where it runs.
     """
 

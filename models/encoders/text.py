@@ -175,7 +175,7 @@ class TextEncoder:
     Args:
         network: In `eval` mode.
         config: Its architecture.
-        name: As every result reports it.
+        name: Name and hash; a result puts the bundle's name before it: `embedded/text@1a2b3c4d`.
         device: Where it runs.
     """
 

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from models import checkpoint
 from models.data.labels import FER2013_LABELS, emotion_matrix, prediction_from_emotions
+from models.encoders.residual import ResidualBlock
 from models.types import Features, Modality
 
 SIDE_PX = 48
@@ -49,25 +50,6 @@ class VideoConfig:
             raise ValueError(f"widths must be four numbers in [1, 2048], not {self.widths}")
         if not 1 <= self.embedding <= 4096:
             raise ValueError(f"embedding must be in [1, 4096], not {self.embedding}")
-
-
-class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with batch normalisation around a shortcut (He et al. 2016, arXiv:1512.03385, fig. 2)."""
-
-    def __init__(self, width_in: int, width_out: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(width_in, width_out, 3, stride, 1, bias=False)
-        self.norm1 = nn.BatchNorm2d(width_out)
-        self.conv2 = nn.Conv2d(width_out, width_out, 3, 1, 1, bias=False)
-        self.norm2 = nn.BatchNorm2d(width_out)
-        self.shortcut = nn.Conv2d(width_in, width_out, 1, stride, bias=False)
-
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Map (B, width_in, S, S) to (B, width_out, S / stride, S / stride); `mask` zeroes what lies behind an end."""
-        y = functional.relu(self.norm1(self.conv1(x)))
-        if mask is not None:
-            y = y * mask
-        return functional.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
 
 
 class FaceNetwork(nn.Module):
@@ -143,7 +125,7 @@ class VideoEncoder:
     Args:
         network: In `eval` mode.
         config: Its architecture.
-        name: As every result reports it.
+        name: Name and hash; a result puts the bundle's name before it: `embedded/video@1a2b3c4d`.
         device: Where it runs.
     """
 

@@ -139,7 +139,7 @@ class AttentionFusion:
     Args:
         network: In `eval` mode.
         config: Its architecture.
-        name: As every result reports it.
+        name: Name and hash; a result puts the bundle's name before it: `embedded/fusion@1a2b3c4d`.
         device: Where it runs.
     """
 
