@@ -128,18 +128,21 @@ def _disk(cache_dir: Path) -> Finding:
 
 
 def _bundle(name: str) -> Finding:
-    from models.bundles import EMBEDDED, load_bundle  # noqa: PLC0415  # only this look needs it
+    from models.bundles import bundle_folder, load_bundle  # noqa: PLC0415  # only this look needs it
 
     try:
-        bundle = load_bundle(EMBEDDED if name == "embedded" else Path(name))
+        bundle = load_bundle(bundle_folder(name))
     except (ValueError, OSError) as error:
         return Finding("bundle", "missing", str(error), "git checkout models/bundles, or train it again")
     return Finding("bundle", "ok", f"{bundle.label}, hashes right")
 
 
 def _transcribers(whisper_name: str) -> list[Finding]:
-    caches = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "whisper"
-    weights = Path(whisper_name) if "/" in whisper_name else caches / f"{whisper_name}.pt"
+    try:
+        from models.encoders.speech import weights_path  # noqa: PLC0415  # takes seconds, and may be what is broken
+    except (ImportError, OSError) as error:
+        return [Finding("transcribers load", "missing", str(error), SYNC)]
+    weights = weights_path(whisper_name)
     if weights.is_file():
         whisper = Finding("whisper", "ok", str(weights))
     else:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.bundles import load_bundle
+from models.bundles import bundle_folder, load_bundle
 from models.data import airline as airline_files
 from models.data import fer2013 as fer2013_files
 from models.data import goemotions as goemotions_files
@@ -35,8 +35,6 @@ from models.fusion import label_pairs
 from models.fusion.attention import MODALITIES, AttentionFusion
 from models.metrics import classification_task
 from models.types import EMOTIONS, POLARITIES, FloatArray
-
-EMBEDDED = Path(__file__).parent / "bundles" / "embedded"
 
 
 class EvaluateError(ValueError):
@@ -82,7 +80,7 @@ def run(modality: str, bundle: str, dataset: str, data: Path, split: str = "vali
     if dataset not in choices:
         known = ", ".join(f"{name} {one}" for name, sets in sorted(DATASETS.items()) for one in sorted(sets))
         raise EvaluateError(f"cannot evaluate {modality!r} on {dataset!r}: choose one of {known}.")
-    folder = EMBEDDED if bundle == "embedded" else Path(bundle)
+    folder = bundle_folder(bundle)
     if not folder.is_dir():
         raise EvaluateError(f"no bundle {bundle!r}: name `embedded` or a folder with {modality}.safetensors.")
     answers = choices[dataset](folder, data, split)

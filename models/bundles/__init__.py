@@ -47,8 +47,13 @@ class Bundle:
 
     @property
     def label(self) -> str:
-        """Name and version, as every result reports it."""
+        """Name and version, as every result reports them: `embedded@1`."""
         return f"{self.name}@{self.version}"
+
+
+def bundle_folder(name: str) -> Path:
+    """The folder that `name` stands for: `embedded`, or a path."""
+    return EMBEDDED if name == "embedded" else Path(name)
 
 
 def load_bundle(path: Path) -> Bundle:

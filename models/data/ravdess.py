@@ -26,11 +26,10 @@ CLIP_MAX_S = 60
 
 @dataclass(frozen=True, slots=True)
 class Recordings:
-    """Clips of mono samples (N_i,) at 16 kHz, labels and actors int64 (N,), and how many files were skipped."""
+    """Clips of mono samples (N_i,) at 16 kHz, labels int64 (N,), and how many files were skipped."""
 
     clips: list[FloatArray]
     labels: NDArray[np.int64]
-    actors: NDArray[np.int64]
     skipped: int
 
 
@@ -49,7 +48,6 @@ def read(data: Path, split: str) -> Recordings:
     folder = data / "ravdess" if (data / "ravdess").is_dir() else data
     clips: list[FloatArray] = []
     labels: list[int] = []
-    actors: list[int] = []
     skipped = 0
     for path in sorted(p for p in folder.glob("Actor_*/*") if p.suffix.lower() in {".flac", ".wav"}):
         fields = path.stem.split("-")
@@ -65,10 +63,9 @@ def read(data: Path, split: str) -> Recordings:
             continue
         clips.append(clip)
         labels.append(emotion)
-        actors.append(actor)
     if not clips:
         raise DataError(f"no RAVDESS clip of split {split!r} in {data}: expected ravdess/Actor_NN/*.flac or *.wav.")
-    return Recordings(clips, np.array(labels, dtype=np.int64), np.array(actors, dtype=np.int64), skipped)
+    return Recordings(clips, np.array(labels, dtype=np.int64), skipped)
 
 
 def _decode(path: Path) -> FloatArray | None:

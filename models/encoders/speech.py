@@ -66,7 +66,7 @@ def load_transcriber(
 
 def _by_name(name: str, device: str, fetch_deadline_s: float) -> Transcriber:
     url = whisper._MODELS[name]  # noqa: SLF001  the address that holds the published digest has no public name
-    path = cache_folder() / url.rsplit("/", 1)[-1]
+    path = weights_path(name)
     digest = url.split("/")[-2]
     why = "" if _is_intact(path, digest) else _fetch(url, path.parent, fetch_deadline_s)
     if not why:
@@ -79,9 +79,12 @@ def _by_name(name: str, device: str, fetch_deadline_s: float) -> Transcriber:
     return transcriber
 
 
-def cache_folder() -> Path:
-    """Where openai-whisper keeps its weights."""
-    return Path(os.getenv("XDG_CACHE_HOME") or Path.home() / ".cache") / "whisper"
+def weights_path(name_or_path: str) -> Path:
+    """Where the weights of a Whisper model lie: in openai-whisper's cache under its own file name, or at the path."""
+    url: str | None = whisper._MODELS.get(name_or_path)  # noqa: SLF001  as above
+    if url is None:
+        return Path(name_or_path)
+    return Path(os.getenv("XDG_CACHE_HOME") or Path.home() / ".cache") / "whisper" / url.rsplit("/", 1)[-1]
 
 
 def _is_intact(path: Path, digest: str) -> bool:

@@ -45,13 +45,12 @@ class WhisperTranscriber:
     Args:
         model: As `load_whisper` returns it.
         name: Model name or file name, for `engine`.
-        language: ISO 639-1 code; None detects it per utterance (multilingual models).
     """
 
-    def __init__(self, model: Any, name: str, *, language: str | None = None) -> None:
+    def __init__(self, model: Any, name: str) -> None:
         self._model = model.eval()
         self._name = name
-        self._language = language if model.is_multilingual else "en"
+        self._language = None if model.is_multilingual else "en"
         self._lock = threading.Lock()
 
     @property

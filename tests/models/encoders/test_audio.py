@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models import checkpoint
+from models.bundles import EMBEDDED
 from models.checkpoint import CheckpointError
 from models.encoders.audio import (
     AudioConfig,
@@ -17,7 +18,6 @@ from models.encoders.audio import (
     mask_at_random,
     prepare,
 )
-from models.evaluate import EMBEDDED
 from models.types import FloatArray, Modality
 
 SMALL = AudioConfig(widths=(4, 6, 8), embedding=5)

@@ -13,7 +13,7 @@ import whisper
 from models.encoders import pocketsphinx
 from models.encoders import whisper as whisper_family
 from models.encoders.pocketsphinx import PocketSphinxError, PocketSphinxTranscriber
-from models.encoders.speech import TranscriberError, load_transcriber
+from models.encoders.speech import TranscriberError, load_transcriber, weights_path
 from models.encoders.whisper import WhisperError, WhisperTranscriber
 from models.types import FloatArray, Word
 
@@ -118,6 +118,13 @@ def test_a_checkpoint_that_would_run_code_is_refused_and_does_not_run(tmp_path: 
     with pytest.raises(WhisperError, match="no Whisper checkpoint"):
         load_transcriber(str(path))
     assert not mark.exists()
+
+
+def test_the_weights_lie_in_whispers_cache_under_its_own_file_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
+
+    assert weights_path("large") == Path("/cache/whisper/large-v3.pt")
+    assert weights_path("own.pt") == Path("own.pt")
 
 
 def test_an_unknown_name_is_refused() -> None:

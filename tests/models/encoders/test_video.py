@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models import checkpoint
+from models.bundles import EMBEDDED
 from models.encoders.video import FRAMES_MAX, FaceNetwork, Faces, VideoConfig, VideoEncoder, VideoInputError, prepare
-from models.evaluate import EMBEDDED
 from models.types import Modality
 
 SMALL = VideoConfig(widths=(4, 6, 8, 8), embedding=5)
