@@ -7,7 +7,7 @@ from http import HTTPStatus
 from importlib.metadata import version
 
 from fastapi import FastAPI, Response
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from deployments.answers import Health, Liveness, Part
 from deployments.api_analyze import Analyse, analyze_routes
@@ -108,7 +108,7 @@ def _add_operation(api: FastAPI, store: Store, health: Callable[[], Awaitable[He
     )
     async def metrics() -> Response:
         """Each worker leaves its own in the store every few seconds; here they stand with a `worker` label."""
-        return Response(exposition(CollectorRegistry(), await store.metrics()), media_type=CONTENT_TYPE_LATEST)
+        return Response(exposition(await store.metrics()), media_type=CONTENT_TYPE_LATEST)
 
 
 def _not_ready(parts: list[Part]) -> ProblemError:

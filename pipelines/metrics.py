@@ -89,14 +89,14 @@ def stream_metrics() -> StreamMetrics:
     )
 
 
-def exposition(own: CollectorRegistry, worker_texts: Mapping[str, str]) -> bytes:
-    """The gateway's page: its own metrics, then every worker's with a `worker` label.
+def exposition(worker_texts: Mapping[str, str]) -> bytes:
+    """The gateway's page: every worker's metrics with a `worker` label.
 
     A text that does not parse is left out: it comes from the store, and one bad entry must not hide the rest.
     """
     merged = CollectorRegistry()
     merged.register(_Workers(worker_texts))
-    return generate_latest(own) + generate_latest(merged)
+    return generate_latest(merged)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

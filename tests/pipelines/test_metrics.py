@@ -1,6 +1,6 @@
 import re
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from pipelines.metrics import exposition, stream_metrics
@@ -15,7 +15,7 @@ def test_every_worker_shows_with_its_name_and_a_bad_entry_hides_nothing() -> Non
         "b": generate_latest(two.registry).decode(),
         "c": 'broken{label="',
     }
-    families = text_string_to_metric_families(exposition(CollectorRegistry(), texts).decode())
+    families = text_string_to_metric_families(exposition(texts).decode())
     samples = {(s.name, s.labels.get("worker")): s.value for family in families for s in family.samples}
     assert samples["undertone_fragments_in_total", "a"] == 3
     assert samples["undertone_fragments_in_total", "b"] == 4
