@@ -45,7 +45,6 @@ def fragments(
     content_type: str | None = None,
     fragment_ms: int = 1000,
     start_ms: int = 0,
-    first_seq: int = 0,
 ) -> Iterator[MediaFragment]:
     """Yields each fragment as soon as its media is there; the last one is `final`.
 
@@ -63,7 +62,6 @@ def fragments(
         content_type: needed for raw sound only.
         fragment_ms: the wanted length of a fragment; a fragment over `FRAGMENT_MAX_BYTES` is cut earlier.
         start_ms: where the media starts in the call.
-        first_seq: the number of the first fragment.
 
     Raises:
         MediaError: the source is empty, no media, holds no packet, or a codec that Matroska cannot hold.
@@ -71,7 +69,7 @@ def fragments(
     raw = raw_audio(content_type) if content_type is not None else None
     with opened(source) as file:
         pieces = _cut_raw(file, raw, content_type or "", fragment_ms) if raw else _cut_media(file, fragment_ms)
-        for seq, piece in enumerate(pieces, first_seq):
+        for seq, piece in enumerate(pieces):
             yield MediaFragment(
                 call_id=call_id,
                 tenant=tenant,
