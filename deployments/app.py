@@ -50,7 +50,7 @@ def build(args: AppConfig) -> Application:
         video=network("VideoEncoder", load_video),
         fusion=network("Fusion", load_fuser),
     )
-    ingest = _deployment(Ingest, "Ingest", LOOP_OPTIONS).bind(args, handles) if args.ingest else None
+    ingest = _deployment(Ingest, "Ingest", LOOP_OPTIONS).bind(args, handles)
     return _deployment(serve.ingress()(Gateway), "Gateway", LOOP_OPTIONS).bind(args, handles, ingest)
 
 

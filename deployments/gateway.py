@@ -24,7 +24,7 @@ PART_S = 1.5
 class Gateway:
     """The ingress replica. It holds `ingest`, whose handle it asks for nothing, so that Serve deploys it too."""
 
-    def __init__(self, config: AppConfig, handles: Handles, ingest: DeploymentHandle[Any] | None) -> None:
+    def __init__(self, config: AppConfig, handles: Handles, ingest: DeploymentHandle[Any]) -> None:
         settings = Settings()
         self._config, self._handles, self._ingest = config, handles, ingest
         self._store = Store.connect(settings.redis.get_secret_value())
@@ -50,9 +50,8 @@ class Gateway:
         names = {field.name: getattr(self._handles, field.name) for field in fields(self._handles)}
         network_parts = await asyncio.gather(*(_network_part(name, handle) for name, handle in names.items()))
         parts = [await self._redis_part(), *network_parts]
-        if self._ingest is not None:
-            workers = await self._store.metrics() if parts[0].ok else {}
-            parts.append(Part(name="ingest", ok=bool(workers), detail=f"{len(workers)} worker(s) report"))
+        workers = await self._store.metrics() if parts[0].ok else {}
+        parts.append(Part(name="ingest", ok=bool(workers), detail=f"{len(workers)} worker(s) report"))
         engine = next(part for part in network_parts if part.name == "transcriber")
         return Health(transcriber=engine.detail if engine.ok else None, bundle=self._bundle, parts=parts)
 

@@ -108,8 +108,6 @@ class AppConfig(Configuration):
     """`embedded`, or the folder of another bundle."""
     device: str = "cpu"
     """Where networks run: `cpu`, `cuda`, `cuda:0`; replicas and GPUs stand in the deployment's own options."""
-    ingest: bool = True
-    """False serves HTTP only."""
     stream: StreamSettings = StreamSettings()
     timeouts: TimeoutSettings = TimeoutSettings()
     worker: WorkerSettings = WorkerSettings()
