@@ -9,9 +9,8 @@ from pipelines.errors import BadFragmentError
 from pipelines.queries import CallInfo, TrendMinute
 from pipelines.records import START_MAX_MS, parse_consent, parse_participants
 from pipelines.summary import CallSummary
-from pipelines.types import CALL_ID_PATTERN, DEFAULT_CONSENT, Consent, Participant, UtteranceSentiment
+from pipelines.types import CALL_ID_PATTERN, DEFAULT_CONSENT, NAME_PATTERN, Consent, Participant, UtteranceSentiment
 
-NAME_PATTERN = r"^[A-Za-z0-9._-]{1,64}$"
 TEXT_MAX_CHARS = 10_000
 
 Tenant = Annotated[str, Field(pattern=NAME_PATTERN)]

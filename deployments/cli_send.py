@@ -22,11 +22,10 @@ from pipelines.log import open_producer
 from pipelines.producer import Producer
 from pipelines.records import fragment_headers
 from pipelines.settings import AppConfig
-from pipelines.types import CALL_ID_PATTERN, TOPIC_MEDIA, MediaFragment
+from pipelines.types import CALL_ID_PATTERN, NAME_PATTERN, TOPIC_MEDIA, MediaFragment
 
 FLUSH_FRAGMENTS = 16
 """Acknowledgements are waited for after so many fragments; in real time after each."""
-NAME_PATTERN = r"[A-Za-z0-9._-]{1,64}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from models.types import Modality
 from pipelines.errors import BadFragmentError
 from pipelines.settings import MediaLimits
-from pipelines.types import CALL_ID_PATTERN, DEFAULT_CONSENT, Consent, MediaFragment, Participant, Record
+from pipelines.types import CALL_ID_PATTERN, DEFAULT_CONSENT, NAME_PATTERN, Consent, MediaFragment, Participant, Record
 
 VERSION = "1"
 SEQ_MAX = 2**31 - 1
@@ -17,7 +17,7 @@ HEADER_MAX_BYTES = 4096
 _PARTICIPANTS = frozenset(participant.value for participant in Participant)
 _MODALITIES = frozenset(modality.value for modality in Modality)
 _CALL_ID = re.compile(CALL_ID_PATTERN)
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_NAME = re.compile(NAME_PATTERN)
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,12}")
 _CONTENT_TYPE = re.compile(r"[a-z]+/[A-Za-z0-9.+-]+(?:\s*;\s*[A-Za-z0-9-]+=[A-Za-z0-9._+-]+)*")
 _PARAMETER = re.compile(r";\s*(rate|channels)=([^;\s]+)")

@@ -14,6 +14,8 @@ from models.types import SAMPLE_RATE_HZ, FloatArray, Modality
 SAMPLES_PER_MS = SAMPLE_RATE_HZ // 1000
 FRAGMENT_MAX_BYTES = 1 << 20
 CALL_ID_PATTERN = r"^[A-Za-z0-9._:-]{1,128}$"
+NAME_PATTERN = r"^[A-Za-z0-9._-]{1,64}$"
+"""Of tenants and streams."""
 TOPIC_MEDIA, TOPIC_SENTIMENT, TOPIC_DEAD_LETTER = "call-media", "call-sentiment", "call-media-dlq"
 
 Pixels = NDArray[np.uint8]
