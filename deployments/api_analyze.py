@@ -17,17 +17,17 @@ from deployments.intake import HttpLimits, MediaThreads, next_chunk
 from deployments.pictures import picture_codec, read_picture
 from deployments.problems import ProblemError
 from models.types import Modality
+from pipelines.errors import MediaTooLongError
 from pipelines.fragment import fragments
 from pipelines.settings import StreamSettings
-from pipelines.stream import CallStream
-from pipelines.types import Checkpoint, Participant, Utterance, UtteranceSentiment, VideoFrame
+from pipelines.stream import utterances_of
+from pipelines.types import Participant, Utterance, UtteranceSentiment, VideoFrame
 
 Analyse = Callable[[Utterance], Awaitable[UtteranceSentiment]]
 
 ANALYSES_MAX = 8
 """Utterances of one request under analysis at once."""
 CALL_ID = "analyze"
-NEW_STREAM = Checkpoint(tracks={}, resume_at=None, resume_seq=None, resume_sample=None, final=False)
 NOTHING_SENT = (
     'the request has no body; send {"text": "…"} as application/json, or the bytes of a sound, a picture or a video '
     "(curl --data-binary @clip.mp4 -H 'Content-Type: video/mp4'), or a multipart form with a field text or a file"
@@ -137,8 +137,6 @@ def _of_media(
         participant = order.everyone()[0]
         frame = VideoFrame(participant, 0, read_picture(media, settings))
         return [_utterance(order, participant, frames=(frame,))]
-    stream = CallStream(settings, NEW_STREAM)
-    found = []
     pieces = fragments(
         io.BytesIO(media),
         call_id=order.call_id or CALL_ID,
@@ -149,20 +147,12 @@ def _of_media(
         content_type=content_type,
         start_ms=order.start_ms,
     )
-    media_ms = 0
     with contextlib.closing(pieces):  # type: ignore[type-var]  # a generator, which has `close`
-        for piece in pieces:
-            fed = stream.feed(piece)
-            found += fed.events
-            media_ms += fed.media_ms
-            if media_ms > limits.analyze_max_ms:
-                raise ProblemError(
-                    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                    "too_long",
-                    f"longer than {limits.analyze_max_ms // 1000} s; send longer recordings to POST /v1/calls",
-                )
-    found += stream.finish()
-    return [event.utterance for event in found if event.utterance is not None]
+        try:
+            return list(utterances_of(pieces, settings, media_max_ms=limits.analyze_max_ms))
+        except MediaTooLongError as error:
+            detail = f"{error}; send longer recordings to POST /v1/calls"
+            raise ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, error.reason, detail) from error
 
 
 def _utterance(

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Group
@@ -13,11 +12,9 @@ from deployments.console import CommandError, aside, print_out, write_json
 from deployments.embedded import local_analyser
 from pipelines.analyse import Analyser
 from pipelines.settings import AppConfig, StreamSettings
-from pipelines.stream import CallStream
+from pipelines.stream import utterances_of
 from pipelines.summary import summarise
-from pipelines.types import Checkpoint, Coordinates, MediaFragment, Utterance, UtteranceSentiment
-
-NEW_STREAM = Checkpoint(tracks={}, resume_at=None, resume_seq=None, resume_sample=None, final=False)
+from pipelines.types import MediaFragment, UtteranceSentiment
 
 
 def run(
@@ -59,22 +56,8 @@ async def analyse(
     cut: Iterable[MediaFragment], analyser: Analyser, settings: StreamSettings
 ) -> AsyncIterator[UtteranceSentiment]:
     """The results of one stream, in the order in which its utterances end."""
-    for utterance in utterances(cut, settings):
+    for utterance in utterances_of(cut, settings):
         yield await analyser(utterance)
-
-
-def utterances(cut: Iterable[MediaFragment], settings: StreamSettings) -> Iterable[Utterance]:
-    """Every utterance of one stream of fragments.
-
-    Raises:
-        MediaError: a fragment cannot be opened.
-    """
-    stream = CallStream(settings, NEW_STREAM)
-    for fragment in cut:
-        # The log would give it its place; without a log its number serves.
-        fed = stream.feed(replace(fragment, at=Coordinates(0, fragment.seq)))
-        yield from (event.utterance for event in fed.events if event.utterance is not None)
-    yield from (event.utterance for event in stream.finish() if event.utterance is not None)
 
 
 def call_id_of(path: Path) -> str:

@@ -22,6 +22,12 @@ class MediaError(UndertoneError, ValueError):
     reason = "undecodable"
 
 
+class MediaTooLongError(MediaError):
+    """There is more media than may be analysed at once."""
+
+    reason = "too_long"
+
+
 class NoFaceError(UndertoneError, LookupError):
     """No face in any sampled picture of an utterance."""
 

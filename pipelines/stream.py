@@ -5,7 +5,7 @@ come, and however often another `CallStream` takes over from a stored checkpoint
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from threading import Lock
 from typing import Final
@@ -14,6 +14,7 @@ import numpy as np
 
 from models.types import Modality
 from pipelines.demux import Demuxed, Demuxer
+from pipelines.errors import MediaTooLongError
 from pipelines.settings import StreamSettings
 from pipelines.track import Found, Track
 from pipelines.types import SAMPLES_PER_MS, Checkpoint, MediaFragment, Participant, ResumePoint, Utterance
@@ -29,6 +30,8 @@ KEY_ROLL_MAX_MS: Final = 30_000
 """To keep its pictures, a new owner starts at a fragment that opens with a key frame, if one is this near."""
 
 NOTHING: Final[frozenset[Modality]] = frozenset()
+NEW_STREAM: Final = Checkpoint(tracks={}, resume_at=None, resume_seq=None, resume_sample=None, final=False)
+"""What the store knows of a stream that nobody has analysed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +258,26 @@ class CallStream:
             samples=found.samples if consent & {Modality.AUDIO, Modality.TEXT} else np.zeros(0, np.float32),
             frames=found.frames,
         )
+
+
+def utterances_of(
+    fragments: Iterable[MediaFragment], settings: StreamSettings, *, media_max_ms: int | None = None
+) -> Iterator[Utterance]:
+    """Every utterance of one new stream, in the order in which they end, without a log and a store.
+
+    Raises:
+        MediaError: a fragment cannot be opened.
+        MediaTooLongError: there is more than `media_max_ms` of media.
+    """
+    stream = CallStream(settings, NEW_STREAM)
+    media_ms = 0
+    for fragment in fragments:
+        fed = stream.feed(fragment)
+        media_ms += fed.media_ms
+        if media_max_ms is not None and media_ms > media_max_ms:
+            raise MediaTooLongError(f"longer than {media_max_ms // 1000} s")
+        yield from (event.utterance for event in fed.events if event.utterance is not None)
+    yield from (event.utterance for event in stream.finish() if event.utterance is not None)
 
 
 def _chosen(places: Iterable[_Place], lowest: int) -> _Place:

@@ -9,9 +9,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from models.types import FloatArray, Modality
-from pipelines.errors import MediaError
+from pipelines.errors import MediaError, MediaTooLongError
 from pipelines.settings import MediaLimits, StreamSettings
-from pipelines.stream import CallStream
+from pipelines.stream import CallStream, utterances_of
 from pipelines.types import (
     DEFAULT_CONSENT,
 )
@@ -28,6 +28,7 @@ from tests.pipelines.streams import (
     fragments,
     resumed_everywhere,
     run,
+    seen,
     silence,
     two_parties,
     utterances,
@@ -51,6 +52,17 @@ def test_two_parties_on_one_stream_give_utterances_of_both(call: FloatArray) -> 
     # Both cuts end where the sound ends.
     cuts = {event.participant: event.cut_sample for event in events}
     assert cuts == {AGENT: 180_000, CUSTOMER: 180_000}
+
+
+def test_without_a_log_a_stream_gives_the_same_utterances_up_to_its_limit(call: FloatArray) -> None:
+    media = fragments(call, [1000])
+    events = run(CallStream(SETTINGS, NEW), media)
+
+    found = list(utterances_of((replace(one, at=None) for one in media), SETTINGS, media_max_ms=11_250))
+
+    assert [seen(one) for one in found] == [seen(one) for one in utterances(events)]
+    with pytest.raises(MediaTooLongError, match="longer than 11 s"):
+        list(utterances_of(media, SETTINGS, media_max_ms=11_249))
 
 
 @pytest.mark.parametrize("start_ms", [0, 61_234])
