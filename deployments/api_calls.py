@@ -11,7 +11,6 @@ from fastapi.sse import format_sse_event
 from pydantic import AwareDatetime
 
 from deployments.answers import (
-    NAME_PATTERN,
     CallOut,
     CallPage,
     CallWithSummary,
@@ -25,7 +24,7 @@ from models.types import SCORE_MAX, SCORE_MIN
 from pipelines.queries import CallEvent, CallFilter, CallInfo
 from pipelines.store import PAGE_MAX, Store
 from pipelines.summary import CallSummary, summarise
-from pipelines.types import CALL_ID_PATTERN, Participant, UtteranceSentiment
+from pipelines.types import CALL_ID_PATTERN, NAME_PATTERN, Participant, UtteranceSentiment
 
 TREND_DEFAULT = timedelta(days=1)
 
