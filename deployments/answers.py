@@ -5,11 +5,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator
 
+from pipelines.consent import parse_consent
 from pipelines.errors import BadFragmentError
 from pipelines.queries import CallInfo, TrendMinute
-from pipelines.records import START_MAX_MS, parse_consent, parse_participants
+from pipelines.records import START_MAX_MS, parse_participants
 from pipelines.summary import CallSummary
-from pipelines.types import CALL_ID_PATTERN, DEFAULT_CONSENT, NAME_PATTERN, Consent, Participant, UtteranceSentiment
+from pipelines.types import CALL_ID_PATTERN, NAME_PATTERN, Consent, Participant, UtteranceSentiment
 
 TEXT_MAX_CHARS = 10_000
 
@@ -52,8 +53,8 @@ class MediaOrder(BaseModel):
     )
     consent: str | None = Field(
         None,
-        description="Modalities that may be analysed; by default the agent's words, the customer's voice, face and "
-        "words.",
+        description="Modalities that may be analysed. It wins over the tenant's policy, which holds where nothing is "
+        "given: unless configured otherwise the agent's words, the customer's voice, face and words.",
         examples=["customer=audio+video+text;agent=text"],
     )
     tenant: Tenant = "default"
@@ -77,9 +78,9 @@ class MediaOrder(BaseModel):
         """The participants, one a channel in order."""
         return parse_participants(self.participants)
 
-    def policy(self) -> Consent:
-        """What may be analysed."""
-        return DEFAULT_CONSENT if self.consent is None else parse_consent(self.consent)
+    def policy(self) -> Consent | None:
+        """What may be analysed; None leaves it to the tenant's policy."""
+        return None if self.consent is None else parse_consent(self.consent)
 
 
 class LiveOrder(MediaOrder):

@@ -72,7 +72,7 @@ def create_api(
     install_problems(api)
     api.include_router(media_routes(store, Intake(threads, writer, limits)))
     api.include_router(call_routes(store, limits.heartbeat_ms))
-    api.include_router(analyze_routes(analyse, threads, config.stream, limits))
+    api.include_router(analyze_routes(analyse, threads, config, limits))
     _add_operation(api, store, health)
     return api
 

@@ -19,9 +19,9 @@ from deployments.problems import ProblemError
 from models.types import Modality
 from pipelines.errors import MediaTooLongError
 from pipelines.fragment import fragments
-from pipelines.settings import StreamSettings
+from pipelines.settings import AppConfig, StreamSettings
 from pipelines.stream import utterances_of
-from pipelines.types import Participant, Utterance, UtteranceSentiment, VideoFrame
+from pipelines.types import Consent, Participant, Utterance, UtteranceSentiment, VideoFrame
 
 Analyse = Callable[[Utterance], Awaitable[UtteranceSentiment]]
 
@@ -45,7 +45,7 @@ ANALYZE_OPENAPI: dict[str, Any] = {
         }
         for name, description, example in (
             ("participants", "Who is heard, seen or quoted; one channel each. By default `customer`.", "customer"),
-            ("consent", "What may be analysed.", "customer=audio+video+text"),
+            ("consent", "What may be analysed; by default the tenant's policy.", "customer=audio+video+text"),
             ("tenant", "By default `default`.", "default"),
         )
     ],
@@ -70,7 +70,7 @@ ANALYZE_OPENAPI: dict[str, Any] = {
 }
 
 
-def analyze_routes(analyse: Analyse, threads: MediaThreads, settings: StreamSettings, limits: HttpLimits) -> APIRouter:
+def analyze_routes(analyse: Analyse, threads: MediaThreads, config: AppConfig, limits: HttpLimits) -> APIRouter:
     """The one route."""
     routes = APIRouter(prefix="/v1", tags=["analyze"])
 
@@ -83,15 +83,21 @@ def analyze_routes(analyse: Analyse, threads: MediaThreads, settings: StreamSett
         chunks, fields, content_type = await read_body(request, NOTHING_SENT)
         text = fields.pop("text", None)
         order = valid(MediaOrder, {"participants": Participant.CUSTOMER, **request.query_params, **fields}, "query")
+        consent = order.policy()
+        if consent is None:
+            consent = config.tenant(order.tenant).policy
         media = b"" if text is not None else await _whole(chunks, limits)
         if (content_type or "").partition(";")[0].strip().lower() == "application/json":
             text = valid(TextOrder, _json_of(media), "body").text
         if text is not None:
-            utterances = [_utterance(order, order.everyone()[0], text=valid(TextOrder, {"text": text}, "body").text)]
+            text = valid(TextOrder, {"text": text}, "body").text
+            utterances = [_utterance(order, consent, order.everyone()[0], text=text)]
         elif not media:
             raise ProblemError(HTTPStatus.BAD_REQUEST, "no_body", NOTHING_SENT)
         else:
-            utterances = await threads.start(lambda: _of_media(media, content_type, order, settings, limits))
+            utterances = await threads.start(
+                lambda: _of_media(media, content_type, order, consent, config.stream, limits)
+            )
         at_once = asyncio.Semaphore(ANALYSES_MAX)
 
         async def judged(utterance: Utterance) -> UtteranceSentiment:
@@ -129,21 +135,26 @@ def _json_of(body: bytes) -> Any:
         raise ProblemError(HTTPStatus.BAD_REQUEST, "bad_json", f"the body is no JSON: {error}") from error
 
 
-def _of_media(
-    media: bytes, content_type: str | None, order: MediaOrder, settings: StreamSettings, limits: HttpLimits
+def _of_media(  # noqa: PLR0917  # one caller, in this file
+    media: bytes,
+    content_type: str | None,
+    order: MediaOrder,
+    consent: Consent,
+    settings: StreamSettings,
+    limits: HttpLimits,
 ) -> list[Utterance]:
     """The utterances of a recording, or one for a picture. Blocks."""
     if picture_codec(media[:16]) is not None:
         participant = order.everyone()[0]
         frame = VideoFrame(participant, 0, read_picture(media, settings))
-        return [_utterance(order, participant, frames=(frame,))]
+        return [_utterance(order, consent, participant, frames=(frame,))]
     pieces = fragments(
         io.BytesIO(media),
         call_id=order.call_id or CALL_ID,
         tenant=order.tenant,
         stream=order.stream,
         participants=order.everyone(),
-        consent=order.policy(),
+        consent=consent,
         content_type=content_type,
         start_ms=order.start_ms,
     )
@@ -156,7 +167,12 @@ def _of_media(
 
 
 def _utterance(
-    order: MediaOrder, participant: Participant, *, frames: tuple[VideoFrame, ...] = (), text: str | None = None
+    order: MediaOrder,
+    consent: Consent,
+    participant: Participant,
+    *,
+    frames: tuple[VideoFrame, ...] = (),
+    text: str | None = None,
 ) -> Utterance:
     return Utterance(
         call_id=order.call_id or CALL_ID,
@@ -165,7 +181,7 @@ def _utterance(
         participant=participant,
         start_ms=order.start_ms,
         end_ms=order.start_ms,
-        consent=order.policy().get(participant, frozenset[Modality]()),
+        consent=consent.get(participant, frozenset[Modality]()),
         samples=np.zeros(0, np.float32),
         frames=frames,
         text=text,

@@ -28,7 +28,10 @@ Participants = Annotated[
 ]
 Consent = Annotated[
     str | None,
-    typer.Option(help="What may be judged by what: `customer=audio+video+text;agent=text` (that is the default)."),
+    typer.Option(
+        help="What may be judged by what, such as `customer=audio+video+text;agent=text`, which holds unless the "
+        "tenant's settings say otherwise. It wins over them."
+    ),
 ]
 Call = Annotated[str, typer.Argument(help="The call's id, as `undertone calls` shows it.")]
 Source = Annotated[

@@ -11,11 +11,12 @@ from av.container import InputContainer
 
 from deployments.console import EXIT_USAGE, CommandError
 from models.types import SAMPLE_RATE_HZ
+from pipelines.consent import parse_consent
 from pipelines.container import open_media, sound_and_picture
 from pipelines.errors import BadFragmentError, MediaError
-from pipelines.records import parse_consent, parse_participants
+from pipelines.records import parse_participants
 from pipelines.settings import MediaLimits
-from pipelines.types import DEFAULT_CONSENT, Consent, Participant
+from pipelines.types import Consent, Participant
 
 BLOCK_SAMPLES = SAMPLE_RATE_HZ
 """Samples per channel in a merged block: a second."""
@@ -23,14 +24,14 @@ BLOCK_SAMPLES = SAMPLE_RATE_HZ
 Pcm = np.ndarray[tuple[int], np.dtype[np.int16]]
 
 
-def consent_of(text: str | None) -> Consent:
-    """The policy that the command line names, or the default one.
+def consent_of(text: str | None) -> Consent | None:
+    """The policy that the command line names; None leaves it to the tenant's.
 
     Raises:
         CommandError: it is not written like `customer=audio+video+text;agent=text`.
     """
     try:
-        return DEFAULT_CONSENT if text is None else parse_consent(text)
+        return None if text is None else parse_consent(text)
     except BadFragmentError as error:
         raise CommandError(str(error).replace("header consent", "--consent"), EXIT_USAGE) from error
 

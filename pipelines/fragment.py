@@ -41,7 +41,7 @@ def fragments(
     tenant: str,
     stream: str,
     participants: tuple[Participant, ...],
-    consent: Consent,
+    consent: Consent | None,
     content_type: str | None = None,
     fragment_ms: int = 1000,
     start_ms: int = 0,
@@ -58,7 +58,7 @@ def fragments(
         tenant: whose call it is.
         stream: which flow of the call.
         participants: who is on which channel.
-        consent: what may be analysed.
+        consent: what may be analysed; None leaves it to the tenant's policy.
         content_type: needed for raw sound only.
         fragment_ms: the wanted length of a fragment; a fragment over `FRAGMENT_MAX_BYTES` is cut earlier.
         start_ms: where the media starts in the call.

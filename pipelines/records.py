@@ -3,10 +3,10 @@
 import re
 from collections.abc import Mapping
 
-from models.types import Modality
+from pipelines.consent import format_consent, parse_consent
 from pipelines.errors import BadFragmentError
 from pipelines.settings import MediaLimits
-from pipelines.types import CALL_ID_PATTERN, DEFAULT_CONSENT, NAME_PATTERN, Consent, MediaFragment, Participant, Record
+from pipelines.types import CALL_ID_PATTERN, NAME_PATTERN, MediaFragment, Participant, Record
 
 VERSION = "1"
 SEQ_MAX = 2**31 - 1
@@ -15,7 +15,6 @@ HEADERS_MAX = 64
 HEADER_MAX_BYTES = 4096
 
 _PARTICIPANTS = frozenset(participant.value for participant in Participant)
-_MODALITIES = frozenset(modality.value for modality in Modality)
 _CALL_ID = re.compile(CALL_ID_PATTERN)
 _NAME = re.compile(NAME_PATTERN)
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,12}")
@@ -51,7 +50,7 @@ def parse_record(record: Record, limits: MediaLimits) -> MediaFragment:
         start_ms=_whole_number(headers, "start-ms", START_MAX_MS),
         content_type=_content_type(headers, limits),
         participants=parse_participants(_required(headers, "participants"), limits.channels_max),
-        consent=parse_consent(headers["consent"]) if "consent" in headers else DEFAULT_CONSENT,
+        consent=parse_consent(headers["consent"]) if "consent" in headers else None,
         final=final,
         media=record.value,
         at=record.at,
@@ -68,8 +67,9 @@ def fragment_headers(fragment: MediaFragment) -> tuple[tuple[str, bytes], ...]:
         "start-ms": str(fragment.start_ms),
         "content-type": fragment.content_type,
         "participants": ",".join(fragment.participants),
-        "consent": format_consent(fragment.consent),
     }
+    if fragment.consent is not None:
+        headers["consent"] = format_consent(fragment.consent)
     if fragment.final:
         headers["final"] = "1"
     return tuple((name, value.encode()) for name, value in headers.items())
@@ -85,42 +85,9 @@ def parse_participants(text: str, channels_max: int = 64) -> tuple[Participant, 
     known = tuple(Participant(name) for name in names if name in _PARTICIPANTS)
     if len(known) != len(names) or len(set(known)) != len(known) or len(known) > channels_max:
         raise BadFragmentError(
-            "bad_header", f"header participants is {text[:80]!r}: name each of {_words(Participant)} at most once"
+            "bad_header", f"header participants is {text[:80]!r}: name each of {', '.join(Participant)} at most once"
         )
     return known
-
-
-def parse_consent(text: str) -> Consent:
-    """`customer=audio+video+text;agent=text` as a policy; whoever is not named is not analysed at all.
-
-    The header is the call's own policy and replaces the default one: an agent's voice and face are analysed only
-    where it names them (DESIGN §4.4).
-
-    Raises:
-        BadFragmentError: anything that is not written so.
-    """
-    consent: dict[Participant, frozenset[Modality]] = {}
-    for entry in filter(None, (part.strip() for part in text.split(";"))):
-        name, equals, listed = entry.partition("=")
-        modalities = [modality.strip() for modality in listed.split("+") if modality.strip()]
-        if (
-            not equals
-            or name.strip() not in _PARTICIPANTS
-            or name.strip() in consent
-            or not all(modality in _MODALITIES for modality in modalities)
-        ):
-            raise BadFragmentError(
-                "bad_header",
-                f"header consent holds {entry[:80]!r}: write customer=audio+video+text;agent=text with each of "
-                f"{_words(Participant)} at most once and modalities of {_words(Modality)}",
-            )
-        consent[Participant(name.strip())] = frozenset(Modality(modality) for modality in modalities)
-    return consent
-
-
-def format_consent(consent: Consent) -> str:
-    """The policy as `parse_consent` reads it."""
-    return ";".join(f"{participant}={'+'.join(sorted(consent[participant]))}" for participant in sorted(consent))
 
 
 def _call_id(key: bytes | None) -> str:
@@ -193,7 +160,3 @@ def _content_type(headers: Mapping[str, str], limits: MediaLimits) -> str:
                 "bad_header", f"content-type says {name}={number[:20]}: give a whole number from 1 to {largest[name]}"
             )
     return value
-
-
-def _words(labels: type[Participant] | type[Modality]) -> str:
-    return ", ".join(labels)

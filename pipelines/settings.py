@@ -6,8 +6,12 @@ Architecture lives beside each network, experiments in `models/recipes.py`; ther
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from pipelines.consent import parse_consent
+from pipelines.errors import BadFragmentError
+from pipelines.types import DEFAULT_CONSENT, Consent
 
 Milliseconds = Annotated[int, Field(ge=0, le=86_400_000)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
@@ -87,6 +91,8 @@ class WorkerSettings(Configuration):
     """Beyond this the partitions pause, while heartbeats go on."""
     ahead_per_track: int = Field(4, ge=1, le=64)
     """How many utterances of one track may be under analysis at once; their results are stored in order."""
+    stream_idle_s: Seconds = 600.0
+    """A stream that is silent for this long without a final fragment is let go; a later one opens it again."""
     commit_interval_s: Seconds = 1.0
     retry_max_s: Seconds = 30.0
 
@@ -96,6 +102,25 @@ class TenantSettings(Configuration):
 
     results_ttl_s: int = Field(30 * 86_400, ge=60)
     """How long results stay in the store."""
+    consent: str | None = None
+    """What may be analysed in calls that do not say so themselves, written as the header of the same name:
+    `customer=audio+video+text;agent=text`. A call's own header wins, whichever allows more: this is a default, no
+    upper bound. None is `DEFAULT_CONSENT`."""
+
+    @field_validator("consent")
+    @classmethod
+    def _policy(cls, text: str | None) -> str | None:
+        if text is not None:
+            try:
+                parse_consent(text)
+            except BadFragmentError as error:
+                raise ValueError(str(error).removeprefix("header ")) from error
+        return text
+
+    @property
+    def policy(self) -> Consent:
+        """What may be analysed in calls that do not say so themselves."""
+        return DEFAULT_CONSENT if self.consent is None else parse_consent(self.consent)
 
 
 class AppConfig(Configuration):
@@ -112,6 +137,10 @@ class AppConfig(Configuration):
     timeouts: TimeoutSettings = TimeoutSettings()
     worker: WorkerSettings = WorkerSettings()
     tenants: dict[str, TenantSettings] = Field(default_factory=lambda: {"default": TenantSettings()})
+
+    def tenant(self, name: str) -> TenantSettings:
+        """The settings of the tenant `name`; of `default` where it has none of its own."""
+        return self.tenants.get(name) or self.tenants.get("default") or TenantSettings()
 
 
 class Settings(BaseSettings):

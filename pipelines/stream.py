@@ -17,7 +17,16 @@ from pipelines.demux import Demuxed, Demuxer
 from pipelines.errors import MediaTooLongError
 from pipelines.settings import StreamSettings
 from pipelines.track import Found, Track
-from pipelines.types import SAMPLES_PER_MS, Checkpoint, MediaFragment, Participant, ResumePoint, Utterance
+from pipelines.types import (
+    DEFAULT_CONSENT,
+    SAMPLES_PER_MS,
+    Checkpoint,
+    Consent,
+    MediaFragment,
+    Participant,
+    ResumePoint,
+    Utterance,
+)
 
 PRE_ROLL_MS: Final = 1000
 """A new owner reads from this long before the lowest cut, so that decoders and resamplers have settled at the cut."""
@@ -86,9 +95,12 @@ class CallStream:
     `feed` and `finish` belong to one thread; `resume_point` may be called from another meanwhile.
     """
 
-    def __init__(self, settings: StreamSettings, checkpoint: Checkpoint) -> None:
-        """`checkpoint` is what the store knows of the stream; tracks it does not name start at the call's start."""
-        self._settings = settings
+    def __init__(self, settings: StreamSettings, checkpoint: Checkpoint, policy: Consent = DEFAULT_CONSENT) -> None:
+        """`checkpoint` is what the store knows of the stream; tracks it does not name start at the call's start.
+
+        `policy` is the tenant's: what may be analysed of fragments that do not say so themselves.
+        """
+        self._settings, self._policy = settings, policy
         self._checkpoint = checkpoint
         self._demuxer: Demuxer | None = None
         self._expected_seq = checkpoint.resume_seq
@@ -106,6 +118,11 @@ class CallStream:
     def held_bytes(self) -> int:
         """What sound and pictures take in memory; bounded, however long the stream."""
         return sum(listener.track.held_bytes for listener in self._listeners.values())
+
+    @property
+    def settled(self) -> bool:
+        """Whether no participant's sound or pictures may be analysed, so that nothing is to be heard again."""
+        return all(listener.settled for listener in self._listeners.values())
 
     def feed(self, fragment: MediaFragment) -> Fed:
         """Takes the stream's next fragment.
@@ -204,12 +221,13 @@ class CallStream:
 
     def _apply_consent(self, fragment: MediaFragment, start_sample: int) -> None:
         """What may be analysed holds from the first sample of a fragment; an utterance never straddles a change."""
+        policy = self._policy if fragment.consent is None else fragment.consent
         for participant in fragment.participants:
-            if participant not in self._listeners and fragment.consent.get(participant):
+            if participant not in self._listeners and policy.get(participant):
                 with self._lock:
                     self._listeners[participant] = _Listener(Track(self._settings, 0), start_sample, NOTHING)
         for participant, listener in self._listeners.items():
-            allowed = fragment.consent.get(participant, NOTHING) if participant in fragment.participants else NOTHING
+            allowed = policy.get(participant, NOTHING) if participant in fragment.participants else NOTHING
             if allowed == listener.consent:
                 continue
             if listener.consent:

@@ -67,6 +67,7 @@ class MediaFragment:
     """A record that keeps the contract of DESIGN §4.1.
 
     `participants` is who is on which channel, in order (one entry: all channels, or the person in the picture).
+    `consent` is the call's own policy; None leaves it to the tenant's.
     """
 
     call_id: str
@@ -76,7 +77,7 @@ class MediaFragment:
     start_ms: int
     content_type: str
     participants: tuple[Participant, ...]
-    consent: Consent
+    consent: Consent | None
     final: bool
     media: bytes = field(repr=False)
     at: Coordinates | None = None

@@ -29,7 +29,7 @@ from pipelines.errors import EncoderUnavailableError, SourceUnavailableError, St
 from pipelines.producer import Headers
 from pipelines.records import parse_record
 from pipelines.redis_log import RedisStreamProducer, RedisStreamSource
-from pipelines.settings import AppConfig, MediaLimits
+from pipelines.settings import AppConfig, MediaLimits, TenantSettings
 from pipelines.store import Store
 from pipelines.types import (
     DEFAULT_CONSENT,
@@ -153,7 +153,8 @@ async def site(redis_url: str) -> AsyncIterator[Site]:
         await store.ping()
         return Health(transcriber="pocketsphinx-5.1", bundle="embedded-1", parts=parts)
 
-    api = create_api(store=store, producer=producer, analyse=judge, health=health, config=AppConfig(), limits=LIMITS)
+    config = AppConfig(tenants={"quiet": TenantSettings(consent="customer=text")})
+    api = create_api(store=store, producer=producer, analyse=judge, health=health, config=config, limits=LIMITS)
     transport = httpx.ASGITransport(api, raise_app_exceptions=False)
     async with api.router.lifespan_context(api), httpx.AsyncClient(transport=transport, base_url="http://t") as client:
         yield Site(api, store, redis_url, client, parts)
@@ -228,7 +229,7 @@ async def test_an_upload_becomes_fragments_in_the_log(site: Site) -> None:
     assert [piece.final for piece in found] == [False] * (len(found) - 1) + [True]
     assert {piece.call_id for piece in found} == {"a-17"}
     assert found[0].participants == (AGENT, CUSTOMER)
-    assert found[0].consent == {AGENT: {Modality.TEXT}, CUSTOMER: {Modality.AUDIO, Modality.TEXT}}
+    assert found[0].consent == {AGENT: frozenset({Modality.TEXT}), CUSTOMER: frozenset({Modality.AUDIO, Modality.TEXT})}
 
 
 async def test_a_form_with_its_file_last_is_an_upload_too(site: Site) -> None:
@@ -242,6 +243,7 @@ async def test_a_form_with_its_file_last_is_an_upload_too(site: Site) -> None:
     found = site.fragments()
     assert accepted.stream == "webcam"
     assert {(piece.call_id, piece.tenant, piece.stream) for piece in found} == {(accepted.call_id, "acme", "webcam")}
+    assert {piece.consent for piece in found} == {None}
     assert found[0].start_ms == 5000
 
 
@@ -711,6 +713,26 @@ async def test_a_film_in_a_form_is_analysed(site: Site, speech: FloatArray) -> N
     (judged,) = [UtteranceSentiment.model_validate(found) for found in answer.json()["results"]]
     assert judged.modalities[Modality.AUDIO].used
     assert judged.modalities[Modality.VIDEO].used
+
+
+@pytest.mark.parametrize(
+    ("params", "consent"),
+    [
+        ({"tenant": "quiet"}, ["text"]),
+        ({"tenant": "quiet", "consent": "customer=audio"}, ["audio"]),
+        ({"tenant": "another"}, ["audio", "text", "video"]),
+    ],
+)
+async def test_the_tenants_policy_holds_where_the_request_says_nothing(
+    site: Site, speech: FloatArray, params: dict[str, str], consent: list[str]
+) -> None:
+    recording = wav(np.concatenate([speech, np.zeros(16_000, np.float32)])[None], 16_000)
+
+    of_text = await site.client.post("/v1/analyze", params=params, json={"text": "Three weeks!"})
+    of_sound = await site.client.post("/v1/analyze", params=params, content=recording)
+
+    judged = [*of_text.json()["results"], *of_sound.json()["results"]]
+    assert [found["consent"] for found in judged] == [consent, consent]
 
 
 async def test_a_recording_in_which_nobody_speaks_gives_nothing(site: Site) -> None:

@@ -20,6 +20,7 @@ from deployments.cli_send import Journal, due
 from deployments.console import CommandError
 from deployments.sample import ANGRY_TO_CONTENT
 from models.evaluate import DATASETS
+from models.types import Modality
 from pipelines.records import parse_record
 from pipelines.redis_log import RedisStreamSource
 from pipelines.settings import MediaLimits
@@ -154,7 +155,7 @@ def test_send_puts_the_whole_call_into_the_log(cli: CliRunner, monkeypatch: pyte
     assert [fragment.final for fragment in found] == [False] * (len(found) - 1) + [True]
     assert {fragment.call_id for fragment in found} == {"a:1"}
     assert {fragment.tenant for fragment in found} == {"shop"}
-    assert set(found[0].consent) == {Participant.CUSTOMER}
+    assert found[0].consent == {Participant.CUSTOMER: frozenset({Modality.TEXT})}
 
 
 def test_two_files_are_sent_as_one_stream_of_two_channels(
@@ -167,6 +168,7 @@ def test_two_files_are_sent_as_one_stream_of_two_channels(
     assert ended.exit_code == 0
     found = sent_to(redis_url)
     assert {fragment.content_type for fragment in found} == {"audio/L16;rate=16000;channels=2"}
+    assert {fragment.consent for fragment in found} == {None}
     assert sum(len(fragment.media) for fragment in found) == 30 * 16_000 * 4
 
 

@@ -9,7 +9,7 @@ from deployments.recordings import consent_of, length_s, merged_l16, participant
 from deployments.sample import ANGRY_TO_CONTENT
 from models.types import Modality
 from pipelines.errors import MediaError
-from pipelines.types import DEFAULT_CONSENT, Participant
+from pipelines.types import Participant
 
 AGENT, CUSTOMER = Participant.AGENT, Participant.CUSTOMER
 
@@ -83,8 +83,8 @@ def test_the_length_is_that_of_the_longest_file(tmp_path: Path) -> None:
     assert length_s(paths) == pytest.approx(2.0)
 
 
-def test_consent_is_as_named_or_the_default() -> None:
-    assert consent_of(None) == DEFAULT_CONSENT
+def test_consent_is_as_named_or_left_to_the_tenant() -> None:
+    assert consent_of(None) is None
     assert consent_of("agent=text") == {AGENT: frozenset({Modality.TEXT})}
     with pytest.raises(CommandError, match="--consent"):
         consent_of("everything")

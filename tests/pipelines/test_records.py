@@ -3,8 +3,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.types import Modality
+from pipelines.consent import parse_consent
 from pipelines.errors import DEAD_LETTER_REASONS, BadFragmentError
-from pipelines.records import fragment_headers, parse_consent, parse_record
+from pipelines.records import fragment_headers, parse_record
 from pipelines.settings import MediaLimits
 from pipelines.types import DEFAULT_CONSENT, Coordinates, MediaFragment, Participant, Record
 
@@ -50,7 +51,7 @@ def test_a_record_becomes_the_fragment_it_describes() -> None:
 def test_what_is_optional_has_its_default() -> None:
     fragment = parse_record(record(tenant=None, stream=None, consent=None), LIMITS)
     assert (fragment.tenant, fragment.stream, fragment.final) == ("default", "main", False)
-    assert fragment.consent == DEFAULT_CONSENT
+    assert fragment.consent is None
 
 
 def test_an_agents_voice_is_analysed_only_where_the_header_names_it() -> None:
@@ -130,7 +131,7 @@ def test_what_breaks_the_contract_is_refused_by_name(reason: str, bad: Record) -
         start_ms=st.integers(0, 7 * 86_400_000),
         content_type=st.sampled_from(["audio/L16;rate=8000;channels=2", "video/x-matroska", "audio/PCMU;rate=8000"]),
         participants=st.permutations(list(Participant)).map(tuple),
-        consent=st.dictionaries(st.sampled_from(Participant), st.frozensets(st.sampled_from(Modality))),
+        consent=st.none() | st.dictionaries(st.sampled_from(Participant), st.frozensets(st.sampled_from(Modality))),
         final=st.booleans(),
         media=st.binary(min_size=1, max_size=20),
         at=st.just(Coordinates(0, 5)),

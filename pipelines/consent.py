@@ -1,0 +1,44 @@
+"""What may be analysed of whom, as the `consent` header and the settings write it (DESIGN §4.4).
+
+A call's own header wins over its tenant's policy, whichever allows more; where neither says anything,
+`DEFAULT_CONSENT` holds.
+"""
+
+from models.types import Modality
+from pipelines.errors import BadFragmentError
+from pipelines.types import Consent, Participant
+
+_PARTICIPANTS = frozenset(participant.value for participant in Participant)
+_MODALITIES = frozenset(modality.value for modality in Modality)
+
+
+def parse_consent(text: str) -> Consent:
+    """`customer=audio+video+text;agent=text` as a policy; whoever is not named is not analysed at all.
+
+    It replaces the default policy as a whole: an agent's voice and face are analysed only where it names them.
+
+    Raises:
+        BadFragmentError: anything that is not written so.
+    """
+    consent: dict[Participant, frozenset[Modality]] = {}
+    for entry in filter(None, (part.strip() for part in text.split(";"))):
+        name, equals, listed = entry.partition("=")
+        modalities = [modality.strip() for modality in listed.split("+") if modality.strip()]
+        if (
+            not equals
+            or name.strip() not in _PARTICIPANTS
+            or name.strip() in consent
+            or not all(modality in _MODALITIES for modality in modalities)
+        ):
+            raise BadFragmentError(
+                "bad_header",
+                f"header consent holds {entry[:80]!r}: write customer=audio+video+text;agent=text with each of "
+                f"{', '.join(Participant)} at most once and modalities of {', '.join(Modality)}",
+            )
+        consent[Participant(name.strip())] = frozenset(Modality(modality) for modality in modalities)
+    return consent
+
+
+def format_consent(consent: Consent) -> str:
+    """The policy as `parse_consent` reads it."""
+    return ";".join(f"{participant}={'+'.join(sorted(consent[participant]))}" for participant in sorted(consent))
