@@ -58,11 +58,11 @@ def test_without_a_log_a_stream_gives_the_same_utterances_up_to_its_limit(call: 
     media = fragments(call, [1000])
     events = run(CallStream(SETTINGS, NEW), media)
 
-    found = list(utterances_of((replace(one, at=None) for one in media), SETTINGS, media_max_ms=11_250))
+    found = list(utterances_of((replace(one, at=None) for one in media), SETTINGS, media_max_ms=12_000))
 
     assert [seen(one) for one in found] == [seen(one) for one in utterances(events)]
     with pytest.raises(MediaTooLongError, match="longer than 11 s"):
-        list(utterances_of(media, SETTINGS, media_max_ms=11_249))
+        list(utterances_of(media, SETTINGS, media_max_ms=11_000))
 
 
 @pytest.mark.parametrize("start_ms", [0, 61_234])
