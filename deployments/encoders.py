@@ -173,7 +173,8 @@ async def ask(handle: DeploymentHandle[Any], item: Any) -> Any:
     """One call over a handle, again when the replica died under it.
 
     Raises:
-        EncoderUnavailableError: no replica answers, or the network refused the input.
+        EncoderUnavailableError: no replica answers.
+        UnusableInputError: the network refused the input.
     """
     for attempt in range(DEAD_REPLICA_TRIES):
         try:
@@ -181,6 +182,8 @@ async def ask(handle: DeploymentHandle[Any], item: Any) -> Any:
         except (ActorDiedError, ActorUnavailableError) as error:
             if attempt + 1 == DEAD_REPLICA_TRIES:
                 raise EncoderUnavailableError(f"{handle.deployment_name}: its replicas died: {error}") from error
+        except ValueError as error:  # the network's own refusal; Ray raises it as the kind of error it was
+            raise UnusableInputError(f"{handle.deployment_name}: {error}") from error
         except (RayError, RayServeException) as error:
             raise EncoderUnavailableError(f"{handle.deployment_name}: {error}") from error
     raise AssertionError("unreachable")

@@ -80,7 +80,8 @@ class Analyser:
     A network that fails or passes its time-out costs its modality and no more.
 
     Raises:
-        EncoderUnavailableError: the fusion does not answer; nothing true can be said, so the caller tries again.
+        EncoderUnavailableError: the fusion does not answer, or none of the encoders that this utterance needs;
+            nothing true can be said, so the caller tries again.
     """
 
     stages: Stages
@@ -95,6 +96,9 @@ class Analyser:
         )
         outcomes = {Modality.AUDIO: audio, Modality.VIDEO: video, Modality.TEXT: text}
         present = {modality: found for modality, found in outcomes.items() if isinstance(found, Features)}
+        away = [outcome for outcome in outcomes.values() if outcome == Missing(EncoderUnavailableError.reason)]
+        if away and not present:
+            raise EncoderUnavailableError("no encoder that this utterance needs answers; check the deployments")
         fused = await self._fuse(present, step_ms) if present else None
         step_ms["total"] = _elapsed_ms(started)
         names = self.stages.names
@@ -106,7 +110,7 @@ class Analyser:
             participant=utterance.participant,
             start_ms=utterance.start_ms,
             end_ms=utterance.end_ms,
-            loudness_dbfs=loudness_dbfs(utterance.samples),
+            loudness_dbfs=loudness_dbfs(utterance.samples) if Modality.AUDIO in utterance.consent else None,
             consent=tuple(sorted(utterance.consent)),
             transcript=None if transcript is None else transcript_out(transcript, utterance.start_ms),
             judgement=None if fused is None else judgement(fused.prediction),
@@ -170,7 +174,7 @@ async def _timed(step: str, work: Awaitable[T], timeout_s: float, step_ms: dict[
         return Missing(error.reason)
     except Exception:  # whatever one network does with one utterance, it costs its modality and no more
         logger.exception("%s failed", step)
-        return Missing(EncoderUnavailableError.reason)
+        return Missing(UnusableInputError.reason)
     finally:
         step_ms[step] = _elapsed_ms(started)
 

@@ -82,6 +82,9 @@ class OpenStream:
         self.stream = stream
         self.partition = partition
         self.needed_offset = offset if checkpoint.resume_at is None else checkpoint.resume_at
+        self.tenant = first.tenant
+        self.seen_s = time.monotonic()
+        """When its last fragment came, by the monotonic clock."""
         self.failed: BaseException | None = None
         self._first, self._ttl_s, self._ports, self._closed = first, ttl_s, ports, closed
         self._tracks = {participant: self._track(cut) for participant, cut in checkpoint.tracks.items()}
@@ -114,9 +117,14 @@ class OpenStream:
                 track.storing = asyncio.create_task(self._store_track(event.participant, track))
                 track.storing.add_done_callback(self._note_failure)
 
-    def finish(self) -> None:
-        """No event will come any more: close the stream in the store once all are stored."""
-        self._finishing = asyncio.create_task(self._finish())
+    def let_go_before(self, offset: int) -> None:
+        """Where nothing of the stream may be or has been analysed, a successor needs nothing before this fragment."""
+        if not self._tracks and self.stream.settled:
+            self.needed_offset = offset
+
+    def finish(self, *, final: bool = True) -> None:
+        """No event will come any more: once all are stored, close the stream in the store, if it is `final`."""
+        self._finishing = asyncio.create_task(self._finish(final=final))
         self._finishing.add_done_callback(self._note_failure)
 
     def cancel(self) -> None:
@@ -192,9 +200,12 @@ class OpenStream:
             track.cut = new
             self.needed_offset = resume.offset
 
-    async def _finish(self) -> None:
+    async def _finish(self, *, final: bool) -> None:
         for track in self._tracks.values():
             await track.pending.join()
+        if not final:
+            await self._end(None)
+            return
         call_id, stream = self.key
         finish = self._ports.store.finish_stream
         try:

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from threading import Lock
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 
@@ -38,6 +38,8 @@ RESUME_POINTS_MAX: Final = 1 << 16
 KEY_ROLL_MAX_MS: Final = 30_000
 """To keep its pictures, a new owner starts at a fragment that opens with a key frame, if one is this near."""
 
+SkipReason = Literal["already_stored", "duplicate", "after_final"]
+
 NOTHING: Final[frozenset[Modality]] = frozenset()
 NEW_STREAM: Final = Checkpoint(tracks={}, resume_at=None, resume_seq=None, resume_sample=None, final=False)
 """What the store knows of a stream that nobody has analysed."""
@@ -57,14 +59,17 @@ class TrackEvent:
 class Fed:
     """What a fragment led to.
 
-    `skipped` is one of `errors.SKIP_REASONS`, or None when the fragment was analysed; `damaged` counts packets that
-    could not be decoded; `media_ms` is the length of its sound, or of its pictures when it has no sound.
+    `skipped` says why the fragment was not analysed, None when it was; `damaged` counts packets that could not be
+    decoded; `media_ms` is the length of its sound, or of its pictures when it has no sound; `missing` counts the
+    sequence numbers left out between it and the one before, whether they were lost or refused before their stream
+    was known.
     """
 
     events: list[TrackEvent]
-    skipped: str | None
+    skipped: SkipReason | None
     damaged: int
     media_ms: int
+    missing: int = 0
 
 
 @dataclass(slots=True)
@@ -104,6 +109,9 @@ class CallStream:
         self._checkpoint = checkpoint
         self._demuxer: Demuxer | None = None
         self._expected_seq = checkpoint.resume_seq
+        self._unseen_seq = checkpoint.resume_seq
+        """One past the last fragment seen, damaged or not; None before the first."""
+        self._missing = 0
         self._broken = self._ended = False
         self._identity = ("", "", "")
         self._owed: list[TrackEvent] = []
@@ -134,6 +142,7 @@ class CallStream:
         if skipped is not None:
             return Fed([], skipped, 0, 0)
         self._identity = (fragment.call_id, fragment.tenant, fragment.stream)
+        self._count_missing(fragment.seq)
         if self._broken or (self._expected_seq is not None and fragment.seq > self._expected_seq):
             self._interrupt()
         if self._demuxer is None:
@@ -149,7 +158,8 @@ class CallStream:
         self._remember(fragment, start_sample, whole=demuxed.whole)
         self._apply_consent(fragment, start_sample)
         self._listen(demuxed)
-        return Fed(self._paid(), None, demuxed.damaged, _media_ms(demuxed))
+        missing, self._missing = self._missing, 0
+        return Fed(self._paid(), None, demuxed.damaged, _media_ms(demuxed), missing)
 
     def finish(self) -> list[TrackEvent]:
         """The stream has ended: open speech becomes a last utterance, and every cut moves to the end of the sound."""
@@ -180,7 +190,13 @@ class CallStream:
                 self._places.popleft()
             return chosen.point
 
-    def _skip_reason(self, fragment: MediaFragment) -> str | None:
+    def _count_missing(self, seq: int) -> None:
+        if self._unseen_seq is None:
+            self._unseen_seq = seq
+        self._missing += max(0, seq - self._unseen_seq)
+        self._unseen_seq = max(self._unseen_seq, seq + 1)
+
+    def _skip_reason(self, fragment: MediaFragment) -> SkipReason | None:
         first_seq = self._checkpoint.resume_seq
         if self._checkpoint.final or (first_seq is not None and fragment.seq < first_seq):
             return "already_stored"

@@ -33,7 +33,15 @@ from pipelines.settings import AppConfig
 from pipelines.source import Backlog, Polled, Source
 from pipelines.store import Store
 from pipelines.stream import CallStream
-from pipelines.types import TOPIC_DEAD_LETTER, TOPIC_SENTIMENT, MediaFragment, Record, Utterance, UtteranceSentiment
+from pipelines.types import (
+    FRAGMENT_MAX_BYTES,
+    TOPIC_DEAD_LETTER,
+    TOPIC_SENTIMENT,
+    MediaFragment,
+    Record,
+    Utterance,
+    UtteranceSentiment,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +53,7 @@ RECORDS_MAX = 16
 METRICS_INTERVAL_S = 2.0
 METRICS_TTL_S = 15
 STALLED_S = 60.0
+HEADERS_KEPT_MAX = 32
 
 
 class Worker:
@@ -86,7 +95,10 @@ class Worker:
         self._streams: dict[tuple[str, str], OpenStream] = {}
         self._waiting: deque[Record] = deque()
         self._position: dict[int, int] = {}
-        self._paused = False
+        self._paused: bool | None = False
+        """Whether every partition is paused; None when a new assignment has made that uncertain."""
+        self._rewinds: dict[int, int] = {}
+        self._rewound: set[tuple[str, str, int]] = set()
         self._failed: BaseException | None = None
         self._beat_s = time.monotonic()
 
@@ -119,6 +131,7 @@ class Worker:
                 self._beat_s = time.monotonic()
                 await self._turn()
                 if self._beat_s - committed_s >= self._config.worker.commit_interval_s:
+                    await self._release_idle()
                     await self._commit()
                     committed_s = self._beat_s
                 if self._beat_s - published_s >= METRICS_INTERVAL_S:
@@ -135,8 +148,9 @@ class Worker:
             await self._close()
 
     async def _turn(self) -> None:
+        rewinds, self._rewinds = self._rewinds, {}
         try:
-            polled = await self._in(self._reader, self._poll)
+            polled = await self._in(self._reader, lambda: self._poll(rewinds))
         except SourceUnavailableError as error:
             logger.warning("the log of fragments is away, trying again: %s", error)
             await self._retry.pause(error.retry_after_s)
@@ -152,8 +166,10 @@ class Worker:
             except TimeoutError:
                 return
 
-    def _poll(self) -> Polled:
+    def _poll(self, rewinds: Mapping[int, int]) -> Polled:
         """Read on, or, while records wait, only keep the membership alive with every partition paused."""
+        for partition, offset in rewinds.items():
+            self._source.seek(partition, offset)
         waits = bool(self._waiting)
         if waits != self._paused:
             (self._source.pause if waits else self._source.resume)(set(self._position))
@@ -167,14 +183,16 @@ class Worker:
         for partition in polled.assigned:
             self._forget(partition)
             self._position[partition] = -1
-            self._paused = False
-        self._waiting.extend(polled.records)
+            self._paused = None
+        # What was polled while a rewind was asked for will be read again from where it goes.
+        self._waiting.extend(record for record in polled.records if record.at.partition not in self._rewinds)
 
     def _forget(self, partition: int) -> None:
         """Drop all state of a partition; the checkpoints hold what is settled."""
         for key in [key for key, opened in self._streams.items() if opened.partition == partition]:
             self._streams.pop(key).cancel()
         self._waiting = deque(record for record in self._waiting if record.at.partition != partition)
+        self._rewinds.pop(partition, None)
         self.metrics.open_streams.set(len(self._streams))
 
     def _has_room(self) -> bool:
@@ -184,13 +202,20 @@ class Worker:
         # Set before the work: opening a stream may move it back.
         self._position[record.at.partition] = record.at.offset + 1
         try:
+            await self._judge(record)
+        except BaseException:
+            # Neither analysed, skipped nor dead-lettered: whoever comes next must read it again.
+            self._position[record.at.partition] = record.at.offset
+            raise
+
+    async def _judge(self, record: Record) -> None:
+        try:
             await self._listen(parse_record(record, self._config.stream.limits), record)
         except (BadFragmentError, MediaError) as error:
             await self._dead_letter(record, error.reason, str(error))
         except CallDeletedError as error:
             self._skip(error.reason)
         except (StoreUnavailableError, SourceUnavailableError):
-            self._position[record.at.partition] = record.at.offset
             raise
         except Exception as error:  # whatever a record does, it must not stop the others
             logger.exception("a record could not be handled: %s", record.at)
@@ -200,12 +225,16 @@ class Worker:
         opened = self._streams.get((fragment.call_id, fragment.stream)) or await self._open(fragment, record)
         if opened is None:
             return
+        if opened.tenant != fragment.tenant:
+            raise BadFragmentError("bad_header", f"call {fragment.call_id} belongs to another tenant")
         if opened.finishing:
             self._skip("after_final")
             return
+        opened.seen_s = time.monotonic()
         try:
             fed = await self._in(self._decoder, lambda: opened.stream.feed(fragment))
         except MediaError:
+            opened.let_go_before(record.at.offset)
             if fragment.final:  # it ends its stream even when its own media is damaged
                 await self._finish(opened, record, fragment.start_ms)
             raise
@@ -218,6 +247,7 @@ class Worker:
         self.metrics.media_seconds.inc(fed.media_ms / 1000)
         media_end_ms = fragment.start_ms + fed.media_ms
         opened.take(fed.events, record.appended_ms, media_end_ms)
+        opened.let_go_before(record.at.offset)
         if fragment.final:
             await self._finish(opened, record, media_end_ms)
 
@@ -237,8 +267,12 @@ class Worker:
             return None
         if checkpoint.resume_at is not None and checkpoint.resume_at < record.at.offset:
             # Reading began after the place this stream must be resumed from: go back, the store knows what is done.
-            await self._rewind(record.at.partition, checkpoint.resume_at)
-            return None
+            # Once: where the log has lost that place, what is left of the stream goes on behind a gap.
+            place = (fragment.call_id, fragment.stream, checkpoint.resume_at)
+            if place not in self._rewound:
+                self._rewound.add(place)
+                self._rewind(record.at.partition, checkpoint.resume_at)
+                return None
         tenant = self._config.tenant(fragment.tenant)
         opened = OpenStream(
             fragment,
@@ -262,13 +296,25 @@ class Worker:
             logger.warning("call %s, stream %s: another worker owns it, its state is dropped", *opened.key)
             self.metrics.fenced.inc()
             # Where the partition is still ours after all, the stream is read again from where it stood.
-            await self._rewind(opened.partition, opened.needed_offset)
+            self._rewind(opened.partition, opened.needed_offset)
 
-    async def _rewind(self, partition: int, offset: int) -> None:
+    def _rewind(self, partition: int, offset: int) -> None:
+        """Read the partition again from `offset`, from the next poll on; a poll under way must not run ahead of it."""
         self._waiting = deque(record for record in self._waiting if record.at.partition != partition)
         if partition in self._position:
             self._position[partition] = min(self._position[partition], offset)
-            await self._in(self._reader, lambda: self._source.seek(partition, offset))
+            self._rewinds[partition] = min(self._rewinds.get(partition, offset), offset)
+
+    async def _release_idle(self) -> None:
+        """Let go of streams that have fallen silent without a final fragment, so that their partition can move on.
+
+        What was said is stored; a later fragment opens the stream again from its checkpoint.
+        """
+        before_s = time.monotonic() - self._config.worker.stream_idle_s
+        for opened in [one for one in self._streams.values() if one.seen_s < before_s and not one.finishing]:
+            logger.warning("call %s, stream %s: silent without a final fragment, let go", *opened.key)
+            opened.take(await self._in(self._decoder, opened.stream.finish), round(time.time() * 1000), 0)
+            opened.finish(final=False)
 
     async def _publish(self, result: UtteranceSentiment) -> None:
         headers = (("v", b"1"), ("utterance-id", result.utterance_id.encode()))
@@ -276,14 +322,18 @@ class Worker:
 
     async def _dead_letter(self, record: Record, reason: str, detail: str) -> None:
         logger.warning("dead-lettered (%s): %s", reason, detail)
+        # Within what the topic takes, whatever came: a letter that cannot be sent would stop everything behind it.
+        kept = [(name[:100], value[:1000]) for name, value in record.headers[:HEADERS_KEPT_MAX]]
+        value = record.value[:FRAGMENT_MAX_BYTES]
         headers = (
-            *record.headers,
+            *kept,
+            ("dlq-bytes", str(len(record.value)).encode()),
             ("dlq-reason", reason.encode()),
             ("dlq-detail", detail[:1000].encode()),
             ("dlq-partition", str(record.at.partition).encode()),
             ("dlq-offset", str(record.at.offset).encode()),
         )
-        await self._send(TOPIC_DEAD_LETTER, (record.key or b"").decode(errors="replace"), record.value, headers)
+        await self._send(TOPIC_DEAD_LETTER, (record.key or b"")[:512].decode(errors="replace"), value, headers)
         self.metrics.fragments_in.inc()
         self.metrics.fragments_dead_lettered.labels(reason).inc()
 
@@ -311,6 +361,7 @@ class Worker:
     async def _publish_metrics(self) -> None:
         try:
             self.backlog = await self._in(self._reader, self._source.backlog)
+            self.metrics.lag_records.clear()
             for partition, waiting in self.backlog.items():
                 self.metrics.lag_records.labels(str(partition)).set(waiting.lag_records)
             oldest_ms = max((waiting.oldest_age_ms for waiting in self.backlog.values()), default=0)
@@ -324,11 +375,12 @@ class Worker:
         return await asyncio.get_running_loop().run_in_executor(thread, work)
 
     async def _close(self) -> None:
+        # First: an encoder that goes away at the same time must not leave a last, empty result.
+        for opened in self._streams.values():
+            opened.cancel()
         try:
             await self._commit()
         finally:
-            for opened in self._streams.values():
-                opened.cancel()
             await self._in(self._reader, self._source.close)
             await self._in(self._writer, self._producer.close)
             for thread in (self._reader, self._decoder, self._writer):

@@ -95,7 +95,7 @@ async def test_without_consent_for_words_there_is_no_transcript() -> None:
 @pytest.mark.parametrize("modality", [Modality.AUDIO, Modality.VIDEO, Modality.TEXT])
 @pytest.mark.parametrize(
     ("error", "reason"),
-    [(EncoderUnavailableError("down"), "encoder_unavailable"), (IndexError("a defect"), "encoder_unavailable")],
+    [(EncoderUnavailableError("down"), "encoder_unavailable"), (IndexError("a defect"), "unusable")],
 )
 async def test_a_failing_encoder_costs_its_modality_and_no_more(
     modality: Modality, error: Exception, reason: str
@@ -147,6 +147,19 @@ async def test_with_nothing_usable_there_is_no_judgement_and_every_reason() -> N
     assert result.judgement is None
     assert result.fusion is None
     assert {o.missing for o in result.modalities.values()} == {"absent"}
+
+
+async def test_with_every_needed_encoder_away_nothing_is_stored_as_if_it_were_a_result() -> None:
+    async def away(_input: object) -> Features:
+        raise EncoderUnavailableError("down")
+
+    with pytest.raises(EncoderUnavailableError):
+        await analyse(utterance(frozenset({Modality.TEXT})), transcribe=away)
+
+
+async def test_loudness_is_the_voice_and_needs_its_consent() -> None:
+    assert (await analyse(utterance(frozenset({Modality.TEXT})))).loudness_dbfs is None
+    assert (await analyse(utterance())).loudness_dbfs == -20
 
 
 async def test_a_fusion_that_is_away_is_an_error_because_nothing_true_can_be_said() -> None:

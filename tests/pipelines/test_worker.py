@@ -261,11 +261,9 @@ async def test_a_bad_record_is_dead_lettered_and_its_call_goes_on(redis_url: str
         assert len(await results(redis_url, "c1", final=False)) <= 4
         while len(letters := records(redis_url, TOPIC_DEAD_LETTER)) < 3:
             await asyncio.sleep(0.01)
-        await results(redis_url, "c1")
-        counted = worker.metrics
-        analysed = counted.fragments_analysed._value.get()
-        assert analysed == len(fragments)
-        assert counted.fragments_in._value.get() == analysed + 3
+        while worker.metrics.fragments_analysed._value.get() < len(fragments):
+            await asyncio.sleep(0.01)
+        assert worker.metrics.fragments_in._value.get() == len(fragments) + 3
     reasons = [dict(letter.headers)["dlq-reason"] for letter in letters]
     assert reasons == [b"unknown_version", b"bad_call_id", b"undecodable"]
     assert letters[0].value == b"x"
@@ -342,3 +340,58 @@ async def test_offsets_move_only_as_far_as_open_streams_need(redis_url: str, sou
         read += source.poll(0.1, 1).records
     source.close()
     assert read[0].at.offset == 0
+
+
+async def test_a_stream_that_falls_silent_is_let_go_and_goes_on_when_it_speaks_again(
+    redis_url: str, sound: FloatArray
+) -> None:
+    producer = RedisStreamProducer(redis_url)
+    fragments = call(sound, "c1")
+    async with working(redis_url, worker=WorkerSettings(stream_idle_s=0.3, commit_interval_s=0.05)) as worker:
+        send(producer, fragments[:10])
+        while worker.metrics.fragments_analysed._value.get() < 10 or worker.metrics.open_streams._value.get():
+            await asyncio.sleep(0.01)
+        before = await results(redis_url, "c1", final=False)
+        send(producer, fragments[10:])
+        after = await results(redis_url, "c1")
+    assert set(found(before)) < set(found(after))
+    assert max(one.end_ms for one in after) > 14_000
+
+
+async def test_a_call_of_which_nothing_may_be_analysed_holds_no_offset_back(redis_url: str, sound: FloatArray) -> None:
+    nobody = {Participant.MIXED: frozenset({Modality.TEXT})}
+    fragments = [replace(f, consent=nobody) for f in call(sound, "c1")]
+    send(RedisStreamProducer(redis_url), fragments[:-1])
+    async with working(redis_url) as worker:
+        while worker.metrics.fragments_analysed._value.get() < len(fragments) - 1:
+            await asyncio.sleep(0.01)
+    source = RedisStreamSource(redis_url)
+    read: list[Record] = []
+    while not read:
+        read += source.poll(0.1, 1).records
+    source.close()
+    assert read[0].at.offset == len(fragments) - 2
+
+
+async def test_a_record_too_large_for_the_dead_letter_topic_is_cut_and_stops_nothing(
+    redis_url: str, sound: FloatArray
+) -> None:
+    producer = RedisStreamProducer(redis_url)
+    producer.send(TOPIC_MEDIA, "c1", bytes(2 << 20), tuple((f"h{n}", bytes(3000)) for n in range(40)))
+    send(producer, call(sound, "c1"))
+    async with working(redis_url):
+        assert len(await results(redis_url, "c1")) == 4
+    (letter,) = records(redis_url, TOPIC_DEAD_LETTER)
+    assert dict(letter.headers)["dlq-bytes"] == str(2 << 20).encode()
+
+
+async def test_another_tenants_fragment_does_not_enter_an_open_stream(redis_url: str, sound: FloatArray) -> None:
+    producer = RedisStreamProducer(redis_url)
+    fragments = call(sound, "c1")
+    send(producer, fragments[:10])
+    send(producer, [replace(fragments[10], tenant="other")])
+    send(producer, fragments[10:])
+    async with working(redis_url):
+        assert {one.tenant for one in await results(redis_url, "c1")} == {"default"}
+    (letter,) = records(redis_url, TOPIC_DEAD_LETTER)
+    assert dict(letter.headers)["dlq-reason"] == b"bad_header"
