@@ -58,7 +58,7 @@ class Demuxer:
         self._participant = Participant.MIXED
 
     def feed(self, fragment: MediaFragment) -> Demuxed:
-        """Decodes one fragment.
+        """Decodes one fragment; a final one without media gives nothing.
 
         Raises:
             MediaError: it cannot be opened, or passes a limit of the settings. The stream can go on without it.
@@ -68,6 +68,8 @@ class Demuxer:
         if self._seq is not None and fragment.seq != self._seq + 1:
             self._picture.lose()
         self._seq = fragment.seq
+        if fragment.final and not fragment.media:
+            return Demuxed()
         raw = raw_audio(fragment.content_type)
         return self._raw(fragment, raw) if raw is not None else self._container(fragment)
 

@@ -24,6 +24,7 @@ class StreamMetrics:
     fragments_analysed: Counter
     fragments_skipped: Counter
     fragments_dead_lettered: Counter
+    fragments_missing: Counter
     packets_damaged: Counter
     media_seconds: Counter
     utterances: Counter
@@ -52,6 +53,11 @@ def stream_metrics() -> StreamMetrics:
         Counter("undertone_fragments_skipped_total", "Fragments left out, by reason", ["reason"], registry=registry),
         Counter(
             "undertone_fragments_dead_lettered_total", "Fragments refused, by reason", ["reason"], registry=registry
+        ),
+        Counter(
+            "undertone_fragments_missing_total",
+            "Sequence numbers left out between two fragments of a stream",
+            registry=registry,
         ),
         Counter("undertone_packets_damaged_total", "Media packets that did not decode", registry=registry),
         Counter("undertone_media_seconds_total", "Seconds of media analysed", registry=registry),

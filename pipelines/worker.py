@@ -243,6 +243,7 @@ class Worker:
             return
         self.metrics.fragments_in.inc()
         self.metrics.fragments_analysed.inc()
+        self.metrics.fragments_missing.inc(fed.missing)
         self.metrics.packets_damaged.inc(fed.damaged)
         self.metrics.media_seconds.inc(fed.media_ms / 1000)
         media_end_ms = fragment.start_ms + fed.media_ms

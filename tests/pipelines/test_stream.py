@@ -12,9 +12,7 @@ from models.types import FloatArray, Modality
 from pipelines.errors import MediaError, MediaTooLongError
 from pipelines.settings import MediaLimits, StreamSettings
 from pipelines.stream import CallStream, utterances_of
-from pipelines.types import (
-    DEFAULT_CONSENT,
-)
+from pipelines.types import DEFAULT_CONSENT, Checkpoint
 from tests.pipelines.streams import (
     AGENT,
     CUSTOMER,
@@ -125,6 +123,39 @@ def test_speech_before_a_gap_survives_a_bad_fragment_right_after_it(vowels: Voic
     (event,) = stream.feed(media[6]).events
     assert event.utterance is not None
     assert event.utterance.end_ms == 3000
+
+
+def test_the_numbers_left_out_between_fragments_are_counted_once_and_a_damaged_fragment_is_not_one(
+    call: FloatArray,
+) -> None:
+    media = fragments(call, [500])
+    stream = CallStream(SETTINGS, NEW)
+    damaged = replace(media[6], media=b"noise", content_type="audio/x-matroska")
+
+    assert [stream.feed(media[seq]).missing for seq in (2, 3, 5, 5)] == [0, 0, 1, 0]
+    with pytest.raises(MediaError):
+        stream.feed(damaged)
+    assert stream.feed(media[7]).missing == 0
+    with pytest.raises(MediaError):
+        stream.feed(replace(damaged, seq=10))
+    assert [stream.feed(media[seq]).missing for seq in (11, 12)] == [2, 0]
+
+
+def test_a_successor_counts_what_is_missing_from_where_it_resumes(call: FloatArray) -> None:
+    media = fragments(call, [500])
+    resumed = CallStream(SETTINGS, Checkpoint({}, 104, 4, 4 * 8000, final=False))
+
+    assert [resumed.feed(media[seq]).missing for seq in (6, 7)] == [2, 0]
+
+
+def test_a_final_fragment_without_media_changes_nothing(call: FloatArray, tmp_path: Path) -> None:
+    media = fragments(call, [500])
+    film_fragments = filmed(film(tmp_path / "a.mkv", None, 6, key_every=5))
+    for pieces in (media, film_fragments):
+        last = pieces[-1]
+        end = replace(last, seq=last.seq + 1, start_ms=last.start_ms + 500, media=b"", final=True)
+        closed = run(CallStream(SETTINGS, NEW), [*pieces[:-1], replace(last, final=False), end])
+        assert by_participant(closed) == by_participant(run(CallStream(SETTINGS, NEW), pieces))
 
 
 def test_who_gave_no_consent_is_not_heard_and_holds_nothing_back(call: FloatArray) -> None:

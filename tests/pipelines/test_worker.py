@@ -278,6 +278,18 @@ async def test_a_final_fragment_that_is_damaged_still_ends_its_call(redis_url: s
         assert len(await results(redis_url, "c1")) == 4
 
 
+async def test_an_empty_final_fragment_ends_its_call_and_what_is_missing_is_counted(
+    redis_url: str, sound: FloatArray
+) -> None:
+    fragments = [f for f in call(sound, "c1")[:-1] if f.seq not in {4, 5}]
+    end = replace(fragments[-1], seq=19, start_ms=19_000, media=b"", content_type="video/x-matroska", final=True)
+    send(RedisStreamProducer(redis_url), [*fragments, end])
+    async with working(redis_url) as worker:
+        assert await results(redis_url, "c1")
+        assert worker.metrics.fragments_missing._value.get() == 2
+    assert records(redis_url, TOPIC_DEAD_LETTER) == []
+
+
 async def test_a_fusion_that_is_away_holds_the_call_until_it_is_back(redis_url: str, sound: FloatArray) -> None:
     failures = iter(range(3))
 
