@@ -12,8 +12,9 @@ import numpy as np
 from fastapi import APIRouter, Request
 
 from deployments.answers import Analysis, MediaOrder, TextOrder
-from deployments.api_media import read_body, valid
+from deployments.api_media import read_body, refuse_oversize, valid
 from deployments.intake import HttpLimits, MediaThreads, next_chunk
+from deployments.multipart import FIELDS_MAX_BYTES
 from deployments.pictures import picture_codec, read_picture
 from deployments.problems import ProblemError
 from models.types import Modality
@@ -80,6 +81,7 @@ def analyze_routes(analyse: Analyse, threads: MediaThreads, config: AppConfig, l
 
         FFmpeg looks at the bytes; the content type matters for JSON and raw sound only. Nothing is stored.
         """
+        refuse_oversize(request, limits.analyze_max_bytes + FIELDS_MAX_BYTES)
         chunks, fields, content_type = await read_body(request, NOTHING_SENT)
         text = fields.pop("text", None)
         order = valid(MediaOrder, {"participants": Participant.CUSTOMER, **request.query_params, **fields}, "query")

@@ -10,6 +10,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from deployments.problems import ProblemError
 
 FIELDS_MAX_BYTES = 64 << 10
+"""Everything before the file's first byte: fields, their names and headers, and boundaries."""
 
 
 class MultipartForm:
@@ -28,7 +29,7 @@ class MultipartForm:
         """The file's own content type, known once its first chunk is."""
         self._body = body
         self._fields: dict[str, str] = {}
-        self._field_bytes = 0
+        self._read_bytes = 0
         self._name, self._is_file, self._value = "", False, bytearray()
         self._header, self._disposition, self._part_type = bytearray(), b"", b""
         self._header_value = bytearray()
@@ -77,7 +78,19 @@ class MultipartForm:
             self._parser.write(chunk)
         except FormParserError as error:
             raise _malformed(str(error)) from error
+        if not self._file_begun:
+            self._count(len(chunk))
         return True
+
+    def _count(self, count: int) -> None:
+        self._read_bytes += count
+        if self._read_bytes > FIELDS_MAX_BYTES:
+            raise ProblemError(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                "oversize",
+                f"the form has more than {FIELDS_MAX_BYTES} bytes before its file; send fewer and shorter fields, and "
+                "media as a file with a name",
+            )
 
     def _begin_part(self) -> None:
         if self._file_ended:
@@ -114,9 +127,6 @@ class MultipartForm:
         if self._is_file:
             self._chunks.append(data[start:end])
             return
-        self._field_bytes += end - start
-        if self._field_bytes > FIELDS_MAX_BYTES:
-            raise _malformed(f"its fields hold more than {FIELDS_MAX_BYTES} bytes; send media as a file with a name")
         self._value += data[start:end]
 
     def _end_part(self) -> None:

@@ -337,6 +337,36 @@ async def test_the_fields_of_a_form_may_not_follow_its_file(site: Site) -> None:
     assert "last" in problem(answer, 400, "bad_form")["detail"]
 
 
+@pytest.mark.parametrize("path", ["/v1/calls?participants=customer", "/v1/analyze"])
+@pytest.mark.parametrize("value", ["", "x" * 100])
+async def test_what_stands_before_the_file_of_a_form_is_bounded(site: Site, path: str, value: str) -> None:
+    read = 0
+
+    async def body() -> AsyncIterator[bytes]:
+        nonlocal read
+        for number in range(10_000):
+            part = f'--x\r\nContent-Disposition: form-data; name="{number:0100}"\r\n\r\n{value}\r\n'.encode()
+            read += len(part)
+            yield part
+
+    answer = await site.client.post(path, content=body(), headers={"content-type": "multipart/form-data; boundary=x"})
+
+    problem(answer, 413, "oversize")
+    assert read < 70_000
+
+
+async def test_media_over_the_limit_is_not_analysed_before_anything_of_it_is_read(site: Site) -> None:
+    async def body() -> AsyncIterator[bytes]:
+        yield b""
+        raise AssertionError("the body was read")
+
+    answer = await site.client.post(
+        "/v1/analyze", content=body(), headers={"content-length": str(10 << 20), "content-type": "audio/wav"}
+    )
+
+    problem(answer, 413, "oversize")
+
+
 async def test_a_form_cut_off_is_refused(site: Site) -> None:
     body = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nabc'
     answer = await site.client.post(
