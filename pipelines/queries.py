@@ -84,10 +84,13 @@ class CallFilter:
 
 @dataclass(frozen=True, slots=True)
 class CallEvent:
-    """Something that happened in a call; `id` is where a reader resumes. `utterance` comes with its kind."""
+    """Something that happened in a call; `id` is where a reader resumes. `utterance` comes with its kind.
+
+    `unreadable` stands for an event that can be shown to nobody, so that a reader gets past it.
+    """
 
     id: str
-    kind: Literal["utterance", "call-final"]
+    kind: Literal["utterance", "call-final", "unreadable"]
     utterance: UtteranceSentiment | None
 
 

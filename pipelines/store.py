@@ -253,7 +253,7 @@ class Store:
     async def events(self, call_id: str, last_id: str = "0-0", block_ms: int = 0) -> tuple[CallEvent, ...]:
         """What happened in a call after the event `last_id`, at most 100; waits up to `block_ms` for the first.
 
-        A call keeps about its last 10,000 events. An event whose result is gone or unreadable is left out.
+        A call keeps about its last 10,000 events. One whose result is gone or unreadable comes as `unreadable`.
 
         Raises:
             BadCursorError: `last_id` is not an event's id.
@@ -272,7 +272,7 @@ class Store:
             names = [fields["member"] for _, fields in entries if "member" in fields]
             texts = await self._redis.hmget(keys("results"), names) if names else []
         results = dict(zip(names, texts, strict=True))
-        return tuple(event for entry in entries if (event := read_event(entry, results)) is not None)
+        return tuple(read_event(entry, results) for entry in entries)
 
     async def trends(
         self, tenant: str, since_ms: int, until_ms: int, participant: Participant | None = None

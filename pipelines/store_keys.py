@@ -105,8 +105,8 @@ def read_call(call_id: str, fields: Mapping[str, str], streams: Mapping[str, str
     )
 
 
-def read_event(entry: tuple[str, Mapping[str, str]], results: Mapping[str, str | None]) -> CallEvent | None:
-    """An entry of the event stream with its result; None, and a warning, when that is gone or unreadable."""
+def read_event(entry: tuple[str, Mapping[str, str]], results: Mapping[str, str | None]) -> CallEvent:
+    """An entry of the event stream with its result; `unreadable`, and a warning, when that is gone or none."""
     event_id, fields = entry
     if fields["kind"] == "call-final":
         return CallEvent(event_id, "call-final", None)
@@ -114,7 +114,7 @@ def read_event(entry: tuple[str, Mapping[str, str]], results: Mapping[str, str |
         return CallEvent(event_id, "utterance", read_result(results[fields["member"]] or ""))
     except CorruptResultError as error:
         log.warning("event %s names what is %s", event_id, error)
-        return None
+        return CallEvent(event_id, "unreadable", None)
 
 
 def read_digests(texts: Sequence[str]) -> Iterator[Digest]:

@@ -671,6 +671,21 @@ async def test_a_call_that_began_again_has_only_its_last_end(site: Site) -> None
     assert text.count("event: call-final") == 1
 
 
+async def test_what_is_unreadable_at_the_end_of_a_call_is_passed_once(site: Site, redis_url: str) -> None:
+    await site.call(result(0), final=True)
+    first, last = await site.store.events("a-17")
+    with redis.Redis.from_url(redis_url) as client:
+        client.hset("ut:{a-17}:results", client.hkeys("ut:{a-17}:results")[0], "nonsense")
+        client.xdel("ut:{a-17}:events", last.id)
+
+    listened = await asyncio.wait_for(site.client.get("/v1/calls/a-17/events"), 30)
+    again = await site.client.get("/v1/calls/a-17/events", headers={"Last-Event-ID": first.id})
+
+    assert f": unreadable\nid: {first.id}\n\n" in listened.text
+    assert listened.text.count("unreadable") == 1
+    assert again.status_code == 204
+
+
 async def test_the_events_of_a_deleted_call_end(site: Site, address: str) -> None:
     await site.call(result(0))
     async with (

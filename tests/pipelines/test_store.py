@@ -354,7 +354,9 @@ async def test_what_is_corrupt_is_named_and_hides_nothing_else(store: Store, raw
     page = await store.utterances("c")
     assert [one.start_ms for one in page.items] == [0, 2000]
     assert page.corrupt == (members[1],)
-    assert [event.kind for event in await store.events("c")] == ["utterance", "utterance", "call-final"]
+    events = await store.events("c")
+    assert [event.kind for event in events] == ["utterance", "unreadable", "utterance", "call-final"]
+    assert events[1].utterance is None
     assert len((await store.calls(CallFilter("acme", polarity="negative"))).items) == 1
 
 
