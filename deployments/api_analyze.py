@@ -133,7 +133,7 @@ def _json_of(body: bytes) -> Any:
     """The text of a JSON body, or whatever stands in its place: the form it must have refuses that."""
     try:
         return json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ProblemError(HTTPStatus.BAD_REQUEST, "bad_json", f"the body is no JSON: {error}") from error
 
 

@@ -82,9 +82,11 @@ def _add_lists(routes: APIRouter, store: Store) -> None:
     ) -> Trends:
         """Minutes of wall-clock time over all calls of a tenant; at most a week at once."""
         until = until or datetime.now(UTC)
-        since = since or until - TREND_DEFAULT
         try:
+            since = since or until - TREND_DEFAULT
             minutes = await store.trends(tenant, _epoch_ms(since), _epoch_ms(until), participant)
+        except OverflowError as error:
+            raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_input", f"no such range: {error}") from error
         except ValueError as error:
             raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, "range_too_long", str(error)) from error
         return Trends(since=since, until=until, minutes=[TrendMinuteOut.of(minute) for minute in minutes])

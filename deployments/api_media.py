@@ -198,7 +198,7 @@ async def _first_message(socket: WebSocket, idle_max_s: float) -> dict[str, Any]
         raise WebSocketDisconnect
     try:
         found = json.loads(message.get("text") or "")
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise ProblemError(
@@ -231,7 +231,7 @@ async def _messages(socket: WebSocket, chunk_max_bytes: int) -> AsyncIterator[by
 def _is_end(text: str | None) -> bool:
     try:
         found = json.loads(text or "")
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(found, dict) and found.get("end") is True
 
