@@ -129,14 +129,15 @@ class KafkaSource:
             deadline_s = time.monotonic() + _REBALANCE_MAX_S
             while not fetched and not _settled(consumer) and time.monotonic() < deadline_s:
                 fetched = consumer.poll(timeout_ms=_JOIN_POLL_MS, max_records=records_max)
-        revoked, assigned = self._changes.take()
-        owned = consumer.assignment()
-        records = tuple(_record(raw) for partition, raws in fetched.items() if partition in owned for raw in raws)
-        if records:
+        if fetched:
             self._heard.now()
         elif self._heard.quiet_s() > _QUIET_S:
             self._ends(consumer)
         for record in records:
+        # Nothing may fail from here on: what is taken is told once.
+        revoked, assigned = self._changes.take()
+        owned = consumer.assignment()
+        records = tuple(_record(raw) for partition, raws in fetched.items() if partition in owned for raw in raws)
             self._heard.appended_ms[record.at.partition] = record.appended_ms
         return Polled(records, assigned, revoked)
 

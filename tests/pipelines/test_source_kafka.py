@@ -275,6 +275,14 @@ def test_without_a_broker_each_try_fails_by_name_and_leaves_nothing_behind(nobod
 
 
 @pytest.mark.parametrize("address", ["", "localhost", "a:1,b", "http://x"])
+        source._changes.assign({0})
+        source._heard._at_s = 0.0  # long quiet: the next poll asks the broker, which is away
+        with pytest.raises(SourceUnavailableError):
+            source.poll(0, 1)
+        assert source._changes.take() == (frozenset(), frozenset({0})), (
+            "what a failed poll could not tell, the next one tells"
+        )
+        source._heard.now()
 def test_an_address_that_is_none_is_refused(address: str) -> None:
     with pytest.raises(ValueError, match="UNDERTONE_KAFKA"):
         KafkaSource(Settings(kafka=address)).poll(0, 1)
