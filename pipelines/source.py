@@ -14,6 +14,7 @@ from kafka.structs import MemberState
 
 from pipelines.broker import RECORD_MAX_BYTES, broker_errors, connection_options, ensure_topics
 from pipelines.errors import SourceUnavailableError
+from pipelines.header_names import forgive_header_names
 from pipelines.rebalance import Changes, Rebalance
 from pipelines.settings import Settings
 from pipelines.types import TOPIC_MEDIA, Coordinates, Record
@@ -133,11 +134,11 @@ class KafkaSource:
             self._heard.now()
         elif self._heard.quiet_s() > _QUIET_S:
             self._ends(consumer)
-        for record in records:
         # Nothing may fail from here on: what is taken is told once.
         revoked, assigned = self._changes.take()
         owned = consumer.assignment()
         records = tuple(_record(raw) for partition, raws in fetched.items() if partition in owned for raw in raws)
+        for record in records:
             self._heard.appended_ms[record.at.partition] = record.appended_ms
         return Polled(records, assigned, revoked)
 
@@ -201,6 +202,7 @@ class KafkaSource:
     def _connected(self) -> KafkaConsumer:
         if self._consumer is None:
             ensure_topics(self._settings, [self._topic])
+            forgive_header_names()
             with broker_errors("joining the group"):
                 consumer = KafkaConsumer(
                     group_id=self._settings.kafka_group, **_GROUP_OPTIONS, **connection_options(self._settings)

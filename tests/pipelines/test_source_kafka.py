@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable
 
 import pytest
+from kafka import KafkaProducer
 from kafka.admin import ConfigResource, KafkaAdminClient
 
 from pipelines.broker import connection_options, ensure_topics
@@ -16,7 +17,7 @@ from pipelines.errors import SourceUnavailableError, TopicMissingError
 from pipelines.producer import KafkaRecordProducer
 from pipelines.settings import Settings
 from pipelines.source import KafkaSource
-from pipelines.types import TOPIC_MEDIA
+from pipelines.types import TOPIC_MEDIA, Record
 from tests.servers import free_port, start_broker
 from tools.kafka.broker import start, stop
 
@@ -200,6 +201,40 @@ def test_a_paused_member_still_gives_partitions_to_a_new_one(settings: Settings,
     second.leave()
 
 
+class BytesName(str):
+    """A header's name as a client of another language may send it."""
+
+    __slots__ = ()
+
+    def encode(self, *_: str) -> bytes:
+        return b"\xff\xfename"
+
+
+@pytest.mark.slow
+def test_a_header_name_that_is_no_utf8_neither_stops_the_partition_nor_loses_a_record(
+    settings: Settings, topic: str
+) -> None:
+    settings = settings.model_copy(update={"kafka_partitions": 1})
+    ensure_topics(settings, [topic])
+    options = connection_options(settings)
+    options.pop("allow_auto_create_topics")
+    producer = KafkaProducer(linger_ms=500, **options)  # all in one batch, good before and after bad
+    for number in range(6):
+        name = BytesName("x") if number in {2, 4} else "stream"
+        producer.send(topic, key=b"call", value=b"%d" % number, headers=[(name, b"main")])
+    producer.close()
+    source = KafkaSource(settings, topic)
+    records: list[Record] = []
+    deadline_s = time.monotonic() + PATIENCE_S
+    while len(records) < 6 and time.monotonic() < deadline_s:
+        records += source.poll(0.2, 1).records
+    source.close()
+    assert [record.value for record in records] == [b"0", b"1", b"2", b"3", b"4", b"5"]
+    assert [name for record in records for name, _ in record.headers] == [
+        *("stream", "stream", "\ufffd\ufffdname", "stream", "\ufffd\ufffdname", "stream"),
+    ]
+
+
 @pytest.mark.slow
 def test_missing_topics_are_created_with_the_settings_they_need(settings: Settings, topic: str) -> None:
     ensure_topics(settings, [topic])
@@ -240,6 +275,14 @@ def test_a_killed_broker_that_returns_is_read_on(
         producer.flush()
         assert read_one(source) == b"0"
         stop(broker.pid, kill=True)
+        source._changes.assign({0})
+        source._heard._at_s = 0.0  # long quiet: the next poll asks the broker, which is away
+        with pytest.raises(SourceUnavailableError):
+            source.poll(0, 1)
+        assert source._changes.take() == (frozenset(), frozenset({0})), (
+            "what a failed poll could not tell, the next one tells"
+        )
+        source._heard.now()
         polls, away = poll_until_away(source)
         assert away.retry_after_s > 0
         assert polls < 200, "waiting, not spinning"
@@ -275,14 +318,6 @@ def test_without_a_broker_each_try_fails_by_name_and_leaves_nothing_behind(nobod
 
 
 @pytest.mark.parametrize("address", ["", "localhost", "a:1,b", "http://x"])
-        source._changes.assign({0})
-        source._heard._at_s = 0.0  # long quiet: the next poll asks the broker, which is away
-        with pytest.raises(SourceUnavailableError):
-            source.poll(0, 1)
-        assert source._changes.take() == (frozenset(), frozenset({0})), (
-            "what a failed poll could not tell, the next one tells"
-        )
-        source._heard.now()
 def test_an_address_that_is_none_is_refused(address: str) -> None:
     with pytest.raises(ValueError, match="UNDERTONE_KAFKA"):
         KafkaSource(Settings(kafka=address)).poll(0, 1)
