@@ -9,17 +9,18 @@ from rich.text import Text
 
 from models.types import SCORE_MAX, SCORE_MIN, Modality
 from pipelines.summary import CallSummary, ParticipantSummary
-from pipelines.types import Participant, UtteranceSentiment
+from pipelines.types import MissingReason, Participant, UtteranceSentiment
 
 PARTICIPANT_STYLE = {Participant.AGENT: "cyan", Participant.CUSTOMER: "magenta", Participant.MIXED: "blue"}
 POLARITY_STYLE = {"negative": "red", "neutral": "bright_black", "positive": "green"}
 MODALITY_NAME = {Modality.TEXT: "words", Modality.AUDIO: "voice", Modality.VIDEO: "face"}
 NOTHING = "-"
-MISSING_NAME = {
+MISSING_NAME: Mapping[MissingReason, str] = {
     "absent": NOTHING,
     "no_face": "no face",
     "no_speech_text": "no words",
     "unreliable_text": "unsure",
+    "unusable": "unusable",
     "not_consented": "no consent",
     "encoder_unavailable": "down",
     "timeout": "too slow",
@@ -73,7 +74,7 @@ def contribution(result: UtteranceSentiment, modality: Modality) -> Text:
     if part is None:
         return Text(NOTHING, style="bright_black")
     if part.contribution is None:
-        return Text(MISSING_NAME.get(part.missing or "absent", part.missing or NOTHING), style="bright_black")
+        return Text(MISSING_NAME[part.missing or "absent"], style="bright_black")
     return score(part.contribution.score)
 
 

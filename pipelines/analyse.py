@@ -26,6 +26,7 @@ from pipelines.settings import TimeoutSettings
 from pipelines.types import (
     ContributionOut,
     Judgement,
+    MissingReason,
     ModalityOut,
     TranscriptOut,
     Utterance,
@@ -68,9 +69,9 @@ class Stages:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """Why a modality gave nothing: one of `errors.MISSING_REASONS`."""
+    """Why a modality gave nothing."""
 
-    reason: str
+    reason: MissingReason
 
 
 @dataclass(frozen=True, slots=True)

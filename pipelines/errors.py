@@ -1,5 +1,7 @@
 """Every error the stream can name. Each is also the built-in error it is a kind of, so callers may catch either."""
 
+from typing import Literal
+
 
 class UndertoneError(Exception):
     """Base of all of them; `reason` is the stable word for counters, dead letters and problem details."""
@@ -11,7 +13,7 @@ class BadFragmentError(UndertoneError, ValueError):
     """A record that breaks the contract of DESIGN §4.1; it is dead-lettered and its call goes on."""
 
     def __init__(self, reason: str, detail: str) -> None:
-        """`reason` is one of the words below `DEAD_LETTER_REASONS`; `detail` says what to mend."""
+        """`reason` is one of the words in `DEAD_LETTER_REASONS`; `detail` says what to mend."""
         super().__init__(detail)
         self.reason = reason
 
@@ -31,19 +33,19 @@ class MediaTooLongError(MediaError):
 class NoFaceError(UndertoneError, LookupError):
     """No face in any sampled picture of an utterance."""
 
-    reason = "no_face"
+    reason: Literal["no_face"] = "no_face"
 
 
 class UnusableInputError(UndertoneError, ValueError):
     """Sound or words that no encoder can judge: silence, a fraction of a second, no number at all."""
 
-    reason = "unusable"
+    reason: Literal["unusable"] = "unusable"
 
 
 class EncoderUnavailableError(UndertoneError, ConnectionError):
     """A transcriber, encoder or fusion does not answer; its modality is missing from the result and no more."""
 
-    reason = "encoder_unavailable"
+    reason: Literal["encoder_unavailable"] = "encoder_unavailable"
 
 
 class SourceUnavailableError(UndertoneError, ConnectionError):
@@ -93,15 +95,13 @@ class TopicMissingError(UndertoneError, LookupError):
     reason = "topic_missing"
 
 
-DEAD_LETTER_REASONS = ("unknown_version", "missing_header", "bad_header", "bad_call_id", "oversize", "undecodable")
-SKIP_REASONS = ("duplicate", "already_stored", "after_final", "call_deleted")
-MISSING_REASONS = (
-    "absent",
-    "no_face",
-    "no_speech_text",
-    "unreliable_text",
-    "unusable",
-    "not_consented",
-    "encoder_unavailable",
-    "timeout",
+DEAD_LETTER_REASONS = (
+    "unknown_version",
+    "missing_header",
+    "bad_header",
+    "bad_call_id",
+    "oversize",
+    "undecodable",
+    "crashed",
 )
+"""Why a record is dead-lettered. `crashed` is a fault of Undertone itself; its log holds the cause."""

@@ -190,11 +190,24 @@ class ContributionOut(ResultModel):
     emotion_probabilities: dict[str, float]
 
 
+MissingReason = Literal[
+    "absent",
+    "no_face",
+    "no_speech_text",
+    "unreliable_text",
+    "unusable",
+    "not_consented",
+    "encoder_unavailable",
+    "timeout",
+]
+"""Why a modality gave nothing."""
+
+
 class ModalityOut(ResultModel):
-    """What one modality gave, or why it gave nothing (`missing`: one of `errors.MISSING_REASONS`)."""
+    """What one modality gave, or why it gave nothing (`missing`)."""
 
     used: bool
-    missing: str | None = None
+    missing: MissingReason | None = None
     model: str | None = None
     judgement: Judgement | None = None
     weight: Probability | None = None
@@ -223,7 +236,7 @@ class UtteranceSentiment(ResultModel):
     fusion: str | None = None
     bundle: str
     step_ms: dict[str, float] = Field(default_factory=dict)
-    """Milliseconds spent in each step: `prepare`, `transcribe`, `text`, `audio`, `video`, `fusion`."""
+    """Milliseconds spent in each step that was taken: `transcribe`, `text`, `audio`, `video`, `fusion`; and `total`."""
     analysed_at: AwareDatetime
 
 

@@ -1,8 +1,10 @@
+from typing import get_args
+
 from rich.console import Console, RenderableType
 
 from deployments import render
 from pipelines.summary import summarise
-from pipelines.types import Participant
+from pipelines.types import MissingReason, Participant
 from tests.deployments.results import result
 
 
@@ -28,6 +30,10 @@ def test_an_utterance_shows_who_when_what_how_and_why() -> None:
         assert part in shown
     assert "voice too slow" in shown
     assert "face no face" in shown
+
+
+def test_every_reason_for_a_missing_modality_has_a_name() -> None:
+    assert set(render.MISSING_NAME) == set(get_args(MissingReason))
 
 
 def test_a_transcript_has_a_row_for_every_utterance() -> None:
