@@ -17,6 +17,7 @@ from deployments.answers import Accepted, Links, LiveOrder, MediaOrder
 from deployments.intake import Intake
 from deployments.multipart import FIELDS_MAX_BYTES, MultipartForm
 from deployments.problems import ProblemError, problem_of
+from pipelines.errors import CallDeletedError
 from pipelines.store import Store
 from pipelines.types import CallId
 
@@ -174,7 +175,9 @@ async def _after(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[byte
 
 
 async def _refuse_taken(store: Store, call_id: str, order: MediaOrder, *, live: bool) -> None:
-    """Refuse what the worker would only skip: another tenant's call, and a stream that is there already."""
+    """Refuse what the worker would only skip: a deleted call, another tenant's, and a stream that is there already."""
+    if await store.deleted(call_id):
+        raise CallDeletedError(f"call {call_id!r} was deleted, and nothing more is taken of it; take another call id")
     call = await store.call(call_id)
     if call is None:
         return

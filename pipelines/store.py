@@ -320,6 +320,11 @@ class Store:
             await self._redis.delete(*map(keys, own))
         return True
 
+    async def deleted(self, call_id: str) -> bool:
+        """Whether a call of this id was deleted, so that nothing more is taken of it; known for 30 days."""
+        with _redis_errors():
+            return bool(await self._redis.exists(CallKeys(call_id)("deleted")))
+
     async def publish_metrics(self, worker_id: str, text: str, ttl_s: int) -> None:
         """Leave a worker's metrics, Prometheus text, for `ttl_s`."""
         now_ms = time.time() * 1000

@@ -593,6 +593,24 @@ async def test_a_deleted_call_is_gone(site: Site) -> None:
     problem(await site.client.delete("/v1/calls/a-17"), 404, "unknown_call")
 
 
+async def test_media_for_a_deleted_call_is_refused_and_for_another_it_is_not(site: Site, address: str) -> None:
+    await site.call(result(0))
+    await site.client.delete("/v1/calls/a-17")
+    media = wav(sound(1.0, 8000))
+
+    told = problem(
+        await site.client.post("/v1/calls?call_id=a-17&participants=customer", content=media), 410, "call_deleted"
+    )
+    async with websockets.connect(f"ws://{address}/v1/calls/a-17/media") as socket:
+        await socket.send('{"participants": "customer"}')
+        live = json.loads(await socket.recv())
+
+    assert "another call id" in told["detail"]
+    assert (live["status"], live["reason"]) == (410, "call_deleted")
+    assert site.fragments() == []
+    assert (await site.client.post("/v1/calls?call_id=a-18&participants=customer", content=media)).status_code == 202
+
+
 # ---- events
 
 

@@ -318,7 +318,9 @@ async def test_a_deleted_call_is_gone_and_stays_gone(store: Store, raw: Any) -> 
     await stored_call(store, "kept", STARTED_MS, 3.0)
     await store.open_stream("c", "acme", "main", "w1", STARTED_MS)
     await advance(store, result(0), 0, 16_000)
+    assert not await store.deleted("c")
     assert await store.delete_call("c")
+    assert await store.deleted("c")
     assert await store.call("c") is None
     assert [call.call_id for call in (await store.calls(CallFilter("acme"))).items] == ["kept"]
     with pytest.raises(CallDeletedError):
