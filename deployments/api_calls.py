@@ -163,10 +163,10 @@ async def _happenings(store: Store, call_id: str, last_id: str, heartbeat_ms: in
             last_id = event.id
             if event.kind == "utterance" and event.utterance is not None:
                 yield _written(event, event.utterance)
-        call = await store.call(call_id)
-        if call is None:
             elif event.kind == "unreadable":
                 yield format_sse_event(comment="unreadable", id=event.id)  # whoever connects again resumes after it
+        call = await store.call(call_id)
+        if call is None:
             return  # deleted meanwhile
         # A call that ended may begin again with another stream: only the last end is one.
         ended = bool(found) and found[-1].kind == "call-final" and not await store.events(call_id, last_id)
