@@ -153,6 +153,7 @@ class PictureDecoder:
         self._key: tuple[Any, ...] = ()
         self._waits_for_key = True
         self._slot = -1
+        self._pixels = 0
 
     def decode(
         self,
@@ -168,6 +169,8 @@ class PictureDecoder:
             MediaError: larger pictures or more of them than `limits` allow.
         """
         self._take(stream, limits)
+        _keep_budget(len(packets) * stream.codec_context.width * stream.codec_context.height, limits)
+        self._pixels = 0
         if len(packets) > limits.fragment_max_s * PICTURES_MAX_PER_S:
             raise MediaError(f"{len(packets)} pictures in one fragment; cut it shorter")
         sampled, damaged = list[VideoFrame](), 0
@@ -181,6 +184,7 @@ class PictureDecoder:
                 sampled += self._frames(packet, participant)
             except (av.FFmpegError, ValueError):
                 damaged += 1
+            _keep_budget(self._pixels, limits)  # what was declared need not be what comes
         return sampled, damaged
 
     def lose(self) -> None:
@@ -218,6 +222,7 @@ class PictureDecoder:
     def _frames(self, packet: "Packet[Stream] | None", participant: Participant) -> Iterator[VideoFrame]:
         assert self._codec is not None  # noqa: S101 - both callers have looked
         for frame in self._codec.decode(packet):
+            self._pixels += frame.width * frame.height
             if frame.pts is None:
                 continue
             slot = frame.pts * self._rate // 1000
@@ -229,3 +234,11 @@ class PictureDecoder:
             rgb = frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA").to_ndarray()
             turned = np.rot90(rgb, k=round(frame.rotation / 90)) if frame.rotation % 360 else rgb
             yield VideoFrame(participant, frame.pts, np.ascontiguousarray(turned, dtype=np.uint8))
+
+
+def _keep_budget(pixels: int, limits: MediaLimits) -> None:
+    if pixels > limits.pixels_per_fragment_max:
+        raise MediaError(
+            f"pictures of {pixels} pixels in one fragment; at most {limits.pixels_per_fragment_max} are decoded: cut it "
+            "shorter, or send smaller or fewer pictures (settings: stream.limits.pixels_per_fragment_max)"
+        )

@@ -29,6 +29,9 @@ class MediaLimits(Configuration):
     fragment_max_bytes: int = Field(1 << 20, ge=1024, le=8 << 20)
     fragment_max_s: Seconds = 60.0
     picture_max_pixels: int = Field(3840 * 2160, ge=1)
+    pixels_per_fragment_max: int = Field(1_000_000_000, ge=1)
+    """Pixels of all pictures of a fragment together: 120 pictures of 3840x2160, or 36 s of 1280x720 at 30 a second.
+    One thread decodes all streams of a worker, so that a longer one would hold the others up."""
     channels_max: int = Field(8, ge=1, le=64)
     sample_rate_max_hz: int = Field(192_000, ge=8000)
     streams_max: int = Field(16, ge=1)

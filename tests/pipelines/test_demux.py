@@ -404,6 +404,7 @@ def test_junk_is_named_and_the_stream_goes_on(media: ModuleType, junk: bytes) ->
     ("limits", "message"),
     [
         (MediaLimits(picture_max_pixels=96 * 64 - 1), "96x64"),
+        (MediaLimits(pixels_per_fragment_max=20 * 96 * 64), "pixels_per_fragment_max"),
         (MediaLimits(channels_max=1), "2 channels"),
         (MediaLimits(sample_rate_max_hz=44_100), "48000 Hz"),
         (MediaLimits(fragment_max_s=0.5), "0.5 s of sound"),
@@ -418,6 +419,16 @@ def test_limits_are_named(media: ModuleType, limits: MediaLimits, message: str) 
     cuts = media.cut(io.BytesIO(whole))
     with pytest.raises(MediaError, match=message):
         Demuxer(StreamSettings(limits=limits)).feed(cuts[0])
+
+
+def test_pictures_that_grow_on_the_way_are_counted_as_they_come(media: ModuleType) -> None:
+    small = media.film("mpegts", picture_codec="libx264", seconds=0.4)
+    large = media.film("mpegts", picture_codec="libx264", seconds=0.4, size=(640, 360))
+    grown = fragment(small + large, "video/mp2t")
+    limits = MediaLimits(pixels_per_fragment_max=5 * 640 * 360)
+    assert len(Demuxer(StreamSettings()).feed(grown).frames) > 1
+    with pytest.raises(MediaError, match="pixels_per_fragment_max"):
+        Demuxer(StreamSettings(limits=limits)).feed(grown)
 
 
 @pytest.mark.parametrize("content_type", ["audio/L16;rate=48000;channels=2", "audio/PCMU;rate=48000;channels=2"])
