@@ -184,6 +184,19 @@ def test_a_call_without_a_judgement_says_so() -> None:
     assert summary.unhappy == ()
 
 
+def test_a_voice_without_consent_has_no_loudness_and_the_others_keep_theirs() -> None:
+    results = [
+        said(AGENT, 0, 1_000),
+        said(CUSTOMER, 1_000, 3_000, loudness_dbfs=-20.0),
+        said(AGENT, 3_000, 4_000),
+        said(CUSTOMER, 4_000, 5_000),
+    ]
+
+    loudness = {part.participant: part.loudness_dbfs for part in summarise(results, final=False).participants}
+
+    assert loudness == {AGENT: None, CUSTOMER: -20.0}
+
+
 def test_one_instant_utterance_is_enough_for_a_summary() -> None:
     summary = summarise([said(MIXED, 700, 700, -1.0)], final=True)
 
