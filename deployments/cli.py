@@ -63,11 +63,12 @@ def serve(
     source: Source = None,
     transcriber: Transcriber = "base.en",
     bundle: Bundle = "embedded",
+    as_json: Json = False,
 ) -> None:
     """Run the whole system on this machine until Ctrl-C."""
     from deployments import cli_serve
 
-    cli_serve.serve(host=host, port=port, source=source, transcriber=transcriber, bundle=bundle)
+    cli_serve.serve(host=host, port=port, source=source, transcriber=transcriber, bundle=bundle, as_json=as_json)
 
 
 @app.command(

@@ -6,15 +6,17 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from deployments.console import EXIT_USAGE, CommandError, aside, settings
+from deployments.console import EXIT_USAGE, CommandError, aside, settings, write_json
 from deployments.embedded import embedded
 from pipelines.settings import AppConfig, Settings
 
 DEFAULT_PORT = 8000
 
 
-def serve(*, host: str, port: int, source: Literal["kafka", "redis"] | None, transcriber: str, bundle: str) -> None:
-    """Start everything and wait for Ctrl-C or SIGTERM.
+def serve(
+    *, host: str, port: int, source: Literal["kafka", "redis"] | None, transcriber: str, bundle: str, as_json: bool
+) -> None:
+    """Start everything, say where it is (JSON: one line `{"url": …}`), and wait for Ctrl-C or SIGTERM.
 
     Raises:
         CommandError: Kafka is asked for and not named, or a deployment does not start.
@@ -26,6 +28,9 @@ def serve(*, host: str, port: int, source: Literal["kafka", "redis"] | None, tra
     try:
         with embedded(config, host=host, port=port) as running:
             console.print(f"ready: {running.url}/docs, fragments from {config.source}; Ctrl-C stops it")
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray has put its own in its place
+            if as_json:
+                write_json([{"url": running.url}])
             signal.pause()
     except KeyboardInterrupt:
         console.print("stopped")
