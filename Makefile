@@ -2,7 +2,6 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON ?= python3
-CACHE := $(HOME)/.cache/undertone
 RUN := RAY_AUTH_MODE=disabled RAY_USAGE_STATS_ENABLED=0 uv run --no-sync
 export PATH := $(HOME)/.local/bin:$(PATH)
 
