@@ -1,6 +1,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 import redis
@@ -242,6 +244,26 @@ def fragments_at(*starts_ms: int) -> Iterator[MediaFragment]:
 
 def test_a_file_name_becomes_a_call_id() -> None:
     assert call_id_of(Path("my call (1).wav")) == "my-call--1-"
+
+
+@pytest.mark.slow
+def test_serve_prints_one_json_object_when_it_is_up(tmp_path_factory: pytest.TempPathFactory) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("UNDERTONE_")}
+    environment["UNDERTONE_CACHE_DIR"] = str(tmp_path_factory.mktemp("c"))  # short enough for a socket
+    command = [sys.executable, "-c", "from deployments.cli import app; app()", "serve", "--json"]
+    with subprocess.Popen(
+        [*command, "--transcriber", "pocketsphinx", "--port", str(port)], env=environment, stdout=subprocess.PIPE
+    ) as serving:
+        try:
+            assert serving.stdout is not None
+            assert json.loads(serving.stdout.readline()) == {"url": f"http://127.0.0.1:{port}"}
+            assert httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=60).is_success
+        finally:
+            serving.terminate()
+            serving.wait(60)
+    assert serving.returncode == 0
 
 
 @pytest.mark.slow
