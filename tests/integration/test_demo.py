@@ -1,0 +1,34 @@
+"""`undertone demo`, as `make demo` runs it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+
+
+def test_the_demo_ends_by_itself_with_both_parties_and_a_summary(tmp_path: Path) -> None:
+    undertone = Path(sys.executable).with_name("undertone")
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "HOME": str(Path.home()),
+        "UNDERTONE_CACHE_DIR": str(tmp_path),
+        "COLUMNS": "100",
+    }
+    done = subprocess.run(
+        [undertone, "demo"], capture_output=True, text=True, timeout=350, check=False, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    customer = [index for index, line in enumerate(lines) if line.split()[1:2] == ["customer"]]
+    agent = [index for index, line in enumerate(lines) if line.split()[1:2] == ["agent"]]
+    assert len(customer) + len(agent) >= 8
+    assert min(len(customer), len(agent)) >= 4
+    scores = [float(lines[index + 1].split()[0]) for index in customer]
+    assert max(scores[:3]) < -1
+    assert min(scores[-2:]) > 1
+    assert all("words" in lines[index + 1] and "voice" in lines[index + 1] for index in customer)
+    assert "Call summary" in done.stdout
+    assert "left content" in done.stdout
