@@ -109,6 +109,9 @@ _OVERTAKEN = (
     kafka.errors.UnknownMemberIdError,
 )
 
+_UNREADABLE = (kafka.errors.CorruptRecordError, kafka.errors.UnsupportedCodecError)
+"""After one of these kafka-python 3.0.12 never returns from its next poll: only another consumer can go on."""
+
 
 class KafkaSource:
     """`Source` over one Kafka topic and the consumer group of `settings`; connects at the first poll."""
@@ -124,12 +127,12 @@ class KafkaSource:
         """See `Source.poll`."""
         consumer = self._connected()
         with broker_errors("polling"):
-            fetched = consumer.poll(timeout_ms=max(_POLL_MIN_MS, round(timeout_s * 1000)), max_records=records_max)
-            # kafka-python 3.0.12 throws away a join that is answered while nobody polls, and asks for another one:
-            # members that poll briefly would rebalance for ever, so stay until it is done.
-            deadline_s = time.monotonic() + _REBALANCE_MAX_S
-            while not fetched and not _settled(consumer) and time.monotonic() < deadline_s:
-                fetched = consumer.poll(timeout_ms=_JOIN_POLL_MS, max_records=records_max)
+            try:
+                fetched = _fetched(consumer, timeout_s, records_max)
+            except _UNREADABLE:
+                self._changes.revoke({partition.partition for partition in consumer.assignment()})
+                self.close()
+                raise
         if fetched:
             self._heard.now()
         elif self._heard.quiet_s() > _QUIET_S:
@@ -256,6 +259,16 @@ class _Heard:
             return Backlog(0, 0)
         since_ms = max(self.appended_ms.get(partition, 0), self._caught_up_ms.get(partition, 0))
         return Backlog(lag_records, max(0, now_ms - since_ms) if since_ms else 0)
+
+
+def _fetched(consumer: KafkaConsumer, timeout_s: float, records_max: int) -> Mapping[TopicPartition, Any]:
+    fetched = consumer.poll(timeout_ms=max(_POLL_MIN_MS, round(timeout_s * 1000)), max_records=records_max)
+    # kafka-python 3.0.12 throws away a join that is answered while nobody polls, and asks for another one:
+    # members that poll briefly would rebalance for ever, so stay until it is done.
+    deadline_s = time.monotonic() + _REBALANCE_MAX_S
+    while not fetched and not _settled(consumer) and time.monotonic() < deadline_s:
+        fetched = consumer.poll(timeout_ms=_JOIN_POLL_MS, max_records=records_max)
+    return fetched  # type: ignore[no-any-return]  # kafka-python ships no types
 
 
 def _settled(consumer: KafkaConsumer) -> bool:

@@ -11,7 +11,10 @@ from collections.abc import Callable
 import pytest
 from kafka import KafkaProducer
 from kafka.admin import ConfigResource, KafkaAdminClient
+from kafka.record.default_records import DefaultRecordBatch
 
+from pipelines import header_names
+from pipelines import source as source_module
 from pipelines.broker import connection_options, ensure_topics
 from pipelines.errors import SourceUnavailableError, TopicMissingError
 from pipelines.producer import KafkaRecordProducer
@@ -210,11 +213,7 @@ class BytesName(str):
         return b"\xff\xfename"
 
 
-@pytest.mark.slow
-def test_a_header_name_that_is_no_utf8_neither_stops_the_partition_nor_loses_a_record(
-    settings: Settings, topic: str
-) -> None:
-    settings = settings.model_copy(update={"kafka_partitions": 1})
+def send_odd_header_names(settings: Settings, topic: str) -> None:
     ensure_topics(settings, [topic])
     options = connection_options(settings)
     options.pop("allow_auto_create_topics")
@@ -223,6 +222,14 @@ def test_a_header_name_that_is_no_utf8_neither_stops_the_partition_nor_loses_a_r
         name = BytesName("x") if number in {2, 4} else "stream"
         producer.send(topic, key=b"call", value=b"%d" % number, headers=[(name, b"main")])
     producer.close()
+
+
+@pytest.mark.slow
+def test_a_header_name_that_is_no_utf8_neither_stops_the_partition_nor_loses_a_record(
+    settings: Settings, topic: str
+) -> None:
+    settings = settings.model_copy(update={"kafka_partitions": 1})
+    send_odd_header_names(settings, topic)
     source = KafkaSource(settings, topic)
     records: list[Record] = []
     deadline_s = time.monotonic() + PATIENCE_S
@@ -233,6 +240,30 @@ def test_a_header_name_that_is_no_utf8_neither_stops_the_partition_nor_loses_a_r
     assert [name for record in records for name, _ in record.headers] == [
         *("stream", "stream", "\ufffd\ufffdname", "stream", "\ufffd\ufffdname", "stream"),
     ]
+
+
+@pytest.mark.slow
+def test_what_kafka_python_cannot_read_fails_each_poll_by_name_and_hangs_none(
+    settings: Settings, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As kafka-python would read it: the only record that both a broker takes and its decoder does not.
+    monkeypatch.setattr(source_module, "forgive_header_names", lambda: None)
+    monkeypatch.setattr(DefaultRecordBatch, "_read_msg", header_names._read_strictly)
+    settings = settings.model_copy(update={"kafka_partitions": 1})
+    send_odd_header_names(settings, topic)
+    source = KafkaSource(settings, topic)
+    failures, held = 0, set[int]()
+    deadline_s = time.monotonic() + PATIENCE_S
+    while failures < 2 and time.monotonic() < deadline_s:
+        try:
+            polled = source.poll(0.2, 10)
+            assert polled.assigned.isdisjoint(held - polled.revoked), "what was lost with the consumer is told"
+            held = held - polled.revoked | polled.assigned
+        except SourceUnavailableError as failed:
+            assert "CorruptRecordError" in str(failed)  # noqa: PT017  # it fails at one poll of many
+            failures += 1
+    source.close()
+    assert failures == 2
 
 
 @pytest.mark.slow
