@@ -8,7 +8,6 @@ import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from models.bundles import EMBEDDED, Bundle, load_bundle, load_encoder, load_fusion
+from models.bundles import Bundle, bundle_folder, load_bundle, load_encoder, load_fusion
 from models.types import SAMPLE_RATE_HZ, FloatArray, Modality
 from pipelines.analyse import ModelNames, Stages
 from pipelines.errors import EncoderUnavailableError, NoFaceError, UnusableInputError
@@ -44,7 +43,7 @@ class Network:
 
 def bundle_of(config: AppConfig) -> Bundle:
     """The bundle that the configuration names, its hashes checked."""
-    return load_bundle(EMBEDDED if config.bundle == "embedded" else Path(config.bundle))
+    return load_bundle(bundle_folder(config.bundle))
 
 
 def load_speech(config: AppConfig) -> Network:

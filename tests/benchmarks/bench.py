@@ -28,13 +28,11 @@ from pipelines.log import open_producer
 from pipelines.records import fragment_headers
 from pipelines.settings import AppConfig, Settings, StreamSettings
 from pipelines.store import Store
-from pipelines.stream import CallStream
+from pipelines.stream import utterances_of
 from pipelines.types import (
     TOPIC_MEDIA,
-    Checkpoint,
     MediaFragment,
     Participant,
-    Utterance,
     UtteranceSentiment,
 )
 
@@ -63,18 +61,11 @@ def sample_fragments(call_id: str) -> list[MediaFragment]:
     )
 
 
-def utterances(call: list[MediaFragment]) -> list[Utterance]:
-    """What the stream finds in them."""
-    stream = CallStream(StreamSettings(), Checkpoint({}, None, None, None, final=False))
-    events = [event for fragment in call for event in stream.feed(fragment).events] + stream.finish()
-    return [event.utterance for event in events if event.utterance is not None]
-
-
 def split_speed() -> dict[str, float]:
     """Seconds of media per second on one core: file to utterances, no network."""
     started = time.perf_counter()
     call = sample_fragments("bench-split")
-    utterances(call)
+    list(utterances_of(call, StreamSettings()))
     elapsed_s = time.perf_counter() - started
     media_s = call[-1].start_ms / 1000
     return {"media_s": media_s, "media_s_per_s": media_s / elapsed_s}
@@ -102,7 +93,7 @@ def resident_growth_mb() -> dict[str, float]:
 async def bare_loop(config: AppConfig) -> dict[str, float]:
     """Utterances per second through the same networks, in this process and one after the other."""
     analyser = local_analyser(config)
-    found = utterances(sample_fragments("bench-bare"))
+    found = list(utterances_of(sample_fragments("bench-bare"), StreamSettings()))
     await analyser(found[0])
     started = time.perf_counter()
     for utterance in found:

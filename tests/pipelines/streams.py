@@ -12,7 +12,7 @@ import numpy as np
 from models.types import FloatArray
 from pipelines.fragment import fragments as cut_into_fragments
 from pipelines.settings import StreamSettings
-from pipelines.stream import CallStream, TrackEvent
+from pipelines.stream import NEW_STREAM, CallStream, TrackEvent
 from pipelines.types import (
     DEFAULT_CONSENT,
     Checkpoint,
@@ -25,7 +25,7 @@ from pipelines.types import (
 )
 
 AGENT, CUSTOMER = Participant.AGENT, Participant.CUSTOMER
-NEW = Checkpoint(tracks={}, resume_at=None, resume_seq=None, resume_sample=None, final=False)
+NEW = NEW_STREAM
 SETTINGS = StreamSettings()
 RATE = 8000
 
