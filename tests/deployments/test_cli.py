@@ -184,7 +184,8 @@ def test_an_interrupted_send_says_how_to_go_on_and_goes_on(redis_url: str, half_
     command = [
         sys.executable,
         "-c",
-        "from deployments.cli import app; app()",
+        # A shell that runs the tests in the background has SIGINT ignored; whoever presses Ctrl-C has not.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from deployments.cli import app; app()",
         "send",
         str(half_minute),
         "--call-id",

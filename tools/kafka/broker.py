@@ -123,6 +123,7 @@ def start(folder: Path, port: int = 0) -> Broker:
             process.kill()
             raise BrokerError(f"the broker did not start; the end of {log_path}:\n{log_path.read_text()[-2000:]}")
         time.sleep(0.25)
+    process.returncode = 0  # it outlives this process on purpose, which Popen would warn of
     return Broker(address, process.pid, folder)
 
 
