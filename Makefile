@@ -2,7 +2,8 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON ?= python3
-RUN := RAY_AUTH_MODE=disabled RAY_USAGE_STATS_ENABLED=0 uv run --no-sync
+# Ray would repeat `uv run` in every worker.
+RUN := RAY_ENABLE_UV_RUN_RUNTIME_ENV=0 RAY_AUTH_MODE=disabled RAY_USAGE_STATS_ENABLED=0 uv run --no-sync
 export PATH := $(HOME)/.local/bin:$(PATH)
 
 help: ## Show this list

@@ -1,5 +1,6 @@
 """`undertone demo`, as `make demo` runs it."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,8 +23,8 @@ def test_the_demo_ends_by_itself_with_both_parties_and_a_summary(tmp_path: Path)
     )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    customer = [index for index, line in enumerate(lines) if line.split()[1:2] == ["customer"]]
-    agent = [index for index, line in enumerate(lines) if line.split()[1:2] == ["agent"]]
+    customer = [index for index, line in enumerate(lines) if re.match(r" +\d:\d\d\.\d customer ", line)]
+    agent = [index for index, line in enumerate(lines) if re.match(r" +\d:\d\d\.\d agent ", line)]
     assert len(customer) + len(agent) >= 8
     assert min(len(customer), len(agent)) >= 4
     scores = [float(lines[index + 1].split()[0]) for index in customer]
