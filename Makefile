@@ -2,17 +2,20 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON ?= python3
+# Wherever pip puts it, the interpreter that installed it finds it.
+UV = $(shell command -v uv || echo $(PYTHON) -m uv)
 # Ray would repeat `uv run` in every worker.
-RUN := RAY_ENABLE_UV_RUN_RUNTIME_ENV=0 RAY_AUTH_MODE=disabled RAY_USAGE_STATS_ENABLED=0 uv run --no-sync
+RUN := RAY_ENABLE_UV_RUN_RUNTIME_ENV=0 RAY_AUTH_MODE=disabled RAY_USAGE_STATS_ENABLED=0 $(UV) run --no-sync
 export PATH := $(HOME)/.local/bin:$(PATH)
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  \1|\2/' | column -t -s '|'
 
 setup: ## Install uv if it is missing, then the locked environment
-	@command -v uv >/dev/null || $(PYTHON) -m pip install --quiet --user uv \
-		|| $(PYTHON) -m pip install --quiet --user --break-system-packages uv
-	@uv sync --frozen --quiet
+	@$(UV) --version >/dev/null 2>&1 || $(PYTHON) -m pip install --quiet --user uv \
+		|| $(PYTHON) -m pip install --quiet --user --break-system-packages uv \
+		|| $(PYTHON) -m pip install --quiet uv
+	@$(UV) sync --frozen --quiet
 
 demo: setup ## Start everything in one place, send the sample call, show its utterances
 	@$(RUN) undertone demo
