@@ -17,8 +17,6 @@ from pipelines.analyse import Analyser
 from pipelines.errors import StoreUnavailableError
 from pipelines.settings import AppConfig, Settings
 
-logger = logging.getLogger(__name__)
-
 REDIS_START_S = 10.0
 SOCKET_PATH_MAX_BYTES = 100
 OBJECT_STORE_BYTES = 256 << 20

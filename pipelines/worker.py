@@ -98,7 +98,8 @@ class Worker:
         self._paused: bool | None = False
         """Whether every partition is paused; None when a new assignment has made that uncertain."""
         self._rewinds: dict[int, int] = {}
-        self._rewound: set[tuple[str, str, int]] = set()
+        self._rewound: set[tuple[str, str, int | None]] = set()
+        """Places already gone back to, of streams that are not open yet."""
         self._failed: BaseException | None = None
         self._beat_s = time.monotonic()
 
@@ -274,6 +275,7 @@ class Worker:
                 self._rewound.add(place)
                 self._rewind(record.at.partition, checkpoint.resume_at)
                 return None
+        self._rewound.discard((fragment.call_id, fragment.stream, checkpoint.resume_at))
         tenant = self._config.tenant(fragment.tenant)
         opened = OpenStream(
             fragment,
