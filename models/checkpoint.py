@@ -138,6 +138,19 @@ def config_from(cls: type[ConfigT], metadata: Metadata) -> ConfigT:
         ) from error
 
 
+def load_network(
+    path: Path, expected_sha256: str | None, config_class: type[ConfigT], build: Callable[[ConfigT], ModuleT]
+) -> tuple[ModuleT, ConfigT, str]:
+    """Load a checkpoint and build its network, in `eval` mode; with its architecture, and its name and hash.
+
+    Raises:
+        CheckpointError: The file is damaged, foreign, or has another hash.
+    """
+    weights, metadata = load(path, expected_sha256)
+    config = config_from(config_class, metadata)
+    return restore(lambda: build(config), weights), config, metadata.version
+
+
 def restore(build: Callable[[], ModuleT], weights: Mapping[str, Tensor]) -> ModuleT:
     """Build a network and give it `weights`, in `eval` mode.
 

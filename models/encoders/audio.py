@@ -236,10 +236,8 @@ class AudioEncoder:
         Raises:
             CheckpointError: The file is damaged, foreign, or has another hash.
         """
-        weights, metadata = checkpoint.load(path, expected_sha256)
-        config = checkpoint.config_from(AudioConfig, metadata)
-        network = checkpoint.restore(lambda: VoiceNetwork(config), weights)
-        return cls(network, config, name=metadata.version, device=device)
+        network, config, name = checkpoint.load_network(path, expected_sha256, AudioConfig, VoiceNetwork)
+        return cls(network, config, name=name, device=device)
 
     def encode(self, batch: Sequence[LogMel]) -> list[Features]:
         """Judge utterances by what `prepare` made of them, each (T, 64); the order is kept.

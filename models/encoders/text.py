@@ -192,10 +192,8 @@ class TextEncoder:
         Raises:
             CheckpointError: The file is damaged, foreign, or has another hash.
         """
-        weights, metadata = checkpoint.load(path, expected_sha256)
-        config = checkpoint.config_from(TextConfig, metadata)
-        network = checkpoint.restore(lambda: TextNetwork(config), weights)
-        return cls(network, config, name=metadata.version, device=device)
+        network, config, name = checkpoint.load_network(path, expected_sha256, TextConfig, TextNetwork)
+        return cls(network, config, name=name, device=device)
 
     @torch.inference_mode()
     def encode(self, batch: Sequence[str]) -> list[Features]:

@@ -143,10 +143,8 @@ class VideoEncoder:
         Raises:
             CheckpointError: The file is damaged, foreign, or has another hash.
         """
-        weights, metadata = checkpoint.load(path, expected_sha256)
-        config = checkpoint.config_from(VideoConfig, metadata)
-        network = checkpoint.restore(lambda: FaceNetwork(config), weights)
-        return cls(network, config, name=metadata.version, device=device)
+        network, config, name = checkpoint.load_network(path, expected_sha256, VideoConfig, FaceNetwork)
+        return cls(network, config, name=name, device=device)
 
     def encode(self, batch: Sequence[Faces]) -> list[Features]:
         """Judge utterances by their prepared faces (n, 48, 48): embedding and probabilities averaged over frames.

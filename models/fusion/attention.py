@@ -156,10 +156,8 @@ class AttentionFusion:
         Raises:
             CheckpointError: The file is damaged, foreign, or has another hash.
         """
-        weights, metadata = checkpoint.load(path, expected_sha256)
-        config = checkpoint.config_from(FusionConfig, metadata)
-        network = checkpoint.restore(lambda: FusionNetwork(config), weights)
-        return cls(network, config, name=metadata.version, device=device)
+        network, config, name = checkpoint.load_network(path, expected_sha256, FusionConfig, FusionNetwork)
+        return cls(network, config, name=name, device=device)
 
     def fuse(self, batch: Sequence[Mapping[Modality, Features]]) -> list[FusedPrediction]:
         """Judge utterances by whatever modalities each has; contributions by leaving one out at a time.
