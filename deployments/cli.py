@@ -180,7 +180,7 @@ def demo(
 @app.command(epilog="Example: undertone train debug --data ../shared/data --out /tmp/debug --seed 0")
 @clear_errors
 def train(
-    recipe: Annotated[str, typer.Argument(help="A function of models/recipes.py.")],
+    recipe: Annotated[str, typer.Argument(help="A function of models/recipes/.")],
     *,
     data: Annotated[Path, typer.Option(help="The folder of the data sets.")],
     out: Annotated[Path, typer.Option(help="Folder for checkpoint and results; the same one goes on after a kill.")],

@@ -1,6 +1,6 @@
 """One readable training loop: AdamW, warm-up and cosine, clipping, the best epoch kept, exact resume after a kill.
 
-What is trained stands in `models/recipes.py`. The loop writes into one folder: `NAME.safetensors` (the best epoch so
+What is trained stands in `models/recipes/`. The loop writes into one folder: `NAME.safetensors` (the best epoch so
 far), `results.json`, and `resume.pt` (read with `weights_only=True`), from which the same command goes on.
 """
 

@@ -12,7 +12,9 @@ import torch
 from torch import nn
 
 from models import checkpoint, train
-from models.recipes import RECIPES, balanced_class_weights, debug
+from models.recipes import RECIPES
+from models.recipes.debug import debug
+from models.recipes.recipe import balanced_class_weights
 
 PYTHON = "from pathlib import Path; from models import recipes, train; "
 

@@ -4,7 +4,7 @@ import torch
 
 from models.data.sentences import Sentences, one_hot
 from models.encoders.text import SPECIAL, PieceReader, TextConfig, TextNetwork
-from models.encoders.text_training import Share, batches, frequencies, loss, steps_per_epoch, validate
+from models.recipes.text import Share, batches, frequencies, loss, steps_per_epoch, validate
 from models.types import EMOTIONS, POLARITIES, FloatArray
 
 VOCABULARY = (*SPECIAL, "hello", "there", "no", "thank")

@@ -1,0 +1,27 @@
+"""Recipes: functions that return everything needed to train one published result.
+
+To add one: write `def my_recipe(data: Path) -> Recipe` (the data folder is laid out as the data README says; sets it
+lacks are a `DataError`), and add it to `RECIPES` in this file. The loop in `models/train.py` calls, in
+order: `build()`; then per epoch `batches(rng)` and, on each batch, `loss(model, batch)`; then `validate(model)`. Keep
+all randomness in the given generator or in torch's global one: both are seeded per epoch, which makes a resumed run
+equal to an undisturbed one.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from models.recipes.audio import audio_ravdess
+from models.recipes.debug import debug
+from models.recipes.fusion import fusion_label_pairs
+from models.recipes.recipe import Recipe
+from models.recipes.text import text_multitask
+from models.recipes.video import video_fer2013
+
+RECIPES: dict[str, Callable[[Path], Recipe]] = {
+    "audio_ravdess": audio_ravdess,
+    "debug": debug,
+    "fusion_label_pairs": fusion_label_pairs,
+    "text_multitask": text_multitask,
+    "video_fer2013": video_fer2013,
+}
+"""What `undertone train RECIPE` knows."""
