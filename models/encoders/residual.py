@@ -13,6 +13,8 @@ class ResidualBlock(nn.Module):
         self.norm1 = nn.BatchNorm2d(width_out)
         self.conv2 = nn.Conv2d(width_out, width_out, 3, 1, 1, bias=False)
         self.norm2 = nn.BatchNorm2d(width_out)
+        # The block starts as its shortcut alone (Goyal et al. 2017, arXiv:1706.02677, section 5.1).
+        nn.init.zeros_(self.norm2.weight)
         self.shortcut = nn.Conv2d(width_in, width_out, 1, stride, bias=False)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""The face encoder: a small residual network on grey 48x48 faces, its answers averaged over an utterance's frames."""
+"""The face encoder: a residual network on grey 48x48 faces; it also says how much each frame of an utterance counts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from torch.nn import functional
 from models import checkpoint
 from models.data.labels import FER2013_LABELS, emotion_matrix, prediction_from_emotions
 from models.encoders.residual import ResidualBlock
-from models.types import Features, Modality
+from models.types import Features, FloatArray, Modality
 
 SIDE_PX = 48
 FACE_MIN_PX = 12
@@ -38,22 +38,26 @@ class VideoConfig:
         embedding: Length of the embedding.
         dropout: Before the embedding, while training.
         labels: Classes of the head, names that `models.data.labels.TO_EMOTION` knows.
+        temperature: What logits are divided by before the softmax (Guo et al. 2017, arXiv:1706.04599, section 4.2).
     """
 
-    widths: tuple[int, ...] = (32, 64, 128, 256)
+    widths: tuple[int, ...] = (48, 96, 192, 384)
     embedding: int = 128
-    dropout: float = 0.3
+    dropout: float = 0.4
     labels: tuple[str, ...] = FER2013_LABELS
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
         if len(self.widths) != 4 or not all(isinstance(w, int) and 1 <= w <= 2048 for w in self.widths):
             raise ValueError(f"widths must be four numbers in [1, 2048], not {self.widths}")
         if not 1 <= self.embedding <= 4096:
             raise ValueError(f"embedding must be in [1, 4096], not {self.embedding}")
+        if not 0.05 <= self.temperature <= 20:
+            raise ValueError(f"temperature must be in [0.05, 20], not {self.temperature}")
 
 
 class FaceNetwork(nn.Module):
-    """Grey faces to an embedding and class logits; each picture is standardised, so exposure does not matter."""
+    """Grey faces to embeddings, class logits and weights; each picture is standardised, so exposure does not matter."""
 
     def __init__(self, config: VideoConfig) -> None:
         super().__init__()
@@ -72,9 +76,14 @@ class FaceNetwork(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.embed = nn.Linear(config.widths[-1], config.embedding)
         self.head = nn.Linear(config.embedding, len(config.labels))
+        self.weigh = nn.Linear(config.embedding, 1)
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """Map pictures (B, S, S), values 0 to 255, to embeddings (B, D) and logits (B, classes)."""
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Map pictures (B, S, S), values 0 to 255, to embeddings (B, D), class logits (B, classes) and weight logits (B,).
+
+        The softmax of the weight logits over an utterance's frames says how much each counts (attention pooling; Meng et
+        al. 2019, arXiv:1907.00193, section 3).
+        """
         x = pictures.float()
         mean = x.mean(dim=(1, 2), keepdim=True)
         deviation = x.std(dim=(1, 2), keepdim=True)
@@ -82,7 +91,7 @@ class FaceNetwork(nn.Module):
         x = ((x - mean) / deviation.clamp_min(8.0))[:, None].contiguous(memory_format=torch.channels_last)
         x = self.stages(self.stem(x)).mean(dim=(2, 3))
         embedding = functional.relu(self.embed(self.dropout(x)))
-        return embedding, self.head(embedding)
+        return embedding, self.head(embedding), self.weigh(embedding)[:, 0]
 
 
 def prepare(faces: Faces) -> Faces:
@@ -134,6 +143,7 @@ class VideoEncoder:
         self.labels = config.labels
         self._device = torch.device(device)
         self._network = network.eval().to(self._device)
+        self._temperature = config.temperature
         self._to_emotion = emotion_matrix(config.labels)
 
     @classmethod
@@ -147,20 +157,26 @@ class VideoEncoder:
         return cls(network, config, name=name, device=device)
 
     def encode(self, batch: Sequence[Faces]) -> list[Features]:
-        """Judge utterances by their prepared faces (n, 48, 48): embedding and probabilities averaged over frames.
+        """Judge utterances by their prepared faces (n, 48, 48): embeddings and logits averaged by the learned weights.
 
         Raises:
             VideoInputError: An item that `prepare` did not make.
         """
         features = []
-        for embedding, probabilities in self.frames(batch):
-            prediction = prediction_from_emotions(probabilities.mean(axis=0) @ self._to_emotion)
-            features.append(Features(Modality.VIDEO, embedding.mean(axis=0), prediction))
+        for embeddings, logits, weights in self._judge(batch):
+            share = weights.softmax(dim=0)[:, None]
+            probabilities = self._probabilities((share * logits).sum(dim=0))
+            prediction = prediction_from_emotions(probabilities @ self._to_emotion)
+            features.append(Features(Modality.VIDEO, (share * embeddings).sum(dim=0).numpy(), prediction))
         return features
 
+    def frames(self, batch: Sequence[Faces]) -> list[tuple[FloatArray, FloatArray]]:
+        """Judge every frame by itself: embeddings (n, D) and probabilities of the network's own classes (n, classes)."""
+        return [(embeddings.numpy(), self._probabilities(logits)) for embeddings, logits, _ in self._judge(batch)]
+
     @torch.inference_mode()
-    def frames(self, batch: Sequence[Faces]) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-        """Judge every frame: embeddings (n, D) and probabilities of the network's own classes (n, classes)."""
+    def _judge(self, batch: Sequence[Faces]) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Per utterance and frame: embeddings (n, D), logits (n, classes) and weight logits (n,), on the CPU."""
         for faces in batch:
             if faces.dtype != np.uint8 or faces.shape[1:] != (SIDE_PX, SIDE_PX) or len(faces) == 0:
                 raise VideoInputError(
@@ -170,14 +186,14 @@ class VideoEncoder:
             return []
         pictures = torch.from_numpy(np.concatenate(batch))
         parts = [self._both_ways(chunk.to(self._device)) for chunk in torch.split(pictures, BATCH_FACES)]
-        embedding = torch.cat([part[0] for part in parts]).cpu().numpy()
-        probabilities = torch.cat([part[1] for part in parts]).cpu().numpy()
-        ends = np.cumsum([len(faces) for faces in batch])[:-1]
-        return list(zip(np.split(embedding, ends), np.split(probabilities, ends), strict=True))
+        sizes = [len(faces) for faces in batch]
+        columns = (torch.cat(column).float().cpu().split(sizes) for column in zip(*parts, strict=True))
+        return list(zip(*columns, strict=True))
 
-    def _both_ways(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """Average over a face and its mirror image, which show the same emotion: embeddings, probabilities (B, _)."""
-        embedding, logits = self._network(pictures)
-        mirrored_embedding, mirrored_logits = self._network(pictures.flip(2))
-        probabilities = (logits.float().softmax(dim=1) + mirrored_logits.float().softmax(dim=1)) / 2
-        return (embedding + mirrored_embedding).float() / 2, probabilities
+    def _both_ways(self, pictures: Tensor) -> tuple[Tensor, ...]:
+        """Average over a face and its mirror image, which show the same emotion."""
+        pairs = zip(self._network(pictures), self._network(pictures.flip(2)), strict=True)
+        return tuple((straight + mirrored) / 2 for straight, mirrored in pairs)
+
+    def _probabilities(self, logits: Tensor) -> FloatArray:
+        return np.asarray((logits / self._temperature).softmax(dim=-1), dtype=np.float32)

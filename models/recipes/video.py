@@ -1,6 +1,7 @@
 """How the face network is trained."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -11,7 +12,10 @@ from torch import Tensor, nn
 from models.data import fer2013
 from models.encoders.video import FaceNetwork, VideoConfig, VideoEncoder
 from models.metrics import classification
-from models.recipes.recipe import Batch, Recipe
+from models.recipes.recipe import Batch, Recipe, temperature
+
+FACES_POOLED = 4
+"""Faces of one label that are pooled as if they were frames of one utterance."""
 
 
 def video_fer2013(data: Path) -> Recipe:
@@ -27,13 +31,19 @@ def video_fer2013(data: Path) -> Recipe:
                 "label": torch.from_numpy(faces.labels[rows]),
             }
 
-    def loss(model: nn.Module, batch: Batch) -> Tensor:
-        return nn.functional.cross_entropy(model(batch["pictures"])[1], batch["label"], label_smoothing=0.1)
+    def encoder(model: nn.Module) -> VideoEncoder:
+        return VideoEncoder(cast("FaceNetwork", model), config, name="video")
 
     def validate(model: nn.Module) -> dict[str, float]:
-        encoder = VideoEncoder(cast("FaceNetwork", model), config, name="video")
-        answer = encoder.frames([held_out.pictures])[0][1].argmax(axis=1)
+        answer = encoder(model).frames([held_out.pictures])[0][1].argmax(axis=1)
         return classification(held_out.labels, answer, len(config.labels))
+
+    def calibrate(model: nn.Module) -> VideoConfig:
+        probabilities = encoder(model).frames([held_out.pictures])[0][1]
+        return replace(
+            config,
+            temperature=temperature(torch.from_numpy(probabilities).log(), torch.from_numpy(held_out.labels)),
+        )
 
     return Recipe(
         name="video",
@@ -44,10 +54,12 @@ def video_fer2013(data: Path) -> Recipe:
         loss=loss,
         validate=validate,
         metric="accuracy",
-        epochs=20,
+        epochs=48,
         learning_rate=2e-3,
         weight_decay=0.05,
-        average_decay=0.998,
+        average_decay=0.999,
+        bfloat16=True,
+        calibrate=calibrate,
         about={
             "data": "FER2013, train",
             "validation_data": "FER2013, public_test",
@@ -55,3 +67,19 @@ def video_fer2013(data: Path) -> Recipe:
             "skipped": faces.skipped + held_out.skipped,
         },
     )
+
+
+def loss(model: nn.Module, batch: Batch) -> Tensor:
+    """Smoothed cross-entropy of every face, plus half of that of four faces of one label pooled by their weights.
+
+    Augmentation blurs and covers some of the four, which teaches the weights to pass over what shows little.
+    """
+    label = batch["label"]
+    _, logits, weights = (value.float() for value in model(batch["pictures"]))
+    alone = nn.functional.cross_entropy(logits, label, label_smoothing=0.1)
+    groups = label.argsort()[: len(label) // FACES_POOLED * FACES_POOLED].unflatten(0, (-1, FACES_POOLED))
+    groups = groups[(label[groups] == label[groups[:, :1]]).all(dim=1)]
+    if len(groups) == 0:
+        return alone
+    pooled = (weights[groups].softmax(dim=1)[..., None] * logits[groups]).sum(dim=1)
+    return alone + 0.5 * nn.functional.cross_entropy(pooled, label[groups[:, 0]], label_smoothing=0.1)
