@@ -4,8 +4,8 @@ To add a data set: write `def my_set(bundle: Path, data: Path, split: str) -> An
 folder `bundle` and asks it about everything in the split, and add it to `DATASETS` at the end of this file.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,29 +33,8 @@ from models.encoders.text import TextEncoder
 from models.encoders.video import VideoEncoder
 from models.fusion import label_pairs
 from models.fusion.attention import MODALITIES, AttentionFusion
-from models.metrics import classification_task
+from models.metrics import Answers, EvaluateError, Task, classification_task
 from models.types import EMOTIONS, POLARITIES, FloatArray
-
-
-class EvaluateError(ValueError):
-    """The evaluation cannot start; the message says what to do next."""
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """One question asked of every sample: label names (C), true indices int64 (N,), probabilities (N, C)."""
-
-    labels: tuple[str, ...]
-    truth: NDArray[np.int64]
-    probabilities: FloatArray
-
-
-@dataclass(frozen=True, slots=True)
-class Answers:
-    """What was asked and answered, and how many rows or files were left out as broken."""
-
-    tasks: Mapping[str, Task]
-    skipped: int
 
 
 def run(modality: str, bundle: str, dataset: str, data: Path, split: str = "validation") -> dict[str, Any]:
@@ -87,6 +66,7 @@ def run(modality: str, bundle: str, dataset: str, data: Path, split: str = "vali
     tasks = {
         name: classification_task(task.truth, task.probabilities.argmax(axis=1), task.labels)
         for name, task in answers.tasks.items()
+        if isinstance(task, Task)
     }
     n = max(len(task.truth) for task in answers.tasks.values())
     return {"dataset": dataset, "split": split, "n": n, "skipped": answers.skipped, "tasks": tasks}

@@ -1,12 +1,47 @@
 """Figures of classification, named as scikit-learn's (which the tests compare them with)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.types import FloatArray
+
 Labels = NDArray[np.int64]
+
+
+class EvaluateError(ValueError):
+    """The evaluation cannot start; the message says what to do next."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One question asked of every sample: label names (C), true indices int64 (N,), probabilities (N, C)."""
+
+    labels: tuple[str, ...]
+    truth: Labels
+    probabilities: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreTask:
+    """The score asked of every sample: true and answered numbers (N,) in [-3, 3]."""
+
+    truth: FloatArray
+    answer: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What was asked and answered, and how many rows or files were left out as broken.
+
+    Names of tasks start with `emotion`, `polarity` or `score`; the plain name is what the whole network says.
+    """
+
+    tasks: Mapping[str, Task | ScoreTask]
+    skipped: int
 
 
 def confusion(truth: Labels, answer: Labels, classes: int) -> NDArray[np.int64]:
