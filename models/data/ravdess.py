@@ -1,90 +1,94 @@
 """RAVDESS speech: 24 actors, 8 emotions in the file names (Livingstone & Russo 2018, doi:10.1371/journal.pone.0196391).
 
 Split by actor only: the same sentences by the same voices on both sides of a split would measure who speaks.
+
+A name is seven numbers, `03-01-06-01-02-01-12`: modality (01 film with sound, 02 film without, 03 sound), channel
+(01 speech, 02 song), emotion, intensity, statement, repetition, actor. All but the first name a performance.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import soundfile
-from numpy.typing import NDArray
-
 from models.data import DataError
+from models.data.files import Files, files_below, set_folder
 from models.data.labels import RAVDESS_LABELS
-from models.types import SAMPLE_RATE_HZ, FloatArray
+from models.data.media import FILE_MAX_BYTES, FILM_SUFFIXES, SOUND_SUFFIXES
+from models.data.media import resample as resample
+from models.data.recordings import Recordings, decode_all
 
 SPLIT_ACTORS: Mapping[str, Sequence[int]] = {
     "train": range(1, 19),
     "validation": range(19, 22),
     "test": range(22, 25),
-    "all": range(1, 100),
+    "all": range(100),
 }
-CLIP_MAX_S = 60
+FULL, SILENT, SOUND = 1, 2, 3
+SPEECH = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Recordings:
-    """Clips of mono samples (N_i,) at 16 kHz, labels int64 (N,), and how many files were skipped."""
+class Performance:
+    """One file and what its name says; `label` indexes `RAVDESS_LABELS`."""
 
-    clips: list[FloatArray]
-    labels: NDArray[np.int64]
-    skipped: int
+    path: Path
+    modality: int
+    label: int
+    actor: int
+
+    @property
+    def key(self) -> str:
+        """The same for every file of one performance."""
+        return self.path.stem.split("-", 1)[1]
 
 
 def read(data: Path, split: str) -> Recordings:
-    """Read `ravdess/Actor_NN/*.{flac,wav}` under `data`, or under the folder of RAVDESS itself.
+    """Read the voices of the files below `ravdess/`, sound files and films alike.
+
+    Of a performance that is there more than once the sound file counts, else the film with sound; films that say
+    they have no sound (`02-…`) are passed over. Songs, unknown names and files without readable sound are skipped
+    and counted.
 
     Args:
-        data: The data folder.
-        split: `train` (actors 1-18), `validation` (19-21), `test` (22-24) or `all`.
+        data: The data folder, the folder of RAVDESS, or any folder of such files, as one actor's.
+        split: `train` (actors 1-18), `validation` (19-21), `test` (22-24) or `all` (whoever lies there).
 
     Raises:
         DataError: No such split, no such folder, or no readable clip of these actors.
     """
+    found, skipped = performances(data, split, SOUND_SUFFIXES | FILM_SUFFIXES)
+    heard: dict[str, Performance] = {}
+    for one in found:
+        if one.path.suffix.lower() in SOUND_SUFFIXES or (one.modality != SILENT and one.key not in heard):
+            heard[one.key] = one
+    return decode_all(
+        ((one.path, one.label, one.actor) for one in heard.values()),
+        RAVDESS_LABELS,
+        skipped,
+        f"no RAVDESS clip of split {split!r} in {data}: expected ravdess/Actor_NN/ with .flac, .wav or films "
+        "named like 03-01-06-01-02-01-12",
+    )
+
+
+def performances(data: Path, split: str, suffixes: frozenset[str]) -> tuple[list[Performance], int]:
+    """The speech files of a split by their names, sorted, and how many files were skipped.
+
+    Raises:
+        DataError: No such split, or no such folder.
+    """
     if split not in SPLIT_ACTORS:
         raise DataError(f"RAVDESS has no split {split!r}: choose one of {', '.join(SPLIT_ACTORS)}.")
-    folder = data / "ravdess" if (data / "ravdess").is_dir() else data
-    clips: list[FloatArray] = []
-    labels: list[int] = []
-    skipped = 0
-    for path in sorted(p for p in folder.glob("Actor_*/*") if p.suffix.lower() in {".flac", ".wav"}):
+    files = files_below(set_folder(data, "ravdess"), suffixes, FILE_MAX_BYTES)
+    named = list(_named(files))
+    kept = [one for one in named if one.actor in SPLIT_ACTORS[split]]
+    return kept, files.skipped + len(files.paths) - len(named)
+
+
+def _named(files: Files) -> Iterator[Performance]:
+    for path in files.paths:
         fields = path.stem.split("-")
-        if len(fields) != 7 or not all(part.isdecimal() for part in fields):
-            skipped += 1
+        if len(fields) != 7 or not all(field.isascii() and field.isdecimal() and len(field) == 2 for field in fields):
             continue
-        emotion, actor = int(fields[2]) - 1, int(fields[6])
-        if actor not in SPLIT_ACTORS[split]:
-            continue
-        clip = _decode(path) if 0 <= emotion < len(RAVDESS_LABELS) else None
-        if clip is None:
-            skipped += 1
-            continue
-        clips.append(clip)
-        labels.append(emotion)
-    if not clips:
-        raise DataError(f"no RAVDESS clip of split {split!r} in {data}: expected ravdess/Actor_NN/*.flac or *.wav.")
-    return Recordings(clips, np.array(labels, dtype=np.int64), skipped)
-
-
-def _decode(path: Path) -> FloatArray | None:
-    """Mono samples at 16 kHz, or None when the file cannot be used."""
-    try:
-        with soundfile.SoundFile(path) as file:
-            rate_hz = int(file.samplerate)
-            samples = file.read(CLIP_MAX_S * rate_hz, dtype="float32", always_2d=True).mean(axis=1)
-    except (OSError, soundfile.LibsndfileError):
-        return None
-    if len(samples) == 0 or not np.isfinite(samples).all():
-        return None
-    return resample(samples, rate_hz, SAMPLE_RATE_HZ)
-
-
-def resample(samples: FloatArray, from_hz: int, to_hz: int) -> FloatArray:
-    """Change the rate of a whole clip by cutting or padding its spectrum (ideal low pass, periodic at the ends)."""
-    if from_hz == to_hz:
-        return samples
-    size = max(1, round(len(samples) * to_hz / from_hz))
-    spectrum = np.fft.rfft(samples)[: size // 2 + 1]
-    return (np.fft.irfft(spectrum, size) * (size / len(samples))).astype(np.float32)
+        modality, channel, emotion, *_, actor = map(int, fields)
+        if channel == SPEECH and modality in {FULL, SILENT, SOUND} and 1 <= emotion <= len(RAVDESS_LABELS):
+            yield Performance(path, modality, emotion - 1, actor)

@@ -1,0 +1,103 @@
+"""What every set of labelled faces gives, and how a picture that nobody vouches for is decoded."""
+
+import struct
+import warnings
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from models.data import DataError
+from models.data.files import Files
+from models.data.labels import find_label
+
+SIDE_PX = 48
+PICTURE_MAX_BYTES = 1 << 20
+PICTURE_MAX_PIXELS = 4096 * 4096
+FACES_MAX = 200_000
+"""Of all pictures together, which are held in memory: 460 MB."""
+
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
+"""What Pillow may open: formats that start no other program (EPS would)."""
+
+Picture = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Faces:
+    """Grey pictures uint8 (N, 48, 48); labels int64 (N,) index `label_names`; `skipped` counts unusable files or rows."""
+
+    pictures: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    label_names: tuple[str, ...]
+    skipped: int
+
+
+def collect(
+    found: Iterable[tuple[int | None, Picture | None]], label_names: tuple[str, ...], skipped: int, expected: str
+) -> Faces:
+    """Stack (label, picture) pairs; a pair with a None is skipped and counted.
+
+    Args:
+        found: In a fixed order.
+        label_names: Of the set.
+        skipped: Files already left out.
+        expected: For the error: what should have been there.
+
+    Raises:
+        DataError: No picture, or more than `FACES_MAX`.
+    """
+    pictures: list[Picture] = []
+    labels: list[int] = []
+    for label, picture in found:
+        if label is None or picture is None:
+            skipped += 1
+            continue
+        if len(pictures) == FACES_MAX:
+            raise DataError(f"more than {FACES_MAX} pictures: give a smaller split.")
+        pictures.append(picture)
+        labels.append(label)
+    if not pictures:
+        raise DataError(f"{expected} ({skipped} skipped)")
+    return Faces(np.stack(pictures), np.array(labels, dtype=np.int64), label_names, skipped)
+
+
+def class_files(files: Files, root: Path, labels: tuple[str, ...]) -> Iterator[tuple[int | None, str, Path]]:
+    """Each file as (label by its folder's name or None, name of the folder above, path); what is deeper or not is in no class."""
+    for path in files.paths:
+        parts = (root.name, *path.relative_to(root).parts)
+        yield find_label(parts[-2], labels), parts[-3] if len(parts) > 2 else "", path
+
+
+def decode(content: bytes) -> Picture | None:
+    """A picture of any size as grey (48, 48), or None when it is too large or cannot be decoded."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(BytesIO(content), formats=FORMATS) as picture:
+                if picture.width * picture.height > PICTURE_MAX_PIXELS:
+                    return None
+                grey = picture.convert("L")
+        return np.asarray(grey if grey.size == (SIDE_PX, SIDE_PX) else grey.resize((SIDE_PX, SIDE_PX)))
+    except _BROKEN:
+        return None
+
+
+_BROKEN = (
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    LookupError,
+    OverflowError,
+    SyntaxError,  # Pillow's word for a broken PNG
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
