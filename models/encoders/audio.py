@@ -46,18 +46,22 @@ class AudioConfig:
         embedding: Length of the embedding.
         dropout: Before the embedding, while training.
         labels: Classes of the head, names that `models.data.labels.TO_EMOTION` knows.
+        temperature: What logits are divided by before the softmax (Guo et al. 2017, arXiv:1706.04599, section 4.2).
     """
 
     widths: tuple[int, ...] = (24, 48, 96, 128)
     embedding: int = 128
     dropout: float = 0.4
     labels: tuple[str, ...] = RAVDESS_LABELS
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
         if not 2 <= len(self.widths) <= 6 or not all(isinstance(w, int) and 1 <= w <= 2048 for w in self.widths):
             raise ValueError(f"widths must be two to six numbers in [1, 2048], not {self.widths}")
         if not 1 <= self.embedding <= 4096:
             raise ValueError(f"embedding must be in [1, 4096], not {self.embedding}")
+        if not 0.05 <= self.temperature <= 20:
+            raise ValueError(f"temperature must be in [0.05, 20], not {self.temperature}")
 
 
 class VoiceNetwork(nn.Module):
@@ -74,6 +78,9 @@ class VoiceNetwork(nn.Module):
         self.stem_norm = nn.BatchNorm2d(first)
         pairs = zip(config.widths, config.widths[1:], strict=False)
         self.stages = nn.ModuleList(ResidualBlock(a, b, 2) for a, b in pairs)
+        # One filter over all the bands that are left, so that it matters where in the spectrum something happens.
+        self.bands = nn.Conv2d(last, last, (1, MELS // 2 ** len(config.widths)), bias=False)
+        self.bands_norm = nn.BatchNorm2d(last)
         self.attention = nn.Sequential(nn.Linear(last, last // 2 or 1), nn.Tanh(), nn.Linear(last // 2 or 1, 1))
         self.dropout = nn.Dropout(config.dropout)
         self.embed = nn.Linear(2 * last, config.embedding)
@@ -92,7 +99,8 @@ class VoiceNetwork(nn.Module):
             lengths = (lengths + 1) // 2
             mask = _mask(lengths, x.shape[2] // 2)[:, None, :, None]
             x = stage(x, mask) * mask
-        return self._pool(x.mean(dim=3).transpose(1, 2), _mask(lengths, x.shape[2]))
+        x = functional.relu(self.bands_norm(self.bands(x)))[..., 0].transpose(1, 2)
+        return self._pool(x.float(), _mask(lengths, x.shape[1]))
 
     def _pool(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Attentive statistics pooling (Okabe et al. 2018, arXiv:1803.10963, section 3), then embedding and head."""
@@ -100,7 +108,7 @@ class VoiceNetwork(nn.Module):
         weight = score.softmax(dim=1)[..., None]
         mean = (weight * x).sum(dim=1)
         deviation = ((weight * x**2).sum(dim=1) - mean**2).clamp_min(1e-4).sqrt()
-        embedding = functional.relu(self.embed(self.dropout(torch.cat([mean, deviation], dim=1))))
+        embedding = functional.relu(self.embed(self.dropout(torch.cat([mean, deviation], dim=1)))).float()
         return embedding, self.head(embedding)
 
 
@@ -196,22 +204,6 @@ def pad(batch: Sequence[LogMel]) -> tuple[Tensor, Tensor]:
     return padded, lengths
 
 
-def mask_at_random(log_mel: LogMel, rng: np.random.Generator, frames: int = 224) -> LogMel:
-    """For training: at most `frames` rows from a random place, with two bands and two moments flattened to the mean.
-
-    SpecAugment (Park et al. 2019, arXiv:1904.08779), bands up to 10 mels and moments up to 0.25 s.
-    """
-    first = int(rng.integers(0, max(1, len(log_mel) - frames + 1)))
-    x = log_mel[first : first + frames].copy()
-    mean = x.mean(dtype=np.float32)
-    for _ in range(2):
-        band, moment = int(rng.integers(0, 11)), int(rng.integers(0, 26))
-        low, start = int(rng.integers(0, MELS - band)), int(rng.integers(0, max(1, len(x) - moment)))
-        x[:, low : low + band] = mean
-        x[start : start + moment] = mean
-    return x
-
-
 class AudioEncoder:
     """The trained voice network.
 
@@ -227,6 +219,7 @@ class AudioEncoder:
         self.labels = config.labels
         self._device = torch.device(device)
         self._network = network.eval().to(self._device)
+        self._temperature = config.temperature
         self._to_emotion = emotion_matrix(config.labels)
 
     @classmethod
@@ -263,6 +256,6 @@ class AudioEncoder:
             rows = order[first : first + BATCH_CLIPS]
             padded, lengths = pad([batch[row] for row in rows])
             embedding, logits = self._network(padded.to(self._device), lengths.to(self._device))
-            probabilities = logits.float().softmax(dim=1).cpu().numpy()
+            probabilities = (logits.float() / self._temperature).softmax(dim=1).cpu().numpy()
             answers.update(zip(rows, zip(embedding.float().cpu().numpy(), probabilities, strict=True), strict=True))
         return [answers[row] for row in range(len(batch))]

@@ -26,6 +26,9 @@ from models.types import EMOTIONS, POLARITIES, Features, FloatArray, Modality, P
 PAD, UNKNOWN, START, END = SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 """The first four pieces of every vocabulary, in this order."""
 
+CONTEXT_SHARE = 0.5
+"""Of a text's room, how much the turns before it may take."""
+
 CHARACTERS_MAX = 4096
 """Of a longer text only so many characters are looked at: 128 word pieces are reached long before."""
 
@@ -50,15 +53,19 @@ class TextConfig:
         hidden: Width inside a block's feed-forward part.
         pieces_max: Longest input in word pieces, the two marks around it included; the rest is cut off.
         dropout: While training.
+        emotion_temperature: What emotion logits are divided by before the softmax (Guo et al. 2017, arXiv:1706.04599, section 4.2).
+        polarity_temperature: Likewise.
     """
 
     vocabulary: tuple[str, ...] = field(repr=False)
     width: int = 384
-    layers: int = 5
+    layers: int = 6
     heads: int = 12
     hidden: int = 1536
     pieces_max: int = 128
     dropout: float = 0.1
+    emotion_temperature: float = 1.0
+    polarity_temperature: float = 1.0
 
     def __post_init__(self) -> None:
         if self.vocabulary[: len(SPECIAL)] != SPECIAL or not len(self.vocabulary) <= 200_000:
@@ -71,6 +78,8 @@ class TextConfig:
                 raise ValueError(f"{name} must be in [1, {most}], not {getattr(self, name)}")
         if self.width % self.heads or self.pieces_max < 3:
             raise ValueError("heads must divide width, and pieces_max must leave room for a piece between two marks")
+        if not all(0.05 <= t <= 20 for t in (self.emotion_temperature, self.polarity_temperature)):
+            raise ValueError("temperatures must be in [0.05, 20]")
 
 
 class Block(nn.Module):
@@ -100,7 +109,10 @@ class Block(nn.Module):
 
 
 class TextNetwork(nn.Module):
-    """Word pieces to an embedding (the mean over pieces), emotion logits and polarity logits."""
+    """Word pieces to an embedding, emotion logits and polarity logits.
+
+    The embedding is the mean over the judged text's pieces; turns before it, which a mark divides from it, are only looked at.
+    """
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
@@ -115,11 +127,13 @@ class TextNetwork(nn.Module):
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Map piece numbers (B, T), 0 after the end, to embedding (B, D), emotion (B, 7) and polarity (B, 3) logits."""
         mask = ids != 0
+        marks = ids == SPECIAL.index(END)
+        judged = mask & (marks.cumsum(dim=1) >= marks.sum(dim=1, keepdim=True) - 1)
         x = self.pieces(ids) + self.places.weight[: ids.shape[1]]
         x = self.dropout(self.norm(x))
         for block in self.blocks:
             x = block(x, mask[:, None, None, :])
-        weight = mask.unsqueeze(-1).to(x.dtype)
+        weight = judged.unsqueeze(-1).to(x.dtype)
         embedding = (x * weight).sum(dim=1) / weight.sum(dim=1).clamp_min(1)
         y = self.dropout(embedding)
         return embedding, self.emotion(y), self.polarity(y)
@@ -142,11 +156,23 @@ class PieceReader:
         self._tokenizer.normalizer = BertNormalizer(lowercase=True)
         self._tokenizer.pre_tokenizer = BertPreTokenizer()
 
-    def read(self, texts: Sequence[str]) -> list[list[int]]:
-        """Piece numbers of each text between its two marks, at most `pieces_max` of them."""
+    def read(self, texts: Sequence[str], before: Sequence[Sequence[str]] | None = None) -> list[list[int]]:
+        """Piece numbers of each text between its two marks, at most `pieces_max` of them.
+
+        Of the turns `before` a text, oldest first, the last pieces stand in front of it with a mark between; they take at
+        most half of the room, and no room that the text needs.
+        """
         start, end = SPECIAL.index(START), SPECIAL.index(END)
-        found = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        return [[start, *one.ids[: self._room], end] for one in found]
+        rows = [one.ids[: self._room] for one in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+        if before is None:
+            return [[start, *row, end] for row in rows]
+        turns = self._tokenizer.encode_batch([" ".join(one) for one in before], add_special_tokens=False)
+        read = []
+        for row, turn in zip(rows, turns, strict=True):
+            room = min(self._room - 1 - len(row), int(self._room * CONTEXT_SHARE))
+            front = [*turn.ids[-room:], end] if room > 0 and turn.ids else []
+            read.append([start, *front, *row, end])
+        return read
 
 
 def pad(rows: Sequence[Sequence[int]]) -> Tensor:
@@ -184,6 +210,7 @@ class TextEncoder:
         self._device = torch.device(device)
         self._network = network.eval().to(self._device)
         self._reader = PieceReader(config)
+        self._temperatures = (config.emotion_temperature, config.polarity_temperature)
 
     @classmethod
     def load(cls, path: Path, *, device: str = "cpu", expected_sha256: str | None = None) -> "TextEncoder":
@@ -196,8 +223,10 @@ class TextEncoder:
         return cls(network, config, name=name, device=device)
 
     @torch.inference_mode()
-    def encode(self, batch: Sequence[str]) -> list[Features]:
+    def encode(self, batch: Sequence[str], before: Sequence[Sequence[str]] | None = None) -> list[Features]:
         """Judge texts: embedding (D,), emotion and polarity probabilities, score as `score_of`.
+
+        `before` may hold the turns of the same conversation before each text, oldest first.
 
         Only the first `pieces_max` word pieces count (about 100 words). Emoji and scripts that the vocabulary lacks
         are read as unknown pieces, so that such a text is judged close to neutral, not refused.
@@ -205,15 +234,16 @@ class TextEncoder:
         Raises:
             TextInputError: An empty text.
         """
-        rows = self._reader.read([prepare(text) for text in batch])
+        rows = self._reader.read([prepare(text) for text in batch], before)
         features: dict[int, Features] = {}
         # Like lengths together, so that a batch is not mostly padding.
         order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
         for first in range(0, len(order), BATCH_TEXTS):
             places = order[first : first + BATCH_TEXTS]
             output = self._network(pad([rows[place] for place in places]).to(self._device))
-            embedding, emotion, polarity = (value.float() for value in output)
-            parts = (embedding.cpu().numpy(), _probabilities(emotion), _probabilities(polarity))
+            embedding, *logits = (value.float() for value in output)
+            heads = (_probabilities(one / t) for one, t in zip(logits, self._temperatures, strict=True))
+            parts = (embedding.cpu().numpy(), *heads)
             for place, vector, emotions, poles in zip(places, *parts, strict=True):
                 prediction = Prediction(score=score_of(poles), polarity=poles, emotion=emotions)
                 features[place] = Features(Modality.TEXT, vector, prediction)
