@@ -6,13 +6,14 @@ the prior plus the sum of mass times evidence. This is attention (Bahdanau et al
 division, so that agreeing modalities reinforce each other as independent witnesses would (Hinton 2002, products of
 experts); the divided masses are reported as weights. With no modality the answer is the prior.
 
-Shapes: B utterances, M = 3 modalities in the order of `Modality`, D width.
+Shapes: B utterances, M modalities (all 3 in the order of `Modality`, for `AttentionFusion`), D width, L answers (log
+probabilities) of one modality.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
 import numpy as np
 import torch
@@ -42,6 +43,22 @@ class FusionInputError(ValueError):
     """An utterance without any modality, or features that the fusion was not trained for."""
 
 
+class Shape(Protocol):
+    """The numbers that `FusionNetwork` is built from; see `FusionConfig` for what they mean."""
+
+    @property
+    def embeddings(self) -> tuple[int, ...]: ...  # noqa: D102  # see FusionConfig
+    @property
+    def width(self) -> int: ...  # noqa: D102
+    @property
+    def heads(self) -> int: ...  # noqa: D102
+    @property
+    def dropout(self) -> float: ...  # noqa: D102
+    @property
+    def answers(self) -> int:
+        """How many log probabilities a modality gives (L), and the fusion answers with."""
+
+
 @dataclass(frozen=True, slots=True)
 class FusionConfig:
     """Architecture of the fusion.
@@ -64,11 +81,16 @@ class FusionConfig:
         if not 1 <= self.width <= 4096 or not 1 <= self.heads <= 64 or self.width % self.heads:
             raise ValueError("width must be in [1, 4096] and heads, in [1, 64], must divide it")
 
+    @property
+    def answers(self) -> int:
+        """Seven emotions and three polarities."""
+        return ANSWERS
+
 
 class FusionNetwork(nn.Module):
-    """Tokens of the present modalities to emotion and polarity logits and one mass per modality."""
+    """Tokens of the present modalities to logits and one mass per modality."""
 
-    def __init__(self, config: FusionConfig) -> None:
+    def __init__(self, config: Shape) -> None:
         super().__init__()
         self.heads = config.heads
         self.embed = nn.ModuleList(
@@ -79,7 +101,8 @@ class FusionNetwork(nn.Module):
             )
             for size in config.embeddings
         )
-        self.answer = nn.ModuleList(nn.Linear(ANSWERS, config.width) for _ in MODALITIES)
+        modalities, answers = len(config.embeddings), config.answers
+        self.answer = nn.ModuleList(nn.Linear(answers, config.width) for _ in range(modalities))
         self.norm = nn.LayerNorm(config.width)
         self.query_key_value = nn.Linear(config.width, 3 * config.width)
         self.attended = nn.Linear(config.width, config.width)
@@ -87,28 +110,38 @@ class FusionNetwork(nn.Module):
         self.narrow = nn.Linear(2 * config.width, config.width)
         self.dropout = nn.Dropout(config.dropout)
         self.mass = nn.Linear(config.width, 1)
-        self.refine = nn.Linear(config.width, ANSWERS)
+        self.refine = nn.Linear(config.width, answers)
         # What an encoder says of each class argues for that class until training knows better.
-        identity = torch.zeros(len(MODALITIES), ANSWERS, ANSWERS)
+        identity = torch.zeros(modalities, answers, answers)
         # Not torch.eye: on the meta device, where checkpoints are restored, it would import torch's compiler (4 s).
         identity.diagonal(dim1=1, dim2=2).fill_(1)
         self.evidence = nn.Parameter(identity)
-        self.lean = nn.Parameter(torch.zeros(len(MODALITIES), ANSWERS))
-        self.prior = nn.Parameter(torch.zeros(ANSWERS))
+        self.lean = nn.Parameter(torch.zeros(modalities, answers))
+        self.prior = nn.Parameter(torch.zeros(answers))
         for last in (self.mass, self.refine):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
 
     def forward(self, embeddings: Sequence[Tensor], answers: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Fuse what is present: `logits` of `FusionConfig`, split into its two questions.
+
+        Returns:
+            Emotion logits (B, 7), polarity logits (B, 3), and masses (B, M), 0 where absent.
+        """
+        logits, mass = self.logits(embeddings, answers, present)
+        emotion, polarity = logits.split([len(EMOTIONS), len(POLARITIES)], dim=1)
+        return emotion, polarity, mass
+
+    def logits(self, embeddings: Sequence[Tensor], answers: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """Fuse what is present.
 
         Args:
             embeddings: Per modality (B, E_m); rows of absent modalities may hold any finite value.
-            answers: Log probabilities (B, M, 10) of emotion and polarity; likewise.
+            answers: Log probabilities (B, M, L); likewise.
             present: (B, M), True where a modality is.
 
         Returns:
-            Emotion logits (B, 7), polarity logits (B, 3), and masses (B, M), 0 where absent.
+            Logits (B, L), and masses (B, M), 0 where absent.
         """
         tokens = [
             embed(embedding) + answer(answers[:, place])
@@ -118,9 +151,7 @@ class FusionNetwork(nn.Module):
         mass = self.mass(x)[..., 0].exp() * present
         evidence = torch.einsum("bmi,mij->bmj", answers, self.evidence) + self.lean + self.refine(x)
         evidence = evidence * present[..., None]
-        logits = self.prior + (mass[..., None] * evidence).sum(dim=1)
-        emotion, polarity = logits.split([len(EMOTIONS), len(POLARITIES)], dim=1)
-        return emotion, polarity, mass
+        return self.prior + (mass[..., None] * evidence).sum(dim=1), mass
 
     def _look_around(self, x: Tensor, present: Tensor) -> Tensor:
         """One pre-norm transformer block over the present tokens, (B, M, D) to (B, M, D)."""
