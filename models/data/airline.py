@@ -7,32 +7,67 @@ from pathlib import Path
 
 import numpy as np
 
-from models.data.sentences import Sentences, collect, one_hot, read_csv
+from models.data import DataError
+from models.data.files import files_below, set_folder
+from models.data.sentences import CSV_MAX_BYTES, Sentences, collect, one_hot, read_csv
 from models.types import EMOTIONS, POLARITIES
 
 VALIDATION_SHARE = 10
 """One text in so many, by the hash of its words, is validation: the set has no split of its own."""
 
+HASHED = frozenset({"train", "validation"})
+
+
+COLUMNS = ("airline_sentiment", "text")
+
 
 def read(data: Path, split: str) -> Sentences:
-    """Read `airline/tweets_train.csv` (columns `airline_sentiment`, `text`) under `data`.
+    """Read the CSV files in `airline/` under `data` that have the columns `airline_sentiment` and `text`.
 
     Args:
-        data: The data folder, or one CSV file of this layout.
-        split: `train`, `validation` (a tenth, by hash) or `all`.
+        data: The data folder, a folder of such files, or one of them (Kaggle's `Tweets.csv` is one).
+        split: `train` or `validation` (a tenth, by hash) of `tweets_train.csv`, or without it of every file that is
+            not called a test; the name of a file, with or without `tweets_`, for all of it; or `all`.
 
     Raises:
         DataError: No such file, or no usable row.
     """
-    path = data if data.is_file() else data / "airline" / "tweets_train.csv"
-    rows, skipped = [], 0
-    for row in read_csv(path):
-        text, polarity = as_sentence(row.get("text") or ""), row.get("airline_sentiment")
-        if not text or polarity not in POLARITIES:
+    paths, skipped = _paths(data, split)
+    rows = []
+    for path in paths:
+        try:
+            for row in read_csv(path, COLUMNS):
+                text, polarity = (
+                    as_sentence(row.get("text") or ""),
+                    (row.get("airline_sentiment") or "").strip().lower(),
+                )
+                if not text or polarity not in POLARITIES:
+                    skipped += 1
+                elif split not in HASHED or split == _split(text):
+                    rows.append((text, np.zeros(len(EMOTIONS), dtype=np.float32), one_hot(polarity, POLARITIES)))
+        except DataError:
+            if len(paths) == 1:
+                raise
             skipped += 1
-        elif split in {"all", _split(text)}:
-            rows.append((text, np.zeros(len(EMOTIONS), dtype=np.float32), one_hot(polarity, POLARITIES)))
-    return collect(rows, skipped, path)
+    return collect(rows, skipped, paths[0] if len(paths) == 1 else data)
+
+
+def _paths(data: Path, split: str) -> tuple[list[Path], int]:
+    if data.is_file():
+        return [data], 0
+    folder = set_folder(data, "airline", "tweets")
+    files = files_below(folder, frozenset({".csv"}), CSV_MAX_BYTES)
+    stems = {path: path.stem.lower().removeprefix("tweets_") for path in files.paths}
+    if split in HASHED:
+        found = [path for path in files.paths if path.stem == "tweets_train"]
+        found = found or [path for path in files.paths if "test" not in stems[path]]
+    else:
+        found = [path for path in files.paths if split in {"all", path.stem, stems[path]}]
+    if not found:
+        names = ", ".join(path.name for path in files.paths[:10]) or "no CSV"
+        name = "tweets_train" if split in HASHED | {"all"} else split
+        raise DataError(f"cannot read {folder / name}.csv (found: {names}): see the data README.")
+    return found, files.skipped
 
 
 def as_sentence(tweet: str) -> str:

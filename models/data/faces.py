@@ -3,7 +3,7 @@
 import struct
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.data import DataError
-from models.data.files import Files
 from models.data.labels import find_label
 
 SIDE_PX = 48
@@ -28,9 +27,13 @@ FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 Picture = NDArray[np.uint8]
 
 
+Found = tuple[int | None, Picture | None]
+"""Label and picture of one file or row; None where it is broken."""
+
+
 @dataclass(frozen=True, slots=True)
 class Faces:
-    """Grey pictures uint8 (N, 48, 48); labels int64 (N,) index `label_names`; `skipped` counts unusable files or rows."""
+    """Grey pictures uint8 (N, 48, 48); labels int64 (N,) index `label_names`; `skipped` counts broken files or rows."""
 
     pictures: NDArray[np.uint8]
     labels: NDArray[np.int64]
@@ -38,10 +41,8 @@ class Faces:
     skipped: int
 
 
-def collect(
-    found: Iterable[tuple[int | None, Picture | None]], label_names: tuple[str, ...], skipped: int, expected: str
-) -> Faces:
-    """Stack (label, picture) pairs; a pair with a None is skipped and counted.
+def collect(found: Iterable[Found], label_names: tuple[str, ...], skipped: int, expected: str) -> Faces:
+    """Stack what was found; what is broken is skipped and counted.
 
     Args:
         found: In a fixed order.
@@ -63,15 +64,29 @@ def collect(
         pictures.append(picture)
         labels.append(label)
     if not pictures:
-        raise DataError(f"{expected} ({skipped} skipped)")
+        raise DataError(f"{expected} ({skipped} files or rows skipped)")
     return Faces(np.stack(pictures), np.array(labels, dtype=np.int64), label_names, skipped)
 
 
-def class_files(files: Files, root: Path, labels: tuple[str, ...]) -> Iterator[tuple[int | None, str, Path]]:
-    """Each file as (label by its folder's name or None, name of the folder above, path); what is deeper or not is in no class."""
-    for path in files.paths:
-        parts = (root.name, *path.relative_to(root).parts)
-        yield find_label(parts[-2], labels), parts[-3] if len(parts) > 2 else "", path
+def in_class_folders(
+    paths: Iterable[Path], root: Path, labels: tuple[str, ...], chosen: Callable[[str], bool]
+) -> list[Found]:
+    """The files of `CLASS/*` and `SPLIT/CLASS/*` below `root`, decoded; [] when no chosen one is in a known class.
+
+    Args:
+        paths: Below `root`; those in no folder are no part of the set.
+        root: Its own name is the split of `CLASS/*`.
+        labels: Of the set; a folder may be called by a synonym.
+        chosen: Which splits are wanted.
+    """
+    named: list[tuple[int | None, Path]] = []
+    for path in paths:
+        *folders, label, _ = (root.resolve().name, *path.relative_to(root).parts)
+        if folders and chosen(folders[-1]):
+            named.append((find_label(label, labels), path))
+    if all(label is None for label, _ in named):
+        return []
+    return [(label, None if label is None else decode(path.read_bytes())) for label, path in named]
 
 
 def decode(content: bytes) -> Picture | None:

@@ -1,63 +1,78 @@
 """FER2013: 48x48 grey faces of seven emotions (Goodfellow et al. 2013, arXiv:1307.0414)."""
 
+import lzma
 import tarfile
-from collections.abc import Iterator
-from dataclasses import dataclass
-from io import BytesIO
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional
 
 from models.data import DataError
-from models.data.labels import FER2013_LABELS
+from models.data.faces import PICTURE_MAX_BYTES, SIDE_PX, Faces, Found, collect, decode, in_class_folders
+from models.data.files import FILES_MAX, files_below, set_folder
+from models.data.labels import FER2013_LABELS, find_label
+from models.data.sentences import read_csv
 
-SIDE_PX = 48
 CROP_PX = 40
-PICTURE_MAX_BYTES = 1 << 20
+UNPACKED_MAX_BYTES = 512 << 20
+"""Of the archive and of the CSV (300 MB as published)."""
 
+SINGLE_FILES = ("fer2013.csv", "icml_face_data.csv", "fer2013.tar.xz")
+CSV_LABELS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+"""In the order of the original CSV's numbers."""
 
-@dataclass(frozen=True, slots=True)
-class Faces:
-    """Pictures uint8 (N, 48, 48), labels int64 (N,) indexing `FER2013_LABELS`, and how many files were skipped."""
-
-    pictures: NDArray[np.uint8]
-    labels: NDArray[np.int64]
-    skipped: int
+SPLIT_NAMES: Mapping[str, str] = {
+    "training": "train",
+    "validation": "publictest",
+    "val": "publictest",
+    "dev": "publictest",
+    "test": "privatetest",
+}
+"""Other words for the challenge's three splits, as `split_name` writes them."""
 
 
 def read(data: Path, split: str) -> Faces:
-    """Read `fer2013/SPLIT/CLASS/*` under `data`, or the same out of `fer2013.tar.xz` without unpacking it.
+    """Read FER2013 in whichever form lies there; the first of these that is found counts.
+
+    * a folder `fer2013/` with `SPLIT/CLASS/*` or `CLASS/*`, classes in any case or by a synonym of `models.data.labels`;
+    * the original CSV, `fer2013.csv` or `icml_face_data.csv` (`emotion,pixels,Usage`), in that folder or beside it;
+    * `fer2013.tar.xz` with such folders, read without unpacking it;
+    * such folders in `data` itself.
 
     Args:
-        data: The data folder, or the folder or archive of FER2013 itself.
-        split: `train`, `public_test`, any other folder's name, or `all`.
+        data: The data folder, the folder of FER2013 or of one of its splits, or its archive or CSV.
+        split: `train`, `public_test` (also `validation`), `private_test` (also `test`), any other name of a folder or
+            `Usage`, or `all`.
 
     Raises:
-        DataError: Neither is there, or the split holds no picture.
+        DataError: None of these is there, archive or CSV are damaged or too large, or the split holds no picture.
     """
-    pictures: list[NDArray[np.uint8]] = []
-    labels: list[int] = []
-    skipped = 0
-    for name, content in _files(data):
-        parts = name.split("/")
-        if len(parts) < 3 or split not in {parts[-3], "all"}:
-            continue
-        picture = _decode(content) if parts[-2] in FER2013_LABELS else None
-        if picture is None:
-            skipped += 1
-            continue
-        pictures.append(picture)
-        labels.append(FER2013_LABELS.index(parts[-2]))
-    if not pictures:
-        raise DataError(
-            f"no picture of split {split!r} in {data}: expected fer2013/{split}/CLASS/*.jpg or its .tar.xz."
-        )
-    return Faces(np.stack(pictures), np.array(labels, dtype=np.int64), skipped)
+    wanted = split_name(split)
+
+    def chosen(name: str) -> bool:
+        return wanted in {"all", split_name(name)}
+
+    folder = set_folder(data, "fer2013")
+    single = folder if folder.is_file() else _single_file(folder, data)
+    skipped, found = 0, list[Found]()
+    if single is None or folder not in {single, data}:
+        files = files_below(folder, frozenset(), PICTURE_MAX_BYTES)
+        skipped, found = files.skipped, in_class_folders(files.paths, folder, FER2013_LABELS, chosen)
+    if not found and single is not None:
+        found = _csv(single, chosen) if single.suffix.lower() == ".csv" else _archive(single, chosen)
+    expected = f"no picture of split {split!r} in {data}: expected fer2013/{split or 'SPLIT'}/CLASS/*.jpg"
+    return collect(found, FER2013_LABELS, skipped, f"{expected}, fer2013.csv or fer2013.tar.xz")
+
+
+def split_name(name: str) -> str:
+    """One spelling for `PublicTest`, `public_test` and `validation`."""
+    plain = name.strip().lower().replace("_", "").replace("-", "")
+    return SPLIT_NAMES.get(plain, plain)
 
 
 def augment(pictures: NDArray[np.uint8], rng: np.random.Generator) -> Tensor:
@@ -90,28 +105,51 @@ def augment(pictures: NDArray[np.uint8], rng: np.random.Generator) -> Tensor:
     return x
 
 
-def _files(data: Path) -> Iterator[tuple[str, bytes]]:
-    """Every file as (path with forward slashes, content), in a fixed order."""
-    archive = data if data.suffix == ".xz" else data / "fer2013.tar.xz"
-    folder = data / "fer2013" if (data / "fer2013").is_dir() else data
-    if archive.is_file() and folder == data:
-        with tarfile.open(archive, "r|xz") as tar:
-            for member in tar:
-                content = tar.extractfile(member) if member.isfile() and member.size <= PICTURE_MAX_BYTES else None
-                if content is not None:
-                    yield member.name, content.read()
-        return
-    if not folder.is_dir():
-        raise DataError(f"no FER2013 in {data}: expected a folder fer2013/ or the archive fer2013.tar.xz.")
-    for path in sorted(folder.glob("*/*/*")):
-        if path.is_file() and path.stat().st_size <= PICTURE_MAX_BYTES:
-            yield path.relative_to(folder.parent).as_posix(), path.read_bytes()
+def _single_file(*folders: Path) -> Path | None:
+    places = (folder / name for folder in folders for name in SINGLE_FILES)
+    return next((path for path in places if path.is_file()), None)
 
 
-def _decode(content: bytes) -> NDArray[np.uint8] | None:
+def _csv(path: Path, chosen: Callable[[str], bool]) -> Iterator[Found]:
+    for row in read_csv(path, ("emotion", "pixels", "Usage"), UNPACKED_MAX_BYTES):
+        usage = row.get("Usage")
+        if usage is not None and not chosen(usage):
+            continue
+        try:
+            label = FER2013_LABELS.index(CSV_LABELS[int(row.get("emotion") or "")])
+            pixels = bytes(map(int, (row.get("pixels") or "").split()))
+            yield label, np.frombuffer(pixels, dtype=np.uint8).reshape(SIDE_PX, SIDE_PX)
+        except (ValueError, IndexError):
+            yield None, None
+
+
+def _archive(path: Path, chosen: Callable[[str], bool]) -> Iterator[Found]:
     try:
-        with Image.open(BytesIO(content)) as picture:
-            grey = picture.convert("L")
-            return np.asarray(grey if grey.size == (SIDE_PX, SIDE_PX) else grey.resize((SIDE_PX, SIDE_PX)))
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError):
-        return None
+        # No name in it is ever a path on disk: hostile ones only fail to be a class.
+        with lzma.open(path) as unpacked, tarfile.open(fileobj=_Bounded(unpacked), mode="r|") as tar:
+            for place, member in enumerate(tar):
+                if place == FILES_MAX:
+                    raise DataError(f"more than {FILES_MAX} files in {path}: is it FER2013?")
+                parts = member.name.split("/")
+                if not member.isfile() or len(parts) < 2 or not chosen(parts[-3] if len(parts) > 2 else ""):
+                    continue
+                label = find_label(parts[-2], FER2013_LABELS)
+                content = tar.extractfile(member) if member.size <= PICTURE_MAX_BYTES else None
+                yield label, None if label is None or content is None else decode(content.read())
+    except (tarfile.TarError, lzma.LZMAError, EOFError, OSError) as error:
+        raise DataError(f"cannot read {path} ({error}): fetch it again.") from error
+
+
+class _Bounded:
+    """What tarfile reads from, so that no archive unpacks to more than `UNPACKED_MAX_BYTES`."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._left_bytes = UNPACKED_MAX_BYTES
+
+    def read(self, size: int) -> bytes:
+        content = self._file.read(size)
+        self._left_bytes -= len(content)
+        if self._left_bytes < 0:
+            raise DataError(f"the archive unpacks to more than {UNPACKED_MAX_BYTES} bytes: is it FER2013?")
+        return content

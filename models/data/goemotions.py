@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from models.data import DataError
+from models.data.files import files_below, is_usable, set_folder
 from models.data.labels import EMOTION_POLARITY, TO_EMOTION
-from models.data.sentences import Sentences, collect, one_hot
+from models.data.sentences import CSV_MAX_BYTES, Sentences, collect, one_hot
 from models.types import EMOTIONS, POLARITIES, FloatArray
 
 UNSURE = "surprise"
@@ -16,42 +17,66 @@ UNSURE = "surprise"
 def read(data: Path, split: str) -> Sentences:
     """Read `goemotions/ekman/SPLIT.tsv` (text, comma-separated label numbers, id) with its `labels.txt`.
 
-    Several labels share the row's weight equally. Polarity follows the paper's grouping of the labels: joy is
-    positive, anger, disgust, fear and sadness negative, neutral neutral; surprise says nothing of it.
+    Where there is no `ekman/` the 28 labels of `original/` are read and grouped as the paper does. Several emotions
+    share the row's weight equally. Polarity follows the paper's grouping of the labels: joy is positive, anger,
+    disgust, fear and sadness negative, neutral neutral; surprise says nothing of it.
 
     Args:
-        data: The data folder.
-        split: `train` or `dev`.
+        data: The data folder, a folder with such files (`labels.txt` there or in its parent), or one such file.
+        split: A file's name without `.tsv` (`validation` is `dev`), or `all` for every `.tsv` that lies there. Not
+            used when `data` is the file.
 
     Raises:
-        DataError: A file is missing, a label unknown, or no row usable.
+        DataError: A file is missing or too large, a label unknown, or no row usable.
     """
-    folder = data / "goemotions" / "ekman"
-    path = folder / f"{split}.tsv"
-    try:
-        names = (folder / "labels.txt").read_text(encoding="utf-8").split()
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError as error:
-        raise DataError(f"cannot read {error.filename} ({error.strerror}): see the data README.") from error
-    if unknown := [name for name in names if name not in TO_EMOTION]:
-        raise DataError(f"{folder / 'labels.txt'} names {unknown}, which models.data.labels does not map.")
-    rows, skipped = [], 0
-    for line in lines:
-        target = _target(line, names)
-        if target is None:
-            skipped += 1
-            continue
-        rows.append(target)
-    return collect(rows, skipped, path)
+    folder = data.parent if data.is_file() else set_folder(set_folder(data, "goemotions"), "ekman", "original")
+    names = _label_names(folder)
+    paths, skipped = _paths(data, folder, "dev" if split == "validation" else split)
+    rows = []
+    for path in paths:
+        for line in path.read_text(encoding="utf-8-sig", errors="replace").split("\n"):
+            target = _target(line.rstrip("\r"), names)
+            if target is not None:
+                rows.append(target)
+            elif line.strip():
+                skipped += 1
+    return collect(rows, skipped, paths[0] if len(paths) == 1 else folder)
+
+
+def _paths(data: Path, folder: Path, split: str) -> tuple[list[Path], int]:
+    if data.is_file() and data.stat().st_size <= CSV_MAX_BYTES:
+        return [data], 0
+    files = files_below(folder, frozenset({".tsv"}), CSV_MAX_BYTES)
+    wanted = [path for path in files.paths if split in {"all", path.stem}]
+    if not wanted:
+        found = ", ".join(path.name for path in files.paths[:10]) or "none"
+        raise DataError(
+            f"cannot read {folder / split}.tsv (usable files of at most {CSV_MAX_BYTES} bytes: {found}): "
+            "see the data README."
+        )
+    return wanted, files.skipped
+
+
+def _label_names(folder: Path) -> list[str]:
+    for path in (folder / "labels.txt", folder.parent / "labels.txt"):
+        if is_usable(path, path.parent.resolve(), 64 << 10):
+            names = path.read_text(encoding="utf-8-sig", errors="replace").lower().split()
+            if unknown := [name for name in names if TO_EMOTION.get(name) is None]:
+                raise DataError(f"{path} names {unknown[:10]}, which models.data.labels maps to no emotion.")
+            return names
+    raise DataError(f"no labels.txt in {folder} or its parent: see the data README.")
 
 
 def _target(line: str, names: list[str]) -> tuple[str, FloatArray, FloatArray] | None:
     cells = line.split("\t")
-    if len(cells) < 2 or not cells[0].strip():
+    if len(cells) < 2 or not cells[0].strip() or "\0" in line:
         return None
     try:
-        labels = [TO_EMOTION[names[int(number)]] for number in cells[1].split(",")]
+        numbers = {int(number) for number in cells[1].split(",")}
+        labels = sorted({str(TO_EMOTION[names[number]]) for number in numbers})
     except (ValueError, IndexError):
+        return None
+    if min(numbers) < 0:
         return None
     emotions = [one_hot(label, EMOTIONS) for label in labels]
     poles = [one_hot(EMOTION_POLARITY[label], POLARITIES) for label in labels if label != UNSURE]

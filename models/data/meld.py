@@ -2,26 +2,89 @@
 
 from pathlib import Path
 
-from models.data.sentences import Sentences, collect, one_hot, read_csv
+from models.data import DataError
+from models.data.files import files_below, set_folder
+from models.data.labels import find_label
+from models.data.sentences import C1_AS_CP1252, CSV_MAX_BYTES, Sentences, collect, one_hot, read_csv
 from models.types import EMOTIONS, POLARITIES
+
+BEFORE_MAX = 3
+"""So many previous turns of the dialogue go with an utterance."""
+
+COLUMNS = ("Utterance", "Emotion", "Sentiment")
 
 
 def read(data: Path, split: str) -> Sentences:
-    """Read `meld/SPLIT_sent_emo.csv` under `data`, the official splits `train` and `dev`.
+    """Read `meld/SPLIT_sent_emo.csv` under `data`, in the order of dialogue and utterance.
+
+    An utterance whose label is unknown is skipped, and yet a turn before the next one. Rows without numbers of
+    dialogue and utterance stand alone.
 
     Args:
-        data: The data folder, or one CSV file of this layout.
-        split: The file's prefix; not used when `data` is the file.
+        data: The data folder, the folder of MELD, or one CSV file of this layout.
+        split: The file's prefix (`train`, `dev`, also called `validation`, or another one), or `all`: every
+            `*sent_emo*.csv` that lies there. Not used when `data` is the file.
 
     Raises:
-        DataError: No such file, or no usable row.
+        DataError: No such file, without these columns, or no usable row.
     """
-    path = data if data.is_file() else data / "meld" / f"{split}_sent_emo.csv"
-    rows, skipped = [], 0
-    for row in read_csv(path):
-        text, emotion, polarity = row.get("Utterance"), row.get("Emotion"), row.get("Sentiment")
-        if not (text and text.strip()) or emotion not in EMOTIONS or polarity not in POLARITIES:
-            skipped += 1
+    texts: list[tuple[str, tuple[str, ...]]] = []
+    labels: list[tuple[str, str]] = []
+    paths, skipped = _paths(data, split)
+    for path in paths:
+        turns, broken = _turns(path)
+        skipped += broken
+        earlier: list[str] = []
+        last: int | None = None
+        for dialogue, _, text, emotion, polarity in turns:
+            earlier = earlier if dialogue == last and dialogue >= 0 else []
+            last = dialogue
+            place, pole = find_label(emotion, EMOTIONS), polarity.strip().lower()
+            if place is None or pole not in POLARITIES:
+                skipped += 1
+            else:
+                texts.append((text, tuple(earlier)))
+                labels.append((EMOTIONS[place], pole))
+            earlier = [*earlier, text][-BEFORE_MAX:]
+    rows = [
+        (text, one_hot(emotion, EMOTIONS), one_hot(polarity, POLARITIES))
+        for (text, _), (emotion, polarity) in zip(texts, labels, strict=True)
+    ]
+    return collect(rows, skipped, paths[0] if len(paths) == 1 else data, [before for _, before in texts])
+
+
+def _paths(data: Path, split: str) -> tuple[list[Path], int]:
+    if data.is_file():
+        return [data], 0
+    folder = set_folder(data, "meld")
+    files = files_below(folder, frozenset({".csv"}), CSV_MAX_BYTES)
+    prefix = "dev" if split == "validation" else split
+    wanted = f"{prefix}_sent_emo".lower()
+    found = [
+        path
+        for path in files.paths
+        if wanted == path.stem.lower() or (split == "all" and "sent_emo" in path.stem.lower())
+    ]
+    if not found:
+        names = ", ".join(path.name for path in files.paths[:10]) or "no CSV"
+        name = "*sent_emo*" if split == "all" else f"{prefix}_sent_emo"
+        raise DataError(f"cannot read {folder / name}.csv (found: {names}): see the data README.")
+    return found, files.skipped
+
+
+def _turns(path: Path) -> tuple[list[tuple[int, int, str, str, str]], int]:
+    """(dialogue, utterance, text, emotion, polarity) in the order of the numbers, -1 where they are missing; rows without words."""
+    turns, broken = [], 0
+    for row in read_csv(path, COLUMNS):
+        text = " ".join((row.get("Utterance") or "").translate(C1_AS_CP1252).split())
+        if not text:
+            broken += 1
             continue
-        rows.append((text, one_hot(emotion, EMOTIONS), one_hot(polarity, POLARITIES)))
-    return collect(rows, skipped, path)
+        numbers = [_number(row.get(name)) for name in ("Dialogue_ID", "Utterance_ID")]
+        dialogue, utterance = numbers if min(numbers) >= 0 else (-1, -1)
+        turns.append((dialogue, utterance, text, row.get("Emotion") or "", row.get("Sentiment") or ""))
+    return sorted(turns, key=lambda turn: turn[:2]), broken
+
+
+def _number(cell: str | None) -> int:
+    return int(cell) if cell and len(cell) < 10 and cell.isascii() and cell.strip().isdecimal() else -1

@@ -2,35 +2,54 @@
 
 import csv
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
 from models.data import DataError
 from models.types import FloatArray
 
+CSV_MAX_BYTES = 128 << 20
+ROWS_MAX = 1_000_000
+
+C1_AS_CP1252 = {code: char for code in range(0x80, 0xA0) if (char := bytes([code]).decode("cp1252", "ignore"))}
+"""For `str.translate`: what cp1252 means by the bytes that were taken for the control characters U+0080 to U+009F."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sentences:
     """N texts with target distributions over `EMOTIONS` (N, 7) and `POLARITIES` (N, 3).
 
-    A row of zeros means that the set says nothing about it. `skipped` counts rows that could not be read.
+    A row of zeros means that the set says nothing about it. `skipped` counts rows that could not be read. `before`
+    holds for each text the previous turns of its dialogue, oldest first; empty ones in a set without dialogues.
     """
 
     texts: tuple[str, ...]
     emotion: FloatArray
     polarity: FloatArray
     skipped: int
+    before: tuple[tuple[str, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        """A set without dialogues need not say so for each text."""
+        if not self.before:
+            object.__setattr__(self, "before", ((),) * len(self.texts))
 
     def __len__(self) -> int:
         """How many texts."""
         return len(self.texts)
 
 
-def collect(rows: list[tuple[str, FloatArray, FloatArray]], skipped: int, source: Path) -> Sentences:
-    """Stack (text, emotion, polarity) rows.
+def collect(
+    rows: list[tuple[str, FloatArray, FloatArray]],
+    skipped: int,
+    source: Path,
+    before: Sequence[tuple[str, ...]] = (),
+) -> Sentences:
+    """Stack (text, emotion, polarity) rows; `before` as in `Sentences`.
 
     Raises:
         DataError: There is none.
@@ -40,7 +59,7 @@ def collect(rows: list[tuple[str, FloatArray, FloatArray]], skipped: int, source
             f"no usable row in {source} ({skipped} skipped): is it the file that the data README describes?"
         )
     texts, emotion, polarity = zip(*rows, strict=True)
-    return Sentences(texts, np.stack(emotion), np.stack(polarity), skipped)
+    return Sentences(texts, np.stack(emotion), np.stack(polarity), skipped, tuple(before))
 
 
 def one_hot(label: str, labels: tuple[str, ...]) -> FloatArray:
@@ -54,21 +73,64 @@ def one_hot(label: str, labels: tuple[str, ...]) -> FloatArray:
     return row
 
 
-def read_csv(path: Path) -> Iterator[dict[str, str | None]]:
-    """Rows of a CSV with a header, UTF-8; bytes that are not become U+FFFD.
+def read_csv(
+    path: Path, columns: Sequence[str] = (), max_bytes: int = CSV_MAX_BYTES
+) -> Iterator[dict[str, str | None]]:
+    """Rows of a CSV with a header: UTF-8, and cp1252 where a line is not UTF-8.
+
+    A broken row (a field of more than 128 KiB, a NUL) is an empty dict, so that whoever asks for a column counts it.
+
+    Args:
+        path: The file.
+        columns: What the header must hold; blanks around its names are cut off.
+        max_bytes: Of the file.
 
     Raises:
-        DataError: No such file, or not a CSV.
+        DataError: No such file, too large, without these columns, or more than `ROWS_MAX` rows.
     """
     try:
-        with path.open(encoding="utf-8", errors="replace", newline="") as file:
-            yield from csv.DictReader(file)
+        if path.stat().st_size > max_bytes:
+            raise DataError(f"{path} is larger than {max_bytes} bytes: give the file that the data README describes.")
+        with path.open("rb") as file:
+            reader = csv.reader(_lines(file))
+            header = [name.strip() for name in _row(reader) or []]
+            if missing := [name for name in columns if name not in header]:
+                raise DataError(
+                    f"no column {', '.join(missing)} in {path} (found: {', '.join(header)[:200] or 'nothing'}): "
+                    "is it the file that the data README describes?"
+                )
+            for _ in range(ROWS_MAX):
+                row = _row(reader)
+                if row is None:
+                    return
+                yield dict(zip(header, row, strict=False))
+            raise DataError(f"more than {ROWS_MAX} rows in {path}: split the file.")
     except OSError as error:
         raise DataError(
             f"cannot read {path} ({error.strerror}): give the folder that the data README describes."
         ) from error
-    except csv.Error as error:
-        raise DataError(f"{path} is not a CSV file ({error}).") from error
+
+
+def _row(reader: "Iterator[list[str]]") -> list[str] | None:
+    """The next row that is not blank, an empty one where it is broken, None at the end."""
+    while True:
+        try:
+            row = next(reader)
+        except StopIteration:
+            return None
+        except csv.Error:
+            return []
+        if row:
+            return [] if any("\0" in cell for cell in row) else row
+
+
+def _lines(file: IO[bytes]) -> Iterator[str]:
+    for place, line in enumerate(file):
+        raw = line.removeprefix(b"\xef\xbb\xbf") if place == 0 else line
+        try:
+            yield raw.decode("utf-8")
+        except UnicodeDecodeError:
+            yield raw.decode("cp1252", errors="replace")
 
 
 def as_recognised(text: str, rng: np.random.Generator, dropped: float = 0.04) -> str:

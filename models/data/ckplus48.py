@@ -1,0 +1,43 @@
+"""CK+ at 48x48 pixels: posed faces of seven emotions (Lucey et al. 2010, doi:10.1109/CVPRW.2010.5543262).
+
+A name as `S010_004_00000017.png` is subject, session and frame; a subject has several frames of one expression.
+"""
+
+import hashlib
+from pathlib import Path
+
+from models.data import DataError
+from models.data.faces import PICTURE_MAX_BYTES, Faces, collect, in_class_folders
+from models.data.files import files_below, set_folder
+from models.data.labels import CKPLUS48_LABELS
+
+VALIDATION_SHARE = 5
+"""One subject in so many, by the hash of the number, is validation: the set has no split of its own."""
+
+
+def read(data: Path, split: str) -> Faces:
+    """Read `CLASS/*.png` below `CK+48/` or `ckplus48/`, in any case or by a synonym of `models.data.labels`.
+
+    Args:
+        data: The data folder, or the folder of CK+48 itself.
+        split: `train`, `validation` (a fifth of the subjects, by hash) or `all`.
+
+    Raises:
+        DataError: No such split, no such folder, or no readable picture.
+    """
+    if split not in {"train", "validation", "all"}:
+        raise DataError(f"CK+48 has no split {split!r}: choose one of train, validation, all.")
+    folder = set_folder(data, "ckplus48", "ck+48", "ckplus", "ck+")
+    files = files_below(folder, frozenset(), PICTURE_MAX_BYTES)
+    paths = [path for path in files.paths if split in {"all", _split(path)}]
+    if folder == data:  # another set's SPLIT/CLASS/* may lie in the data folder
+        paths = [path for path in paths if path.parent.parent == folder]
+    found = in_class_folders(paths, folder, CKPLUS48_LABELS, lambda _: True)
+    expected = f"no picture of split {split!r} in {data}: expected CK+48/CLASS/*.png"
+    return collect(found, CKPLUS48_LABELS, files.skipped, expected)
+
+
+def _split(path: Path) -> str:
+    subject = path.stem.split("_")[0].lower()
+    digest = hashlib.sha256(subject.encode("utf-8", "surrogateescape")).digest()
+    return "validation" if digest[0] % VALIDATION_SHARE == 0 else "train"
