@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,6 @@ from models.encoders.audio import (
     AudioInputError,
     LogMel,
     VoiceNetwork,
-    mask_at_random,
     prepare,
 )
 from models.types import FloatArray, Modality
@@ -162,15 +162,20 @@ def test_a_face_checkpoint_is_no_voice() -> None:
         AudioEncoder.load(EMBEDDED / "video.safetensors")
 
 
-def test_random_masks_keep_the_input_untouched_and_bounded() -> None:
-    log_mel = prepare(voice(4.0))
-    before = log_mel.copy()
+def test_a_higher_temperature_makes_answers_less_sure(encoder: AudioEncoder) -> None:
+    log_mel = prepare(voice(1.0))
+    calm = AudioEncoder(encoder._network, replace(SMALL, temperature=4.0), name="audio@test")
 
-    masked = mask_at_random(log_mel, np.random.default_rng(0))
+    sure, unsure = (one.clips([log_mel])[0][1] for one in (encoder, calm))
 
-    assert masked.shape == (224, 64)
-    np.testing.assert_array_equal(log_mel, before)
-    assert mask_at_random(prepare(voice(0.2)), np.random.default_rng(0)).shape[1] == 64
+    assert unsure.max() < sure.max()
+    assert unsure.argmax() == sure.argmax()
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), 1e9])
+def test_an_absurd_temperature_is_refused(temperature: float) -> None:
+    with pytest.raises(ValueError, match="temperature"):
+        AudioConfig(temperature=temperature)
 
 
 def test_the_embedded_voice_is_found_small_and_answers() -> None:

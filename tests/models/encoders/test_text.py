@@ -1,4 +1,5 @@
 import string
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,43 @@ def test_the_answer_does_not_depend_on_the_batch_or_its_order(encoder: TextEncod
         (alone,) = encoder.encode([text])
         np.testing.assert_allclose(one.embedding, alone.embedding, atol=1e-5)
         np.testing.assert_allclose(other.prediction.emotion, alone.prediction.emotion, atol=1e-5)
+
+
+def test_turns_before_a_text_are_looked_at_but_not_judged(encoder: TextEncoder) -> None:
+    (alone,) = encoder.encode(["hello there"])
+    after, nothing = encoder.encode(["hello there"] * 2, before=[["thank", "a b"], []])
+
+    np.testing.assert_allclose(nothing.embedding, alone.embedding, atol=1e-6)
+    assert np.abs(after.embedding - alone.embedding).max() > 1e-3
+
+
+def test_turns_before_take_no_room_that_the_text_needs() -> None:
+    reader = PieceReader(TINY)
+    start, end = SPECIAL.index("[CLS]"), SPECIAL.index("[SEP]")
+    hello, there, thank = (VOCABULARY.index(word) for word in ("hello", "there", "thank"))
+
+    (short,) = reader.read(["hello"], [["there " * 9, "thank"]])
+    (full,) = reader.read(["hello " * 30], [["thank"]])
+    (nearly,) = reader.read(["hello " * 8], [["there thank"]])
+
+    assert short == [start, there, there, there, there, thank, end, hello, end]
+    assert full == [start, *[hello] * 10, end]
+    assert nearly == [start, thank, end, *[hello] * 8, end]
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), 1e9])
+def test_an_absurd_temperature_is_refused(temperature: float) -> None:
+    with pytest.raises(ValueError, match="temperatures"):
+        replace(TINY, emotion_temperature=temperature)
+
+
+def test_a_higher_temperature_makes_one_head_less_sure(encoder: TextEncoder) -> None:
+    calm = TextEncoder(encoder._network, replace(TINY, polarity_temperature=4.0), name="tiny")
+
+    sure, unsure = (one.encode(["hello there"])[0].prediction for one in (encoder, calm))
+
+    assert unsure.polarity.max() < sure.polarity.max()
+    np.testing.assert_allclose(unsure.emotion, sure.emotion, atol=1e-6)
 
 
 def test_no_text_gives_no_features(encoder: TextEncoder) -> None:

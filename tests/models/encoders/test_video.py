@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -87,18 +88,44 @@ def test_an_answer_does_not_depend_on_the_batch_mates(encoder: VideoEncoder, siz
         np.testing.assert_allclose(feature.prediction.emotion, alone.prediction.emotion, atol=1e-5)
 
 
-def test_an_utterance_is_the_mean_of_its_frames(encoder: VideoEncoder) -> None:
+def test_an_utterance_is_the_mean_of_its_frames_by_the_learned_weights(encoder: VideoEncoder) -> None:
     faces = pictures(4, 48, 48)
+    with torch.no_grad():
+        straight, mirrored = (encoder._network(torch.from_numpy(view)) for view in (faces, faces[:, :, ::-1].copy()))
+    _, logits, weights = ((one + other) / 2 for one, other in zip(straight, mirrored, strict=True))
 
-    frames = encoder.encode([face[None] for face in faces])
     feature = encoder.encode([faces])[0]
 
     assert feature.modality is Modality.VIDEO
     assert feature.embedding.shape == (5,)
-    expected = np.mean([frame.prediction.emotion for frame in frames], axis=0)
+    expected = (weights.softmax(dim=0)[:, None] * logits).sum(dim=0).softmax(dim=0).numpy() @ encoder._to_emotion
     np.testing.assert_allclose(feature.prediction.emotion, expected, atol=1e-5)
     assert feature.prediction.polarity.sum() == pytest.approx(1, abs=1e-5)
     assert -3 <= feature.prediction.score <= 3
+
+
+def test_a_frame_without_weight_says_nothing() -> None:
+    torch.manual_seed(0)
+    network = FaceNetwork(SMALL).eval()
+    faces = pictures(2, 48, 48)
+    with torch.no_grad():
+        embedding = network(torch.from_numpy(np.concatenate([faces, faces[:, :, ::-1]])))[0]
+        network.weigh.weight.copy_(1e6 * (embedding[0] + embedding[2] - embedding[1] - embedding[3])[None])
+    judge = VideoEncoder(network, SMALL, name="video@test")
+
+    both, first = judge.encode([faces, faces[:1]])
+
+    np.testing.assert_allclose(both.prediction.emotion, first.prediction.emotion, atol=1e-5)
+
+
+def test_a_higher_temperature_makes_answers_less_sure(encoder: VideoEncoder) -> None:
+    faces = pictures(3, 48, 48)
+    calm = VideoEncoder(encoder._network, replace(SMALL, temperature=4.0), name="video@test")
+
+    sure, unsure = (one.encode([faces])[0].prediction.emotion for one in (encoder, calm))
+
+    assert unsure.max() < sure.max()
+    assert unsure.argmax() == sure.argmax()
 
 
 def test_a_mirrored_face_is_judged_alike(encoder: VideoEncoder) -> None:
@@ -152,6 +179,12 @@ def test_an_encoder_comes_back_from_its_checkpoint(encoder: VideoEncoder, tmp_pa
     expected = encoder.encode([faces])[0].prediction.emotion
     assert loaded.name == f"video@{sha256[:8]}"
     np.testing.assert_allclose(loaded.encode([faces])[0].prediction.emotion, expected, atol=0.01)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), 1e9])
+def test_an_absurd_temperature_is_refused(temperature: float) -> None:
+    with pytest.raises(ValueError, match="temperature"):
+        VideoConfig(temperature=temperature)
 
 
 @pytest.mark.parametrize("widths", [(), (4, 4, 4), (0, 4, 4, 4), (4, 4, 4, 10**9)])

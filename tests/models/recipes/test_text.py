@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from models.data.sentences import Sentences, one_hot
 from models.encoders.text import SPECIAL, PieceReader, TextConfig, TextNetwork
-from models.recipes.text import Share, batches, frequencies, loss, steps_per_epoch, validate
+from models.recipes.text import Share, batches, loss, steps_per_epoch, temperatures, validate
 from models.types import EMOTIONS, POLARITIES, FloatArray
 
 VOCABULARY = (*SPECIAL, "hello", "there", "no", "thank")
@@ -32,12 +34,26 @@ def test_an_epoch_draws_each_share_once_and_gives_the_promised_batches() -> None
     assert sum(int((batch["weight"] == 0.5).sum()) for batch in epoch) == 25
 
 
-def test_rows_of_another_set_carry_how_its_balance_differs() -> None:
-    shares = [Share(SPOKEN, per_epoch=40), Share(WRITTEN, per_epoch=30)]
-    rows = torch.cat([batch["polarity_shift"] for batch in batches(shares, READER, np.random.default_rng(0))])
-    wanted = frequencies(WRITTEN.polarity) - frequencies(SPOKEN.polarity)
-    assert wanted[POLARITIES.index("positive")] > 0
-    assert {tuple(row) for row in rows.tolist()} == {(0.0, 0.0, 0.0), tuple(wanted.tolist())}
+def test_half_of_the_rows_stand_behind_the_turns_before_them() -> None:
+    spoken = replace(SPOKEN, before=(("thank",),) * len(SPOKEN))
+    ids = [
+        row
+        for batch in batches([Share(spoken, per_epoch=40)], READER, np.random.default_rng(0))
+        for row in batch["ids"].tolist()
+    ]
+    behind = [row for row in ids if row.count(SPECIAL.index("[SEP]")) == 2]
+    assert 10 <= len(behind) <= 30
+    assert all(VOCABULARY[row[1]] == "thank" for row in behind)
+
+
+def test_temperatures_make_a_network_that_is_too_sure_doubt() -> None:
+    torch.manual_seed(0)
+    network = TextNetwork(CONFIG).eval()
+    with torch.no_grad():
+        network.polarity.weight.mul_(100)
+        found = temperatures(network, READER, {"meld": SPOKEN, "airline": WRITTEN})
+    assert found.keys() == {"emotion_temperature", "polarity_temperature"}
+    assert found["polarity_temperature"] > 1.5
 
 
 def test_a_row_without_emotion_says_nothing_to_the_emotion_head() -> None:
