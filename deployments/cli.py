@@ -177,21 +177,34 @@ def demo(
     cli_demo.run(realtime=pace is Pace.REALTIME, port=port, as_json=as_json)
 
 
-@app.command(epilog="Example: undertone train debug --data ../shared/data --out /tmp/debug --seed 0")
+@app.command(
+    epilog="Examples: undertone train debug --data ../shared/data --out /tmp/debug --seed 0 · the same command again goes "
+    "on after a kill · undertone train audio_ravdess --data ../shared/data --out /tmp/folds --folds · "
+    "undertone train video_fer2013 --data ../shared/data --out /tmp/face --workers 4"
+)
 @clear_errors
 def train(
     recipe: Annotated[str, typer.Argument(help="A function of models/recipes/.")],
     *,
     data: Annotated[Path, typer.Option(help="The folder of the data sets.")],
-    out: Annotated[Path, typer.Option(help="Folder for checkpoint and results; the same one goes on after a kill.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder for checkpoint, results, curves and logs; the same one goes on after a kill.")
+    ],
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    folds: Annotated[
+        bool, typer.Option("--folds", help="Cross-validate: train every fold, give mean and standard deviation.")
+    ] = False,
+    workers: Annotated[
+        int,
+        typer.Option(min=1, help="Processes that share every batch, by Ray Train; one GPU each where there are any."),
+    ] = 1,
     as_json: Json = False,
 ) -> None:
-    """Train one published result."""
+    """Train one published result; watch it with `tensorboard --logdir OUT`."""
     _needs_train_group()
     from deployments import cli_train
 
-    cli_train.train(recipe, data, out, seed, as_json=as_json)
+    cli_train.train(recipe, data, out, seed, folds=folds, workers=workers, as_json=as_json)
 
 
 @app.command(epilog="Example: undertone evaluate text --bundle embedded --dataset meld --data ../shared/data --json")

@@ -11,29 +11,46 @@ from rich.table import Table
 from deployments.console import EXIT_USAGE, CommandError, print_out, write_json
 from models import evaluate as evaluation
 from models import train as training
-from models.recipes import RECIPES
+from models.recipes import FOLDS, RECIPES
 
 
-def train(recipe: str, data: Path, out: Path, seed: int, *, as_json: bool) -> None:
+def train(recipe: str, data: Path, out: Path, seed: int, *, folds: bool, workers: int, as_json: bool) -> None:
     """Run a recipe to its end, or go on with an interrupted run.
 
     Raises:
         CommandError: no such recipe, no data, or the training cannot go on.
     """
-    if recipe not in RECIPES:
-        raise CommandError(f"no recipe {recipe!r}: choose one of {', '.join(sorted(RECIPES))}", EXIT_USAGE)
+    known = FOLDS if folds else RECIPES
+    if recipe not in known:
+        names = ", ".join(sorted(known)) or "(there is none)"
+        what = "recipe with folds" if folds else "recipe"
+        raise CommandError(f"no {what} {recipe!r}: choose one of {names}", EXIT_USAGE)
     _needs(data)
     try:
         with redirect_stdout(sys.stderr):  # the loop shows its progress, which is not the result
-            results = training.run(recipe, data, out, seed)
+            if workers > 1:
+                from deployments import training as scaled  # noqa: PLC0415  # Ray, which one worker does not need
+
+                results = scaled.run(recipe, data, out, seed, workers=workers, folds=folds)
+            else:
+                results = training.run(recipe, data, out, seed, folds=folds)
     except ValueError as error:  # TrainError, DataError, CheckpointError: each says what to do next
         raise CommandError(str(error)) from error
     if as_json:
         write_json([results])
-        return
-    best = ", ".join(f"{name} {value:.4f}" for name, value in results["best"].items() if name != "epoch")
-    print_out(f"{recipe}: best epoch {results['best']['epoch']:.0f} of {results['epochs']}: {best}")
-    print_out(f"checkpoint and results.json in {out}, {results['seconds']} s")
+    else:
+        print_out(_trained(recipe, results))
+        print_out(f"results.json and checkpoints in {out}, {results['seconds']} s")
+
+
+def _trained(recipe: str, results: Mapping[str, Any]) -> str:
+    if "folds" in results:
+        figures = (f"{name} {mean:.4f} ± {results['std'][name]:.4f}" for name, mean in results["mean"].items())
+        return f"{recipe}: mean ± standard deviation of {len(results['folds'])} folds: {', '.join(figures)}"
+    kept = results["kept"]
+    figures = (f"{name} {value:.4f}" for name, value in kept.items() if name not in ("epoch", "learning_rate"))
+    which = "last" if results["metric"] is None else "best"
+    return f"{recipe}: {which} epoch {kept['epoch']:.0f} of {results['epochs']}: {', '.join(figures)}"
 
 
 def evaluate(modality: str, bundle: str, dataset: str, data: Path, split: str | None, *, as_json: bool) -> None:

@@ -1,233 +1,281 @@
 """One readable training loop: AdamW, warm-up and cosine, clipping, the best epoch kept, exact resume after a kill.
 
-What is trained stands in `models/recipes/`. The loop writes into one folder: `NAME.safetensors` (the best epoch so
-far), `results.json`, and `resume.pt` (read with `weights_only=True`), from which the same command goes on.
+What is trained stands in `models/recipes/`. The loop writes into one folder: `NAME.safetensors` (the epoch kept so
+far), `resume.pt` (read with `weights_only=True`), from which the same command goes on, `tensorboard/`, and at the end
+`results.json` and `curves.png`. Several workers train together when each is given its `Share`.
 """
 
 import json
 import math
 import os
 import platform
+import statistics
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from models import checkpoint
-from models.recipes import RECIPES, Recipe
+from models.recipes import FOLDS, RECIPES, Recipe
+from models.recipes.recipe import Batch
+from models.report import Report, draw_curves
+from models.share import Share
+from models.training_state import TrainError, TrainingState, resume, save, start
 
 Results = dict[str, Any]
+ALONE = Share()
+NATIVE_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
+"""Names of `torch.cpu.get_capabilities`; elsewhere bfloat16 is emulated, and slower than float32."""
 
 
-class TrainError(ValueError):
-    """The training cannot start or go on; the message says what to do next."""
+class _Step(nn.Module):
+    """The loss of a batch as one module, which is what gradients are averaged over."""
+
+    def __init__(self, model: nn.Module, loss: Callable[[nn.Module, Batch], Tensor]) -> None:
+        super().__init__()
+        self.model, self._loss = model, loss
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self._loss(self.model, batch)
 
 
-@dataclass
-class _Run:
-    """Everything that changes while training, and is saved for a resume."""
-
-    model: nn.Module
-    average: AveragedModel | None
-    optimizer: torch.optim.Optimizer
-    schedule: torch.optim.lr_scheduler.LambdaLR
-    epoch: int = 0
-    best: float = -math.inf
-    elapsed_s: float = 0.0
-    history: list[dict[str, float]] = field(default_factory=list)
-
-    @property
-    def judged(self) -> nn.Module:
-        """The weights that are validated and kept."""
-        return self.model if self.average is None else self.average.module
-
-
-def run(recipe_name: str, data: Path, out: Path, seed: int = 0) -> Results:
+def run(
+    recipe_name: str, data: Path, out: Path, seed: int = 0, *, folds: bool = False, share: Share = ALONE
+) -> Results:
     """Train the named recipe on `data` into the folder `out`; this is `undertone train`.
 
+    Args:
+        recipe_name: One of `models.recipes.RECIPES`; of `FOLDS` to cross-validate.
+        data: The folder of the data sets.
+        out: See `train` and `cross_validate`.
+        seed: See `train`.
+        folds: Cross-validate instead of training once.
+        share: This worker's share, where several train together.
+
     Raises:
-        TrainError: No such recipe, or `out` holds another training.
+        TrainError: No such recipe, and whatever `train` raises.
     """
-    if recipe_name not in RECIPES:
-        raise TrainError(f"no recipe {recipe_name!r}: choose one of {', '.join(sorted(RECIPES))}.")
-    return train(RECIPES[recipe_name](data), out, seed)
+    known = FOLDS if folds else RECIPES
+    if recipe_name not in known:
+        what = "recipe with folds" if folds else "recipe"
+        raise TrainError(f"no {what} {recipe_name!r}: choose one of {', '.join(sorted(known)) or '(there is none)'}.")
+    if folds:
+        return cross_validate(FOLDS[recipe_name](data), out, seed, share=share)
+    return train(RECIPES[recipe_name](data), out, seed, share=share)
 
 
-def train(recipe: Recipe, out: Path, seed: int = 0, *, stop_after_epochs: int | None = None) -> Results:
-    """Train to the recipe's last epoch, going on from `out/resume.pt` when it is there.
+def cross_validate(
+    recipes: Sequence[Callable[[], Recipe]], out: Path, seed: int = 0, *, share: Share = ALONE
+) -> Results:
+    """Train every fold into `out/fold_1`, `out/fold_2`, …; the same call goes on, and repeats no finished fold.
+
+    Returns:
+        What `out/results.json` holds: recipe, seed, metric, the kept figures of every fold, the mean and the standard
+        deviation (n - 1) of each figure over the folds, seconds, machine.
+
+    Raises:
+        TrainError: There is no fold, or whatever `train` raises.
+    """
+    if not recipes:
+        raise TrainError("no fold to train: the data folder gives this recipe nothing to divide.")
+    folds = [train(make(), out / f"fold_{number}", seed, share=share) for number, make in enumerate(recipes, 1)]
+    kept = [{name: value for name, value in fold["kept"].items() if name != "learning_rate"} for fold in folds]
+    figures = [name for name in kept[0] if name != "epoch" and all(name in row for row in kept)]
+    columns = {name: [row[name] for row in kept] for name in figures}
+    results: Results = {
+        **{name: folds[0][name] for name in ("recipe", "seed", "metric", "workers", "precision", "machine")},
+        "folds": kept,
+        "mean": {name: statistics.fmean(values) for name, values in columns.items()},
+        "std": {name: statistics.stdev(values) if len(values) > 1 else 0.0 for name, values in columns.items()},
+        "seconds": round(sum(fold["seconds"] for fold in folds), 1),
+    }
+    if share.leads:
+        with _writing(out):
+            (out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    return results
+
+
+def train(
+    recipe: Recipe, out: Path, seed: int = 0, *, share: Share = ALONE, stop_after_epochs: int | None = None
+) -> Results:
+    """Train to the recipe's last epoch, or until its patience ends, going on from `out/resume.pt` when it is there.
 
     Args:
         recipe: What to train.
-        out: Folder for checkpoint, results and resume state.
-        seed: Seeds initialisation, order, augmentation and dropout; the same seed on the same machine gives the
-            same weights, with or without an interruption.
+        out: Folder for checkpoint, results, logs and resume state.
+        seed: Seeds initialisation, order, augmentation and dropout; the same seed on the same machine with as many
+            threads and workers gives the same weights, with or without an interruption.
+        share: This worker's share, where several train together; only worker 0 touches `out`.
         stop_after_epochs: Leave early after so many epochs in this call, as if killed between two epochs.
 
     Returns:
-        What `results.json` holds: recipe, seed, best epoch and its figures, history, seconds, machine, SHA-256.
+        What `results.json` holds: recipe, seed, the kept epoch and its figures, history, seconds, machine, precision,
+        workers, SHA-256.
 
     Raises:
-        TrainError: The loss is not finite, or `out` holds another training.
+        TrainError: The training split is empty, the loss or the metric is not finite, `out` cannot be written, holds
+            another training or a damaged one.
     """
+    _check(recipe)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
-    state = _start(recipe, device)
-    _resume(state, recipe, out / "resume.pt", seed)
-    last = recipe.epochs if stop_after_epochs is None else min(recipe.epochs, state.epoch + stop_after_epochs)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as progress:
-        task = progress.add_task(recipe.name, total=recipe.epochs * recipe.steps_per_epoch)
-        while state.epoch < last:
-            progress.update(task, completed=state.epoch * recipe.steps_per_epoch)
+    state = start(recipe, device)
+    resume(state, recipe, out / "resume.pt", seed, share)
+    step = share.wrap(_Step(state.model, recipe.loss))
+    first = state.epoch
+    with _reporting(state, recipe, out, share) as report:
+        while not _finished(state, recipe) and state.epoch - first != stop_after_epochs:
             started = time.monotonic()
-            loss = _epoch(state, recipe, device, seed, lambda: progress.advance(task))
-            figures = _validate(state, recipe)
+            loss = _epoch(state, recipe, step, seed=seed, share=share, report=report)
+            figures = share.same(_validate(state, recipe) if share.leads else {})
+            state.history.append(_row(state, recipe, loss, figures))
             state.elapsed_s += time.monotonic() - started
-            _keep(state, recipe, out, seed, {"train_loss": loss, **figures})
-            progress.update(task, description=f"{recipe.name} {recipe.metric} {figures[recipe.metric]:.4f}")
-            progress.console.print(json.dumps(state.history[-1]), soft_wrap=True)
-        progress.update(task, completed=state.epoch * recipe.steps_per_epoch)
-    return _results(state, recipe, out, seed, device)
+            state.epoch += 1
+            if report is not None:
+                with _writing(out):
+                    _keep(state, recipe, out, seed)
+                    report.epoch(state.history[-1])
+    return share.same(_results(state, recipe, out, seed, share) if share.leads else {})
 
 
-def _start(recipe: Recipe, device: torch.device) -> _Run:
-    model = recipe.build().to(device)
-    decayed = [p for p in model.parameters() if p.requires_grad and p.dim() > 1]
-    others = [p for p in model.parameters() if p.requires_grad and p.dim() <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}],
-        lr=recipe.learning_rate,
-    )
-    total = recipe.epochs * recipe.steps_per_epoch
-    warmup = max(1, round(total * recipe.warmup_fraction))
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total - warmup))))
-
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-    average = None
-    if recipe.average_decay > 0:
-        average = AveragedModel(model, multi_avg_fn=_average(recipe.average_decay), use_buffers=True)
-    return _Run(model, average, optimizer, schedule)
+def _check(recipe: Recipe) -> None:
+    if recipe.steps_per_epoch < 1:
+        raise TrainError(
+            f"{recipe.name}: an epoch without a batch: the training split is empty, or smaller than one batch; "
+            "look whether --data names the right folder and its files are whole."
+        )
+    if recipe.epochs < 1:
+        raise TrainError(f"{recipe.name}: {recipe.epochs} epochs: give the recipe at least one.")
+    if recipe.patience and recipe.metric is None:
+        raise TrainError(f"{recipe.name}: patience needs a metric: name one in the recipe, or set patience to 0.")
 
 
-def _average(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:
-    """An exponential moving average that forgets its first, random weights sooner: decay at most (1 + n) / (10 + n)."""
-
-    def update(kept: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
-        part = 1 - min(decay, (1 + int(count)) / (10 + int(count)))
-        for old, new in zip(kept, current, strict=True):
-            if old.is_floating_point():
-                old.lerp_(new.to(old.dtype), part)
-            else:
-                old.copy_(new)
-
-    return update
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise TrainError(
+            f"cannot write to {out} ({error.strerror or error}): make room there or name another folder; "
+            "the same command goes on from the last epoch written."
+        ) from error
 
 
-def _epoch(state: _Run, recipe: Recipe, device: torch.device, seed: int, advance: Callable[[], None]) -> float:
+@contextmanager
+def _reporting(state: TrainingState, recipe: Recipe, out: Path, share: Share) -> Iterator[Report | None]:
+    """Worker 0's report; the others are silent."""
+    if not share.leads:
+        yield None
+        return
+    with _writing(out):
+        total = recipe.epochs * recipe.steps_per_epoch
+        report = Report(recipe.name, recipe.metric, total, out / "tensorboard", state.history)
+    with report:
+        yield report
+
+
+def _epoch(
+    state: TrainingState, recipe: Recipe, step: nn.Module, *, seed: int, share: Share, report: Report | None
+) -> float:
     """One pass over the training batches; returns the mean loss."""
+    device = next(state.model.parameters()).device
     # Seeded by epoch and not carried on, so that a resumed run needs no generator state.
     torch.manual_seed(seed * 1_000_003 + state.epoch)
     state.model.train()
     total, steps = 0.0, 0
-    for batch in recipe.batches(np.random.default_rng((seed, state.epoch))):
-        with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
-            loss = recipe.loss(state.model, {key: value.to(device) for key, value in batch.items()})
-        value = loss.item()
+    for batch in share.deal(recipe.batches(np.random.default_rng((seed, state.epoch)))):
+        with torch.autocast(device.type, torch.bfloat16, enabled=_bfloat16(recipe, device)):
+            loss = step({key: value.to(device) for key, value in batch.items()})
+        value = share.mean(loss)
         if not math.isfinite(value):
             raise TrainError(f"{recipe.name}: the loss is {value} in epoch {state.epoch}: lower the learning rate.")
         state.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch ships no type
+        loss.backward()
         nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip_norm)
         state.optimizer.step()
         state.schedule.step()
         if state.average is not None:
             state.average.update_parameters(state.model)
         total, steps = total + value, steps + 1
-        advance()
+        if report is not None:
+            report.step(state.epoch * recipe.steps_per_epoch + steps, value)
     if steps == 0:
         raise TrainError(f"{recipe.name}: an epoch without a batch: the training split is empty.")
     return total / steps
 
 
-def _validate(state: _Run, recipe: Recipe) -> dict[str, float]:
+def _bfloat16(recipe: Recipe, device: torch.device) -> bool:
+    """Always on a GPU; on a processor where the recipe asks for it and the processor computes in it."""
+    if device.type == "cuda":
+        return True
+    return recipe.bfloat16 and any(torch.cpu.get_capabilities().get(name, False) for name in NATIVE_BFLOAT16)
+
+
+def _validate(state: TrainingState, recipe: Recipe) -> dict[str, float]:
     state.judged.eval()
     with torch.no_grad():
         return recipe.validate(state.judged)
 
 
-def _keep(state: _Run, recipe: Recipe, out: Path, seed: int, figures: dict[str, float]) -> None:
-    """Close the epoch: keep the checkpoint if it is the best, then the resume state, in this order.
+def _row(state: TrainingState, recipe: Recipe, loss: float, figures: dict[str, float]) -> dict[str, float]:
+    """An epoch's line of the history."""
+    if recipe.metric is not None and not math.isfinite(figures.get(recipe.metric, math.nan)):
+        raise TrainError(
+            f"{recipe.name}: validation gives no finite {recipe.metric!r} in epoch {state.epoch} "
+            f"(it gives {figures}): is the validation split empty, or the metric's name wrong?"
+        )
+    rate = state.schedule.get_last_lr()[0]
+    return {"epoch": float(state.epoch), "train_loss": loss, "learning_rate": float(rate), **figures}
+
+
+def _kept(history: Sequence[dict[str, float]], metric: str | None) -> dict[str, float]:
+    """The epoch with the highest metric, the first of equals; the last epoch where nothing is chosen."""
+    return history[-1] if metric is None else max(history, key=lambda row: row[metric])
+
+
+def _finished(state: TrainingState, recipe: Recipe) -> bool:
+    if state.epoch >= recipe.epochs:
+        return True
+    if not (recipe.patience and state.history):
+        return False
+    return state.epoch - 1 - _kept(state.history, recipe.metric)["epoch"] >= recipe.patience
+
+
+def _keep(state: TrainingState, recipe: Recipe, out: Path, seed: int) -> None:
+    """Close the epoch: write the checkpoint if it is the one to keep, then the resume state, in this order.
 
     A kill between the two repeats the epoch and writes the same checkpoint again.
     """
-    state.history.append({"epoch": float(state.epoch), **figures})
-    if figures[recipe.metric] > state.best:
-        state.best = figures[recipe.metric]
-        about = {**recipe.about, "seed": seed, "epoch": state.epoch, "validation": figures}
+    row = state.history[-1]
+    if _kept(state.history, recipe.metric) is row:
+        figures = {name: value for name, value in row.items() if name not in ("epoch", "learning_rate")}
+        with torch.no_grad():
+            config = recipe.config if recipe.calibrate is None else recipe.calibrate(state.judged)
         checkpoint.save(
             out / f"{recipe.name}.safetensors",
             state.judged.state_dict(),
-            recipe.config,
+            config,
             name=recipe.name,
-            about=about,
+            about={**recipe.about, "seed": seed, "epoch": state.epoch - 1, "validation": figures},
             int8_keys=recipe.int8_keys,
         )
-    state.epoch += 1
-    saved = {
-        "recipe": recipe.name,
-        "seed": seed,
-        "model": state.model.state_dict(),
-        "average": None if state.average is None else state.average.state_dict(),
-        "optimizer": state.optimizer.state_dict(),
-        "schedule": state.schedule.state_dict(),
-        "epoch": state.epoch,
-        "best": state.best,
-        "elapsed_s": state.elapsed_s,
-        "history": state.history,
-    }
-    unfinished = out / "resume.pt.tmp"
-    torch.save(saved, unfinished)
-    unfinished.replace(out / "resume.pt")
+    save(state, recipe, out / "resume.pt", seed)
 
 
-def _resume(state: _Run, recipe: Recipe, path: Path, seed: int) -> None:
-    if not path.exists():
-        return
-    saved = torch.load(path, map_location="cpu", weights_only=True)
-    if (saved["recipe"], saved["seed"]) != (recipe.name, seed):
-        raise TrainError(
-            f"{path.parent} holds a training of {saved['recipe']!r} with seed {saved['seed']}: "
-            "give another folder, the same recipe and seed, or delete it."
-        )
-    state.model.load_state_dict(saved["model"])
-    if state.average is not None:
-        state.average.load_state_dict(saved["average"])
-    state.optimizer.load_state_dict(saved["optimizer"])
-    state.schedule.load_state_dict(saved["schedule"])
-    state.epoch, state.best = saved["epoch"], saved["best"]
-    state.elapsed_s, state.history = saved["elapsed_s"], saved["history"]
-
-
-def _results(state: _Run, recipe: Recipe, out: Path, seed: int, device: torch.device) -> Results:
-    best = max(state.history, key=lambda row: row[recipe.metric])
+def _results(state: TrainingState, recipe: Recipe, out: Path, seed: int, share: Share) -> Results:
+    """Sum up; the files are written once the training has ended."""
+    device = next(state.model.parameters()).device
     _, metadata = checkpoint.load(out / f"{recipe.name}.safetensors")
     results: Results = {
         "recipe": recipe.name,
         "seed": seed,
         "metric": recipe.metric,
-        "best": best,
+        "kept": _kept(state.history, recipe.metric),
         "epochs": state.epoch,
         "parameters": sum(p.numel() for p in state.model.parameters()),
         "seconds": round(state.elapsed_s, 1),
@@ -237,9 +285,14 @@ def _results(state: _Run, recipe: Recipe, out: Path, seed: int, device: torch.de
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
         },
+        "workers": share.workers,
+        "precision": "bfloat16" if _bfloat16(recipe, device) else "float32",
         "sha256": metadata.sha256,
         "about": dict(recipe.about),
         "history": state.history,
     }
-    (out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    if _finished(state, recipe):
+        with _writing(out):
+            draw_curves(state.history, recipe.metric, out / "curves.png")
+            (out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     return results

@@ -7,7 +7,7 @@ all randomness in the given generator or in torch's global one: both are seeded 
 equal to an undisturbed one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from models.recipes.audio import audio_ravdess
@@ -25,3 +25,6 @@ RECIPES: dict[str, Callable[[Path], Recipe]] = {
     "video_fer2013": video_fer2013,
 }
 """What `undertone train RECIPE` knows."""
+
+FOLDS: dict[str, Callable[[Path], Sequence[Callable[[], Recipe]]]] = {}
+"""What `undertone train RECIPE --folds` knows: a function of the data folder that gives one recipe maker per fold."""

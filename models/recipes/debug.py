@@ -19,26 +19,24 @@ class DebugConfig:
 
 
 def debug(data: Path) -> Recipe:
-    """Train in a second on values made here (`data` is not read): two interleaved rings in the plane."""
+    """Learn 8 samples by heart in a second, made here (`data` is not read): points on two rings in the plane.
+
+    `train_accuracy` is on the 8, `accuracy` on 64 points between them.
+    """
     del data
-    rng = np.random.default_rng(0)
-    angle = rng.uniform(0, 2 * np.pi, 256)
-    label = np.arange(256) % 2
-    points = torch.from_numpy(((1 + label) * np.stack([np.cos(angle), np.sin(angle)])).T.astype(np.float32))
-    rings = torch.from_numpy(label)
     config = DebugConfig()
+    (points, rings), (between, their_rings) = _points(8), _points(64)
 
     def batches(rng: np.random.Generator) -> Iterable[Batch]:
-        for rows in np.split(rng.permutation(192), 6):
+        for _ in range(6):
+            rows = rng.permutation(8)
             yield {"x": points[rows], "y": rings[rows]}
 
     def loss(model: nn.Module, batch: Batch) -> Tensor:
         return nn.functional.cross_entropy(model(batch["x"]), batch["y"])
 
     def validate(model: nn.Module) -> dict[str, float]:
-        device = next(model.parameters()).device
-        answer = model(points[192:].to(device)).argmax(dim=1).cpu()
-        return {"accuracy": float((answer == rings[192:]).float().mean())}
+        return {"accuracy": _accuracy(model, between, their_rings), "train_accuracy": _accuracy(model, points, rings)}
 
     return Recipe(
         name="debug",
@@ -50,6 +48,18 @@ def debug(data: Path) -> Recipe:
         validate=validate,
         metric="accuracy",
         epochs=12,
-        learning_rate=0.03,
+        learning_rate=0.05,
         about={"data": "synthetic"},
     )
+
+
+def _points(count: int) -> tuple[Tensor, Tensor]:
+    """Evenly spaced around, alternately on the ring of radius 1 and of radius 2: (count, 2), and which ring (count,)."""
+    rings = torch.arange(count) % 2
+    angle = torch.arange(count) * (2 * torch.pi / count)
+    return (1 + rings)[:, None] * torch.stack([angle.cos(), angle.sin()], dim=1), rings
+
+
+def _accuracy(model: nn.Module, points: Tensor, rings: Tensor) -> float:
+    answer = model(points.to(next(model.parameters()).device)).argmax(dim=1).cpu()
+    return float((answer == rings).float().mean())

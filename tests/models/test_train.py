@@ -24,12 +24,12 @@ def test_the_debug_recipe_learns_and_says_how_it_went(tmp_path: Path) -> None:
 
     weights, metadata = checkpoint.load(tmp_path / "out" / "debug.safetensors", results["sha256"])
     assert results == json.loads((tmp_path / "out" / "results.json").read_text())
-    assert results["best"]["accuracy"] >= 0.95
+    assert results["kept"]["accuracy"] >= 0.95
     assert results["seed"] == 3
     assert results["seconds"] > 0
     assert results["machine"]["torch"] == torch.__version__
     assert len(results["history"]) == results["epochs"] == 12
-    assert metadata.about["validation"]["accuracy"] == results["best"]["accuracy"]
+    assert metadata.about["validation"]["accuracy"] == results["kept"]["accuracy"]
     assert weights["0.weight"].shape == (16, 2)
 
 
@@ -70,7 +70,7 @@ def test_the_best_epoch_is_kept_not_the_last(tmp_path: Path) -> None:
 
     results = train.train(recipe, tmp_path)
 
-    assert results["best"]["epoch"] == 1
+    assert results["kept"]["epoch"] == 1
     assert checkpoint.load(tmp_path / "debug.safetensors")[1].about["epoch"] == 1
 
 
