@@ -36,8 +36,8 @@ check: setup ## The fast part: lint, types, import rule, unit tests
 kafka: setup ## Start a real one-node Kafka broker (Java 17 and Maven) and print its address
 	@$(RUN) python tools/kafka/broker.py start
 
-bench: setup ## Measure speed, capacity, latency and memory; writes bench.json
-	@$(RUN) python -m tests.benchmarks.bench
+bench: setup ## Measure speed, capacity, latency and memory; writes bench.json (PART=encoders: only these)
+	@$(RUN) python -m tests.benchmarks.bench $(PART)
 
 format: setup ## Format the code and mend what ruff can mend
 	@$(RUN) ruff check --fix .

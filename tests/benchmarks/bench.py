@@ -11,6 +11,7 @@ import os
 import platform
 import resource
 import struct
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -35,6 +36,7 @@ from pipelines.types import (
     Participant,
     UtteranceSentiment,
 )
+from tests.benchmarks.encoders import encoder_speed
 
 PORT = 8123
 CALLS_FAST = 4
@@ -69,6 +71,12 @@ def split_speed() -> dict[str, float]:
     elapsed_s = time.perf_counter() - started
     media_s = call[-1].start_ms / 1000
     return {"media_s": media_s, "media_s_per_s": media_s / elapsed_s}
+
+
+def one_core() -> dict[str, float]:
+    """Speed of the encoders on the sample call."""
+    found = utterances_of(sample_fragments("bench-encoders"), StreamSettings())
+    return encoder_speed([utterance.samples for utterance in found])
 
 
 def resident_growth_mb() -> dict[str, float]:
@@ -245,6 +253,7 @@ async def measure() -> dict[str, Any]:
         "transcriber": config.transcriber,
         "cut_2_gb": resident_growth_mb(),
         "split": split_speed(),
+        "one_core": one_core(),
         "bare_loop": await bare_loop(config),
     }
     forget_embedded(Settings(), PORT)
@@ -264,6 +273,9 @@ async def measure() -> dict[str, Any]:
 
 
 FLOORS: dict[str, tuple[float, str]] = {
+    "one_core voice_x_real_time": (100, "at least"),
+    "one_core faces_per_s": (150, "at least"),
+    "one_core texts_per_s": (150, "at least"),
     "cut_2_gb grown_mb": (100, "at most"),
     "end_to_end_over_bare_loop": (0.5, "at least"),
     "live_calls_carried": (4, "at least"),
@@ -272,8 +284,9 @@ FLOORS: dict[str, tuple[float, str]] = {
 
 
 def main() -> None:
-    """Measure, print a table, write `bench.json`."""
-    figures = asyncio.run(measure())
+    """Measure (with the argument `encoders` only these), print a table, write `bench.json`."""
+    only_encoders = sys.argv[1:] == ["encoders"]
+    figures = {"one_core": one_core()} if only_encoders else asyncio.run(measure())
     Path("bench.json").write_text(json.dumps(figures, indent=2) + "\n")
     table = Table("figure", "value", "floor", title="undertone bench")
     for name, value in figures.items():
