@@ -1,7 +1,11 @@
-"""Judging trained networks on labelled data: one JSON object, with the constant predictor's row beside ours.
+"""Judging trained networks on labelled data: one JSON object, with intervals and the constant predictor's row.
 
 To add a data set: write `def my_set(bundle: Path, data: Path, split: str) -> Answers`, which loads what it judges from the
 folder `bundle` and asks it about everything in the split, and add it to `DATASETS` at the end of this file.
+
+The score's truth is declared, not measured: `models.data.labels` gives every emotion, or where a set knows no emotion
+every polarity, a number in [-3, 3]. The signs mean something; the size is a convention, so `mae` says how well a network
+follows the convention and `pearson` how well it orders.
 """
 
 from collections.abc import Callable
@@ -10,34 +14,42 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from models.bundles import bundle_folder, load_bundle
 from models.data import airline as airline_files
+from models.data import ckplus48 as ckplus48_files
+from models.data import emodb as emodb_files
 from models.data import fer2013 as fer2013_files
 from models.data import goemotions as goemotions_files
 from models.data import meld as meld_files
 from models.data import ravdess as ravdess_files
 from models.data import sound
-from models.data.labels import (
-    EMOTION_POLARITY,
-    FER2013_LABELS,
-    RAVDESS_LABELS,
-    TO_EMOTION,
-    emotion_matrix,
-    prediction_from_emotions,
-)
+from models.data.faces import Faces
+from models.data.labels import score_of
+from models.data.recordings import Recordings
 from models.data.sentences import Sentences, as_recognised
 from models.encoders.audio import AudioEncoder, AudioInputError, prepare
 from models.encoders.text import TextEncoder
 from models.encoders.video import VideoEncoder
 from models.fusion import label_pairs
 from models.fusion.attention import MODALITIES, AttentionFusion
-from models.metrics import Answers, EvaluateError, Task, classification_task
+from models.metrics import (
+    EMOTION_SCORES,
+    POLARITY_SCORES,
+    Answers,
+    EvaluateError,
+    ScoreTask,
+    Task,
+    Tasks,
+    emotion_tasks,
+    judge,
+)
 from models.types import EMOTIONS, POLARITIES, FloatArray
 
 
-def run(modality: str, bundle: str, dataset: str, data: Path, split: str = "validation") -> dict[str, Any]:
+def run(
+    modality: str, bundle: str, dataset: str, data: Path, split: str = "validation", *, report: Path | None = None
+) -> dict[str, Any]:
     """Evaluate one network of a bundle on one data set; this is `undertone evaluate`.
 
     Args:
@@ -46,14 +58,20 @@ def run(modality: str, bundle: str, dataset: str, data: Path, split: str = "vali
         dataset: A name in `DATASETS[modality]`.
         data: The data folder.
         split: The data set's own name of a split, or `all`; `validation` is understood by every set.
+        report: Folder for pictures and tables, see `models.evaluate_report`; none when not given.
 
     Returns:
-        `{"dataset", "split", "n", "skipped", "tasks": {task: {"labels", "metrics", "constant"}}}`, a JSON value.
+        `{"dataset", "split", "n", "skipped", "tasks": {task: what models.metrics.judge returns}}`, a JSON value. Tasks
+        are `emotion`, `polarity` and `score`, those that the set has labels for; of a fusion also one per subset of
+        modalities, `emotion_audio+text`, and `emotion_averaged`, the mean of the encoders' probabilities. `n` counts the
+        samples of the largest task; `skipped` what was broken, and labels without a counterpart in `EMOTIONS`, which
+        only the task `emotion` leaves out.
 
     Raises:
-        EvaluateError: No such modality, data set or bundle.
-        DataError: The data are not there.
+        EvaluateError: No such modality, data set or bundle; or nothing to judge.
+        DataError: The data or the split are not there.
         CheckpointError: The checkpoint is damaged or missing.
+        BundleError: The bundle was changed or lacks a part; raised for fusions.
     """
     choices = DATASETS.get(modality, {})
     if dataset not in choices:
@@ -63,74 +81,68 @@ def run(modality: str, bundle: str, dataset: str, data: Path, split: str = "vali
     if not folder.is_dir():
         raise EvaluateError(f"no bundle {bundle!r}: name `embedded` or a folder with {modality}.safetensors.")
     answers = choices[dataset](folder, data, split)
-    tasks = {
-        name: classification_task(task.truth, task.probabilities.argmax(axis=1), task.labels)
-        for name, task in answers.tasks.items()
-        if isinstance(task, Task)
+    if not answers.tasks:
+        raise EvaluateError(f"no sample of split {split!r} has a label that can be judged: {answers.skipped} left out.")
+    found = {
+        "dataset": dataset,
+        "split": split,
+        "n": max(len(task.truth) for task in answers.tasks.values()),
+        "skipped": answers.skipped,
+        "tasks": {name: judge(task) for name, task in answers.tasks.items()},
     }
-    n = max(len(task.truth) for task in answers.tasks.values())
-    return {"dataset": dataset, "split": split, "n": n, "skipped": answers.skipped, "tasks": tasks}
+    if report is not None:
+        from models import evaluate_report  # noqa: PLC0415  # matplotlib takes a second, and only a report needs it
 
-
-def emotion_tasks(
-    labels: tuple[str, ...], truth: NDArray[np.int64], known: tuple[str, ...], probabilities: FloatArray
-) -> dict[str, Task]:
-    """The tasks `emotion` and `polarity` of a set with emotion labels.
-
-    Args:
-        labels: The data set's.
-        truth: (N,) indices into `labels`.
-        known: The network's own classes.
-        probabilities: (N, len(known)).
-
-    Returns:
-        Emotion in the set's own labels where the network knows exactly these, else both mapped to `EMOTIONS`; and
-        polarity, both sides mapped by `models.data.labels`.
-    """
-    emotions = probabilities @ emotion_matrix(known)
-    own = known == labels
-    mapped = emotion_matrix(labels).argmax(axis=1)[truth]
-    polarity = np.array([POLARITIES.index(EMOTION_POLARITY[TO_EMOTION[label]]) for label in labels])[truth]
-    return {
-        "emotion": Task(labels, truth, probabilities) if own else Task(EMOTIONS, mapped, emotions),
-        "polarity": Task(POLARITIES, polarity, np.stack([prediction_from_emotions(e).polarity for e in emotions])),
-    }
+        evaluate_report.write(report, found, answers)
+    return found
 
 
 def ravdess(bundle: Path, data: Path, split: str) -> Answers:
     """Voice on RAVDESS: `train`, `validation`, `test` or `all` actors."""
-    return _ravdess(bundle, data, split, lambda samples: samples)
+    return _voices(bundle, ravdess_files.read(data, split))
 
 
 def ravdess_telephone(bundle: Path, data: Path, split: str) -> Answers:
     """The same clips through a telephone: 300-3400 Hz, 8 kHz, G.711."""
-    return _ravdess(bundle, data, split, sound.telephone)
+    return _voices(bundle, ravdess_files.read(data, split), sound.telephone)
+
+
+def emodb(bundle: Path, data: Path, split: str) -> Answers:
+    """Voice on EmoDB, German, in which boredom has no counterpart."""
+    return _voices(bundle, emodb_files.read(data, split))
+
+
+def emodb_telephone(bundle: Path, data: Path, split: str) -> Answers:
+    """The same through a telephone."""
+    return _voices(bundle, emodb_files.read(data, split), sound.telephone)
 
 
 def fer2013(bundle: Path, data: Path, split: str) -> Answers:
-    """Faces on FER2013: `train`, `public_test` (which is the validation split), or `all`."""
-    faces = fer2013_files.read(data, "public_test" if split == "validation" else split)
-    encoder = VideoEncoder.load(bundle / "video.safetensors")
-    probabilities = np.concatenate([one for _, one in encoder.frames([faces.pictures])])
-    return Answers(emotion_tasks(FER2013_LABELS, faces.labels, encoder.labels, probabilities), faces.skipped)
+    """Faces on FER2013: `train`, `public_test` (which is the validation split), any other folder's name, or `all`."""
+    return _faces(bundle, fer2013_files.read(data, split))
+
+
+def ckplus48(bundle: Path, data: Path, split: str) -> Answers:
+    """Posed faces of CK+48, in which contempt has no counterpart: `train`, `validation` or `all`."""
+    return _faces(bundle, ckplus48_files.read(data, split))
 
 
 def meld(bundle: Path, data: Path, split: str) -> Answers:
-    """Words on MELD: `train`, or `dev` (which is the validation split)."""
-    return _words(bundle, meld_files.read(data, "dev" if split == "validation" else split))
+    """Words on MELD, each utterance by itself: `train`, `dev` (which is the validation split), or `all`."""
+    return _words(bundle, meld_files.read(data, split))
 
 
 def meld_recognised(bundle: Path, data: Path, split: str) -> Answers:
     """The same texts in lower case without punctuation, as a recogniser gives them."""
-    sentences = meld_files.read(data, "dev" if split == "validation" else split)
+    sentences = meld_files.read(data, split)
     rng = np.random.default_rng(0)
     texts = tuple(as_recognised(text, rng, dropped=0.0) for text in sentences.texts)
     return _words(bundle, replace(sentences, texts=texts))
 
 
 def goemotions(bundle: Path, data: Path, split: str) -> Answers:
-    """Words on GoEmotions (Ekman): comments with one label; `train`, or `dev` (which is the validation split)."""
-    return _words(bundle, goemotions_files.read(data, "dev" if split == "validation" else split))
+    """Words on GoEmotions (Ekman): comments with one label; `train`, `dev` (which is the validation split), or `all`."""
+    return _words(bundle, goemotions_files.read(data, split))
 
 
 def tweets(bundle: Path, data: Path, split: str) -> Answers:
@@ -139,54 +151,72 @@ def tweets(bundle: Path, data: Path, split: str) -> Answers:
 
 
 def fused_label_pairs(bundle: Path, data: Path, split: str) -> Answers:
-    """Fusion on label pairs (see `models.fusion.label_pairs`); a task per subset of modalities, and plain averaging."""
+    """Fusion on label pairs (see `models.fusion.label_pairs`); tasks per subset of modalities, and plain averaging."""
     pools = label_pairs.read(load_bundle(bundle), data, split)
     pairs = label_pairs.validation_pairs(pools, doubt=0.0)
     fused = label_pairs.answers_by_subset(AttentionFusion.load(bundle / "fusion.safetensors").network, pairs)
     fused["averaged"] = label_pairs.averaged(pairs)
     everything = "+".join(MODALITIES)
-    tasks: dict[str, Task] = {}
+    tasks: Tasks = {}
     for name, (emotion, polarity) in fused.items():
         suffix = "" if name == everything else f"_{name}"
-        tasks[f"emotion{suffix}"] = Task(EMOTIONS, pairs["emotion"].numpy(), emotion)
+        truth = pairs["emotion"].numpy()
+        tasks[f"emotion{suffix}"] = Task(EMOTIONS, truth, emotion)
         tasks[f"polarity{suffix}"] = Task(POLARITIES, pairs["polarity"].numpy(), polarity)
+        tasks[f"score{suffix}"] = ScoreTask(EMOTION_SCORES[truth], np.array([score_of(one) for one in polarity]))
     return Answers(tasks, 0)
 
 
-def _words(bundle: Path, sentences: Sentences) -> Answers:
-    predictions = [one.prediction for one in TextEncoder.load(bundle / "text.safetensors").encode(sentences.texts)]
-    asked = {"emotion": (EMOTIONS, sentences.emotion), "polarity": (POLARITIES, sentences.polarity)}
-    tasks: dict[str, Task] = {}
-    for name, (labels, target) in asked.items():
-        rows = np.flatnonzero(target.max(axis=1) == 1.0)
-        if len(rows):
-            probabilities = np.stack([getattr(predictions[row], name) for row in rows])
-            tasks[name] = Task(labels, target[rows].argmax(axis=1), probabilities)
-    return Answers(tasks, sentences.skipped)
-
-
-def _ravdess(bundle: Path, data: Path, split: str, line: Callable[[FloatArray], FloatArray]) -> Answers:
-    recordings = ravdess_files.read(data, split)
+def _voices(bundle: Path, recordings: Recordings, line: Callable[[FloatArray], FloatArray] | None = None) -> Answers:
     encoder = AudioEncoder.load(bundle / "audio.safetensors")
     heard, truth = [], []
     for clip, label in zip(recordings.clips, recordings.labels, strict=True):
         try:
-            heard.append(prepare(line(clip)))
+            heard.append(prepare(clip if line is None else line(clip)))
         except AudioInputError:
             continue
         truth.append(label)
     if not heard:
-        raise EvaluateError(f"every clip of split {split!r} is silent or too short: nothing to judge.")
+        raise EvaluateError(f"all {len(recordings.clips)} clips are silent or too short: nothing to judge.")
     probabilities = np.stack([one for _, one in encoder.clips(heard)])
-    skipped = recordings.skipped + len(recordings.clips) - len(heard)
-    return Answers(emotion_tasks(RAVDESS_LABELS, np.array(truth), encoder.labels, probabilities), skipped)
+    tasks, unsayable = emotion_tasks(recordings.label_names, np.array(truth), encoder.labels, probabilities)
+    return Answers(tasks, recordings.skipped + len(recordings.clips) - len(heard) + unsayable)
+
+
+def _faces(bundle: Path, faces: Faces) -> Answers:
+    encoder = VideoEncoder.load(bundle / "video.safetensors")
+    probabilities = np.concatenate([one for _, one in encoder.frames([faces.pictures])])
+    tasks, unsayable = emotion_tasks(faces.label_names, faces.labels, encoder.labels, probabilities)
+    return Answers(tasks, faces.skipped + unsayable)
+
+
+def _words(bundle: Path, sentences: Sentences) -> Answers:
+    predictions = [one.prediction for one in TextEncoder.load(bundle / "text.safetensors").encode(sentences.texts)]
+    asked = {
+        "emotion": (EMOTIONS, sentences.emotion, EMOTION_SCORES),
+        "polarity": (POLARITIES, sentences.polarity, POLARITY_SCORES),
+    }
+    tasks: Tasks = {}
+    for name, (labels, target, scores) in asked.items():
+        rows = np.flatnonzero(target.max(axis=1) == 1.0)
+        if len(rows):
+            truth = target[rows].argmax(axis=1)
+            tasks[name] = Task(labels, truth, np.stack([getattr(predictions[row], name) for row in rows]))
+            answer = np.array([predictions[row].score for row in rows], dtype=np.float32)
+            tasks.setdefault("score", ScoreTask(scores[truth], answer))
+    return Answers({name: tasks[name] for name in ("emotion", "polarity", "score") if name in tasks}, sentences.skipped)
 
 
 Evaluation = Callable[[Path, Path, str], Answers]
 
 DATASETS: dict[str, dict[str, Evaluation]] = {
-    "audio": {"ravdess": ravdess, "ravdess_telephone": ravdess_telephone},
-    "video": {"fer2013": fer2013},
+    "audio": {
+        "emodb": emodb,
+        "emodb_telephone": emodb_telephone,
+        "ravdess": ravdess,
+        "ravdess_telephone": ravdess_telephone,
+    },
+    "video": {"ckplus48": ckplus48, "fer2013": fer2013},
     "text": {"goemotions": goemotions, "meld": meld, "meld_recognised": meld_recognised, "tweets": tweets},
     "fusion": {"label_pairs": fused_label_pairs},
 }

@@ -1,15 +1,46 @@
-"""Figures of classification, named as scikit-learn's (which the tests compare them with)."""
+"""What an evaluation asks, and the figures of its answers, named as scikit-learn's (which the tests compare them with).
 
-from collections.abc import Mapping, Sequence
+A figure that does not exist is None, which is JSON's null, and never NaN: the ROC-AUC of a split with one class, the
+correlation with a truth that never changes, the recall of a class that does not occur.
+"""
+
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.types import FloatArray
+from models.data.labels import (
+    EMOTION_SCORE,
+    POLARITY_SCORE,
+    TO_EMOTION,
+    emotion_matrix,
+    polarity_of,
+    prediction_from_emotions,
+)
+from models.types import EMOTIONS, POLARITIES, FloatArray
 
 Labels = NDArray[np.int64]
+Rows = NDArray[np.float64]
+"""(R, ...): one row per resample; the first axis of whatever is worked out from weights (R, N)."""
+
+BINS = 15
+"""Of top-1 confidence, equally wide, as in Guo et al. 2017."""
+RESAMPLES = 1_000
+INTERVAL_PERCENT = (2.5, 97.5)
+EMOTION_SCORES = np.array([EMOTION_SCORE[one] for one in EMOTIONS], dtype=np.float32)
+POLARITY_SCORES = np.array([POLARITY_SCORE[one] for one in POLARITIES], dtype=np.float32)
+"""The declared truth of the task `score`, in the order of `EMOTIONS` and `POLARITIES`."""
+
+CHUNK_WEIGHTS = 1 << 20
+"""Weights worked on at once; this bounds the memory of the bootstrap, whatever the size of the split."""
+VARIANCE_MIN = 1e-12
+"""Scores of a smaller variance count as constant: float32 does not tell them apart."""
+
+
+Figures = Callable[[Rows], dict[str, Rows]]
+"""From weights (R, N), how often each sample counts, to every metric (R,); NaN where it does not exist."""
 
 
 class EvaluateError(ValueError):
@@ -33,6 +64,9 @@ class ScoreTask:
     answer: FloatArray
 
 
+Tasks = dict[str, Task | ScoreTask]
+
+
 @dataclass(frozen=True, slots=True)
 class Answers:
     """What was asked and answered, and how many rows or files were left out as broken.
@@ -42,6 +76,79 @@ class Answers:
 
     tasks: Mapping[str, Task | ScoreTask]
     skipped: int
+
+
+def emotion_tasks(
+    names: tuple[str, ...], truth: NDArray[np.int64], known: tuple[str, ...], probabilities: FloatArray
+) -> tuple[Tasks, int]:
+    """The tasks of a set with emotion labels, and how many samples have an emotion that is none of `EMOTIONS`.
+
+    Args:
+        names: The data set's labels.
+        truth: (N,) indices into `names`.
+        known: The network's own classes.
+        probabilities: (N, len(known)).
+
+    Returns:
+        Emotion in the set's own labels where the network knows exactly these, else both mapped to `EMOTIONS`; and
+        polarity and score, both sides by `models.data.labels`.
+    """
+    mapped = emotion_matrix(known)
+    predictions = [prediction_from_emotions(one) for one in probabilities @ mapped]
+    sayable = np.array([TO_EMOTION[name] is not None for name in names])[truth]
+    polarity = np.array([POLARITIES.index(polarity_of(name)) for name in names])[truth]
+    emotion = emotion_matrix(names).argmax(axis=1)[truth]
+    tasks: Tasks = {}
+    if names == known:
+        tasks["emotion"] = Task(names, truth, probabilities)
+    elif sayable.any():
+        tasks["emotion"] = Task(EMOTIONS, emotion[sayable], np.stack([one.emotion for one in predictions])[sayable])
+    tasks["polarity"] = Task(POLARITIES, polarity, np.stack([one.polarity for one in predictions]))
+    score = np.where(sayable, EMOTION_SCORES[emotion], POLARITY_SCORES[polarity])
+    tasks["score"] = ScoreTask(score, np.array([one.score for one in predictions], dtype=np.float32))
+    return tasks, 0 if names == known else int((~sayable).sum())
+
+
+def judge(task: Task | ScoreTask) -> dict[str, Any]:
+    """Every figure of one task, as a JSON value.
+
+    Args:
+        task: Of N > 0 samples.
+
+    Returns:
+        `labels` (empty for a score); `n`; `metrics`; `intervals`: per metric [low, high], the 95 % percentile interval
+        of 1,000 bootstrap resamples (Efron & Tibshirani 1993, section 13.3, seed 0) that takes samples as independent,
+        so it is too narrow where few speakers say much; `constant`: the same metrics of a predictor that always answers
+        the commonest class with the split's own frequencies (so ROC-AUC 0.5, ECE 0), or the median score. And of
+        classes: `per_class`, label to `precision`, `recall`, `f1`, `roc_auc` (one against the rest) and `support`;
+        `confusion`, counts, row = truth, column = answer; `reliability`, see there.
+
+        Metrics of classes: `accuracy`, `balanced_accuracy` (UAR, over the classes in the truth), `f1_macro` (over the
+        classes in truth or answer), `f1_weighted`, `roc_auc_ovr` (macro, over the classes in the truth), `ece`.
+        Of a score: `mae`, `pearson`. A resample in which a figure does not exist takes no part in its interval.
+
+    Raises:
+        EvaluateError: Nothing was judged, or the network's answers are not numbers.
+    """
+    answers = task.probabilities if isinstance(task, Task) else task.answer
+    if len(task.truth) == 0 or len(task.truth) != len(answers):
+        raise EvaluateError(f"{len(answers)} answers to {len(task.truth)} samples: need as many, and at least one.")
+    if not np.isfinite(answers).all():
+        raise EvaluateError("the network answers NaN or infinity: its checkpoint is damaged, train it again.")
+    figures = _class_figures(task) if isinstance(task, Task) else _score_figures(task)
+    metrics = {name: _number(float(rows[0])) for name, rows in figures(np.ones((1, len(answers)))).items()}
+    found = {"labels": list(task.labels) if isinstance(task, Task) else [], "n": len(answers), "metrics": metrics}
+    found["intervals"] = _intervals(metrics, figures, len(answers))
+    if isinstance(task, ScoreTask):
+        median_error = np.abs(task.truth - np.median(task.truth)).mean()
+        return found | {"constant": {"mae": float(median_error), "pearson": None}}
+    answer = task.probabilities.argmax(axis=1)
+    return found | {
+        "constant": _constant(task.truth, len(task.labels), metrics["roc_auc_ovr"]),
+        "per_class": _per_class(task),
+        "confusion": confusion(task.truth, answer, len(task.labels)).tolist(),
+        "reliability": reliability(task),
+    }
 
 
 def confusion(truth: Labels, answer: Labels, classes: int) -> NDArray[np.int64]:
@@ -65,22 +172,152 @@ def classification(truth: Labels, answer: Labels, classes: int) -> dict[str, flo
     """
     if len(truth) == 0 or len(truth) != len(answer):
         raise ValueError(f"need as many answers as truths and at least one, got {len(answer)} and {len(truth)}.")
-    counts = confusion(truth, answer, classes).astype(np.float64)
+    counts = confusion(truth, answer, classes)[None].astype(np.float64)
+    return {name: float(rows[0]) for name, rows in _from_confusion(counts).items()}
+
+
+def reliability(task: Task) -> list[dict[str, float | int | None]]:
+    """Per bin of top-1 confidence, ((b-1)/15, b/15]: `count`, mean `confidence` and `accuracy` (None when empty)."""
+    confidence, bins = _confidence(task.probabilities)
+    right = task.probabilities.argmax(axis=1) == task.truth
+    count, sure, hits = (np.bincount(bins, values, BINS) for values in (None, confidence, right))
+    return [
+        {"count": int(n), "confidence": _number(s / n if n else np.nan), "accuracy": _number(h / n if n else np.nan)}
+        for n, s, h in zip(count, sure, hits, strict=True)
+    ]
+
+
+def roc_auc(positive: NDArray[np.bool_], score: FloatArray, weights: Rows) -> Rows:
+    """Area under the ROC curve (R,): the chance that a positive outranks a negative, ties counting half.
+
+    This is the Mann-Whitney statistic (Hanley & McNeil 1982), so one sort serves every resample.
+
+    Args:
+        positive: (N,).
+        score: (N,).
+        weights: (R, N), how often each sample counts.
+
+    Returns:
+        NaN where there is no positive or no negative.
+    """
+    order = np.argsort(score, kind="stable")
+    ties = np.flatnonzero(np.concatenate([[True], np.diff(score[order]) > 0]))
+    ranked, is_positive = weights[:, order], positive[order]
+    hits = np.add.reduceat(ranked * is_positive, ties, axis=1)
+    others = np.add.reduceat(ranked * ~is_positive, ties, axis=1)
+    below = np.cumsum(others, axis=1) - others / 2
+    return _ratio((hits * below).sum(axis=1), hits.sum(axis=1) * others.sum(axis=1))
+
+
+def _class_figures(task: Task) -> Figures:
+    classes = len(task.labels)
+    cells = np.eye(classes * classes)[task.truth * classes + task.probabilities.argmax(axis=1)]
+    # Guo et al. 2017 (arXiv:1706.04599), equation 3: |hits - confidence| per bin; the bin's count cancels out.
+    confidence, bins = _confidence(task.probabilities)
+    gaps = np.eye(BINS)[bins] * ((task.probabilities.argmax(axis=1) == task.truth) - confidence)[:, None]
+
+    def figures(weights: Rows) -> dict[str, Rows]:
+        counts = (weights @ cells).reshape(-1, classes, classes)
+        return _from_confusion(counts) | {
+            "roc_auc_ovr": _mean(np.stack([roc_auc(*one, weights) for one in _against_rest(task)], axis=1)),
+            "ece": np.abs(weights @ gaps).sum(axis=1) / weights.sum(axis=1),
+        }
+
+    return figures
+
+
+def _score_figures(task: ScoreTask) -> Figures:
+    truth, answer = task.truth.astype(np.float64), task.answer.astype(np.float64)
+    x, y = truth - truth.mean(), answer - answer.mean()
+    moments = np.stack([np.abs(truth - answer), x, y, x * x, y * y, x * y], axis=1)
+
+    def figures(weights: Rows) -> dict[str, Rows]:
+        error, mean_x, mean_y, xx, yy, xy = ((weights @ moments) / weights.sum(axis=1, keepdims=True)).T
+        spread_x, spread_y = xx - mean_x**2, yy - mean_y**2
+        varies = (spread_x > VARIANCE_MIN) & (spread_y > VARIANCE_MIN)
+        return {"mae": error, "pearson": _ratio((xy - mean_x * mean_y) * varies, np.sqrt(spread_x * spread_y * varies))}
+
+    return figures
+
+
+def _from_confusion(counts: Rows) -> dict[str, Rows]:
+    """The figures of counts (R, C, C)."""
+    hits, support, answered = counts.diagonal(axis1=1, axis2=2), counts.sum(axis=2), counts.sum(axis=1)
+    total = support.sum(axis=1)
+    f1 = _ratio(2 * hits, support + answered)
+    return {
+        "accuracy": hits.sum(axis=1) / total,
+        "balanced_accuracy": _mean(_ratio(hits, support)),
+        "f1_macro": _mean(f1),
+        "f1_weighted": np.nansum(f1 * support, axis=1) / total,
+    }
+
+
+def _intervals(metrics: Mapping[str, float | None], figures: Figures, n: int) -> dict[str, list[float] | None]:
+    """Per metric that exists, the percentile interval over resamples drawn by a fixed seed."""
+    rng = np.random.default_rng(0)
+    found: dict[str, list[Rows]] = {name: [] for name in metrics}
+    rows = max(1, CHUNK_WEIGHTS // n)
+    for first in range(0, RESAMPLES, rows):
+        size = min(rows, RESAMPLES - first)
+        drawn = rng.integers(0, n, (size, n)) + n * np.arange(size)[:, None]
+        weights = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n).astype(np.float64)
+        for name, values in figures(weights).items():
+            found[name].append(values)
+    return {
+        name: None
+        if value is None
+        else [float(end) for end in np.nanpercentile(np.concatenate(found[name]), INTERVAL_PERCENT)]
+        for name, value in metrics.items()
+    }
+
+
+def _constant(truth: Labels, classes: int, roc_auc_ovr: float | None) -> dict[str, float | None]:
+    commonest = np.full_like(truth, np.bincount(truth, minlength=classes).argmax())
+    figures: dict[str, float | None] = dict(classification(truth, commonest, classes))
+    return figures | {"roc_auc_ovr": None if roc_auc_ovr is None else 0.5, "ece": 0.0}
+
+
+def _per_class(task: Task) -> dict[str, dict[str, float | int | None]]:
+    counts = confusion(task.truth, task.probabilities.argmax(axis=1), len(task.labels)).astype(np.float64)
     hits, support, answered = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
-    f1 = 2 * hits / np.maximum(support + answered, 1)
+    columns = {
+        "precision": _ratio(hits, answered),
+        "recall": _ratio(hits, support),
+        "f1": _ratio(2 * hits, support + answered),
+        "roc_auc": [
+            roc_auc(task.truth == label, task.probabilities[:, label], np.ones((1, len(task.truth))))[0]
+            for label in range(len(task.labels))
+        ],
+    }
     return {
-        "accuracy": float(hits.sum() / support.sum()),
-        "balanced_accuracy": float((hits[support > 0] / support[support > 0]).mean()),
-        "f1_macro": float(f1[support + answered > 0].mean()),
-        "f1_weighted": float((f1 * support).sum() / support.sum()),
+        label: {name: _number(float(column[row])) for name, column in columns.items()} | {"support": int(support[row])}
+        for row, label in enumerate(task.labels)
     }
 
 
-def classification_task(truth: Labels, answer: Labels, labels: Sequence[str]) -> dict[str, Any]:
-    """One task of an evaluation: labels, metrics, and the same of always answering the commonest class."""
-    constant = np.full_like(truth, np.bincount(truth, minlength=len(labels)).argmax())
-    return {
-        "labels": list(labels),
-        "metrics": classification(truth, answer, len(labels)),
-        "constant": classification(truth, constant, len(labels)),
-    }
+def _against_rest(task: Task) -> list[tuple[NDArray[np.bool_], FloatArray]]:
+    """Each class against the rest; of two classes the second alone, as scikit-learn does: the first is its mirror."""
+    rows = [1] if len(task.labels) == 2 else range(len(task.labels))
+    return [(task.truth == row, task.probabilities[:, row]) for row in rows]
+
+
+def _confidence(probabilities: FloatArray) -> tuple[Rows, Labels]:
+    """Top-1 confidence (N,) and its bin (N,)."""
+    confidence = probabilities.max(axis=1).astype(np.float64)
+    return confidence, (np.ceil(confidence * BINS).astype(np.int64) - 1).clip(0, BINS - 1)
+
+
+def _ratio(above: Rows, below: Rows) -> Rows:
+    """NaN where it would divide by zero."""
+    return np.divide(above, below, out=np.full(np.shape(below), np.nan), where=below > 0)
+
+
+def _mean(rows: Rows) -> Rows:
+    """Mean over the last axis of what exists; NaN where nothing does."""
+    exists = ~np.isnan(rows)
+    return _ratio(np.where(exists, rows, 0).sum(axis=1), exists.sum(axis=1).astype(np.float64))
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

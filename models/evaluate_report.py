@@ -1,0 +1,158 @@
+"""What `undertone evaluate --report DIR` leaves behind: `report.json`, `report.md` and pictures of every task."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from sklearn.metrics import auc, roc_curve
+
+from models.metrics import BINS, Answers, ScoreTask, Task
+
+SIDE_INCHES, DOTS_PER_INCH = 6.0, 120
+COUNTS_WRITTEN_MAX = 15
+"""Classes above which a confusion matrix shows colours only: the numbers would not be readable."""
+
+
+def write(folder: Path, found: Mapping[str, Any], answers: Answers) -> None:
+    """Write the report of one evaluation; what is there under the same names is replaced.
+
+    Of each task of classes `TASK_confusion.png`, `TASK_roc.png` and `TASK_reliability.png`, of a score `TASK.png`.
+
+    Args:
+        folder: Made when it is not there.
+        found: What `models.evaluate.run` returns.
+        answers: What it was worked out from.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "report.json").write_text(json.dumps(found, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    lines = [f"# {found['dataset']} {found['split']}", "", f"{found['n']} judged, {found['skipped']} left out.", ""]
+    for name, task in answers.tasks.items():
+        pictures = _pictures(task, found["tasks"][name])
+        for suffix, draw in pictures.items():
+            _save(folder / f"{name}{suffix}.png", draw)
+        lines += [f"## {name}", "", *_tables(found["tasks"][name])]
+        lines += [f"![{name}{suffix.replace('_', ' ')}]({name}{suffix}.png)" for suffix in pictures] + [""]
+    (folder / "report.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def cell(value: float | None) -> str:
+    """A figure in a table; `-` where it does not exist."""
+    return "-" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def metric_rows(task: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Metric, value, 95 % interval and the constant predictor's value, of one task that `judge` returned."""
+    return [
+        (name, cell(value), "-" if ends is None else f"{ends[0]:.4f} to {ends[1]:.4f}", cell(task["constant"][name]))
+        for (name, value), ends in zip(task["metrics"].items(), task["intervals"].values(), strict=True)
+    ]
+
+
+def class_rows(task: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Label, precision, recall, F1, ROC-AUC, support, and how often each label was answered, a row per true class."""
+    return [
+        (label, *(cell(value) for value in figures.values()), *(str(count) for count in counts))
+        for (label, figures), counts in zip(task["per_class"].items(), task["confusion"], strict=True)
+    ]
+
+
+def class_header(task: Mapping[str, Any]) -> tuple[str, ...]:
+    """Of `class_rows`."""
+    figures = next(iter(task["per_class"].values()))
+    return ("class", *figures, *(f"→ {label}" for label in task["labels"]))
+
+
+def _tables(task: Mapping[str, Any]) -> list[str]:
+    lines = _markdown(("metric", "network", "95 % interval", "constant"), metric_rows(task))
+    return lines + _markdown(class_header(task), class_rows(task)) if task["labels"] else lines
+
+
+def _markdown(header: tuple[str, ...], rows: list[Any]) -> list[str]:
+    written = [f"| {' | '.join(str(value).replace('|', ' ') for value in row)} |" for row in [header, *rows]]
+    return [written[0], "|" + "---|" * len(header), *written[1:], ""]
+
+
+def _pictures(task: Task | ScoreTask, judged: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What to draw, by the end of its file's name."""
+    if isinstance(task, ScoreTask):
+        return {"": lambda axes: _scores(axes, task)}
+    return {
+        "_confusion": lambda axes: _confusion(axes, judged),
+        "_roc": lambda axes: _roc(axes, task),
+        "_reliability": lambda axes: _reliability(axes, judged),
+    }
+
+
+def _save(path: Path, draw: Any) -> None:
+    # A Figure without pyplot: nothing global, no window, and it is freed when it goes.
+    figure = Figure(figsize=(SIDE_INCHES, SIDE_INCHES), dpi=DOTS_PER_INCH, layout="constrained")
+    axes = figure.add_subplot()
+    draw(axes)
+    axes.set_title(path.stem.replace("_", " "))
+    figure.savefig(path)
+
+
+def _confusion(axes: Axes, judged: Mapping[str, Any]) -> None:
+    labels, counts = judged["labels"], np.array(judged["confusion"])
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
+    axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right")
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_xlabel("answer")
+    axes.set_ylabel("truth (count, share of the row)")
+    for row, column in np.ndindex(counts.shape if len(labels) <= COUNTS_WRITTEN_MAX else (0, 0)):
+        share = shares[row, column]
+        text = f"{counts[row, column]}\n{100 * share:.0f} %"
+        axes.text(column, row, text, ha="center", va="center", fontsize=7, color="white" if share > 0.5 else "black")
+
+
+def _roc(axes: Axes, task: Task) -> None:
+    """A curve per class against the rest; a class that the truth lacks, or that is all of it, has none."""
+    for place, label in enumerate(task.labels):
+        positive = task.truth == place
+        if positive.any() and not positive.all():
+            false_share, true_share, _ = roc_curve(positive, task.probabilities[:, place])
+            axes.plot(false_share, true_share, label=f"{label} {auc(false_share, true_share):.3f}")
+    axes.plot([0, 1], [0, 1], linestyle=":", color="grey", label="constant 0.500")
+    axes.set_xlabel("false positive rate")
+    axes.set_ylabel("true positive rate")
+    axes.legend(title="class, area under the curve", loc="lower right", fontsize=8)
+
+
+def _reliability(axes: Axes, judged: Mapping[str, Any]) -> None:
+    """Accuracy per bin of confidence beside what a calibrated network would have, and how many answers each bin holds."""
+    bins = judged["reliability"]
+    total = sum(one["count"] for one in bins)
+    centers = (np.arange(BINS) + 0.5) / BINS
+    axes.bar(centers, [one["accuracy"] or 0 for one in bins], 0.9 / BINS, label="accuracy")
+    axes.step(
+        centers, [one["count"] / total for one in bins], where="mid", color="tab:orange", label="share of answers"
+    )
+    axes.plot([0, 1], [0, 1], linestyle=":", color="grey", label="calibrated")
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    axes.set_xlabel("confidence of the answer")
+    axes.set_ylabel("share")
+    axes.legend(title=f"ECE {judged['metrics']['ece']:.3f}", loc="upper left", fontsize=8)
+
+
+def _scores(axes: Axes, task: ScoreTask) -> None:
+    """A box of answers per declared truth; of many different truths a cloud."""
+    values = np.unique(task.truth)
+    if len(values) <= COUNTS_WRITTEN_MAX:
+        axes.boxplot([task.answer[task.truth == value] for value in values], positions=values.tolist(), widths=0.2)
+        axes.set_xticks(values.tolist(), [f"{value:g}" for value in values])
+    else:
+        axes.scatter(task.truth, task.answer, s=4, alpha=0.3)
+    axes.plot([-3, 3], [-3, 3], linestyle=":", color="grey")
+    axes.set_xlim(-3.2, 3.2)
+    axes.set_ylim(-3.2, 3.2)
+    axes.set_xlabel("truth")
+    axes.set_ylabel("answer")
