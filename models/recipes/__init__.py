@@ -10,7 +10,7 @@ equal to an undisturbed one.
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from models.recipes.audio import audio_ravdess
+from models.recipes.audio import audio_ravdess, audio_ravdess_folds
 from models.recipes.debug import debug
 from models.recipes.fusion import fusion_label_pairs
 from models.recipes.recipe import Recipe
@@ -26,5 +26,5 @@ RECIPES: dict[str, Callable[[Path], Recipe]] = {
 }
 """What `undertone train RECIPE` knows."""
 
-FOLDS: dict[str, Callable[[Path], Sequence[Callable[[], Recipe]]]] = {}
+FOLDS: dict[str, Callable[[Path], Sequence[Callable[[], Recipe]]]] = {"audio_ravdess": audio_ravdess_folds}
 """What `undertone train RECIPE --folds` knows: a function of the data folder that gives one recipe maker per fold."""
