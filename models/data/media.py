@@ -133,7 +133,7 @@ def _mono(frame: AudioFrame) -> FloatArray:
         samples -= 128
     if array.dtype.kind != "f":
         samples /= np.float32(2 ** (8 * array.dtype.itemsize - 1))
-    return samples.mean(axis=0, dtype=np.float32)
+    return np.asarray(samples.mean(axis=0), dtype=np.float32)
 
 
 def _timed(container: InputContainer, frames_max: int) -> Iterator[tuple[float, VideoFrame]]:

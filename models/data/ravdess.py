@@ -14,7 +14,6 @@ from models.data import DataError
 from models.data.files import Files, files_below, set_folder
 from models.data.labels import RAVDESS_LABELS
 from models.data.media import FILE_MAX_BYTES, FILM_SUFFIXES, SOUND_SUFFIXES
-from models.data.media import resample as resample
 from models.data.recordings import Recordings, decode_all
 
 SPLIT_ACTORS: Mapping[str, Sequence[int]] = {

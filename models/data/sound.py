@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from models.data.ravdess import resample
+from models.data.media import resample
 from models.types import SAMPLE_RATE_HZ, FloatArray
 
 TELEPHONE_RATE_HZ = 8_000

@@ -1,4 +1,5 @@
 import tarfile
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -63,8 +64,127 @@ def test_a_split_without_pictures_is_named(faces: Path, split: str) -> None:
 
 
 def test_no_data_says_what_is_expected(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"fer2013\.tar\.xz"):
+    with pytest.raises(DataError, match="fer2013/, see the data README"):
         fer2013.read(tmp_path / "nothing", "train")
+
+
+def test_classes_without_a_split_above_are_the_folders_own_split(faces: Path) -> None:
+    folder = faces / "fer2013" / "public_test"
+
+    assert len(fer2013.read(folder, "all").labels) == len(fer2013.read(folder, "public_test").labels) == 7
+
+
+@pytest.mark.parametrize(
+    ("folder", "split"),
+    [("public_test", "validation"), ("public_test", "PublicTest"), ("Training", "train"), ("private_test", "test"),
+     ("test", "private_test"), ("holdout", "holdout")],
+)  # fmt: skip
+def test_splits_go_by_several_names(tmp_path: Path, folder: str, split: str) -> None:
+    (tmp_path / "FER2013" / folder / "happy").mkdir(parents=True)
+    Image.new("L", (48, 48)).save(tmp_path / "FER2013" / folder / "happy" / "one.jpg")
+
+    assert len(fer2013.read(tmp_path, split).labels) == 1
+
+
+def test_classes_go_by_several_names(tmp_path: Path) -> None:
+    for name in ("Anger", "HAPPINESS", "surprised", "fearful", "sadness", "Neutral", "disgust"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        Image.new("L", (48, 48)).save(tmp_path / "train" / name / "one.jpg")
+
+    read = fer2013.read(tmp_path, "train")
+
+    assert sorted(read.labels.tolist()) == list(range(7))
+    assert read.label_names == FER2013_LABELS
+
+
+def original_csv(path: Path, header: str = "emotion,pixels,Usage") -> None:
+    """One row a class, of as many different greys; then rows that are broken in as many ways."""
+    usages = ["Training"] * 5 + ["PublicTest", "PrivateTest"]
+    pixels = " ".join(["7"] * 2304)
+    columns = [name.strip() for name in header.split(",")]
+    rows = [{"emotion": str(n), "pixels": pixels, "Usage": usage} for n, usage in enumerate(usages)]
+    rows += [
+        {"emotion": "7", "pixels": pixels, "Usage": "Training"},
+        {"emotion": "x", "pixels": pixels, "Usage": "Training"},
+        {"emotion": "1", "pixels": pixels + " 7", "Usage": "Training"},
+        {"emotion": "1", "pixels": pixels.replace("7", "256", 1), "Usage": "Training"},
+        {"emotion": "1", "pixels": pixels.replace("7", "a", 1), "Usage": "Training"},
+        {"emotion": "1", "pixels": "7 " * 100_000, "Usage": "Training"},
+    ]
+    lines = [",".join(row[name] for name in columns) for row in rows]
+    path.write_text("\n".join([header, *lines, "1"]) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "header"), [("fer2013.csv", "emotion,pixels,Usage"), ("icml_face_data.csv", "emotion, Usage, pixels")]
+)
+def test_the_original_csv_is_read_in_its_own_order_of_classes(tmp_path: Path, name: str, header: str) -> None:
+    original_csv(tmp_path / name, header)
+
+    train, public = fer2013.read(tmp_path, "train"), fer2013.read(tmp_path / name, "validation")
+
+    assert [FER2013_LABELS[label] for label in train.labels] == ["angry", "disgust", "fear", "happy", "sad"]
+    assert (train.pictures.shape, train.pictures.dtype, int(train.pictures[0, 0, 0])) == ((5, 48, 48), np.uint8, 7)
+    assert train.skipped == 7  # the last row has no usage: it may belong to any split
+    assert [FER2013_LABELS[label] for label in public.labels] == ["surprise"]
+    assert [FER2013_LABELS[label] for label in fer2013.read(tmp_path, "private_test").labels] == ["neutral"]
+    assert len(fer2013.read(tmp_path, "all").labels) == 7
+
+
+def test_links_out_of_the_folder_are_skipped_and_counted(faces: Path) -> None:
+    Image.new("L", (48, 48)).save(faces / "secret.png")
+    (faces / "fer2013" / "train" / "happy" / "two.png").symlink_to(faces / "secret.png")
+
+    assert (len(fer2013.read(faces, "train").labels), fer2013.read(faces, "train").skipped) == (7, 1)
+
+
+def archive(path: Path, members: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w:xz") as tar:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, BytesIO(content))
+        link = tarfile.TarInfo("train/happy/link.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
+    return path
+
+
+def test_a_hostile_archive_stays_in_memory_and_in_bounds(faces: Path, tmp_path: Path) -> None:
+    picture = (faces / "fer2013" / "train" / "sad" / "one.png").read_bytes()
+    path = archive(
+        tmp_path / "hostile.tar.xz",
+        {"../../../train/happy/one.png": picture, "train/sad/two.png": bytes(2 << 20), "/train/fear/../x.png": picture},
+    )
+    before = sorted(tmp_path.rglob("*"))
+
+    read = fer2013.read(path, "train")
+
+    assert (len(read.labels), read.skipped) == (1, 1)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_archive_that_unpacks_to_too_much_or_is_cut_off_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = archive(tmp_path / "bomb.tar.xz", {f"train/happy/{n}.png": bytes(100_000) for n in range(30)})
+    (tmp_path / "cut.tar.xz").write_bytes(path.read_bytes()[:-60])
+    (tmp_path / "text.tar.xz").write_text("no archive")
+
+    for name in ("cut", "text"):
+        with pytest.raises(DataError, match="fetch it again"):
+            fer2013.read(tmp_path / f"{name}.tar.xz", "train")
+    monkeypatch.setattr(fer2013, "UNPACKED_MAX_BYTES", 1 << 20)
+    with pytest.raises(DataError, match="unpacks to more than"):
+        fer2013.read(path, "train")
+
+
+def test_the_archive_in_a_data_folder_counts_before_other_sets_folders(faces: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "fer2013.tar.xz", "w:xz") as tar:
+        tar.add(faces / "fer2013" / "train", "train")
+    (faces / "fer2013").rename(tmp_path / "other")
+
+    assert len(fer2013.read(tmp_path, "all").labels) == 7
 
 
 def test_augmentation_repeats_with_its_seed_and_stays_a_picture() -> None:

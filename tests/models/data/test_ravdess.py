@@ -1,15 +1,36 @@
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import soundfile
 
 from models.data import DataError, ravdess
+from models.data import recordings as recordings_file
+from models.data.labels import RAVDESS_LABELS
 from models.types import FloatArray
 
 
 def tone(rate_hz: int, hz: float = 400.0, seconds: float = 0.5) -> FloatArray:
     return (0.3 * np.sin(2 * np.pi * hz * np.arange(int(seconds * rate_hz)) / rate_hz)).astype(np.float32)
+
+
+def film(path: Path, *, sound: bool = True) -> None:
+    """Half a second: five grey pictures, and a tone at 16 kHz."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(path, "w") as container:
+        picture = container.add_stream("mpeg4", rate=10, width=32, height=32, pix_fmt="yuv420p")
+        voice = container.add_stream("aac", rate=16_000, layout="mono") if sound else None
+        for place in range(5):
+            frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 128, dtype=np.uint8), "rgb24")
+            frame.pts = place
+            container.mux(picture.encode(frame))
+        container.mux(picture.encode(None))
+        if voice:
+            block = av.AudioFrame.from_ndarray(tone(16_000)[None], "fltp", "mono")
+            block.sample_rate = 16_000
+            container.mux(voice.encode(block))
+            container.mux(voice.encode(None))
 
 
 @pytest.fixture
@@ -30,21 +51,50 @@ def test_splits_never_share_an_actor(recordings: Path, split: str, actors: list[
 
     assert [round(len(clip) / 1_600) for clip in read.clips] == actors
     assert read.labels.tolist() == [0, 7] * (len(actors) // 2)
+    assert read.speakers.tolist() == actors
+    assert read.label_names == RAVDESS_LABELS
 
 
 def test_all_takes_whatever_lies_there(recordings: Path) -> None:
-    assert len(ravdess.read(recordings / "ravdess", "all").clips) == 8
+    soundfile.write(recordings / "ravdess" / "Actor_01" / "03-01-02-01-01-01-77.WAV", tone(16_000), 16_000)
+
+    assert np.unique(ravdess.read(recordings, "all").speakers).tolist() == [1, 18, 19, 22, 77]
+    assert len(ravdess.read(recordings / "ravdess", "all").clips) == 9
+    assert ravdess.read(recordings / "ravdess" / "Actor_22", "all").speakers.tolist() == [22, 22]
 
 
-def test_other_rates_and_stereo_become_mono_at_16_khz(recordings: Path) -> None:
-    stereo = np.stack([tone(48_000), tone(48_000)], axis=1)
-    soundfile.write(recordings / "ravdess" / "Actor_19" / "03-01-05-01-01-01-19.wav", stereo, 48_000)
+def test_folders_above_the_actors_change_nothing(recordings: Path) -> None:
+    (recordings / "ravdess" / "holdout").mkdir()
+    (recordings / "ravdess" / "Actor_22").rename(recordings / "ravdess" / "holdout" / "Actor_22")
+
+    assert ravdess.read(recordings, "test").speakers.tolist() == [22, 22]
+
+
+def test_films_are_heard_and_a_performance_counts_once_by_its_sound_file(recordings: Path) -> None:
+    folder = recordings / "ravdess" / "Actor_19"
+    film(folder / "01-01-01-01-01-01-19.mp4")  # lies there as 03-….flac of 1.9 s too
+    film(folder / "01-01-05-01-01-01-19.mp4")
+    film(folder / "02-01-05-01-01-01-19.mp4", sound=False)
+    film(folder / "02-01-06-01-01-01-19.mp4", sound=False)
 
     read = ravdess.read(recordings, "validation")
 
-    clip = read.clips[read.labels.tolist().index(4)]
-    assert clip.shape == (8_000,)
-    np.testing.assert_allclose(clip[1000:7000], tone(16_000)[1000:7000], atol=0.01)
+    assert sorted(read.labels.tolist()) == [0, 4, 7]
+    assert read.skipped == 0
+    lengths = {int(label): len(clip) for label, clip in zip(read.labels, read.clips, strict=True)}
+    assert lengths[0] == 30_400
+    assert 0.4 < lengths[4] / 16_000 < 0.7
+
+
+def test_songs_and_links_out_of_the_folder_are_skipped_and_counted(recordings: Path) -> None:
+    folder = recordings / "ravdess" / "Actor_19"
+    soundfile.write(folder / "03-02-01-01-01-01-19.wav", tone(16_000), 16_000)
+    soundfile.write(recordings / "secret.wav", tone(16_000), 16_000)
+    (folder / "03-01-05-01-01-01-19.wav").symlink_to(recordings / "secret.wav")
+
+    read = ravdess.read(recordings, "validation")
+
+    assert (len(read.clips), read.skipped) == (2, 2)
 
 
 def test_broken_files_are_skipped_and_counted(recordings: Path) -> None:
@@ -53,19 +103,31 @@ def test_broken_files_are_skipped_and_counted(recordings: Path) -> None:
     (folder / "03-01-03-01-01-01-19.wav").touch()
     (folder / "notes.wav").write_bytes(b"")
     soundfile.write(folder / "03-01-09-01-01-01-19.flac", tone(16_000), 16_000)
+    (folder / "03-01-06-01-01-01-19.wav").write_text("a text that calls itself a sound")
+    film(folder / "01-01-07-01-01-01-19.mp4", sound=False)
     not_a_number = np.full(800, np.nan, dtype=np.float32)
     soundfile.write(folder / "03-01-04-01-01-01-19.wav", not_a_number, 16_000, subtype="FLOAT")
 
     read = ravdess.read(recordings, "validation")
 
-    assert (len(read.clips), read.skipped) == (2, 5)
+    assert (len(read.clips), read.skipped) == (2, 7)
 
 
 def test_an_unknown_split_and_an_empty_folder_are_named(recordings: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="choose one of train"):
         ravdess.read(recordings, "dev")
-    with pytest.raises(DataError, match="Actor_NN"):
+    with pytest.raises(DataError, match="see the data README"):
         ravdess.read(tmp_path / "nothing", "train")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="expected ravdess/Actor_NN"):
+        ravdess.read(tmp_path / "empty", "all")
+
+
+def test_more_sound_than_memory_should_hold_is_refused(recordings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recordings_file, "TOTAL_MAX_S", 2)
+
+    with pytest.raises(DataError, match="give fewer files"):
+        ravdess.read(recordings, "all")
 
 
 def test_the_real_set_has_sixty_clips_an_actor(data_dir: Path) -> None:

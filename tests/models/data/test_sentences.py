@@ -3,71 +3,71 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.data import DataError, airline, goemotions, meld
-from models.data.sentences import as_recognised
+from models.data import DataError, sentences
+from models.data.sentences import Sentences, as_recognised, collect, one_hot, read_csv
 from models.types import EMOTIONS, POLARITIES
 
-
-def write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+ROW = ("hello", one_hot("joy", EMOTIONS), one_hot("positive", POLARITIES))
 
 
-def test_meld_gives_emotion_and_sentiment_of_each_utterance_and_counts_broken_rows(tmp_path: Path) -> None:
-    write(
-        tmp_path / "meld" / "dev_sent_emo.csv",
-        'Sr No.,Utterance,Speaker,Emotion,Sentiment\n1,"Oh, great!",Ross,joy,positive\n2,No.,Joey,bored,negative\n3\n'
-        "4,   ,Joey,anger,negative\n5,Leave me alone.,Joey,anger,negative\n",
-    )
-    found = meld.read(tmp_path, "dev")
-    assert found.texts == ("Oh, great!", "Leave me alone.")
-    assert found.skipped == 3
-    assert [EMOTIONS[row.argmax()] for row in found.emotion] == ["joy", "anger"]
-    assert [POLARITIES[row.argmax()] for row in found.polarity] == ["positive", "negative"]
-    assert np.allclose(found.emotion.sum(axis=1), 1)
+def test_a_set_without_dialogues_has_no_turns_before_any_text() -> None:
+    assert collect([ROW, ROW], 0, Path("here")).before == ((), ())
+    assert Sentences(("a",), np.zeros((1, 7)), np.zeros((1, 3)), 0).before == ((),)
 
 
-def test_goemotions_shares_a_rows_weight_between_its_labels(tmp_path: Path) -> None:
-    folder = tmp_path / "goemotions" / "ekman"
-    write(folder / "labels.txt", "anger\ndisgust\nfear\njoy\nneutral\nsadness\nsurprise")
-    write(
-        folder / "dev.tsv", "I love this, but why\t3,6\tabc\nOh\t6\tdef\nbad label\t9\tghi\nno label\nJust so\t4\tjkl\n"
-    )
-    found = goemotions.read(tmp_path, "dev")
-    assert found.texts == ("I love this, but why", "Oh", "Just so")
-    assert found.skipped == 2
-    assert dict(zip(EMOTIONS, found.emotion[0].tolist(), strict=True))["surprise"] == 0.5
-    # Surprise says nothing about polarity: joy decides the first row, and nobody the second.
-    assert found.polarity.tolist() == [[0, 0, 1], [0, 0, 0], [0, 1, 0]]
+def test_no_row_is_an_error_that_counts_what_was_skipped() -> None:
+    with pytest.raises(DataError, match=r"no usable row in here \(3 skipped\)"):
+        collect([], 3, Path("here"))
 
 
-def test_tweets_lose_addressees_and_links_and_split_by_their_words(tmp_path: Path) -> None:
-    rows = "\n".join(f'negative,"@united lost my bag number {n} &amp; no help http://t.co/x #fail"' for n in range(300))
-    write(
-        tmp_path / "airline" / "tweets_train.csv",
-        f"airline_sentiment,text\n{rows}\nangry,unknown label\nneutral,@united\n",
-    )
-    train, validation = (airline.read(tmp_path, split) for split in ("train", "validation"))
-    assert train.texts[0].startswith("lost my bag number")
-    assert train.texts[0].endswith("& no help fail")
-    assert len(train) + len(validation) == 300
-    assert not set(train.texts) & set(validation.texts)
-    assert 10 <= len(validation) <= 60
-    assert train.skipped == 2
-    assert not train.emotion.any()
+def test_a_csv_is_read_whatever_its_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "one.csv"
+    path.write_bytes(b'\xef\xbb\xbf Name , Text\r\n\r\nA,"two\nlines"\r\nB,caf\xe9 \x93\r\nC,\xc3\xa9,more\r\nD\r\n')
+
+    assert list(read_csv(path, ("Name", "Text"))) == [
+        {"Name": "A", "Text": "two\nlines"},
+        {"Name": "B", "Text": "caf\u00e9 \u201c"},
+        {"Name": "C", "Text": "\u00e9"},
+        {"Name": "D"},
+    ]
 
 
-@pytest.mark.parametrize("read", [meld.read, goemotions.read, airline.read])
-def test_a_missing_set_is_named(tmp_path: Path, read: object) -> None:
-    assert callable(read)
+def test_rows_that_are_broken_are_empty_and_the_next_ones_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "one.csv"
+    path.write_text(f"a,b\n1,\0\n2,{'x' * 200_000}\n3,4\n")
+
+    assert list(read_csv(path)) == [{}, {}, {"a": "3", "b": "4"}]
+
+
+def test_a_quote_that_is_never_closed_costs_no_more_than_the_rest_of_a_field(tmp_path: Path) -> None:
+    path = tmp_path / "one.csv"
+    path.write_text('a,b\n1,"never closed\n' + "2,3\n" * 100_000)
+
+    rows = list(read_csv(path))
+
+    assert rows[0] == {}
+    assert rows[-1] == {"a": "2", "b": "3"}
+
+
+def test_a_file_or_a_number_of_rows_beyond_the_limit_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "one.csv"
+    path.write_text("a\n1\n2\n3\n")
+
+    with pytest.raises(DataError, match="larger than 4 bytes"):
+        list(read_csv(path, max_bytes=4))
+    monkeypatch.setattr(sentences, "ROWS_MAX", 2)
+    with pytest.raises(DataError, match="more than 2 rows"):
+        list(read_csv(path))
+
+
+def test_a_missing_file_and_missing_columns_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="data README"):
-        read(tmp_path, "dev")
-
-
-def test_a_file_without_a_usable_row_is_refused(tmp_path: Path) -> None:
-    write(tmp_path / "meld" / "dev_sent_emo.csv", "a,b\n1,2\n")
-    with pytest.raises(DataError, match="no usable row"):
-        meld.read(tmp_path, "dev")
+        list(read_csv(tmp_path / "nothing.csv"))
+    (tmp_path / "one.csv").write_text("a,b\n")
+    with pytest.raises(DataError, match=r"no column c in .* \(found: a, b\)"):
+        list(read_csv(tmp_path / "one.csv", ("a", "c")))
 
 
 def test_recognised_text_is_lower_case_without_punctuation_but_apostrophes() -> None:
