@@ -42,8 +42,8 @@ Transcriber = Annotated[str, typer.Option(help="A Whisper model's name or path, 
 Bundle = Annotated[str, typer.Option(help="`embedded`, or the folder of another bundle.")]
 
 DATASETS_HELP = (
-    "text: meld, meld_recognised, tweets, goemotions; audio: ravdess, ravdess_telephone; video: fer2013; "
-    "fusion: label_pairs."
+    "text: meld, meld_recognised, tweets, goemotions; audio: ravdess, ravdess_telephone, emodb, emodb_telephone; "
+    "video: fer2013, ckplus48; fusion: label_pairs."
 )
 
 
@@ -207,22 +207,29 @@ def train(
     cli_train.train(recipe, data, out, seed, folds=folds, workers=workers, as_json=as_json)
 
 
-@app.command(epilog="Example: undertone evaluate text --bundle embedded --dataset meld --data ../shared/data --json")
+@app.command(
+    epilog="Examples: undertone evaluate text --dataset meld --data ../shared/data · "
+    "undertone evaluate audio --dataset ravdess --data my_actors --split all --json · "
+    "undertone evaluate fusion --bundle my_bundle --dataset label_pairs --data ../shared/data --report /tmp/report"
+)
 @clear_errors
 def evaluate(
     modality: Annotated[str, typer.Argument(help="text, audio, video or fusion.")],
     *,
     dataset: Annotated[str, typer.Option(help=DATASETS_HELP)],
-    data: Annotated[Path, typer.Option(help="The folder of the data sets.")],
+    data: Annotated[Path, typer.Option(help="The folder of the data sets, laid out as their readers say.")],
     bundle: Bundle = "embedded",
-    split: Annotated[str | None, typer.Option(help="The data set's validation split when not given.")] = None,
-    as_json: Json = False,
+    split: Annotated[
+        str, typer.Option(help="The data set's own name of a split, or `all`: whatever lies there.")
+    ] = "validation",
+    report: Annotated[Path | None, typer.Option(help="Folder for report.json, report.md and pictures.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False,
 ) -> None:
-    """Measure a network of a bundle on a data set."""
+    """Measure a network of a bundle on a data set: figures, 95 % intervals, and what a constant answer would get."""
     _needs_train_group()
     from deployments import cli_train
 
-    cli_train.evaluate(modality, bundle, dataset, data, split, as_json=as_json)
+    cli_train.evaluate(modality, bundle, dataset, data, split, report=report, as_json=as_json)
 
 
 @app.command(epilog="Example: undertone doctor --json")

@@ -1,7 +1,7 @@
 """`undertone train` and `undertone evaluate`: the research side from the command line."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from rich.table import Table
 from deployments.console import EXIT_USAGE, CommandError, print_out, write_json
 from models import evaluate as evaluation
 from models import train as training
+from models.evaluate_report import class_rows, confusion_rows, metric_rows
 from models.recipes import FOLDS, RECIPES
 
 
@@ -53,7 +54,9 @@ def _trained(recipe: str, results: Mapping[str, Any]) -> str:
     return f"{recipe}: {which} epoch {kept['epoch']:.0f} of {results['epochs']}: {', '.join(figures)}"
 
 
-def evaluate(modality: str, bundle: str, dataset: str, data: Path, split: str | None, *, as_json: bool) -> None:
+def evaluate(
+    modality: str, bundle: str, dataset: str, data: Path, split: str, *, report: Path | None, as_json: bool
+) -> None:
     """Measure a network and print its figures beside the constant predictor's.
 
     Raises:
@@ -61,27 +64,40 @@ def evaluate(modality: str, bundle: str, dataset: str, data: Path, split: str | 
     """
     _needs(data)
     try:
-        found = evaluation.run(modality, bundle, dataset, data, *([split] if split else []))
-    except ValueError as error:  # EvaluateError, DataError, CheckpointError: each says what to do next
+        with redirect_stdout(sys.stderr):  # what a library may say is not the result
+            found = evaluation.run(modality, bundle, dataset, data, split, report=report)
+    except ValueError as error:  # EvaluateError, DataError, CheckpointError, BundleError: each says what to do next
         raise CommandError(str(error)) from error
     if as_json:
         write_json([found])
-    else:
-        print_out(figures(found))
+        return
+    print_out(figures(found))
+    for name, task in found["tasks"].items():
+        if (
+            task["labels"] and "_" not in name
+        ):  # a fusion's tasks per subset of modalities are in the JSON and the report
+            print_out(_table(f"\n{name}, by class", class_rows(task), words=1))
+            print_out(_table(f"\n{name}, confusion", confusion_rows(task), words=1))
+    if report is not None:
+        print_out(f"report in {report}")
 
 
 def figures(found: Mapping[str, Any]) -> Table:
-    """Every metric of every task, and what always answering with the most frequent label would give."""
+    """Every metric of every task with its 95 % interval, and what a constant answer would get."""
     title = f"{found['dataset']} {found['split']}: {found['n']} judged, {found['skipped']} left out"
+    tables = {name: metric_rows(task) for name, task in found["tasks"].items()}
+    header = next(iter(tables.values()))[0]
+    rows = [(name, *row) for name, table in tables.items() for row in table[1:]]
+    return _table(title, [("task", *header), *rows], words=2)
+
+
+def _table(title: str, rows: Sequence[tuple[str, ...]], words: int) -> Table:
+    """The first row is the header; the first `words` columns hold words, the others numbers."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    table.add_column("task")
-    table.add_column("metric")
-    table.add_column("network", justify="right")
-    table.add_column("constant", justify="right")
-    for task, measured in found["tasks"].items():
-        for name, value in measured["metrics"].items():
-            if isinstance(value, int | float):
-                table.add_row(task, name, f"{value:.4f}", f"{measured['constant'][name]:.4f}")
+    for place, column in enumerate(rows[0]):
+        table.add_column(column, justify="left" if place < words else "right")
+    for row in rows[1:]:
+        table.add_row(*row)
     return table
 
 

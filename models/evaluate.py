@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from models import evaluate_report
 from models.bundles import bundle_folder, load_bundle
 from models.data import airline as airline_files
 from models.data import ckplus48 as ckplus48_files
@@ -91,8 +92,6 @@ def run(
         "tasks": {name: judge(task) for name, task in answers.tasks.items()},
     }
     if report is not None:
-        from models import evaluate_report  # noqa: PLC0415  # matplotlib takes a second, and only a report needs it
-
         evaluate_report.write(report, found, answers)
     return found
 

@@ -1,16 +1,18 @@
 """What `undertone evaluate --report DIR` leaves behind: `report.json`, `report.md` and pictures of every task."""
 
+# ruff: noqa: PLC0415  # matplotlib and scikit-learn take seconds to import, and only the pictures need them
+
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from sklearn.metrics import auc, roc_curve
 
 from models.metrics import BINS, Answers, ScoreTask, Task
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 SIDE_INCHES, DOTS_PER_INCH = 6.0, 120
 COUNTS_WRITTEN_MAX = 15
@@ -47,36 +49,40 @@ def cell(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-def metric_rows(task: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
-    """Metric, value, 95 % interval and the constant predictor's value, of one task that `judge` returned."""
+def metric_rows(task: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """A header, then per metric the network's value, its 95 % interval and the constant predictor's value."""
+    metrics = (
+        (name, value, task["intervals"][name], task["constant"][name]) for name, value in task["metrics"].items()
+    )
     return [
-        (name, cell(value), "-" if ends is None else f"{ends[0]:.4f} to {ends[1]:.4f}", cell(task["constant"][name]))
-        for (name, value), ends in zip(task["metrics"].items(), task["intervals"].values(), strict=True)
+        ("metric", "network", "95 % interval", "constant"),
+        *(
+            (name, cell(value), "-" if ends is None else f"{ends[0]:.4f} to {ends[1]:.4f}", cell(constant))
+            for name, value, ends, constant in metrics
+        ),
     ]
 
 
 def class_rows(task: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Label, precision, recall, F1, ROC-AUC, support, and how often each label was answered, a row per true class."""
-    return [
-        (label, *(cell(value) for value in figures.values()), *(str(count) for count in counts))
-        for (label, figures), counts in zip(task["per_class"].items(), task["confusion"], strict=True)
-    ]
+    """A header, then per class its label and figures."""
+    header = ("class", *next(iter(task["per_class"].values())))
+    return [header, *((label, *map(cell, figures.values())) for label, figures in task["per_class"].items())]
 
 
-def class_header(task: Mapping[str, Any]) -> tuple[str, ...]:
-    """Of `class_rows`."""
-    figures = next(iter(task["per_class"].values()))
-    return ("class", *figures, *(f"→ {label}" for label in task["labels"]))
+def confusion_rows(task: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """A header, then per true class how often each class was answered."""
+    rows = zip(task["labels"], task["confusion"], strict=True)
+    return [("truth / answer", *task["labels"]), *((label, *map(str, counts)) for label, counts in rows)]
 
 
 def _tables(task: Mapping[str, Any]) -> list[str]:
-    lines = _markdown(("metric", "network", "95 % interval", "constant"), metric_rows(task))
-    return lines + _markdown(class_header(task), class_rows(task)) if task["labels"] else lines
+    tables = [metric_rows(task)] + ([class_rows(task), confusion_rows(task)] if task["labels"] else [])
+    return [line for rows in tables for line in _markdown(rows)]
 
 
-def _markdown(header: tuple[str, ...], rows: list[Any]) -> list[str]:
-    written = [f"| {' | '.join(str(value).replace('|', ' ') for value in row)} |" for row in [header, *rows]]
-    return [written[0], "|" + "---|" * len(header), *written[1:], ""]
+def _markdown(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    header, *others = [f"| {' | '.join(row)} |" for row in rows]
+    return [header, "|" + "---|" * len(rows[0]), *others, ""]
 
 
 def _pictures(task: Task | ScoreTask, judged: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -91,6 +97,8 @@ def _pictures(task: Task | ScoreTask, judged: Mapping[str, Any]) -> Mapping[str,
 
 
 def _save(path: Path, draw: Any) -> None:
+    from matplotlib.figure import Figure
+
     # A Figure without pyplot: nothing global, no window, and it is freed when it goes.
     figure = Figure(figsize=(SIDE_INCHES, SIDE_INCHES), dpi=DOTS_PER_INCH, layout="constrained")
     axes = figure.add_subplot()
@@ -99,7 +107,7 @@ def _save(path: Path, draw: Any) -> None:
     figure.savefig(path)
 
 
-def _confusion(axes: Axes, judged: Mapping[str, Any]) -> None:
+def _confusion(axes: "Axes", judged: Mapping[str, Any]) -> None:
     labels, counts = judged["labels"], np.array(judged["confusion"])
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
@@ -113,8 +121,10 @@ def _confusion(axes: Axes, judged: Mapping[str, Any]) -> None:
         axes.text(column, row, text, ha="center", va="center", fontsize=7, color="white" if share > 0.5 else "black")
 
 
-def _roc(axes: Axes, task: Task) -> None:
+def _roc(axes: "Axes", task: Task) -> None:
     """A curve per class against the rest; a class that the truth lacks, or that is all of it, has none."""
+    from sklearn.metrics import auc, roc_curve
+
     for place, label in enumerate(task.labels):
         positive = task.truth == place
         if positive.any() and not positive.all():
@@ -126,7 +136,7 @@ def _roc(axes: Axes, task: Task) -> None:
     axes.legend(title="class, area under the curve", loc="lower right", fontsize=8)
 
 
-def _reliability(axes: Axes, judged: Mapping[str, Any]) -> None:
+def _reliability(axes: "Axes", judged: Mapping[str, Any]) -> None:
     """Accuracy per bin of confidence beside what a calibrated network would have, and how many answers each bin holds."""
     bins = judged["reliability"]
     total = sum(one["count"] for one in bins)
@@ -143,7 +153,7 @@ def _reliability(axes: Axes, judged: Mapping[str, Any]) -> None:
     axes.legend(title=f"ECE {judged['metrics']['ece']:.3f}", loc="upper left", fontsize=8)
 
 
-def _scores(axes: Axes, task: ScoreTask) -> None:
+def _scores(axes: "Axes", task: ScoreTask) -> None:
     """A box of answers per declared truth; of many different truths a cloud."""
     values = np.unique(task.truth)
     if len(values) <= COUNTS_WRITTEN_MAX:
