@@ -6,6 +6,7 @@ see the data folder and the output folder at the same paths. Gradients travel by
 
 import os
 import shutil
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -36,29 +37,31 @@ def run(recipe: str, data: Path, out: Path, seed: int, *, workers: int, folds: b
     out = out.resolve()
     order = {"recipe": recipe, "data": str(data.resolve()), "out": str(out), "seed": seed, "folds": folds}
     notes = out / "ray"
-    try:
-        scaling = _connect(workers)
-        trainer = TorchTrainer(
-            _work,
-            train_loop_config=order,
-            torch_config=TorchConfig(timeout_s=WAIT_S),
-            scaling_config=scaling,
-            run_config=RunConfig(
-                storage_path=str(notes),
-                failure_config=FailureConfig(max_failures=0),
-                logging_config=LoggingConfig(log_level="WARNING"),
-            ),
-        )
-        answer = trainer.fit().return_value
-    except WorkerGroupError as error:
-        raise _cause(error, out) from error
-    except OSError as error:
-        raise TrainError(f"cannot write to {out} ({error.strerror or error}): name another folder.") from error
-    except SystemExit:  # Ray Train's own answer to Ctrl-C
-        raise KeyboardInterrupt from None
-    finally:
-        ray.shutdown()
-        shutil.rmtree(notes, ignore_errors=True)  # Ray's notes on the run; what lasts is resume.pt
+    run_config = RunConfig(
+        storage_path=str(notes),
+        failure_config=FailureConfig(max_failures=0),
+        logging_config=LoggingConfig(log_level="WARNING"),
+    )
+    # Worker 0 reports on its standard output; what Ray says on standard error its log files keep.
+    with Path(os.devnull).open("w") as nowhere, redirect_stderr(nowhere):
+        try:
+            trainer = TorchTrainer(
+                _work,
+                train_loop_config=order,
+                torch_config=TorchConfig(timeout_s=WAIT_S),
+                scaling_config=_connect(workers),
+                run_config=run_config,
+            )
+            answer: training.Results = trainer.fit().return_value
+        except WorkerGroupError as error:
+            raise _cause(error, out) from error
+        except OSError as error:
+            raise TrainError(f"cannot write to {out} ({error.strerror or error}): name another folder.") from error
+        except SystemExit:  # Ray Train's own answer to Ctrl-C
+            raise KeyboardInterrupt from None
+        finally:
+            ray.shutdown()
+            shutil.rmtree(notes, ignore_errors=True)  # Ray's notes on the run; what lasts is resume.pt
     return answer
 
 

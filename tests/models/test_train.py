@@ -4,7 +4,9 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +15,9 @@ from torch import nn
 
 from models import checkpoint, train
 from models.recipes import RECIPES
-from models.recipes.debug import debug
-from models.recipes.recipe import balanced_class_weights
+from models.recipes.debug import DebugConfig, debug
+from models.recipes.recipe import Batch, Recipe, balanced_class_weights
+from models.training_state import TrainError
 
 PYTHON = "from pathlib import Path; from models import recipes, train; "
 
@@ -75,26 +78,109 @@ def test_the_best_epoch_is_kept_not_the_last(tmp_path: Path) -> None:
 
 
 def test_eight_samples_are_learnt_by_heart(tmp_path: Path) -> None:
-    whole = debug(tmp_path)
-    few = next(iter(whole.batches(np.random.default_rng(0))))
-    eight = {key: value[:8] for key, value in few.items()}
-    recipe = replace(whole, batches=lambda _: [eight] * 20, steps_per_epoch=20)
+    recipe = debug(tmp_path)
+    rows = {tuple(row) for batch in recipe.batches(np.random.default_rng(0)) for row in batch["x"].tolist()}
+    assert len(rows) == 8
 
     results = train.train(recipe, tmp_path)
 
-    assert results["history"][-1]["train_loss"] < 0.2
+    assert results["history"][0]["train_accuracy"] < 1
+    assert results["history"][-1]["train_accuracy"] == 1
+    assert results["history"][-1]["train_loss"] < 0.25 < results["history"][0]["train_loss"]
+
+
+def with_accuracies(tmp_path: Path, values: list[float], **changes: Any) -> Recipe:
+    figures = iter(values)
+    validated = replace(debug(tmp_path), validate=lambda _: {"accuracy": next(figures)})
+    return replace(validated, **({"epochs": len(values)} | changes))
+
+
+def test_without_a_metric_the_last_epoch_is_kept(tmp_path: Path) -> None:
+    results = train.train(with_accuracies(tmp_path, [0.3, 0.9, 0.5], metric=None), tmp_path)
+
+    assert results["kept"]["epoch"] == 2
+    assert results["metric"] is None
+    assert checkpoint.load(tmp_path / "debug.safetensors")[1].about["epoch"] == 2
+
+
+def test_patience_ends_the_training_and_is_not_forgotten_by_a_resume(tmp_path: Path) -> None:
+    accuracies = [0.3, 0.9, 0.5, 0.9, 0.4, 0.95, 0.96]
+    whole = train.train(with_accuracies(tmp_path, accuracies, patience=3), tmp_path / "whole")
+    assert (whole["epochs"], whole["kept"]["epoch"]) == (5, 1)
+
+    train.train(with_accuracies(tmp_path, accuracies, patience=3), tmp_path / "parts", stop_after_epochs=3)
+    rest = with_accuracies(tmp_path, accuracies[3:], patience=3, epochs=7)
+    parts = train.train(rest, tmp_path / "parts")
+    assert parts["history"] == whole["history"]
+    assert parts["sha256"] == whole["sha256"]
+
+    assert train.train(rest, tmp_path / "parts") == parts
+
+
+def test_calibration_sees_the_kept_network_and_its_architecture_is_saved(tmp_path: Path) -> None:
+    seen = []
+
+    def calibrate(model: nn.Module) -> DebugConfig:
+        seen.append((model.training, torch.is_grad_enabled(), len(list(model.parameters()))))
+        return DebugConfig(width=16 + len(seen))
+
+    train.train(with_accuracies(tmp_path, [0.3, 0.9, 0.5], calibrate=calibrate), tmp_path)
+
+    assert seen == [(False, False, 4), (False, False, 4)]
+    assert checkpoint.load(tmp_path / "debug.safetensors")[1].config == {"width": 18}
+
+
+def test_bfloat16_is_used_where_the_processor_has_it_and_recorded(tmp_path: Path) -> None:
+    precisions = []
+
+    def loss(model: nn.Module, batch: Batch) -> torch.Tensor:
+        answer = model(batch["x"])
+        precisions.append(answer.dtype)
+        return nn.functional.cross_entropy(answer.float(), batch["y"])
+
+    recipe = replace(debug(tmp_path), epochs=1, loss=loss)
+    asked = train.train(replace(recipe, bfloat16=True), tmp_path / "asked")
+    assert str(precisions[-1]) == f"torch.{asked['precision']}"
+    if not torch.cuda.is_available():
+        train.train(recipe, tmp_path / "plain")
+        assert precisions[-1] == torch.float32
+        native = any(torch.cpu.get_capabilities().get(name) for name in train.NATIVE_BFLOAT16)
+        assert (asked["precision"] == "bfloat16") == native
+
+
+def test_the_folds_of_a_cross_validation_are_summed_up_and_not_repeated(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    makers = [partial(with_accuracies, tmp_path, values) for values in ([0.2, 0.4], [0.8, 0.6], [0.9, 0.9])]
+    results = train.cross_validate(makers, out, seed=2)
+
+    assert [fold["accuracy"] for fold in results["folds"]] == [0.4, 0.8, 0.9]
+    assert results["mean"]["accuracy"] == pytest.approx(0.7)
+    assert results["std"]["accuracy"] == pytest.approx(np.std([0.4, 0.8, 0.9], ddof=1))
+    assert "epoch" not in results["mean"]
+    assert results == json.loads((out / "results.json").read_text())
+    assert checkpoint.load(out / "fold_3" / "debug.safetensors")[1].about["validation"]["accuracy"] == 0.9
+
+    spent = [partial(with_accuracies, tmp_path, [], epochs=2)] * 3  # would fail if it were validated again
+    assert train.cross_validate(spent, out, seed=2) == results
+
+
+def test_a_cross_validation_without_folds_says_so(tmp_path: Path) -> None:
+    with pytest.raises(TrainError, match="no fold"):
+        train.cross_validate([], tmp_path)
+    with pytest.raises(TrainError, match="no recipe with folds 'debug'"):
+        train.run("debug", tmp_path, tmp_path, folds=True)
 
 
 @pytest.mark.parametrize(("recipe", "seed"), [("other", 0), ("debug", 1)])
 def test_a_folder_of_another_training_is_not_touched(tmp_path: Path, recipe: str, seed: int) -> None:
     train.run("debug", tmp_path, tmp_path / "out", seed=0)
 
-    with pytest.raises(train.TrainError, match="give another folder"):
+    with pytest.raises(TrainError, match="give another folder"):
         train.train(replace(debug(tmp_path), name=recipe), tmp_path / "out", seed)
 
 
 def test_an_unknown_recipe_names_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(train.TrainError, match=r"audio_ravdess.*video_fer2013"):
+    with pytest.raises(TrainError, match=r"audio_ravdess.*video_fer2013"):
         train.run("nonsense", tmp_path, tmp_path)
 
 
@@ -102,13 +188,50 @@ def test_a_diverging_training_stops_and_says_so(tmp_path: Path) -> None:
     def diverged(model: nn.Module, _: object) -> torch.Tensor:
         return next(model.parameters()).sum() * float("nan")
 
-    with pytest.raises(train.TrainError, match="lower the learning rate"):
+    with pytest.raises(TrainError, match="lower the learning rate"):
         train.train(replace(debug(tmp_path), loss=diverged), tmp_path)
 
 
 def test_an_empty_training_split_is_named(tmp_path: Path) -> None:
-    with pytest.raises(train.TrainError, match="empty"):
+    def split(_: object) -> list[Batch]:
+        return [{"x": rows} for rows in np.split(np.empty(0), 0)]  # as recipes do: fails with nothing to divide
+
+    with pytest.raises(TrainError, match="empty"):
         train.train(replace(debug(tmp_path), batches=lambda _: []), tmp_path)
+    with pytest.raises(TrainError, match=r"empty.*--data"):
+        train.train(replace(debug(tmp_path), batches=split, steps_per_epoch=0), tmp_path)
+
+
+@pytest.mark.parametrize("figures", [{"accuracy": float("nan")}, {"other": 1.0}, {}])
+def test_a_validation_that_cannot_choose_is_named(tmp_path: Path, figures: dict[str, float]) -> None:
+    with pytest.raises(TrainError, match="'accuracy' in epoch 0"):
+        train.train(replace(debug(tmp_path), validate=lambda _: figures), tmp_path)
+
+
+@pytest.mark.parametrize("changes", [{"epochs": 0}, {"metric": None, "patience": 2}])
+def test_a_recipe_that_contradicts_itself_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
+    with pytest.raises(TrainError, match="debug: "):
+        train.train(replace(debug(tmp_path), **changes), tmp_path)
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    for out in (tmp_path / "file", tmp_path / "file" / "out"):
+        with pytest.raises(TrainError, match="another folder"):
+            train.run("debug", tmp_path, out)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux's device that is always full")
+@pytest.mark.parametrize("name", ["resume.pt.tmp", "results.json", "curves.png"])
+def test_a_full_disk_says_what_to_do_and_the_training_goes_on_afterwards(tmp_path: Path, name: str) -> None:
+    full = tmp_path / name
+    full.symlink_to("/dev/full")
+    with pytest.raises(TrainError, match=r"No space left on device.*goes on"):
+        train.run("debug", tmp_path, tmp_path)
+
+    full.unlink()
+    assert len(train.run("debug", tmp_path, tmp_path)["history"]) == 12
 
 
 def test_every_recipe_is_a_documented_function() -> None:
