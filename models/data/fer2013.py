@@ -2,9 +2,8 @@
 
 import lzma
 import tarfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import torch
@@ -59,7 +58,8 @@ def read(data: Path, split: str) -> Faces:
 
     folder = set_folder(data, "fer2013")
     single = folder if folder.is_file() else _single_file(folder, data)
-    skipped, found = 0, list[Found]()
+    skipped = 0
+    found: Iterable[Found] = ()
     if single is None or folder not in {single, data}:
         files = files_below(folder, frozenset(), PICTURE_MAX_BYTES)
         skipped, found = files.skipped, in_class_folders(files.paths, folder, FER2013_LABELS, chosen)
@@ -126,7 +126,7 @@ def _csv(path: Path, chosen: Callable[[str], bool]) -> Iterator[Found]:
 def _archive(path: Path, chosen: Callable[[str], bool]) -> Iterator[Found]:
     try:
         # No name in it is ever a path on disk: hostile ones only fail to be a class.
-        with lzma.open(path) as unpacked, tarfile.open(fileobj=_Bounded(unpacked), mode="r|") as tar:
+        with _Bounded(path) as unpacked, tarfile.open(fileobj=unpacked, mode="r|") as tar:
             for place, member in enumerate(tar):
                 if place == FILES_MAX:
                     raise DataError(f"more than {FILES_MAX} files in {path}: is it FER2013?")
@@ -140,16 +140,11 @@ def _archive(path: Path, chosen: Callable[[str], bool]) -> Iterator[Found]:
         raise DataError(f"cannot read {path} ({error}): fetch it again.") from error
 
 
-class _Bounded:
-    """What tarfile reads from, so that no archive unpacks to more than `UNPACKED_MAX_BYTES`."""
+class _Bounded(lzma.LZMAFile):
+    """Unpacks to no more than `UNPACKED_MAX_BYTES`."""
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self._left_bytes = UNPACKED_MAX_BYTES
-
-    def read(self, size: int) -> bytes:
-        content = self._file.read(size)
-        self._left_bytes -= len(content)
-        if self._left_bytes < 0:
+    def read(self, size: int | None = -1) -> bytes:
+        content = super().read(size)
+        if self.tell() > UNPACKED_MAX_BYTES:
             raise DataError(f"the archive unpacks to more than {UNPACKED_MAX_BYTES} bytes: is it FER2013?")
         return content

@@ -106,6 +106,7 @@ def _open(path: Path) -> Iterator[InputContainer]:
         path.open("rb") as file,
         av.open(
             file,
+            "r",
             options={"max_pixels": str(SOURCE_MAX_PIXELS)},
             container_options={"format_whitelist": FORMATS, "protocol_whitelist": "none"},
             metadata_errors="replace",

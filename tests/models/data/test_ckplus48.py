@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from models.data import DataError, ckplus48
+from models.data.faces import Faces
 from models.data.labels import CKPLUS48_LABELS, emotion_matrix, polarity_of
 
 
@@ -31,7 +32,7 @@ def test_class_folders_become_pictures_and_labels(faces: Path) -> None:
 def test_subjects_are_on_one_side_of_the_split(faces: Path) -> None:
     train, validation = ckplus48.read(faces, "train"), ckplus48.read(faces, "validation")
 
-    def subjects(read: ckplus48.Faces) -> set[int]:
+    def subjects(read: Faces) -> set[int]:
         return {int(picture[0, 0]) - int(label) for picture, label in zip(read.pictures, read.labels, strict=True)}
 
     assert not subjects(train) & subjects(validation)

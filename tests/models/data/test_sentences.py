@@ -12,7 +12,7 @@ ROW = ("hello", one_hot("joy", EMOTIONS), one_hot("positive", POLARITIES))
 
 def test_a_set_without_dialogues_has_no_turns_before_any_text() -> None:
     assert collect([ROW, ROW], 0, Path("here")).before == ((), ())
-    assert Sentences(("a",), np.zeros((1, 7)), np.zeros((1, 3)), 0).before == ((),)
+    assert Sentences(("a",), ROW[1][None], ROW[2][None], 0).before == ((),)
 
 
 def test_no_row_is_an_error_that_counts_what_was_skipped() -> None:
