@@ -4,6 +4,7 @@ import csv
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import IO
 
@@ -78,7 +79,8 @@ def read_csv(
 ) -> Iterator[dict[str, str | None]]:
     """Rows of a CSV with a header: UTF-8, and cp1252 where a line is not UTF-8.
 
-    A broken row (a field of more than 128 KiB, a NUL) is an empty dict, so that whoever asks for a column counts it.
+    A column that a row lacks is None, as are all of a broken one (a field of more than 128 KiB, a NUL): whoever asks
+    for a column counts it.
 
     Args:
         path: The file.
@@ -103,7 +105,7 @@ def read_csv(
                 row = _row(reader)
                 if row is None:
                     return
-                yield dict(zip(header, row, strict=False))
+                yield dict(zip_longest(header, row[: len(header)]))
             raise DataError(f"more than {ROWS_MAX} rows in {path}: split the file.")
     except OSError as error:
         raise DataError(

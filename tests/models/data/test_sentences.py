@@ -28,15 +28,15 @@ def test_a_csv_is_read_whatever_its_bytes(tmp_path: Path) -> None:
         {"Name": "A", "Text": "two\nlines"},
         {"Name": "B", "Text": "caf\u00e9 \u201c"},
         {"Name": "C", "Text": "\u00e9"},
-        {"Name": "D"},
+        {"Name": "D", "Text": None},
     ]
 
 
-def test_rows_that_are_broken_are_empty_and_the_next_ones_are_read(tmp_path: Path) -> None:
+def test_rows_that_are_broken_hold_nothing_and_the_next_ones_are_read(tmp_path: Path) -> None:
     path = tmp_path / "one.csv"
     path.write_text(f"a,b\n1,\0\n2,{'x' * 200_000}\n3,4\n")
 
-    assert list(read_csv(path)) == [{}, {}, {"a": "3", "b": "4"}]
+    assert list(read_csv(path)) == [{"a": None, "b": None}] * 2 + [{"a": "3", "b": "4"}]
 
 
 def test_a_quote_that_is_never_closed_costs_no_more_than_the_rest_of_a_field(tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_a_quote_that_is_never_closed_costs_no_more_than_the_rest_of_a_field(tmp
 
     rows = list(read_csv(path))
 
-    assert rows[0] == {}
+    assert rows[0] == {"a": None, "b": None}
     assert rows[-1] == {"a": "2", "b": "3"}
 
 
