@@ -4,6 +4,7 @@ Without `RAY_ADDRESS` the workers are processes of this machine; with it they ar
 see the data folder and the output folder at the same paths. Gradients travel by gloo, between GPUs by NCCL.
 """
 
+import json
 import os
 import shutil
 from contextlib import redirect_stderr
@@ -40,7 +41,7 @@ def run(recipe: str, data: Path, out: Path, seed: int, *, workers: int, folds: b
     run_config = RunConfig(
         storage_path=str(notes),
         failure_config=FailureConfig(max_failures=0),
-        logging_config=LoggingConfig(log_level="WARNING"),
+        logging_config=LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]  # mypy sees version 1 of the API
     )
     # Worker 0 reports on its standard output; what Ray says on standard error its log files keep.
     with Path(os.devnull).open("w") as nowhere, redirect_stderr(nowhere):
@@ -52,7 +53,7 @@ def run(recipe: str, data: Path, out: Path, seed: int, *, workers: int, folds: b
                 scaling_config=_connect(workers),
                 run_config=run_config,
             )
-            answer: training.Results = trainer.fit().return_value
+            trainer.fit()
         except WorkerGroupError as error:
             raise _cause(error, out) from error
         except OSError as error:
@@ -62,7 +63,8 @@ def run(recipe: str, data: Path, out: Path, seed: int, *, workers: int, folds: b
         finally:
             ray.shutdown()
             shutil.rmtree(notes, ignore_errors=True)  # Ray's notes on the run; what lasts is resume.pt
-    return answer
+    results: training.Results = json.loads((out / "results.json").read_text())
+    return results
 
 
 def _connect(workers: int) -> ScalingConfig:
@@ -73,7 +75,7 @@ def _connect(workers: int) -> ScalingConfig:
     else:
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         ray.init(include_dashboard=False, num_cpus=max(workers, os.cpu_count() or 1), **quiet)
-    found = ray.cluster_resources()
+    found = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray ships no type
     gpus = int(found.get("GPU", 0))
     if gpus and workers > gpus:
         raise TrainError(f"{workers} workers need a GPU each, and there are {gpus}: ask for --workers {gpus} or fewer.")
@@ -81,12 +83,12 @@ def _connect(workers: int) -> ScalingConfig:
     return ScalingConfig(num_workers=workers, use_gpu=gpus > 0, resources_per_worker={"CPU": cpus, "GPU": min(1, gpus)})
 
 
-def _work(order: dict[str, Any]) -> training.Results:
+def _work(order: dict[str, Any]) -> None:
     """What every worker does."""
     context = ray.train.get_context()
     share = Share(context.get_world_rank(), context.get_world_size())
     data, out = Path(order["data"]), Path(order["out"])
-    return training.run(order["recipe"], data, out, order["seed"], folds=order["folds"], share=share)
+    training.run(order["recipe"], data, out, order["seed"], folds=order["folds"], share=share)
 
 
 def _cause(error: WorkerGroupError, out: Path) -> ValueError:

@@ -36,7 +36,7 @@ class Report:
         for old in folder.glob("events.out.tfevents.*"):
             old.unlink()
         self._name, self._metric, self._shown = name, metric, ""
-        self._writer = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]  # torch ships no type
+        self._writer = SummaryWriter(str(folder))
         for row in history:
             self._log(row)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -51,7 +51,7 @@ class Report:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.stop()
-        self._writer.close()  # type: ignore[no-untyped-call]  # torch ships no type
+        self._writer.close()
 
     def step(self, done: int, loss: float) -> None:
         """Show that `done` steps are over, the last with this loss."""
@@ -68,8 +68,8 @@ class Report:
         for name, value in row.items():
             if name != "epoch":
                 tag = f"train/{name.removeprefix('train_')}" if name in TRAINING else f"validation/{name}"
-                self._writer.add_scalar(tag, value, int(row["epoch"]))  # type: ignore[no-untyped-call]
-        self._writer.flush()  # type: ignore[no-untyped-call]  # torch ships no type
+                self._writer.add_scalar(tag, value, int(row["epoch"]))
+        self._writer.flush()
 
 
 def draw_curves(history: History, metric: str | None, path: Path) -> None:

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from models import checkpoint
-from models.recipes import FOLDS, RECIPES, Recipe
-from models.recipes.recipe import Batch
+from models.recipes import FOLDS, RECIPES
+from models.recipes.recipe import Batch, Recipe
 from models.report import Report, draw_curves
 from models.share import Share
 from models.training_state import TrainError, TrainingState, resume, save, start

@@ -36,10 +36,11 @@ def holder(pipe: Path) -> int:
     raise AssertionError("nobody reads the pipe")
 
 
-def test_a_dead_worker_is_named_and_the_same_command_then_trains_as_one_process_does(tmp_path: Path) -> None:
+def test_a_dead_worker_is_named_and_the_same_command_then_goes_on_as_one_process_does(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    out.mkdir()
-    pipe = out / "resume.pt"
+    begun = train.train(debug(tmp_path), out, seed=3, stop_after_epochs=1)
+    state, pipe = out / "state", out / "resume.pt"
+    pipe.rename(state)
     os.mkfifo(pipe)  # worker 0 waits in it until it is killed
     with subprocess.Popen(command(out), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         with pipe.open("wb"):
@@ -50,32 +51,23 @@ def test_a_dead_worker_is_named_and_the_same_command_then_trains_as_one_process_
     assert "the same command goes on" in said
     assert "Traceback" not in said
 
-    pipe.unlink()
+    state.rename(pipe)
     done = subprocess.run(command(out), capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout)
     assert results == json.loads((out / "results.json").read_text())
     assert results["workers"] == 2
+    assert results["history"][:1] == begun["history"]
     assert len(results["history"]) == 12
-    alone = train.run("debug", tmp_path, tmp_path / "alone", seed=3)
+    alone = train.train(debug(tmp_path), tmp_path / "alone", seed=3)
     assert results["kept"]["train_accuracy"] == alone["kept"]["train_accuracy"] == 1.0
-    assert results["history"][0]["train_loss"] == pytest.approx(alone["history"][0]["train_loss"], abs=0.1)
+    assert results["history"][1]["train_loss"] == pytest.approx(alone["history"][1]["train_loss"], abs=0.15)
     weights, metadata = checkpoint.load(out / "debug.safetensors", results["sha256"])
     assert weights["0.weight"].shape == (16, 2)
     assert metadata.about["validation"]["accuracy"] == results["kept"]["accuracy"]
     assert {file.name for file in out.iterdir()} == {
         *("curves.png", "debug.safetensors", "results.json", "resume.pt", "tensorboard")
     }
-
-
-def test_workers_go_on_where_one_process_stopped(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    begun = train.train(debug(tmp_path), out, seed=3, stop_after_epochs=11)
-
-    results = training.run("debug", tmp_path, out, 3, workers=2, folds=False)
-
-    assert results["history"][:11] == begun["history"]
-    assert len(results["history"]) == 12
 
 
 def test_the_loops_own_error_comes_before_that_of_workers_that_lost_touch() -> None:

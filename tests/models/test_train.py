@@ -194,7 +194,7 @@ def test_a_diverging_training_stops_and_says_so(tmp_path: Path) -> None:
 
 def test_an_empty_training_split_is_named(tmp_path: Path) -> None:
     def split(_: object) -> list[Batch]:
-        return [{"x": rows} for rows in np.split(np.empty(0), 0)]  # as recipes do: fails with nothing to divide
+        return [{"x": torch.from_numpy(rows)} for rows in np.split(np.empty(0), 0)]  # as recipes do: it fails
 
     with pytest.raises(TrainError, match="empty"):
         train.train(replace(debug(tmp_path), batches=lambda _: []), tmp_path)
