@@ -8,6 +8,7 @@ import time
 import wave
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -22,6 +23,8 @@ from deployments.cli_send import Journal, due
 from deployments.console import CommandError
 from deployments.sample import ANGRY_TO_CONTENT
 from models.evaluate import DATASETS
+from models.recipes import FOLDS
+from models.recipes.debug import debug
 from models.types import Modality
 from pipelines.records import parse_record
 from pipelines.redis_log import RedisStreamSource
@@ -98,6 +101,8 @@ def test_help_loads_neither_ray_nor_torch() -> None:
         (["analyze", __file__], 1, "no media"),
         (["train", "nothing", "--data", ".", "--out", "out"], 2, "debug"),
         (["train", "debug", "--data", "gone", "--out", "out"], 2, "--data"),
+        (["train", "debug", "--data", ".", "--out", "out", "--folds"], 2, "no recipe with folds 'debug'"),
+        (["train", "debug", "--data", ".", "--out", "/dev/null"], 1, "another folder"),
         (["evaluate", "audio", "--dataset", "nothing", "--data", "."], 1, "ravdess"),
     ],
 )
@@ -274,6 +279,19 @@ def test_train_prints_one_json_object(cli: CliRunner, tmp_path: Path) -> None:
     assert ended.exit_code == 0
     assert json.loads(ended.stdout)["recipe"] == "debug"
     assert (tmp_path / "out" / "debug.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_train_folds_prints_mean_and_standard_deviation(
+    cli: CliRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(FOLDS, "debug", lambda data: [partial(debug, data)] * 2)
+    ended = cli.invoke(app, ["train", "debug", "--data", str(tmp_path), "--out", str(tmp_path / "out"), "--folds"])
+
+    assert ended.exit_code == 0
+    assert "of 2 folds" in ended.stdout
+    assert "accuracy 1.0000 ± 0.0000" in ended.stdout
+    assert (tmp_path / "out" / "fold_2" / "debug.safetensors").is_file()
 
 
 def test_doctor_says_what_is_there_and_how_to_mend_what_is_not(cli: CliRunner) -> None:
