@@ -68,6 +68,15 @@ def test_huge_fields_and_nul_bytes_are_broken_rows(tweets: Path) -> None:
     assert (found.texts, found.skipped) == (("great crew",), 2)
 
 
+def test_without_the_training_file_no_test_file_takes_its_place(tmp_path: Path) -> None:
+    write(tmp_path / "airline" / "Tweets.csv", HEADER + "\n".join(f"positive,great crew {n}" for n in range(50)))
+    write(tmp_path / "airline" / "tweets_test.csv", HEADER + "\n".join(f"positive,kept back {n}" for n in range(50)))
+
+    texts = airline.read(tmp_path, "train").texts + airline.read(tmp_path, "validation").texts
+
+    assert {text[:5] for text in texts} == {"great"}
+
+
 @pytest.mark.parametrize("split", ["train", "test", "all"])
 def test_a_missing_file_is_named(tmp_path: Path, split: str) -> None:
     (tmp_path / "airline").mkdir()

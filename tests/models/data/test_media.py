@@ -112,13 +112,14 @@ def test_no_samples_no_numbers_and_too_many_channels_are_no_sound(tmp_path: Path
     assert [read_sound(path) for path in sorted(tmp_path.iterdir())] == [None] * 4
 
 
-def test_a_playlist_opens_no_other_file(tmp_path: Path) -> None:
+def test_a_playlist_opens_no_other_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     soundfile.write(tmp_path / "secret.wav", tone(16_000), 16_000)
     (tmp_path / "list.wav").write_text(f"#EXTM3U\n#EXTINF:1,\nfile://{tmp_path}/secret.wav\n#EXT-X-ENDLIST\n")
-    (tmp_path / "concat.wav").write_text(f"ffconcat version 1.0\nfile {tmp_path}/secret.wav\n")
+    (tmp_path / "concat.wav").write_text("ffconcat version 1.0\nfile secret.wav\n")
+    monkeypatch.chdir(tmp_path)
 
-    assert read_sound(tmp_path / "list.wav") is None
-    assert read_sound(tmp_path / "concat.wav") is None
+    assert read_sound(Path("list.wav")) is None
+    assert read_sound(Path("concat.wav")) is None
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "mov", "flv", "avi"])
