@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from PIL import Image
 
 from models import checkpoint, evaluate
+from models.bundles import BundleError
 from models.checkpoint import CheckpointError
 from models.data import DataError
 from models.data.labels import FER2013_LABELS
@@ -15,6 +17,7 @@ from models.encoders.audio import AudioConfig, VoiceNetwork
 from models.encoders.video import FaceNetwork, VideoConfig
 from models.types import EMOTIONS, POLARITIES
 
+CLASS_METRICS = {"accuracy", "balanced_accuracy", "f1_macro", "f1_weighted", "roc_auc_ovr", "ece"}
 VOICE, FACE = AudioConfig(widths=(4, 4), embedding=4), VideoConfig(widths=(4, 4, 4, 4), embedding=4)
 
 
@@ -52,9 +55,11 @@ def test_an_evaluation_is_one_json_object(bundle: Path, data: Path, modality: st
     assert (result["dataset"], result["split"], result["n"], result["skipped"]) == (dataset, "validation", n, 0)
     assert len(result["tasks"]["emotion"]["labels"]) == n
     assert result["tasks"]["polarity"]["labels"] == list(POLARITIES)
-    for task in result["tasks"].values():
-        assert set(task["metrics"]) == {"accuracy", "balanced_accuracy", "f1_macro", "f1_weighted"}
-        assert all(0 <= value <= 1 for value in task["metrics"].values())
+    assert list(result["tasks"]) == ["emotion", "polarity", "score"]
+    for name, task in result["tasks"].items():
+        assert set(task["metrics"]) == ({"mae", "pearson"} if name == "score" else CLASS_METRICS)
+        assert set(task["intervals"]) == set(task["constant"]) == set(task["metrics"])
+    assert all(0 <= value <= 1 for value in result["tasks"]["emotion"]["metrics"].values())
     assert result["tasks"]["emotion"]["constant"]["balanced_accuracy"] == pytest.approx(1 / n)
 
 
@@ -101,16 +106,81 @@ def test_a_missing_bundle_checkpoint_or_data_is_named(bundle: Path, data: Path, 
         evaluate.run("audio", str(bundle), "ravdess", data)
 
 
-def test_a_network_of_other_classes_is_judged_on_the_seven_emotions() -> None:
-    truth = np.array([1, 4])  # calm, angry
-    probabilities = np.eye(7, dtype=np.float32)[[FER2013_LABELS.index("neutral"), FER2013_LABELS.index("sad")]]
+def test_a_damaged_checkpoint_is_named(bundle: Path, data: Path) -> None:
+    path = bundle / "audio.safetensors"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(CheckpointError, match=r"audio\.safetensors"):
+        evaluate.run("audio", str(bundle), "ravdess", data)
 
-    tasks = evaluate.emotion_tasks(("neutral", "calm", "happy", "sad", "angry"), truth, FER2013_LABELS, probabilities)
 
-    assert tasks["emotion"].labels == EMOTIONS
-    assert [EMOTIONS[row] for row in tasks["emotion"].truth] == ["neutral", "anger"]
-    assert [EMOTIONS[row] for row in tasks["emotion"].probabilities.argmax(axis=1)] == ["neutral", "sadness"]
-    assert tasks["polarity"].truth.tolist() == tasks["polarity"].probabilities.argmax(axis=1).tolist()
+@pytest.mark.parametrize(
+    ("modality", "dataset"), [(modality, name) for modality, sets in evaluate.DATASETS.items() for name in sets]
+)
+def test_an_empty_folder_is_a_named_error_for_every_set(modality: str, dataset: str, tmp_path: Path) -> None:
+    with pytest.raises((DataError, BundleError)):
+        evaluate.run(modality, "embedded", dataset, tmp_path, "all")
+
+
+@pytest.mark.parametrize(("modality", "dataset"), [("audio", "ravdess"), ("video", "fer2013")])
+def test_an_unknown_split_is_the_readers_error(bundle: Path, data: Path, modality: str, dataset: str) -> None:
+    with pytest.raises(DataError, match="third"):
+        evaluate.run(modality, str(bundle), dataset, data, "third")
+
+
+def test_another_split_name_is_evaluated(bundle: Path, data: Path) -> None:
+    (data / "fer2013" / "public_test").rename(data / "fer2013" / "kept_back")
+    assert evaluate.run("video", str(bundle), "fer2013", data, "kept_back")["n"] == 7
+    assert evaluate.run("video", str(bundle), "fer2013", data, "all")["n"] == 7
+
+
+def test_a_class_missing_from_the_split_leaves_figures_over_the_others(bundle: Path, data: Path) -> None:
+    shutil.rmtree(data / "fer2013" / "public_test" / "disgust")
+
+    emotion = evaluate.run("video", str(bundle), "fer2013", data)["tasks"]["emotion"]
+
+    assert emotion["per_class"]["disgust"]["recall"] is None
+    assert emotion["constant"]["balanced_accuracy"] == pytest.approx(1 / 6)
+    assert 0 <= emotion["metrics"]["roc_auc_ovr"] <= 1
+
+
+def test_one_class_alone_has_no_roc_auc(bundle: Path, data: Path) -> None:
+    for label in FER2013_LABELS[1:]:
+        shutil.rmtree(data / "fer2013" / "public_test" / label)
+
+    tasks = evaluate.run("video", str(bundle), "fer2013", data)["tasks"]
+
+    assert tasks["emotion"]["metrics"]["roc_auc_ovr"] is None
+    assert tasks["score"]["metrics"]["pearson"] is None
+
+
+def test_too_short_clips_are_skipped_and_long_ones_heard_from_their_beginning(bundle: Path, data: Path) -> None:
+    actor = data / "ravdess" / "Actor_20"
+    noise = np.random.default_rng(0).standard_normal(8_000 * 60).astype(np.float32) / 10
+    soundfile.write(actor / "03-01-05-02-01-01-20.wav", noise[:400], 8_000)  # 0.05 s
+    with soundfile.SoundFile(actor / "03-01-05-02-02-01-20.wav", "w", 8_000, 1, "PCM_U8") as file:
+        for _ in range(30):
+            file.write(noise)  # 30 minutes
+
+    result = evaluate.run("audio", str(bundle), "ravdess", data)
+
+    assert (result["n"], result["skipped"]) == (9, 1)
+
+
+def test_boredom_and_contempt_are_left_out_of_the_emotions_and_counted(bundle: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "emodb" / "wav").mkdir(parents=True)
+    for name in ("03a01Wa", "16a01Fa", "16a02La"):  # anger, happiness, boredom
+        soundfile.write(tmp_path / "emodb" / "wav" / f"{name}.wav", 0.1 * rng.standard_normal(8_000), 16_000)
+    for label in ("contempt", "happy", "fear"):
+        (tmp_path / "CK+48" / label).mkdir(parents=True)
+        picture = Image.fromarray(rng.integers(0, 256, (48, 48), dtype=np.uint8))
+        picture.save(tmp_path / "CK+48" / label / "S010_004_00000017.png")
+
+    for modality, dataset in (("audio", "emodb"), ("audio", "emodb_telephone"), ("video", "ckplus48")):
+        result = evaluate.run(modality, str(bundle), dataset, tmp_path, "all")
+        assert (result["n"], result["skipped"]) == (3, 1)
+        assert result["tasks"]["emotion"]["labels"] == list(EMOTIONS)
+        assert {name: task["n"] for name, task in result["tasks"].items()} == {"emotion": 2, "polarity": 3, "score": 3}
 
 
 @pytest.mark.slow

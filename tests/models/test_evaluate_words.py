@@ -4,7 +4,9 @@ from pathlib import Path
 import pytest
 
 from models import evaluate
+from models.bundles import bundle_folder
 from models.data import DataError
+from models.evaluate import meld, tweets
 
 MELD = """Utterance,Emotion,Sentiment
 "Thank you so much, I am so happy!",joy,positive
@@ -36,7 +38,7 @@ def test_a_set_without_emotions_has_no_emotion_task(tmp_path: Path) -> None:
     (tmp_path / "airline").mkdir()
     (tmp_path / "airline" / "tweets_train.csv").write_text(TWEETS)
     found = evaluate.run("text", "embedded", "tweets", tmp_path, "all")
-    assert set(found["tasks"]) == {"polarity"}
+    assert set(found["tasks"]) == {"polarity", "score"}
     assert found["tasks"]["polarity"]["metrics"]["accuracy"] == 1.0
 
 
@@ -51,6 +53,28 @@ def test_comments_with_several_labels_are_not_judged(tmp_path: Path) -> None:
 def test_a_data_folder_without_the_set_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="data README"):
         evaluate.run("text", "embedded", "meld", tmp_path)
+
+
+def test_long_foreign_and_wordless_texts_are_judged_and_empty_ones_skipped(tmp_path: Path) -> None:
+    (tmp_path / "meld").mkdir()
+    texts = ["so " * 10_000, "😡😡😡", "Это ужасно", "我很生气", "???", "   ", ""]
+    rows = "".join(f'"{text}",anger,negative\n' for text in texts)
+    (tmp_path / "meld" / "kept_back_sent_emo.csv").write_text("Utterance,Emotion,Sentiment\n" + rows, encoding="utf-8")
+    for dataset, split in (("meld", "kept_back"), ("meld_recognised", "all")):
+        found = evaluate.run("text", "embedded", dataset, tmp_path, split)
+        assert (found["n"], found["skipped"]) == (5, 2)
+        assert found["tasks"]["emotion"]["metrics"]["roc_auc_ovr"] is None
+
+
+def test_the_score_follows_the_emotion_where_a_set_knows_it_else_the_polarity(tmp_path: Path) -> None:
+    (tmp_path / "meld").mkdir()
+    (tmp_path / "meld" / "dev_sent_emo.csv").write_text(MELD)
+    (tmp_path / "airline").mkdir()
+    (tmp_path / "airline" / "tweets_train.csv").write_text(TWEETS)
+    folder = bundle_folder("embedded")
+    emotion, polarity = meld(folder, tmp_path, "all").tasks["score"], tweets(folder, tmp_path, "all").tasks["score"]
+    assert emotion.truth.tolist() == [2.0, -2.5, 0.0, 0.0]
+    assert polarity.truth.tolist() == [-2.0, 2.0]
 
 
 @pytest.mark.slow
