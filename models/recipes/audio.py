@@ -102,16 +102,25 @@ def _between(x: FloatArray, places: FloatArray | NDArray[np.float64], axis: int)
 
 def _voices(data: Path) -> Voices:
     parts = [ravdess.read(data, split) for split in ("train", "validation")]
-    clips = [audio.trim(clip) for part in parts for clip in part.clips]
+    found: list[tuple[FloatArray, int, int]] = []
+    skipped = sum(part.skipped for part in parts)
+    for part in parts:
+        for clip, label, speaker in zip(part.clips, part.labels, part.speakers, strict=True):
+            try:
+                audio.prepare(clip)
+            except audio.AudioInputError:
+                skipped += 1
+            else:
+                found.append((audio.trim(clip), int(label), int(speaker)))
     rng = np.random.default_rng(0)
-    versions = [[audio.prepare(clip) for clip in clips]]
-    versions += [[audio.prepare(sound.augment(clip, rng)) for clip in clips] for _ in range(VERSIONS - 1)]
+    versions = [[audio.prepare(clip) for clip, _, _ in found]]
+    versions += [[audio.prepare(sound.augment(clip, rng)) for clip, _, _ in found] for _ in range(VERSIONS - 1)]
     return Voices(
         versions,
-        [audio.prepare(sound.telephone(clip)) for clip in clips],
-        np.concatenate([part.labels for part in parts]),
-        np.concatenate([part.speakers for part in parts]),
-        sum(part.skipped for part in parts),
+        [audio.prepare(sound.telephone(clip)) for clip, _, _ in found],
+        np.array([label for _, label, _ in found]),
+        np.array([speaker for _, _, speaker in found]),
+        skipped,
     )
 
 
