@@ -104,6 +104,8 @@ def test_help_loads_neither_ray_nor_torch() -> None:
         (["train", "debug", "--data", ".", "--out", "out", "--folds"], 2, "no recipe with folds 'debug'"),
         (["train", "debug", "--data", ".", "--out", "/dev/null"], 1, "another folder"),
         (["evaluate", "audio", "--dataset", "nothing", "--data", "."], 1, "ravdess"),
+        (["evaluate", "audio", "--dataset", "ravdess", "--data", "gone"], 2, "--data"),
+        (["evaluate", "audio", "--dataset", "ravdess", "--data", ".", "--bundle", "gone"], 1, "embedded"),
     ],
 )
 def test_what_can_go_wrong_is_one_line_that_says_what_to_do(
@@ -138,6 +140,44 @@ def test_the_help_names_every_data_set() -> None:
     }
 
     assert told == {(modality, name) for modality, sets in DATASETS.items() for name in sets}
+
+
+@pytest.fixture
+def tweets(tmp_path: Path) -> Path:
+    (tmp_path / "data" / "airline").mkdir(parents=True)
+    table = "airline_sentiment,text\nnegative,this is the worst service ever\npositive,thank you so much\n"
+    (tmp_path / "data" / "airline" / "kept_back.csv").write_text(table)
+    return tmp_path / "data"
+
+
+def test_evaluate_prints_one_json_object(cli: CliRunner, tweets: Path) -> None:
+    ended = cli.invoke(
+        app, ["evaluate", "text", "--dataset", "tweets", "--data", str(tweets), "--split", "all", "--json"]
+    )
+
+    assert ended.exit_code == 0
+    assert len(ended.stdout.splitlines()) == 1
+    found = json.loads(ended.stdout)
+    assert list(found) == ["dataset", "split", "n", "skipped", "tasks"]
+    assert (found["dataset"], found["split"], found["n"], found["skipped"]) == ("tweets", "all", 2, 0)
+    assert {"labels", "metrics", "intervals", "constant"} <= set(found["tasks"]["polarity"])
+
+
+def test_evaluate_shows_intervals_constant_classes_and_confusion_and_writes_a_report(
+    cli: CliRunner, tweets: Path, tmp_path: Path
+) -> None:
+    command = ["evaluate", "text", "--dataset", "tweets", "--data", str(tweets), "--split", "all"]
+
+    ended = cli.invoke(app, [*command, "--report", str(tmp_path / "report")])
+
+    assert ended.exit_code == 0
+    lines = ended.stdout.splitlines()
+    assert lines[1].split() == ["task", "metric", "network", "95", "%", "interval", "constant"]
+    assert lines[2].split()[:3] == ["polarity", "accuracy", "1.0000"]
+    assert "polarity, by class" in ended.stdout
+    assert "truth / answer" in ended.stdout
+    assert (tmp_path / "report" / "report.json").is_file()
+    assert (tmp_path / "report" / "polarity_roc.png").is_file()
 
 
 def test_a_wrong_environment_variable_is_named(cli: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
