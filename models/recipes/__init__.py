@@ -14,6 +14,7 @@ from models.recipes.audio import audio_ravdess, audio_ravdess_folds
 from models.recipes.debug import debug
 from models.recipes.fusion import fusion_label_pairs
 from models.recipes.recipe import Recipe
+from models.recipes.tables import fusion_mosi, fusion_mosi_folds, fusion_ravdess_av, fusion_ravdess_av_folds
 from models.recipes.text import text_multitask
 from models.recipes.video import video_fer2013
 
@@ -21,10 +22,16 @@ RECIPES: dict[str, Callable[[Path], Recipe]] = {
     "audio_ravdess": audio_ravdess,
     "debug": debug,
     "fusion_label_pairs": fusion_label_pairs,
+    "fusion_mosi": fusion_mosi,
+    "fusion_ravdess_av": fusion_ravdess_av,
     "text_multitask": text_multitask,
     "video_fer2013": video_fer2013,
 }
 """What `undertone train RECIPE` knows."""
 
-FOLDS: dict[str, Callable[[Path], Sequence[Callable[[], Recipe]]]] = {"audio_ravdess": audio_ravdess_folds}
+FOLDS: dict[str, Callable[[Path], Sequence[Callable[[], Recipe]]]] = {
+    "audio_ravdess": audio_ravdess_folds,
+    "fusion_mosi": fusion_mosi_folds,
+    "fusion_ravdess_av": fusion_ravdess_av_folds,
+}
 """What `undertone train RECIPE --folds` knows: a function of the data folder that gives one recipe maker per fold."""
