@@ -6,7 +6,7 @@ import torch
 
 from models.data.sentences import Sentences, one_hot
 from models.encoders.text import SPECIAL, PieceReader, TextConfig, TextNetwork
-from models.recipes.text import Share, batches, loss, steps_per_epoch, temperatures, validate
+from models.recipes.text import Share, batches, frequencies, loss, steps_per_epoch, temperatures, validate
 from models.types import EMOTIONS, POLARITIES, FloatArray
 
 VOCABULARY = (*SPECIAL, "hello", "there", "no", "thank")
@@ -54,6 +54,14 @@ def test_temperatures_make_a_network_that_is_too_sure_doubt() -> None:
         found = temperatures(network, READER, {"meld": SPOKEN, "airline": WRITTEN})
     assert found.keys() == {"emotion_temperature", "polarity_temperature"}
     assert found["polarity_temperature"] > 1.5
+
+
+def test_rows_of_a_set_with_a_reference_carry_how_its_balance_differs() -> None:
+    shares = [Share(SPOKEN, per_epoch=40), Share(WRITTEN, per_epoch=30, reference=SPOKEN)]
+    rows = torch.cat([batch["polarity_shift"] for batch in batches(shares, READER, np.random.default_rng(0))])
+    wanted = frequencies(WRITTEN.polarity) - frequencies(SPOKEN.polarity)
+    assert wanted[POLARITIES.index("positive")] > 0
+    assert {tuple(row) for row in rows.tolist()} == {(0.0, 0.0, 0.0), tuple(wanted.tolist())}
 
 
 def test_a_row_without_emotion_says_nothing_to_the_emotion_head() -> None:
