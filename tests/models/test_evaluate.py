@@ -2,6 +2,7 @@ import json
 import shutil
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -181,6 +182,31 @@ def test_boredom_and_contempt_are_left_out_of_the_emotions_and_counted(bundle: P
         assert (result["n"], result["skipped"]) == (3, 1)
         assert result["tasks"]["emotion"]["labels"] == list(EMOTIONS)
         assert {name: task["n"] for name, task in result["tasks"].items()} == {"emotion": 2, "polarity": 3, "score": 3}
+
+
+def test_films_without_a_face_are_a_named_error(bundle: Path, tmp_path: Path) -> None:
+    path = tmp_path / "ravdess" / "Actor_20" / "02-01-05-01-01-01-20.mp4"
+    path.parent.mkdir(parents=True)
+    with av.open(path, "w") as container:
+        stream = container.add_stream("mpeg4", rate=10, width=64, height=64, pix_fmt="yuv420p")
+        for _ in range(3):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 128, dtype=np.uint8), "rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    with pytest.raises(evaluate.EvaluateError, match="no face in any of 1 films"):
+        evaluate.run("video", str(bundle), "ravdess", tmp_path, "all")
+
+
+@pytest.mark.slow
+def test_a_real_film_is_judged_by_its_face(bundle: Path, data_dir: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "ravdess" / "Actor_01"
+    folder.mkdir(parents=True)
+    shutil.copy(data_dir / "clips" / "ravdess_01_neutral.mp4", folder / "01-01-01-01-01-01-01.mp4")
+    (folder / "01-01-05-01-01-01-01.mp4").write_bytes(b"no film")
+
+    result = evaluate.run("video", str(bundle), "ravdess", tmp_path, "all")
+
+    assert (result["n"], result["skipped"]) == (1, 1)
 
 
 @pytest.mark.slow
