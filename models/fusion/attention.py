@@ -68,18 +68,24 @@ class FusionConfig:
         width: Of a token.
         heads: Attention heads; must divide `width`.
         dropout: On embeddings and inside the block, while training.
+        emotion_temperature: What emotion logits are divided by before the softmax (Guo et al. 2017, arXiv:1706.04599, section 4.2).
+        polarity_temperature: Likewise.
     """
 
     embeddings: tuple[int, ...] = (128, 128, 384)
     width: int = 32
     heads: int = 4
     dropout: float = 0.3
+    emotion_temperature: float = 1.0
+    polarity_temperature: float = 1.0
 
     def __post_init__(self) -> None:
         if len(self.embeddings) != len(MODALITIES) or not all(1 <= size <= 8192 for size in self.embeddings):
             raise ValueError(f"embeddings must be {len(MODALITIES)} lengths in [1, 8192], not {self.embeddings}")
         if not 1 <= self.width <= 4096 or not 1 <= self.heads <= 64 or self.width % self.heads:
             raise ValueError("width must be in [1, 4096] and heads, in [1, 64], must divide it")
+        if not all(0.05 <= t <= 20 for t in (self.emotion_temperature, self.polarity_temperature)):
+            raise ValueError("temperatures must be in [0.05, 20]")
 
     @property
     def answers(self) -> int:
@@ -165,7 +171,7 @@ class FusionNetwork(nn.Module):
 
 
 class AttentionFusion:
-    """The trained fusion; its `network` is public for judging many label pairs at once.
+    """The trained fusion; its `network` and `temperatures` are public for judging many label pairs at once.
 
     Args:
         network: In `eval` mode.
@@ -176,6 +182,7 @@ class AttentionFusion:
 
     def __init__(self, network: FusionNetwork, config: FusionConfig, *, name: str, device: str = "cpu") -> None:
         self.name = name
+        self.temperatures = (config.emotion_temperature, config.polarity_temperature)
         self._config = config
         self._device = torch.device(device)
         self.network = network.eval().to(self._device)
@@ -229,8 +236,8 @@ class AttentionFusion:
             answers.to(self._device),
             present.to(self._device),
         )
-        emotions = emotion.float().softmax(dim=1).cpu().numpy()
-        poles = polarity.float().softmax(dim=1).cpu().numpy()
+        emotions = (emotion.float() / self.temperatures[0]).softmax(dim=1).cpu().numpy()
+        poles = (polarity.float() / self.temperatures[1]).softmax(dim=1).cpu().numpy()
         weights = (mass / mass.sum(dim=1, keepdim=True).clamp_min(1e-9)).float().cpu().numpy()
         predictions = [Prediction(score_of(p), p, e) for e, p in zip(emotions, poles, strict=True)]
         return predictions, weights

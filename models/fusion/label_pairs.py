@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.bundles import Bundle, load_encoder
-from models.data import fer2013, meld, ravdess
+from models.calibration import temperature
+from models.data import DataError, fer2013, meld, ravdess
 from models.data.labels import FER2013_LABELS, RAVDESS_LABELS, emotion_matrix
+from models.data.recordings import Recordings
 from models.data.sentences import as_recognised
 from models.encoders import audio, text, video
 from models.fusion.attention import MODALITIES, log_answers
@@ -59,25 +61,26 @@ def read(bundle: Bundle, data: Path, split: str) -> Pools:
     Args:
         bundle: With all three encoders.
         data: The data folder.
-        split: `train` (texts also as a recogniser would write them; at most 8,000 faces) or `validation`.
+        split: `train` (texts also as a recogniser would write them; at most 8,000 faces), `validation`, or any other that
+            all three sets have.
 
     Raises:
         DataError: A data set is missing.
         BundleError: An encoder is missing.
     """
     rng = np.random.default_rng(0)
-    sentences = meld.read(data, "dev" if split == "validation" else split)
+    sentences = meld.read(data, split)
     texts, repeats = [text.prepare(one) for one in sentences.texts], 1
     if split == "train":
         texts, repeats = texts + [text.prepare(as_recognised(one, rng)) for one in texts], 2
     polarities = np.tile(sentences.polarity.argmax(axis=1), repeats)
     recordings = ravdess.read(data, split)
-    faces = fer2013.read(data, "public_test" if split == "validation" else split)
+    faces = fer2013.read(data, split)
     rows = rng.permutation(len(faces.labels))[:FACES_MAX]
     pictures = [faces.pictures[row][None] for row in rows]
-    heard = [audio.prepare(clip) for clip in recordings.clips]
+    heard, spoken = _audible(recordings)
     emotions = {
-        Modality.AUDIO: emotion_matrix(RAVDESS_LABELS).argmax(axis=1)[recordings.labels],
+        Modality.AUDIO: emotion_matrix(RAVDESS_LABELS).argmax(axis=1)[spoken],
         Modality.VIDEO: emotion_matrix(FER2013_LABELS).argmax(axis=1)[faces.labels[rows]],
         Modality.TEXT: np.tile(sentences.emotion.argmax(axis=1), repeats),
     }
@@ -135,7 +138,7 @@ def draw(
     for modality in MODALITIES:
         pool, rows = pools[modality], anchors
         if modality is not Modality.TEXT:
-            others = rng.choice(words.emotions, len(anchors))
+            others = rng.choice(emotions, len(anchors))
             shown = np.where(rng.random(len(anchors)) < doubt, others, emotions)
             rows = _of_same_label(pool.emotions, shown, rng)
         anything = rng.integers(0, len(pool.emotions), len(anchors))
@@ -164,22 +167,48 @@ def loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
 
 
 def validation_pairs(pools: Pools, doubt: float) -> dict[str, Tensor]:
-    """Every validation text once, with a voice and a face drawn by a fixed seed."""
-    anchors = np.arange(len(pools[Modality.TEXT].emotions))
+    """Every text once whose emotion some voice and some face has too, with two of these drawn by a fixed seed.
+
+    Raises:
+        DataError: There is no such text.
+    """
+    shared = set.intersection(*(set(pool.emotions.tolist()) for pool in pools.values()))
+    anchors = np.flatnonzero(np.isin(pools[Modality.TEXT].emotions, list(shared)))
+    if len(anchors) == 0:
+        raise DataError("no emotion that text, voice and face all have: give sets that share a label.")
     return draw(pools, anchors, np.random.default_rng(0), dict.fromkeys(MODALITIES, 0.0), doubt)
 
 
 @torch.inference_mode()
-def answers_by_subset(model: nn.Module, pairs: Mapping[str, Tensor]) -> dict[str, tuple[FloatArray, FloatArray]]:
+def answers_by_subset(
+    model: nn.Module, pairs: Mapping[str, Tensor], temperatures: tuple[float, float] = (1.0, 1.0)
+) -> dict[str, tuple[FloatArray, FloatArray]]:
     """Probabilities of emotion (N, 7) and polarity (N, 3) per subset of modalities, named like `audio+text`."""
+    return {
+        name: tuple((one / t).softmax(dim=1).cpu().numpy() for one, t in zip(logits, temperatures, strict=True))
+        for name, logits in _logits_by_subset(model, pairs).items()
+    }
+
+
+def temperatures(pools: Pools, model: nn.Module) -> dict[str, float]:
+    """`emotion_temperature` and `polarity_temperature` over all subsets of pairs drawn as in training."""
+    pairs = validation_pairs(pools, DOUBT)
+    subsets = _logits_by_subset(model, pairs).values()
+    return {
+        f"{task}_temperature": temperature(torch.cat(logits).cpu(), pairs[task].repeat(len(SUBSETS)))
+        for task, logits in zip(("emotion", "polarity"), zip(*subsets, strict=True), strict=True)
+    }
+
+
+def _logits_by_subset(model: nn.Module, pairs: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
     device = next(model.parameters()).device
-    answers = {}
+    parts = [pairs[modality.value].to(device) for modality in MODALITIES]
+    found = {}
     for subset in SUBSETS:
         present = torch.tensor([modality in subset for modality in MODALITIES]).expand(len(pairs["emotion"]), -1)
-        parts = [pairs[modality.value].to(device) for modality in MODALITIES]
         emotion, polarity, _ = model(parts, pairs["answers"].to(device), present.to(device))
-        answers["+".join(subset)] = (emotion.softmax(dim=1).cpu().numpy(), polarity.softmax(dim=1).cpu().numpy())
-    return answers
+        found["+".join(subset)] = (emotion, polarity)
+    return found
 
 
 def averaged(pairs: Mapping[str, Tensor]) -> tuple[FloatArray, FloatArray]:
@@ -206,6 +235,18 @@ def validate(pools: Pools) -> Callable[[nn.Module], dict[str, float]]:
         return found | {"mean_f1": sum(mean) / len(mean)}
 
     return figures
+
+
+def _audible(recordings: Recordings) -> tuple[list[audio.LogMel], NDArray[np.int64]]:
+    """The clips that can be judged, prepared, and their labels."""
+    heard, rows = [], []
+    for row, clip in enumerate(recordings.clips):
+        try:
+            heard.append(audio.prepare(clip))
+        except audio.AudioInputError:
+            continue
+        rows.append(row)
+    return heard, recordings.labels[rows]
 
 
 def _pool(features: Sequence[Features], emotions: NDArray[np.int64], polarities: NDArray[np.int64]) -> Pool:

@@ -10,11 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from models.calibration import temperature
 from models.data import ravdess, sound
 from models.encoders import audio
 from models.encoders.audio import AudioConfig, LogMel, VoiceNetwork
 from models.metrics import classification
-from models.recipes.recipe import Batch, Recipe, balanced_class_weights, temperature
+from models.recipes.recipe import Batch, Recipe, balanced_class_weights
 from models.types import FloatArray
 
 BATCH_CLIPS = 32

@@ -1,5 +1,6 @@
 """How the fusion is trained."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from models.bundles import EMBEDDED, load_bundle
@@ -30,6 +31,7 @@ def fusion_label_pairs(data: Path) -> Recipe:
         learning_rate=2e-3,
         weight_decay=0.05,
         average_decay=0.99,
+        calibrate=lambda model: replace(config, **label_pairs.temperatures(held_out, model)),
         about={
             "data": "label pairs of MELD train, RAVDESS actors 1-18 and 8,000 faces of FER2013 train",
             "validation_data": "label pairs of MELD dev, RAVDESS actors 19-21 and FER2013 public_test",

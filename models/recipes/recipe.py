@@ -1,6 +1,5 @@
 """What a recipe is: everything the loop in `models/train.py` needs to train one network."""
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,13 +68,3 @@ def balanced_class_weights(labels: np.ndarray[Any, Any], classes: int, power: fl
     counts = np.bincount(labels, minlength=classes).astype(np.float64)
     raw = np.where(counts > 0, np.maximum(counts, 1) ** -power, 0.0)
     return torch.from_numpy((raw * counts.sum() / (raw * counts).sum()).astype(np.float32))
-
-
-def temperature(logits: Tensor, labels: Tensor) -> float:
-    """The temperature in [0.25, 4] whose softmax(logits / T) (N, classes) has the least cross-entropy with labels (N,).
-
-    Guo et al. 2017, arXiv:1706.04599, section 4.2; a fine search instead of a descent, because there is one number.
-    """
-    grid = torch.logspace(math.log10(0.25), math.log10(4), 241, dtype=torch.float64)
-    losses = [nn.functional.cross_entropy(logits.double() / t, labels) for t in grid]
-    return float(grid[int(torch.stack(losses).argmin())])

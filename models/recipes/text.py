@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.calibration import temperature
 from models.data import airline, goemotions, meld
 from models.data.sentences import Sentences, as_recognised
 from models.encoders import minilm
 from models.encoders.text import BATCH_TEXTS, PieceReader, TextConfig, TextNetwork, pad, prepare
 from models.metrics import classification
-from models.recipes.recipe import Recipe, temperature
+from models.recipes.recipe import Recipe
 from models.types import EMOTIONS, POLARITIES, FloatArray
 
 TASKS = {"emotion": EMOTIONS, "polarity": POLARITIES}

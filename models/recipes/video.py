@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.calibration import temperature
 from models.data import fer2013
 from models.encoders.video import FaceNetwork, VideoConfig, VideoEncoder
 from models.metrics import classification
-from models.recipes.recipe import Batch, Recipe, temperature
+from models.recipes.recipe import Batch, Recipe
 
 FACES_POOLED = 4
 """Faces of one label that are pooled as if they were frames of one utterance."""

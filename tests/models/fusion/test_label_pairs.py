@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from models.data import DataError
 from models.fusion.attention import ANSWERS, MODALITIES, FusionConfig, FusionNetwork
 from models.fusion.label_pairs import (
     SUBSETS,
@@ -12,6 +13,7 @@ from models.fusion.label_pairs import (
     draw,
     loss,
     noise,
+    temperatures,
     validate,
     validation_pairs,
 )
@@ -43,6 +45,40 @@ def test_clear_pairs_carry_one_label_in_all_modalities() -> None:
     pairs = validation_pairs(pools(0.8), doubt=0.0)
     for modality in MODALITIES:
         torch.testing.assert_close(pairs[modality.value][:, 0], pairs["emotion"].float())
+
+
+def test_texts_whose_emotion_no_voice_has_are_left_out() -> None:
+    parts = pools(0.8)
+    heard = parts[Modality.AUDIO]
+    rows = heard.emotions != EMOTIONS.index("fear")
+    parts[Modality.AUDIO] = Pool(
+        *(getattr(heard, key)[rows] for key in ("embeddings", "answers", "emotions", "polarities"))
+    )
+
+    for doubt in (0.0, 1.0):
+        pairs = validation_pairs(parts, doubt)
+        assert len(pairs["emotion"]) == 240
+        assert EMOTIONS.index("fear") not in pairs["emotion"]
+
+    nothing = Pool(heard.embeddings[:0], heard.answers[:0], heard.emotions[:0], heard.polarities[:0])
+    with pytest.raises(DataError, match="share a label"):
+        validation_pairs({**parts, Modality.VIDEO: nothing}, 0.0)
+
+
+def test_a_fusion_that_is_too_sure_gets_a_high_temperature_which_calms_its_answers() -> None:
+    torch.manual_seed(0)
+    network, held_out = FusionNetwork(CONFIG).eval(), pools(0.5)
+    with torch.no_grad():
+        network.evidence.mul_(5)
+    pairs = validation_pairs(held_out, 0.3)
+
+    fitted = temperatures(held_out, network)
+    sure = answers_by_subset(network, pairs)["audio+video+text"][0]
+    calm = answers_by_subset(network, pairs, (fitted["emotion_temperature"], 1.0))["audio+video+text"][0]
+
+    assert fitted["emotion_temperature"] > 1.5
+    assert calm.max(axis=1).mean() < sure.max(axis=1).mean()
+    np.testing.assert_array_equal(calm.argmax(axis=1), sure.argmax(axis=1))
 
 
 def test_doubt_and_exchange_change_so_many_rows() -> None:
