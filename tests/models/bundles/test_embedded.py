@@ -38,7 +38,7 @@ def fusion(bundle: Bundle) -> Fuser:
 
 
 def test_it_is_whole_and_small(bundle: Bundle) -> None:
-    assert set(bundle.parts) == {"audio", "video", "text", "fusion"}
+    assert set(bundle.parts) == {"audio", "video", "text", "fusion", "fusion_mosi", "fusion_ravdess_av"}
     assert sum(path.stat().st_size for path in EMBEDDED.iterdir()) <= BUNDLE_MAX_BYTES
     assert {path.suffix for path in EMBEDDED.iterdir()} == {".safetensors", ".json"}
 
