@@ -43,7 +43,7 @@ Bundle = Annotated[str, typer.Option(help="`embedded`, or the folder of another 
 
 DATASETS_HELP = (
     "text: meld, meld_recognised, tweets, goemotions; audio: ravdess, ravdess_telephone, emodb, emodb_telephone; "
-    "video: fer2013, ckplus48, ravdess; fusion: label_pairs."
+    "video: fer2013, ckplus48, ravdess; fusion: label_pairs, mosi, ravdess_av."
 )
 
 

@@ -35,7 +35,7 @@ from models.encoders.audio import AudioEncoder, AudioInputError, prepare
 from models.encoders.text import TextEncoder
 from models.encoders.video import VideoEncoder
 from models.encoders.video import prepare as prepare_faces
-from models.fusion import label_pairs
+from models.fusion import label_pairs, tables
 from models.fusion.attention import MODALITIES, AttentionFusion
 from models.metrics import (
     EMOTION_SCORES,
@@ -240,6 +240,6 @@ DATASETS: dict[str, dict[str, Evaluation]] = {
     },
     "video": {"ckplus48": ckplus48, "fer2013": fer2013, "ravdess": ravdess_faces},
     "text": {"goemotions": goemotions, "meld": meld, "meld_recognised": meld_recognised, "tweets": tweets},
-    "fusion": {"label_pairs": fused_label_pairs},
+    "fusion": {"label_pairs": fused_label_pairs, "mosi": tables.mosi, "ravdess_av": tables.ravdess_av},
 }
 """What `undertone evaluate MODALITY --dataset NAME` knows."""

@@ -4,7 +4,7 @@ A figure that does not exist is None, which is JSON's null, and never NaN: the R
 correlation with a truth that never changes, the recall of a class that does not occur.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -281,7 +281,7 @@ def _constant(truth: Labels, classes: int, roc_auc_ovr: float | None) -> dict[st
 def _per_class(task: Task) -> dict[str, dict[str, float | int | None]]:
     counts = confusion(task.truth, task.probabilities.argmax(axis=1), len(task.labels)).astype(np.float64)
     hits, support, answered = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
-    columns = {
+    columns: dict[str, Sequence[float] | Rows] = {
         "precision": _ratio(hits, answered),
         "recall": _ratio(hits, support),
         "f1": _ratio(2 * hits, support + answered),
@@ -310,7 +310,7 @@ def _confidence(probabilities: FloatArray) -> tuple[Rows, Labels]:
 
 def _ratio(above: Rows, below: Rows) -> Rows:
     """NaN where it would divide by zero."""
-    return np.divide(above, below, out=np.full(np.shape(below), np.nan), where=below > 0)
+    return np.asarray(np.divide(above, below, out=np.full(np.shape(below), np.nan), where=below > 0))
 
 
 def _mean(rows: Rows) -> Rows:

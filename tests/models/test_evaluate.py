@@ -16,6 +16,7 @@ from models.data import DataError
 from models.data.labels import FER2013_LABELS
 from models.encoders.audio import AudioConfig, VoiceNetwork
 from models.encoders.video import FaceNetwork, VideoConfig
+from models.metrics import EvaluateError
 from models.types import EMOTIONS, POLARITIES
 
 CLASS_METRICS = {"accuracy", "balanced_accuracy", "f1_macro", "f1_weighted", "roc_auc_ovr", "ece"}
@@ -87,18 +88,18 @@ def test_only_silence_is_a_named_error(bundle: Path, tmp_path: Path) -> None:
     actor.mkdir(parents=True)
     soundfile.write(actor / "03-01-01-02-01-01-20.flac", np.zeros(8_000), 16_000)
 
-    with pytest.raises(evaluate.EvaluateError, match="nothing to judge"):
+    with pytest.raises(EvaluateError, match="nothing to judge"):
         evaluate.run("audio", str(bundle), "ravdess", tmp_path)
 
 
 @pytest.mark.parametrize(("modality", "dataset"), [("audio", "fer2013"), ("smell", "ravdess"), ("audio", "")])
 def test_an_unknown_choice_names_the_known_ones(data: Path, modality: str, dataset: str) -> None:
-    with pytest.raises(evaluate.EvaluateError, match=r"audio ravdess.*video fer2013"):
+    with pytest.raises(EvaluateError, match=r"audio ravdess.*video fer2013"):
         evaluate.run(modality, "embedded", dataset, data)
 
 
 def test_a_missing_bundle_checkpoint_or_data_is_named(bundle: Path, data: Path, tmp_path: Path) -> None:
-    with pytest.raises(evaluate.EvaluateError, match="no bundle"):
+    with pytest.raises(EvaluateError, match="no bundle"):
         evaluate.run("audio", str(tmp_path / "nothing"), "ravdess", data)
     with pytest.raises(DataError, match="ravdess"):
         evaluate.run("audio", str(bundle), "ravdess", tmp_path / "nothing")
@@ -193,7 +194,7 @@ def test_films_without_a_face_are_a_named_error(bundle: Path, tmp_path: Path) ->
             frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 128, dtype=np.uint8), "rgb24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    with pytest.raises(evaluate.EvaluateError, match="no face in any of 1 films"):
+    with pytest.raises(EvaluateError, match="no face in any of 1 films"):
         evaluate.run("video", str(bundle), "ravdess", tmp_path, "all")
 
 

@@ -6,17 +6,17 @@ import pytest
 from PIL import Image
 
 from models import evaluate_report
-from models.metrics import Answers, ScoreTask, Task, judge
+from models.metrics import Answers, ScoreTask, Task, Tasks, judge
 
 
 def answers(n: int) -> Answers:
     rng = np.random.default_rng(0)
     labels = ("negative", "neutral", "positive")
     truth = rng.integers(0, 2, n)  # no positive one
-    tasks = {
-        "polarity": Task(labels, truth, rng.dirichlet(np.ones(3), n)),
-        "polarity_audio+text": Task(labels, truth, rng.dirichlet(np.ones(3), n)),
-        "score": ScoreTask(2.0 * truth, rng.uniform(-3, 3, n)),
+    tasks: Tasks = {
+        "polarity": Task(labels, truth, rng.dirichlet(np.ones(3), n).astype(np.float32)),
+        "polarity_audio+text": Task(labels, truth, rng.dirichlet(np.ones(3), n).astype(np.float32)),
+        "score": ScoreTask(truth.astype(np.float32), rng.uniform(-3, 3, n).astype(np.float32)),
     }
     return Answers(tasks, 4)
 

@@ -69,7 +69,7 @@ def roc_auc_ovr(task: Task) -> float | None:
 
 def test_with_every_class_present_it_is_scikit_learns_roc_auc_ovr() -> None:
     rng = np.random.default_rng(0)
-    truth, probabilities = rng.integers(0, 4, 200), rng.dirichlet(np.ones(4), 200)
+    truth, probabilities = rng.integers(0, 4, 200), rng.dirichlet(np.ones(4), 200).astype(np.float32)
     expected = reference.roc_auc_score(truth, probabilities, multi_class="ovr")
     assert roc_auc_ovr(Task(LABELS, truth, probabilities)) == pytest.approx(expected)
     two = probabilities[:, :2] / probabilities[:, :2].sum(axis=1, keepdims=True)
@@ -192,7 +192,8 @@ def test_intervals_are_those_of_resampled_rows() -> None:
     rng = np.random.default_rng(0)
     truth = rng.integers(0, 3, 150)
     probabilities = rng.dirichlet(np.ones(3), 150) + 0.4 * np.eye(3)[truth]
-    task = Task(LABELS[:3], truth, probabilities / probabilities.sum(axis=1, keepdims=True))
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    task = Task(LABELS[:3], truth, probabilities.astype(np.float32))
 
     intervals = judge(task)["intervals"]
 
