@@ -42,8 +42,8 @@ Transcriber = Annotated[str, typer.Option(help="A Whisper model's name or path, 
 Bundle = Annotated[str, typer.Option(help="`embedded`, or the folder of another bundle.")]
 
 DATASETS_HELP = (
-    "text: meld, meld_recognised, tweets, goemotions; audio: ravdess, ravdess_telephone, emodb, emodb_telephone; "
-    "video: fer2013, ckplus48, ravdess; fusion: label_pairs, mosi, ravdess_av."
+    "text: meld, meld_context, meld_recognised, tweets, goemotions; audio: ravdess, ravdess_telephone, emodb, "
+    "emodb_telephone; video: fer2013, fer2013_frames, ckplus48, ravdess; fusion: label_pairs, label_pairs_doubtful, mosi, ravdess_av."
 )
 
 
@@ -210,13 +210,16 @@ def train(
 @app.command(
     epilog="Examples: undertone evaluate text --dataset meld --data ../shared/data · "
     "undertone evaluate audio --dataset ravdess --data my_actors --split all --json · "
+    "undertone evaluate all --data ../shared/data · "
     "undertone evaluate fusion --bundle my_bundle --dataset label_pairs --data ../shared/data --report /tmp/report"
 )
 @clear_errors
 def evaluate(
-    modality: Annotated[str, typer.Argument(help="text, audio, video or fusion.")],
+    modality: Annotated[
+        str, typer.Argument(help="text, audio, video, fusion, or `all` for every data set in one table.")
+    ],
     *,
-    dataset: Annotated[str, typer.Option(help=DATASETS_HELP)],
+    dataset: Annotated[str, typer.Option(help=DATASETS_HELP)] = "",
     data: Annotated[Path, typer.Option(help="The folder of the data sets, laid out as their readers say.")],
     bundle: Bundle = "embedded",
     split: Annotated[
@@ -229,6 +232,9 @@ def evaluate(
     _needs_train_group()
     from deployments import cli_train
 
+    if modality == "all":
+        cli_train.evaluate_all(bundle, data, split, as_json=as_json)
+        return
     cli_train.evaluate(modality, bundle, dataset, data, split, report=report, as_json=as_json)
 
 
@@ -242,5 +248,5 @@ def doctor(*, as_json: Json = False) -> None:
 
 
 def _needs_train_group() -> None:
-    if importlib.util.find_spec("soundfile") is None:
+    if importlib.util.find_spec("sklearn") is None:
         raise CommandError("the packages for training and evaluating are not installed: uv sync --group train")

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from deployments.console import EXIT_USAGE, CommandError, print_out, write_json
+from deployments.console import EXIT_USAGE, CommandError, aside, print_out, write_json
 from models import evaluate as evaluation
 from models import train as training
 from models.evaluate_report import class_rows, confusion_rows, metric_rows
@@ -80,6 +80,35 @@ def evaluate(
             print_out(_table(f"\n{name}, confusion", confusion_rows(task), words=1))
     if report is not None:
         print_out(f"report in {report}")
+
+
+def evaluate_all(bundle: str, data: Path, split: str, *, as_json: bool) -> None:
+    """Measure a bundle on every data set that lies in the folder, and print one table.
+
+    Raises:
+        CommandError: no such folder, or a damaged bundle.
+    """
+    _needs(data)
+    found = []
+    try:
+        for one in evaluation.run_all(bundle, data, split):
+            found.append(one)
+            aside().print(f"{one['modality']} {one['dataset']}: {one.get('missing', 'done')}")
+    except ValueError as error:  # CheckpointError: it says what to do next
+        raise CommandError(str(error)) from error
+    if as_json:
+        write_json([{"bundle": bundle, "split": split, "evaluations": found}])
+        return
+    shown = ("accuracy", "balanced_accuracy", "f1_macro", "f1_weighted", "ece")
+    rows = [("modality", "data set", "task", "n", *shown)]
+    for one in found:
+        for name, task in one.get("tasks", {}).items():
+            if name in {"emotion", "polarity"}:
+                values = [f"{task['metrics'][key]:.3f} ({task['constant'][key]:.3f})" for key in shown[:-1]]
+                rows.append(
+                    (one["modality"], one["dataset"], name, str(task["n"]), *values, f"{task['metrics']['ece']:.3f}")
+                )
+    print_out(_table(f"bundle {bundle}, split {split} (a constant answer in brackets)", rows, words=3))
 
 
 def figures(found: Mapping[str, Any]) -> Table:

@@ -1,9 +1,17 @@
 """Making probabilities mean what they say: one temperature per head."""
 
 import math
+from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
+
+
+class Temperatures(TypedDict):
+    """One per question, named as in the configurations of the networks that answer both."""
+
+    emotion_temperature: float
+    polarity_temperature: float
 
 
 def temperature(logits: Tensor, labels: Tensor) -> float:

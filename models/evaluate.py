@@ -8,7 +8,7 @@ every polarity, a number in [-3, 3]. The signs mean something; the size is a con
 follows the convention and `pearson` how well it orders.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from models import evaluate_report
-from models.bundles import bundle_folder, load_bundle
+from models.bundles import BundleError, bundle_folder, load_bundle
+from models.data import DataError, sound
 from models.data import airline as airline_files
 from models.data import ckplus48 as ckplus48_files
 from models.data import emodb as emodb_files
@@ -25,9 +26,8 @@ from models.data import goemotions as goemotions_files
 from models.data import meld as meld_files
 from models.data import ravdess as ravdess_files
 from models.data import ravdess_films as ravdess_film_files
-from models.data import sound
 from models.data.faces import Faces
-from models.data.labels import score_of
+from models.data.labels import emotion_matrix, score_of
 from models.data.media import PICTURES_PER_S
 from models.data.recordings import Recordings
 from models.data.sentences import Sentences, as_recognised
@@ -99,6 +99,20 @@ def run(
     return found
 
 
+def run_all(bundle: str, data: Path, split: str = "validation") -> Iterator[dict[str, Any]]:
+    """Evaluate a bundle on everything in `DATASETS`, one after the other: what `run` returns, with its `modality`.
+
+    Where a set is not in the data folder (or the bundle has no such part) the object holds `modality`, `dataset` and
+    `missing`, which says why.
+    """
+    for modality, sets in DATASETS.items():
+        for dataset in sets:
+            try:
+                yield {"modality": modality, **run(modality, bundle, dataset, data, split)}
+            except (DataError, EvaluateError, BundleError) as error:
+                yield {"modality": modality, "dataset": dataset, "missing": str(error)}
+
+
 def ravdess(bundle: Path, data: Path, split: str) -> Answers:
     """Voice on RAVDESS: `train`, `validation`, `test` or `all` actors."""
     return _voices(bundle, ravdess_files.read(data, split))
@@ -122,6 +136,21 @@ def emodb_telephone(bundle: Path, data: Path, split: str) -> Answers:
 def fer2013(bundle: Path, data: Path, split: str) -> Answers:
     """Faces on FER2013: `train`, `public_test` (which is the validation split), any other folder's name, or `all`."""
     return _faces(bundle, fer2013_files.read(data, split))
+
+
+def fer2013_frames(bundle: Path, data: Path, split: str) -> Answers:
+    """Utterances of eight FER2013 faces of one label, four of them spoilt: learned weights, and `_averaged` equal ones."""
+    faces = fer2013_files.read(data, split)
+    utterances, truth = fer2013_files.utterances(faces, np.random.default_rng(0))
+    if not utterances:
+        raise EvaluateError(f"no label of split {split!r} has {fer2013_files.FRAMES} faces: nothing to judge.")
+    encoder = VideoEncoder.load(bundle / "video.safetensors")
+    emotions = np.stack([one.prediction.emotion for one in encoder.encode(utterances)])
+    tasks, unsayable = emotion_tasks(faces.label_names, truth, EMOTIONS, emotions)
+    log_mean = np.stack([np.log(one.clip(1e-9)).mean(axis=0) for _, one in encoder.frames(utterances)])
+    equal = np.exp(log_mean) / np.exp(log_mean).sum(axis=1, keepdims=True)
+    averaged, _ = emotion_tasks(faces.label_names, truth, EMOTIONS, equal @ emotion_matrix(encoder.labels))
+    return Answers(tasks | {f"{name}_averaged": task for name, task in averaged.items()}, faces.skipped + unsayable)
 
 
 def ckplus48(bundle: Path, data: Path, split: str) -> Answers:
@@ -150,7 +179,12 @@ def ravdess_faces(bundle: Path, data: Path, split: str) -> Answers:
 
 
 def meld(bundle: Path, data: Path, split: str) -> Answers:
-    """Words on MELD, each utterance by itself: `train`, `dev` (which is the validation split), or `all`."""
+    """Words on MELD, each utterance by itself as in a call: `train`, `dev` (which is the validation split), or `all`."""
+    return _words(bundle, replace(meld_files.read(data, split), before=()))
+
+
+def meld_context(bundle: Path, data: Path, split: str) -> Answers:
+    """The same with up to three turns of the dialogue before each utterance, which live calls do not give (see the card)."""
     return _words(bundle, meld_files.read(data, split))
 
 
@@ -159,7 +193,7 @@ def meld_recognised(bundle: Path, data: Path, split: str) -> Answers:
     sentences = meld_files.read(data, split)
     rng = np.random.default_rng(0)
     texts = tuple(as_recognised(text, rng, dropped=0.0) for text in sentences.texts)
-    return _words(bundle, replace(sentences, texts=texts))
+    return _words(bundle, replace(sentences, texts=texts, before=()))
 
 
 def goemotions(bundle: Path, data: Path, split: str) -> Answers:
@@ -174,9 +208,19 @@ def tweets(bundle: Path, data: Path, split: str) -> Answers:
 
 def fused_label_pairs(bundle: Path, data: Path, split: str) -> Answers:
     """Fusion on label pairs (see `models.fusion.label_pairs`); tasks per subset of modalities, and plain averaging."""
+    return _label_pairs(bundle, data, split, doubt=0.0)
+
+
+def fused_doubtful_pairs(bundle: Path, data: Path, split: str) -> Answers:
+    """The same where some voices and faces show another label than the words, as in the training."""
+    return _label_pairs(bundle, data, split, doubt=label_pairs.DOUBT)
+
+
+def _label_pairs(bundle: Path, data: Path, split: str, doubt: float) -> Answers:
     pools = label_pairs.read(load_bundle(bundle), data, split)
-    pairs = label_pairs.validation_pairs(pools, doubt=0.0)
-    fused = label_pairs.answers_by_subset(AttentionFusion.load(bundle / "fusion.safetensors").network, pairs)
+    pairs = label_pairs.validation_pairs(pools, doubt)
+    fusion = AttentionFusion.load(bundle / "fusion.safetensors")
+    fused = label_pairs.answers_by_subset(fusion.network, pairs, fusion.temperatures)
     fused["averaged"] = label_pairs.averaged(pairs)
     everything = "+".join(MODALITIES)
     tasks: Tasks = {}
@@ -213,7 +257,8 @@ def _faces(bundle: Path, faces: Faces) -> Answers:
 
 
 def _words(bundle: Path, sentences: Sentences) -> Answers:
-    predictions = [one.prediction for one in TextEncoder.load(bundle / "text.safetensors").encode(sentences.texts)]
+    encoder = TextEncoder.load(bundle / "text.safetensors")
+    predictions = [one.prediction for one in encoder.encode(sentences.texts, sentences.before)]
     asked = {
         "emotion": (EMOTIONS, sentences.emotion, EMOTION_SCORES),
         "polarity": (POLARITIES, sentences.polarity, POLARITY_SCORES),
@@ -238,8 +283,19 @@ DATASETS: dict[str, dict[str, Evaluation]] = {
         "ravdess": ravdess,
         "ravdess_telephone": ravdess_telephone,
     },
-    "video": {"ckplus48": ckplus48, "fer2013": fer2013, "ravdess": ravdess_faces},
-    "text": {"goemotions": goemotions, "meld": meld, "meld_recognised": meld_recognised, "tweets": tweets},
-    "fusion": {"label_pairs": fused_label_pairs, "mosi": tables.mosi, "ravdess_av": tables.ravdess_av},
+    "video": {"ckplus48": ckplus48, "fer2013": fer2013, "fer2013_frames": fer2013_frames, "ravdess": ravdess_faces},
+    "text": {
+        "goemotions": goemotions,
+        "meld": meld,
+        "meld_context": meld_context,
+        "meld_recognised": meld_recognised,
+        "tweets": tweets,
+    },
+    "fusion": {
+        "label_pairs": fused_label_pairs,
+        "label_pairs_doubtful": fused_doubtful_pairs,
+        "mosi": tables.mosi,
+        "ravdess_av": tables.ravdess_av,
+    },
 }
 """What `undertone evaluate MODALITY --dataset NAME` knows."""

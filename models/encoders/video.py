@@ -187,7 +187,7 @@ class VideoEncoder:
         pictures = torch.from_numpy(np.concatenate(batch))
         parts = [self._both_ways(chunk.to(self._device)) for chunk in torch.split(pictures, BATCH_FACES)]
         sizes = [len(faces) for faces in batch]
-        columns = (torch.cat(column).float().cpu().split(sizes) for column in zip(*parts, strict=True))
+        columns = (torch.split(torch.cat(column).float().cpu(), sizes) for column in zip(*parts, strict=True))
         return list(zip(*columns, strict=True))
 
     def _both_ways(self, pictures: Tensor) -> tuple[Tensor, ...]:

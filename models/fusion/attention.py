@@ -135,7 +135,7 @@ class FusionNetwork(nn.Module):
             Emotion logits (B, 7), polarity logits (B, 3), and masses (B, M), 0 where absent.
         """
         logits, mass = self.logits(embeddings, answers, present)
-        emotion, polarity = logits.split([len(EMOTIONS), len(POLARITIES)], dim=1)
+        emotion, polarity = torch.split(logits, [len(EMOTIONS), len(POLARITIES)], dim=1)
         return emotion, polarity, mass
 
     def logits(self, embeddings: Sequence[Tensor], answers: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.bundles import Bundle, load_encoder
-from models.calibration import temperature
+from models.calibration import Temperatures, temperature
 from models.data import DataError, fer2013, meld, ravdess
 from models.data.labels import FER2013_LABELS, RAVDESS_LABELS, emotion_matrix
 from models.data.recordings import Recordings
@@ -184,20 +184,24 @@ def answers_by_subset(
     model: nn.Module, pairs: Mapping[str, Tensor], temperatures: tuple[float, float] = (1.0, 1.0)
 ) -> dict[str, tuple[FloatArray, FloatArray]]:
     """Probabilities of emotion (N, 7) and polarity (N, 3) per subset of modalities, named like `audio+text`."""
-    return {
-        name: tuple((one / t).softmax(dim=1).cpu().numpy() for one, t in zip(logits, temperatures, strict=True))
-        for name, logits in _logits_by_subset(model, pairs).items()
-    }
+    found = {}
+    for name, logits in _logits_by_subset(model, pairs).items():
+        emotion, polarity = (
+            (one / t).softmax(dim=1).cpu().numpy() for one, t in zip(logits, temperatures, strict=True)
+        )
+        found[name] = (emotion, polarity)
+    return found
 
 
-def temperatures(pools: Pools, model: nn.Module) -> dict[str, float]:
-    """`emotion_temperature` and `polarity_temperature` over all subsets of pairs drawn as in training."""
+def temperatures(pools: Pools, model: nn.Module) -> Temperatures:
+    """Over all subsets of pairs drawn as in training."""
     pairs = validation_pairs(pools, DOUBT)
     subsets = _logits_by_subset(model, pairs).values()
-    return {
-        f"{task}_temperature": temperature(torch.cat(logits).cpu(), pairs[task].repeat(len(SUBSETS)))
+    emotion, polarity = (
+        temperature(torch.cat(logits).cpu(), pairs[task].repeat(len(SUBSETS)))
         for task, logits in zip(("emotion", "polarity"), zip(*subsets, strict=True), strict=True)
-    }
+    )
+    return {"emotion_temperature": emotion, "polarity_temperature": polarity}
 
 
 def _logits_by_subset(model: nn.Module, pairs: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:

@@ -98,7 +98,7 @@ def _between(x: FloatArray, places: FloatArray | NDArray[np.float64], axis: int)
     low = places.astype(np.int64)
     high = np.minimum(low + 1, x.shape[axis] - 1)
     part = np.expand_dims((places - low).astype(np.float32), 1 - axis)
-    return x.take(low, axis) * (1 - part) + x.take(high, axis) * part
+    return np.asarray(x.take(low, axis) * (1 - part) + x.take(high, axis) * part, dtype=np.float32)
 
 
 def _voices(data: Path) -> Voices:
@@ -127,7 +127,7 @@ def _voices(data: Path) -> Voices:
 
 def _recipe(get_voices: Callable[[], Voices], held_out_actors: range) -> Recipe:
     voices = get_voices()
-    held_out = np.flatnonzero(np.isin(voices.actors, held_out_actors))
+    held_out = np.flatnonzero(np.isin(voices.actors, held_out_actors)).tolist()
     heard = np.flatnonzero(~np.isin(voices.actors, held_out_actors))
     config = AudioConfig()
     steps = len(heard) // BATCH_CLIPS
@@ -136,7 +136,9 @@ def _recipe(get_voices: Callable[[], Voices], held_out_actors: range) -> Recipe:
     def batches(rng: np.random.Generator) -> Iterable[Batch]:
         for rows in np.split(rng.permutation(heard)[: steps * BATCH_CLIPS], steps):
             yield _mixed(
-                [vary(voices.versions[rng.integers(VERSIONS)][row], rng) for row in rows], voices.labels[rows], rng
+                [vary(voices.versions[int(rng.integers(VERSIONS))][row], rng) for row in rows.tolist()],
+                voices.labels[rows],
+                rng,
             )
 
     def loss(model: nn.Module, batch: Batch) -> Tensor:

@@ -152,7 +152,7 @@ def as_unspoilt(
     shrunk = odds * (NormalDist().inv_cdf(accuracy) * spread / max(float((odds * side).mean()), 1e-6))
     noise = max(0.0, spread**2 - float((shrunk * side).var())) ** 0.5
     odds = shrunk + noise * rng.standard_normal(len(odds))
-    return np.stack([-odds, odds], axis=1).astype(np.float32) / 2
+    return (np.stack([-odds, odds], axis=1) / 2).astype(np.float32)
 
 
 def figures(network: TableNetwork, table: Table, labels: tuple[str, ...]) -> dict[str, float]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.calibration import temperature
+from models.calibration import Temperatures, temperature
 from models.data import airline, goemotions, meld
 from models.data.sentences import Sentences, as_recognised
 from models.encoders import minilm
@@ -117,13 +117,14 @@ def validate(model: nn.Module, reader: PieceReader, held_out: Mapping[str, Sente
     return figures
 
 
-def temperatures(model: nn.Module, reader: PieceReader, held_out: Mapping[str, Sentences]) -> dict[str, float]:
-    """`emotion_temperature` and `polarity_temperature`, every set with a task weighing the same."""
+def temperatures(model: nn.Module, reader: PieceReader, held_out: Mapping[str, Sentences]) -> Temperatures:
+    """Over all the sets, every set that has a task weighing the same; 1 for a task that none has."""
     found: dict[str, list[float]] = {"emotion": [], "polarity": []}
     for sentences in held_out.values():
         for task, (logits, labels) in judged(model, reader, Reading(sentences, sentences.texts)).items():
             found[task].append(temperature(torch.from_numpy(logits), torch.from_numpy(labels)))
-    return {f"{task}_temperature": float(np.exp(np.mean(np.log(values)))) for task, values in found.items() if values}
+    emotion, polarity = (float(np.exp(np.mean(np.log(values or [1.0])))) for values in found.values())
+    return {"emotion_temperature": emotion, "polarity_temperature": polarity}
 
 
 def judged(model: nn.Module, reader: PieceReader, reading: Reading) -> dict[str, tuple[FloatArray, NDArray[np.int64]]]:

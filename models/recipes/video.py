@@ -78,7 +78,7 @@ def loss(model: nn.Module, batch: Batch) -> Tensor:
     label = batch["label"]
     _, logits, weights = (value.float() for value in model(batch["pictures"]))
     alone = nn.functional.cross_entropy(logits, label, label_smoothing=0.1)
-    groups = label.argsort()[: len(label) // FACES_POOLED * FACES_POOLED].unflatten(0, (-1, FACES_POOLED))
+    groups = label.argsort()[: len(label) // FACES_POOLED * FACES_POOLED].reshape(-1, FACES_POOLED)
     groups = groups[(label[groups] == label[groups[:, :1]]).all(dim=1)]
     if len(groups) == 0:
         return alone

@@ -31,6 +31,7 @@ def certain(truth: list[int], answer: list[int], classes: int = 3) -> Task:
 
 
 @given(PAIRS)
+@settings(deadline=None)
 @pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true:UserWarning")
 @pytest.mark.filterwarnings("ignore:A single label was found:UserWarning")
 def test_figures_are_scikit_learns(pairs: list[tuple[int, int]]) -> None:
@@ -49,7 +50,7 @@ def test_figures_are_scikit_learns(pairs: list[tuple[int, int]]) -> None:
 
 
 @given(tasks())
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 def test_roc_auc_is_scikit_learns_over_the_classes_present(task: Task) -> None:
     present = [row for row in range(4) if (task.truth == row).any()]
 
@@ -77,7 +78,7 @@ def test_with_every_class_present_it_is_scikit_learns_roc_auc_ovr() -> None:
 
 
 @given(tasks())
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 def test_per_class_figures_and_confusion_are_scikit_learns(task: Task) -> None:
     answer = task.probabilities.argmax(axis=1)
     precision, recall, f1, support = reference.precision_recall_fscore_support(
@@ -99,7 +100,7 @@ def test_per_class_figures_and_confusion_are_scikit_learns(task: Task) -> None:
 
 
 @given(tasks())
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 def test_ece_is_guos_equation_3(task: Task) -> None:
     confidence, right = (
         task.probabilities.max(axis=1).astype(np.float64),
@@ -124,6 +125,7 @@ def test_the_reliability_bins_hold_every_answer() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(-3, 3), st.floats(-3, 3)), min_size=3, max_size=30))
+@settings(deadline=None)
 def test_mae_and_pearson_are_scikit_learns_and_numpys(pairs: list[tuple[float, float]]) -> None:
     truth, answer = np.array(pairs).T
 
@@ -145,7 +147,7 @@ def test_no_correlation_with_what_never_changes(truth: list[float], answer: list
 
 
 @given(tasks())
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 def test_every_figure_is_a_json_value_and_stands_in_every_row(task: Task) -> None:
     judged = judge(task)
 

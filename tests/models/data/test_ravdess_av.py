@@ -59,7 +59,7 @@ def test_a_missing_measurement_is_nan(tmp_path: Path, value: str) -> None:
     "changed", [{"emotion": "bored"}, {"actor": ""}, {"actor": "-1"}, dict.fromkeys(VOICE + FACE, "")]
 )
 def test_a_row_that_says_nothing_is_skipped_and_counted(tmp_path: Path, changed: Mapping[str, str]) -> None:
-    write(tmp_path / "a.csv", [row(), row() | changed])
+    write(tmp_path / "a.csv", [row(), row() | dict(changed)])
 
     table = ravdess_av.read(tmp_path, "all")
 

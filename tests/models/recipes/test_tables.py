@@ -39,6 +39,7 @@ def few_divisions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipes, "DIVISIONS", 2)
 
 
+@pytest.mark.slow
 def test_an_encoder_answers_rows_of_groups_it_did_not_see(table: Table) -> None:
     """Measurements that are their group's number: an encoder that had seen the group would know its label."""
     groups = np.array([f"group{row // 10}" for row in range(120)])
@@ -73,6 +74,7 @@ def test_a_fit_keeps_only_measured_statistics() -> None:
     assert found["bias"][2] == -10
 
 
+@pytest.mark.slow
 def test_training_gives_every_figure_and_both_modalities_beat_one(table: Table, tmp_path: Path) -> None:
     first, *_ = recipes._folds(PLAN, table, 2)
 
