@@ -43,7 +43,7 @@ class VideoConfig:
 
     widths: tuple[int, ...] = (48, 96, 192, 384)
     embedding: int = 128
-    dropout: float = 0.4
+    dropout: float = 0.2
     labels: tuple[str, ...] = FER2013_LABELS
     temperature: float = 1.0
 

@@ -51,8 +51,9 @@ class Voices:
 def audio_ravdess(data: Path) -> Recipe:
     """Train the voice network on RAVDESS actors 1-18; actors 19-21 only judge it and fit its temperature.
 
-    Each clip is changed seven times at random when the recipe starts (`models.data.sound.augment`); each epoch takes one
-    of the eight versions, changes its log-mel at random (`vary`) and mixes pairs of clips. The last epoch is kept.
+    When the recipe starts each clip is changed seven times at random (`models.data.sound.augment`) and once sent through a
+    telephone as it is; each epoch takes one of these or the clip itself, changes its log-mel at random (`vary`) and mixes
+    pairs of clips. The last epoch is kept.
     """
     return _recipe(lambda: _voices(data), FOLDS[-1])
 
@@ -129,6 +130,7 @@ def _recipe(get_voices: Callable[[], Voices], held_out_actors: range) -> Recipe:
     voices = get_voices()
     held_out = np.flatnonzero(np.isin(voices.actors, held_out_actors)).tolist()
     heard = np.flatnonzero(~np.isin(voices.actors, held_out_actors))
+    versions = [*voices.versions, voices.telephone]
     config = AudioConfig()
     steps = len(heard) // BATCH_CLIPS
     weight = balanced_class_weights(voices.labels[heard], len(config.labels))
@@ -136,7 +138,7 @@ def _recipe(get_voices: Callable[[], Voices], held_out_actors: range) -> Recipe:
     def batches(rng: np.random.Generator) -> Iterable[Batch]:
         for rows in np.split(rng.permutation(heard)[: steps * BATCH_CLIPS], steps):
             yield _mixed(
-                [vary(voices.versions[int(rng.integers(VERSIONS))][row], rng) for row in rows.tolist()],
+                [vary(versions[int(rng.integers(len(versions)))][row], rng) for row in rows.tolist()],
                 voices.labels[rows],
                 rng,
             )
@@ -180,7 +182,7 @@ def _recipe(get_voices: Callable[[], Voices], held_out_actors: range) -> Recipe:
         loss=loss,
         validate=validate,
         metric=None,
-        epochs=60,
+        epochs=100,
         learning_rate=2e-3,
         weight_decay=0.05,
         average_decay=0.99,

@@ -55,7 +55,7 @@ def video_fer2013(data: Path) -> Recipe:
         loss=loss,
         validate=validate,
         metric="accuracy",
-        epochs=48,
+        epochs=60,
         learning_rate=2e-3,
         weight_decay=0.05,
         average_decay=0.999,

@@ -180,6 +180,19 @@ def test_evaluate_shows_intervals_constant_classes_and_confusion_and_writes_a_re
     assert (tmp_path / "report" / "polarity_roc.png").is_file()
 
 
+def test_evaluate_all_shows_what_lies_there_in_one_table(cli: CliRunner, tweets: Path) -> None:
+    command = ["evaluate", "all", "--data", str(tweets), "--split", "all"]
+
+    table, as_json = cli.invoke(app, command), cli.invoke(app, [*command, "--json"])
+
+    assert (table.exit_code, as_json.exit_code) == (0, 0)
+    (row,) = [line.split() for line in table.stdout.splitlines() if line.split()[:2] == ["text", "tweets"]]
+    assert row[2:6] == ["polarity", "2", "1.000", "(0.500)"]
+    assert "audio emodb: no" in table.stderr
+    judged = [one for one in json.loads(as_json.stdout)["evaluations"] if "tasks" in one]
+    assert [(one["modality"], one["dataset"], one["n"]) for one in judged] == [("text", "tweets", 2)]
+
+
 def test_a_wrong_environment_variable_is_named(cli: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UNDERTONE_KAFKA_PARTITIONS", "many")
 

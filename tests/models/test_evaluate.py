@@ -135,6 +135,30 @@ def test_another_split_name_is_evaluated(bundle: Path, data: Path) -> None:
     assert evaluate.run("video", str(bundle), "fer2013", data, "all")["n"] == 7
 
 
+def test_utterances_of_spoilt_faces_are_judged_by_learned_and_by_equal_weights(bundle: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for label in FER2013_LABELS[:2]:
+        folder = tmp_path / "fer2013" / "kept_back" / label
+        folder.mkdir(parents=True)
+        for row in range(9):
+            Image.fromarray(rng.integers(0, 256, (48, 48), dtype=np.uint8)).save(folder / f"{row}.png")
+
+    found = evaluate.run("video", str(bundle), "fer2013_frames", tmp_path, "all")
+
+    assert found["n"] == 2
+    assert {"emotion", "emotion_averaged"} <= set(found["tasks"])
+    assert found["tasks"]["emotion"]["metrics"] != found["tasks"]["emotion_averaged"]["metrics"]
+
+
+def test_everything_that_lies_there_is_evaluated_and_what_does_not_is_named(bundle: Path, data: Path) -> None:
+    found = {(one["modality"], one["dataset"]): one for one in evaluate.run_all(str(bundle), data)}
+
+    assert set(found) == {(modality, name) for modality, sets in evaluate.DATASETS.items() for name in sets}
+    judged = {key for key, one in found.items() if "tasks" in one}
+    assert judged == {("audio", "ravdess"), ("audio", "ravdess_telephone"), ("video", "fer2013")}
+    assert "emodb" in found["audio", "emodb"]["missing"].lower()
+
+
 def test_a_class_missing_from_the_split_leaves_figures_over_the_others(bundle: Path, data: Path) -> None:
     shutil.rmtree(data / "fer2013" / "public_test" / "disgust")
 

@@ -1,12 +1,13 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from models import evaluate
 from models.bundles import bundle_folder
 from models.data import DataError
-from models.evaluate import meld, tweets
+from models.evaluate import meld, meld_context, tweets
 
 MELD = """Utterance,Emotion,Sentiment
 "Thank you so much, I am so happy!",joy,positive
@@ -32,6 +33,21 @@ def test_words_are_evaluated_on_any_folder_in_the_layout(tmp_path: Path, dataset
     assert found["tasks"]["polarity"]["metrics"]["accuracy"] == 1.0
     assert found["tasks"]["emotion"]["constant"]["accuracy"] == 0.5
     json.dumps(found)
+
+
+def test_turns_before_are_read_only_where_asked(tmp_path: Path) -> None:
+    (tmp_path / "meld").mkdir()
+    rows = """Utterance,Emotion,Sentiment,Dialogue_ID,Utterance_ID
+I hate you! This is the worst day of my life!,anger,negative,0,0
+"Oh, really.",anger,negative,0,1
+"""
+    (tmp_path / "meld" / "dev_sent_emo.csv").write_text(rows)
+    folder = bundle_folder("embedded")
+
+    alone, after = (one(folder, tmp_path, "all").tasks["polarity"] for one in (meld, meld_context))
+
+    assert np.allclose(alone.probabilities[0], after.probabilities[0], atol=1e-4)
+    assert not np.allclose(alone.probabilities[1], after.probabilities[1], atol=0.02)
 
 
 def test_a_set_without_emotions_has_no_emotion_task(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from models.data import DataError, fer2013
+from models.data.faces import Faces
 from models.data.labels import FER2013_LABELS
 
 
@@ -199,6 +200,20 @@ def test_augmentation_repeats_with_its_seed_and_stays_a_picture() -> None:
     assert float(once.max()) <= 255
     torch.testing.assert_close(once, fer2013.augment(pictures, np.random.default_rng(1)))
     assert not torch.equal(once, fer2013.augment(pictures, np.random.default_rng(2)))
+
+
+def test_faces_of_one_label_become_utterances_of_which_half_is_spoilt() -> None:
+    rng = np.random.default_rng(0)
+    pictures, labels = rng.integers(0, 256, (30, 48, 48), dtype=np.uint8), np.repeat([0, 1, 3], [8, 5, 17])
+
+    found, truth = fer2013.utterances(Faces(pictures, labels, FER2013_LABELS, 0), rng)
+
+    assert truth.tolist() == [0, 3, 3]
+    for one, label in zip(found, truth, strict=True):
+        whole = [next((n for n, own in enumerate(pictures) if np.array_equal(own, face)), None) for face in one]
+        assert whole[:4] == [None] * 4
+        assert {labels[n] for n in whole[4:] if n is not None} == {label}
+        assert None not in whole[4:]
 
 
 def test_the_real_set_has_its_published_validation_split(data_dir: Path) -> None:
