@@ -251,7 +251,7 @@ def _voices(bundle: Path, recordings: Recordings, line: Callable[[FloatArray], F
 
 def _faces(bundle: Path, faces: Faces) -> Answers:
     encoder = VideoEncoder.load(bundle / "video.safetensors")
-    probabilities = np.concatenate([one for _, one in encoder.frames([faces.pictures])])
+    probabilities = np.concatenate([one for _, one in encoder.frames(list(faces.pictures[:, None]))])
     tasks, unsayable = emotion_tasks(faces.label_names, faces.labels, encoder.labels, probabilities)
     return Answers(tasks, faces.skipped + unsayable)
 

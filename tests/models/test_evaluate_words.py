@@ -1,7 +1,6 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from models import evaluate
@@ -44,10 +43,10 @@ I hate you! This is the worst day of my life!,anger,negative,0,0
     (tmp_path / "meld" / "dev_sent_emo.csv").write_text(rows)
     folder = bundle_folder("embedded")
 
-    alone, after = (one(folder, tmp_path, "all").tasks["polarity"] for one in (meld, meld_context))
+    alone, after = (one(folder, tmp_path, "all").tasks["score"].answer for one in (meld, meld_context))
 
-    assert np.allclose(alone.probabilities[0], after.probabilities[0], atol=1e-4)
-    assert not np.allclose(alone.probabilities[1], after.probabilities[1], atol=0.02)
+    assert alone[0] == pytest.approx(after[0], abs=1e-3)
+    assert alone[1] != pytest.approx(after[1], abs=0.05)
 
 
 def test_a_set_without_emotions_has_no_emotion_task(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional
 
 from models import checkpoint
 from models.bundles import EMBEDDED
@@ -89,10 +90,13 @@ def test_an_answer_does_not_depend_on_the_batch_mates(encoder: VideoEncoder, siz
 
 
 def test_an_utterance_is_the_mean_of_its_frames_by_the_learned_weights(encoder: VideoEncoder) -> None:
+    """Four faces are each seen in one way: near, further and mirrored, near and mirrored, further."""
     faces = pictures(4, 48, 48)
+    near, wider = (torch.from_numpy(faces[:, None, edge:-edge, edge:-edge]).float() for edge in (4, 2))
+    near, further = (functional.interpolate(x, size=40, mode="bilinear")[:, 0] for x in (near, wider))
     with torch.no_grad():
-        straight, mirrored = (encoder._network(torch.from_numpy(view)) for view in (faces, faces[:, :, ::-1].copy()))
-    _, logits, weights = ((one + other) / 2 for one, other in zip(straight, mirrored, strict=True))
+        views = torch.stack([near[0], further[1].flip(1), near[2].flip(1), further[3]])
+        _, logits, weights = encoder._network(views)
 
     feature = encoder.encode([faces])[0]
 
@@ -107,15 +111,15 @@ def test_an_utterance_is_the_mean_of_its_frames_by_the_learned_weights(encoder: 
 def test_a_frame_without_weight_says_nothing() -> None:
     torch.manual_seed(0)
     network = FaceNetwork(SMALL).eval()
-    faces = pictures(2, 48, 48)
-    with torch.no_grad():
-        embedding = network(torch.from_numpy(np.concatenate([faces, faces[:, :, ::-1]])))[0]
-        network.weigh.weight.copy_(1e6 * (embedding[0] + embedding[2] - embedding[1] - embedding[3])[None])
+    said, *silent = pictures(3, 48, 48)
     judge = VideoEncoder(network, SMALL, name="video@test")
+    embeddings = [judge.encode([face[None]])[0].embedding for face in (said, *silent)]
+    with torch.no_grad():
+        network.weigh.weight.copy_(1e6 * torch.from_numpy(2 * embeddings[0] - embeddings[1] - embeddings[2])[None])
 
-    both, first = judge.encode([faces, faces[:1]])
+    one, other = judge.encode([np.stack([said, face]) for face in silent])
 
-    np.testing.assert_allclose(both.prediction.emotion, first.prediction.emotion, atol=1e-5)
+    np.testing.assert_allclose(one.prediction.emotion, other.prediction.emotion, atol=1e-5)
 
 
 def test_a_higher_temperature_makes_answers_less_sure(encoder: VideoEncoder) -> None:
