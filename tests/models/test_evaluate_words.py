@@ -7,6 +7,7 @@ from models import evaluate
 from models.bundles import bundle_folder
 from models.data import DataError
 from models.evaluate import meld, meld_context, tweets
+from models.metrics import ScoreTask
 
 MELD = """Utterance,Emotion,Sentiment
 "Thank you so much, I am so happy!",joy,positive
@@ -43,10 +44,12 @@ I hate you! This is the worst day of my life!,anger,negative,0,0
     (tmp_path / "meld" / "dev_sent_emo.csv").write_text(rows)
     folder = bundle_folder("embedded")
 
-    alone, after = (one(folder, tmp_path, "all").tasks["score"].answer for one in (meld, meld_context))
+    alone, after = (one(folder, tmp_path, "all").tasks["score"] for one in (meld, meld_context))
 
-    assert alone[0] == pytest.approx(after[0], abs=1e-3)
-    assert alone[1] != pytest.approx(after[1], abs=0.05)
+    assert isinstance(alone, ScoreTask)
+    assert isinstance(after, ScoreTask)
+    assert alone.answer[0] == pytest.approx(after.answer[0], abs=1e-3)
+    assert alone.answer[1] != pytest.approx(after.answer[1], abs=0.05)
 
 
 def test_a_set_without_emotions_has_no_emotion_task(tmp_path: Path) -> None:
