@@ -11,8 +11,30 @@ from rich.table import Table
 from deployments.console import EXIT_USAGE, CommandError, aside, print_out, write_json
 from models import evaluate as evaluation
 from models import train as training
+from models.bundles import BundleError
+from models.checkpoint import CheckpointError
+from models.data import DataError
+from models.encoders.audio import AudioInputError
+from models.encoders.text import TextInputError
+from models.encoders.video import VideoInputError
 from models.evaluate_report import class_rows, confusion_rows, metric_rows
+from models.fusion.attention import FusionInputError
+from models.metrics import EvaluateError
 from models.recipes import FOLDS, RECIPES
+from models.training_state import TrainError
+
+NAMED_ERRORS = (
+    AudioInputError,
+    BundleError,
+    CheckpointError,
+    DataError,
+    EvaluateError,
+    FusionInputError,
+    TextInputError,
+    TrainError,
+    VideoInputError,
+)
+"""Each says what to do next; anything else is a fault of ours and keeps its traceback."""
 
 
 def train(recipe: str, data: Path, out: Path, seed: int, *, folds: bool, workers: int, as_json: bool) -> None:
@@ -35,7 +57,7 @@ def train(recipe: str, data: Path, out: Path, seed: int, *, folds: bool, workers
                 results = scaled.run(recipe, data, out, seed, workers=workers, folds=folds)
             else:
                 results = training.run(recipe, data, out, seed, folds=folds)
-    except ValueError as error:  # TrainError, DataError, CheckpointError: each says what to do next
+    except NAMED_ERRORS as error:
         raise CommandError(str(error)) from error
     if as_json:
         write_json([results])
@@ -66,7 +88,7 @@ def evaluate(
     try:
         with redirect_stdout(sys.stderr):  # what a library may say is not the result
             found = evaluation.run(modality, bundle, dataset, data, split, report=report)
-    except ValueError as error:  # EvaluateError, DataError, CheckpointError, BundleError: each says what to do next
+    except NAMED_ERRORS as error:
         raise CommandError(str(error)) from error
     if as_json:
         write_json([found])
@@ -94,7 +116,7 @@ def evaluate_all(bundle: str, data: Path, split: str, *, as_json: bool) -> None:
         for one in evaluation.run_all(bundle, data, split):
             found.append(one)
             aside().print(f"{one['modality']} {one['dataset']}: {one.get('missing', 'done')}")
-    except ValueError as error:  # CheckpointError: it says what to do next
+    except NAMED_ERRORS as error:
         raise CommandError(str(error)) from error
     if as_json:
         write_json([{"bundle": bundle, "split": split, "evaluations": found}])
@@ -131,5 +153,5 @@ def _table(title: str, rows: Sequence[tuple[str, ...]], words: int) -> Table:
 
 
 def _needs(data: Path) -> None:
-    if not data.is_dir():
-        raise CommandError(f"{data} is no folder: name the folder of the data sets with --data", EXIT_USAGE)
+    if not data.exists():
+        raise CommandError(f"there is no {data}: name the folder of the data sets with --data", EXIT_USAGE)

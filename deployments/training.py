@@ -71,7 +71,12 @@ def _connect(workers: int) -> ScalingConfig:
     """Join the cluster of RAY_ADDRESS, or start Ray here, and divide what it has among the workers."""
     quiet: dict[str, Any] = {"logging_level": "warning"}
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(**quiet)
+        try:
+            ray.init(**quiet)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise TrainError(
+                f"no Ray cluster at RAY_ADDRESS={os.environ['RAY_ADDRESS']}: correct or unset it."
+            ) from error
     else:
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         ray.init(include_dashboard=False, num_cpus=max(workers, os.cpu_count() or 1), **quiet)
@@ -79,7 +84,8 @@ def _connect(workers: int) -> ScalingConfig:
     gpus = int(found.get("GPU", 0))
     if gpus and workers > gpus:
         raise TrainError(f"{workers} workers need a GPU each, and there are {gpus}: ask for --workers {gpus} or fewer.")
-    cpus = max(1, int(found.get("CPU", 1)) // workers)
+    # On a cluster one worker must fit on its smallest node.
+    cpus = 1 if os.environ.get("RAY_ADDRESS") else max(1, int(found.get("CPU", 1)) // workers)
     return ScalingConfig(num_workers=workers, use_gpu=gpus > 0, resources_per_worker={"CPU": cpus, "GPU": min(1, gpus)})
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from models import evaluate_report
 from models.bundles import BundleError, bundle_folder, load_bundle
+from models.checkpoint import CheckpointError
 from models.data import DataError, sound
 from models.data import airline as airline_files
 from models.data import ckplus48 as ckplus48_files
@@ -48,7 +49,7 @@ from models.metrics import (
     emotion_tasks,
     judge,
 )
-from models.types import EMOTIONS, POLARITIES, FloatArray
+from models.types import EMOTIONS, POLARITIES, FloatArray, Modality
 
 
 def run(
@@ -102,14 +103,14 @@ def run(
 def run_all(bundle: str, data: Path, split: str = "validation") -> Iterator[dict[str, Any]]:
     """Evaluate a bundle on everything in `DATASETS`, one after the other: what `run` returns, with its `modality`.
 
-    Where a set is not in the data folder (or the bundle has no such part) the object holds `modality`, `dataset` and
-    `missing`, which says why.
+    What cannot be judged has `modality`, `dataset` and `missing`, which says why: the set is not in the data folder, or
+    the bundle has no such part or a damaged one.
     """
     for modality, sets in DATASETS.items():
         for dataset in sets:
             try:
                 yield {"modality": modality, **run(modality, bundle, dataset, data, split)}
-            except (DataError, EvaluateError, BundleError) as error:
+            except (DataError, EvaluateError, BundleError, CheckpointError) as error:
                 yield {"modality": modality, "dataset": dataset, "missing": str(error)}
 
 
@@ -230,7 +231,8 @@ def _label_pairs(bundle: Path, data: Path, split: str, doubt: float) -> Answers:
         tasks[f"emotion{suffix}"] = Task(EMOTIONS, truth, emotion)
         tasks[f"polarity{suffix}"] = Task(POLARITIES, pairs["polarity"].numpy(), polarity)
         tasks[f"score{suffix}"] = ScoreTask(EMOTION_SCORES[truth], np.array([score_of(one) for one in polarity]))
-    return Answers(tasks, 0)
+    unpaired = len(pools[Modality.TEXT].emotions) - len(pairs["emotion"])
+    return Answers(tasks, sum(pool.skipped for pool in pools.values()) + unpaired)
 
 
 def _voices(bundle: Path, recordings: Recordings, line: Callable[[FloatArray], FloatArray] | None = None) -> Answers:
@@ -264,14 +266,17 @@ def _words(bundle: Path, sentences: Sentences) -> Answers:
         "polarity": (POLARITIES, sentences.polarity, POLARITY_SCORES),
     }
     tasks: Tasks = {}
+    judged = np.zeros(len(predictions), dtype=bool)
     for name, (labels, target, scores) in asked.items():
         rows = np.flatnonzero(target.max(axis=1) == 1.0)
         if len(rows):
+            judged[rows] = True
             truth = target[rows].argmax(axis=1)
             tasks[name] = Task(labels, truth, np.stack([getattr(predictions[row], name) for row in rows]))
             answer = np.array([predictions[row].score for row in rows], dtype=np.float32)
             tasks.setdefault("score", ScoreTask(scores[truth], answer))
-    return Answers({name: tasks[name] for name in ("emotion", "polarity", "score") if name in tasks}, sentences.skipped)
+    in_order: Tasks = {name: tasks[name] for name in ("emotion", "polarity", "score") if name in tasks}
+    return Answers(in_order, sentences.skipped + int((~judged).sum()))
 
 
 Evaluation = Callable[[Path, Path, str], Answers]

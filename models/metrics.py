@@ -176,6 +176,11 @@ def classification(truth: Labels, answer: Labels, classes: int) -> dict[str, flo
     return {name: float(rows[0]) for name, rows in _from_confusion(counts).items()}
 
 
+def calibration_error(task: Task) -> float:
+    """Expected calibration error (ECE) in [0, 1] over the bins of `reliability` (Guo et al. 2017, arXiv:1706.04599, eq. 3)."""
+    return float(np.abs(_calibration_gaps(task).sum(axis=0)).sum() / len(task.truth))
+
+
 def reliability(task: Task) -> list[dict[str, float | int | None]]:
     """Per bin of top-1 confidence, ((b-1)/15, b/15]: `count`, mean `confidence` and `accuracy` (None when empty)."""
     confidence, bins = _confidence(task.probabilities)
@@ -190,7 +195,7 @@ def reliability(task: Task) -> list[dict[str, float | int | None]]:
 def roc_auc(positive: NDArray[np.bool_], score: FloatArray, weights: Rows) -> Rows:
     """Area under the ROC curve (R,): the chance that a positive outranks a negative, ties counting half.
 
-    This is the Mann-Whitney statistic (Hanley & McNeil 1982), so one sort serves every resample.
+    This is the Mann-Whitney statistic (Hanley & McNeil 1982), so one sort serves all R resamples.
 
     Args:
         positive: (N,).
@@ -212,9 +217,7 @@ def roc_auc(positive: NDArray[np.bool_], score: FloatArray, weights: Rows) -> Ro
 def _class_figures(task: Task) -> Figures:
     classes = len(task.labels)
     cells = np.eye(classes * classes)[task.truth * classes + task.probabilities.argmax(axis=1)]
-    # Guo et al. 2017 (arXiv:1706.04599), equation 3: |hits - confidence| per bin; the bin's count cancels out.
-    confidence, bins = _confidence(task.probabilities)
-    gaps = np.eye(BINS)[bins] * ((task.probabilities.argmax(axis=1) == task.truth) - confidence)[:, None]
+    gaps = _calibration_gaps(task)
 
     def figures(weights: Rows) -> dict[str, Rows]:
         counts = (weights @ cells).reshape(-1, classes, classes)
@@ -224,6 +227,13 @@ def _class_figures(task: Task) -> Figures:
         }
 
     return figures
+
+
+def _calibration_gaps(task: Task) -> Rows:
+    """Hits minus confidence (N, bins), each sample in its bin; in Guo's equation 3 the bin's count cancels out."""
+    confidence, bins = _confidence(task.probabilities)
+    gaps = (task.probabilities.argmax(axis=1) == task.truth) - confidence
+    return np.asarray(np.eye(BINS)[bins] * gaps[:, None], dtype=np.float64)
 
 
 def _score_figures(task: ScoreTask) -> Figures:

@@ -114,8 +114,8 @@ def train(
         stop_after_epochs: Leave early after so many epochs in this call, as if killed between two epochs.
 
     Returns:
-        What `results.json` holds: recipe, seed, the kept epoch and its figures, history, seconds, machine, precision,
-        workers, SHA-256.
+        What `results.json` holds: recipe, seed, the kept epoch and its figures, history, seconds of the epochs and their
+        validation (reading the data comes before), machine, precision, workers, SHA-256.
 
     Raises:
         TrainError: The training split is empty, the loss or the metric is not finite, `out` cannot be written, holds
@@ -267,6 +267,16 @@ def _keep(state: TrainingState, recipe: Recipe, out: Path, seed: int) -> None:
     save(state, recipe, out / "resume.pt", seed)
 
 
+def _processor() -> str:
+    """The processor's name where Linux tells it, else its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
 def _results(state: TrainingState, recipe: Recipe, out: Path, seed: int, share: Share) -> Results:
     """Sum up; the files are written once the training has ended."""
     device = next(state.model.parameters()).device
@@ -280,7 +290,7 @@ def _results(state: TrainingState, recipe: Recipe, out: Path, seed: int, share: 
         "parameters": sum(p.numel() for p in state.model.parameters()),
         "seconds": round(state.elapsed_s, 1),
         "machine": {
-            "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.machine(),
+            "device": torch.cuda.get_device_name() if device.type == "cuda" else _processor(),
             "cpus": os.cpu_count(),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,

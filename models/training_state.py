@@ -1,10 +1,11 @@
 """Everything that changes in a training: made, written between two epochs, and read again by the command that goes on."""
 
 import io
+import json
 import math
 import pickle  # only the name of its error: nothing is unpickled freely
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,7 @@ def save(state: TrainingState, recipe: Recipe, path: Path, seed: int) -> None:
     saved = {
         "recipe": recipe.name,
         "seed": seed,
+        "settings": _settings(recipe),
         "model": state.model.state_dict(),
         "average": None if state.average is None else state.average.state_dict(),
         "optimizer": state.optimizer.state_dict(),
@@ -114,6 +116,11 @@ def resume(state: TrainingState, recipe: Recipe, path: Path, seed: int, share: S
             f"{path.parent} holds a training of {saved['recipe']!r} with seed {saved['seed']}: "
             "give another folder, the same recipe and seed, or delete it."
         )
+    if saved["settings"] != _settings(recipe):
+        raise TrainError(
+            f"{path.parent} holds a training of {recipe.name!r} on other data or with other settings: give another folder, "
+            "the same data and version, or delete it."
+        )
     try:
         state.model.load_state_dict(saved["model"])
         if state.average is not None:
@@ -128,6 +135,13 @@ def resume(state: TrainingState, recipe: Recipe, path: Path, seed: int, share: S
     state.epoch, state.elapsed_s, state.history = saved["epoch"], saved["elapsed_s"], saved["history"]
 
 
+def _settings(recipe: Recipe) -> str:
+    """What must be the same for an interrupted training to end as an undisturbed one."""
+    values = {one.name: getattr(recipe, one.name) for one in fields(recipe)}
+    numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
+    return json.dumps([numbers, repr(recipe.config), recipe.metric, dict(recipe.about)], sort_keys=True, default=str)
+
+
 def _read(path: Path) -> dict[str, Any] | None:
     """The saved state; None where nothing was saved. Nothing in the file is executed."""
     damaged = f"{path} is damaged or no state of a training: delete it to start anew, or name another folder."
@@ -139,7 +153,18 @@ def _read(path: Path) -> dict[str, Any] | None:
         raise TrainError(f"cannot read {path} ({error.strerror}): name another folder.") from error
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError) as error:
         raise TrainError(damaged) from error
-    wanted = {"recipe", "seed", "model", "average", "optimizer", "schedule", "epoch", "elapsed_s", "history"}
+    wanted = {
+        "recipe",
+        "seed",
+        "settings",
+        "model",
+        "average",
+        "optimizer",
+        "schedule",
+        "epoch",
+        "elapsed_s",
+        "history",
+    }
     if not isinstance(saved, dict) or not wanted <= saved.keys():
         raise TrainError(damaged)
     return saved

@@ -39,12 +39,21 @@ SUBSETS = tuple(subset for size in (1, 2, 3) for subset in combinations(MODALITI
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """One modality's features: embeddings (N, E), log answers (N, 10), emotions and polarities int64 (N,)."""
+    """One modality's features.
+
+    Attributes:
+        embeddings: (N, E).
+        answers: Log answers (N, 10).
+        emotions: int64 (N,).
+        polarities: int64 (N,) of texts, whose labels count; empty of voices and faces.
+        skipped: Files and rows that could not be used.
+    """
 
     embeddings: FloatArray
     answers: FloatArray
     emotions: NDArray[np.int64]
     polarities: NDArray[np.int64]
+    skipped: int
 
     @property
     def accuracy(self) -> float:
@@ -73,12 +82,13 @@ def read(bundle: Bundle, data: Path, split: str) -> Pools:
     texts, repeats = [text.prepare(one) for one in sentences.texts], 1
     if split == "train":
         texts, repeats = texts + [text.prepare(as_recognised(one, rng)) for one in texts], 2
-    polarities = np.tile(sentences.polarity.argmax(axis=1), repeats)
     recordings = ravdess.read(data, split)
     faces = fer2013.read(data, split)
     rows = rng.permutation(len(faces.labels))[:FACES_MAX]
     pictures = [faces.pictures[row][None] for row in rows]
     heard, spoken = _audible(recordings)
+    if not heard:
+        raise DataError("every recording is silent, broken or too short: nothing to pair.")
     emotions = {
         Modality.AUDIO: emotion_matrix(RAVDESS_LABELS).argmax(axis=1)[spoken],
         Modality.VIDEO: emotion_matrix(FER2013_LABELS).argmax(axis=1)[faces.labels[rows]],
@@ -89,8 +99,20 @@ def read(bundle: Bundle, data: Path, split: str) -> Pools:
         Modality.VIDEO: [video.prepare(one) for one in pictures],
         Modality.TEXT: texts,
     }
+    polarities = {Modality.TEXT: np.tile(sentences.polarity.argmax(axis=1), repeats)}
+    skipped = {
+        Modality.AUDIO: recordings.skipped + len(recordings.labels) - len(heard),
+        Modality.VIDEO: faces.skipped,
+        Modality.TEXT: sentences.skipped,
+    }
+    nothing = np.zeros(0, dtype=np.int64)
     return {
-        modality: _pool(load_encoder(bundle, modality).encode(inputs[modality]), emotions[modality], polarities)
+        modality: _pool(
+            load_encoder(bundle, modality).encode(inputs[modality]),
+            emotions[modality],
+            polarities.get(modality, nothing),
+            skipped[modality],
+        )
         for modality in MODALITIES
     }
 
@@ -105,13 +127,13 @@ def noise(train: Pools, validation: Pools) -> dict[Modality, float]:
     for modality in MODALITIES:
         chance = 1 / len(EMOTIONS)
         excess = train[modality].accuracy - validation[modality].accuracy
-        shares[modality] = float(np.clip(excess / (train[modality].accuracy - chance), 0.0, 0.9))
+        shares[modality] = float(np.clip(excess / max(train[modality].accuracy - chance, 1e-6), 0.0, 0.9))
     return shares
 
 
 def draw(
     pools: Pools,
-    anchors: NDArray[np.int64],
+    texts: NDArray[np.int64],
     rng: np.random.Generator,
     exchanged: Mapping[Modality, float],
     doubt: float,
@@ -120,7 +142,7 @@ def draw(
 
     Args:
         pools: Of one split.
-        anchors: Rows of the text pool, whose labels count.
+        texts: Rows of the text pool, whose labels count: the anchors.
         rng: Draws.
         exchanged: Per modality, the share of rows exchanged for any row of that pool.
         doubt: Share of rows in which voice, and likewise face, have the emotion of another text.
@@ -129,20 +151,20 @@ def draw(
         `audio`, `video`, `text` (B, E), `answers` (B, 3, 10), `emotion` (B,), `polarity` (B,).
     """
     words = pools[Modality.TEXT]
-    emotions = words.emotions[anchors]
+    emotions = words.emotions[texts]
     batch: dict[str, Tensor] = {
         "emotion": torch.from_numpy(emotions),
-        "polarity": torch.from_numpy(words.polarities[anchors]),
+        "polarity": torch.from_numpy(words.polarities[texts]),
     }
     answers = []
     for modality in MODALITIES:
-        pool, rows = pools[modality], anchors
+        pool, rows = pools[modality], texts
         if modality is not Modality.TEXT:
-            others = rng.choice(emotions, len(anchors))
-            shown = np.where(rng.random(len(anchors)) < doubt, others, emotions)
+            others = rng.choice(emotions, len(texts))
+            shown = np.where(rng.random(len(texts)) < doubt, others, emotions)
             rows = _of_same_label(pool.emotions, shown, rng)
-        anything = rng.integers(0, len(pool.emotions), len(anchors))
-        rows = np.where(rng.random(len(anchors)) < exchanged[modality], anything, rows)
+        anything = rng.integers(0, len(pool.emotions), len(texts))
+        rows = np.where(rng.random(len(texts)) < exchanged[modality], anything, rows)
         batch[modality.value] = torch.from_numpy(pool.embeddings[rows])
         answers.append(pool.answers[rows])
     return batch | {"answers": torch.from_numpy(np.stack(answers, axis=1))}
@@ -151,10 +173,11 @@ def draw(
 def batches(
     pools: Pools, exchanged: Mapping[Modality, float], size: int, rng: np.random.Generator
 ) -> Iterator[dict[str, Tensor]]:
-    """One epoch over the texts; `present` (B, 3) is everything in a third of the rows, else any subset."""
-    count = len(pools[Modality.TEXT].emotions)
+    """One epoch over the anchors; `present` (B, 3) is everything in a third of the rows, else any subset."""
+    texts = anchors(pools)
     table = np.array([[modality in subset for modality in MODALITIES] for subset in SUBSETS])
-    for rows in np.split(rng.permutation(count)[: count // size * size], count // size):
+    steps = len(texts) // size
+    for rows in np.split(rng.permutation(texts)[: steps * size], steps):
         present = table[rng.integers(0, len(SUBSETS), size)] | (rng.random(size) < 1 / 3)[:, None]
         present &= (rng.random(size) >= EMPTY_SHARE)[:, None]
         yield draw(pools, rows, rng, exchanged, DOUBT) | {"present": torch.from_numpy(present)}
@@ -166,17 +189,26 @@ def loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     return functional.cross_entropy(emotion, batch["emotion"]) + functional.cross_entropy(polarity, batch["polarity"])
 
 
+def anchors(pools: Pools) -> NDArray[np.int64]:
+    """The texts whose emotion some voice and some face has too.
+
+    Raises:
+        DataError: There is none.
+    """
+    shared = set.intersection(*(set(pool.emotions.tolist()) for pool in pools.values()))
+    texts = np.flatnonzero(np.isin(pools[Modality.TEXT].emotions, list(shared)))
+    if len(texts) == 0:
+        raise DataError("no emotion that text, voice and face all have: give sets that share a label.")
+    return texts
+
+
 def validation_pairs(pools: Pools, doubt: float) -> dict[str, Tensor]:
-    """Every text once whose emotion some voice and some face has too, with two of these drawn by a fixed seed.
+    """Every anchor once, with a voice and a face drawn by a fixed seed.
 
     Raises:
         DataError: There is no such text.
     """
-    shared = set.intersection(*(set(pool.emotions.tolist()) for pool in pools.values()))
-    anchors = np.flatnonzero(np.isin(pools[Modality.TEXT].emotions, list(shared)))
-    if len(anchors) == 0:
-        raise DataError("no emotion that text, voice and face all have: give sets that share a label.")
-    return draw(pools, anchors, np.random.default_rng(0), dict.fromkeys(MODALITIES, 0.0), doubt)
+    return draw(pools, anchors(pools), np.random.default_rng(0), dict.fromkeys(MODALITIES, 0.0), doubt)
 
 
 @torch.inference_mode()
@@ -253,12 +285,15 @@ def _audible(recordings: Recordings) -> tuple[list[audio.LogMel], NDArray[np.int
     return heard, recordings.labels[rows]
 
 
-def _pool(features: Sequence[Features], emotions: NDArray[np.int64], polarities: NDArray[np.int64]) -> Pool:
+def _pool(
+    features: Sequence[Features], emotions: NDArray[np.int64], polarities: NDArray[np.int64], skipped: int
+) -> Pool:
     return Pool(
         np.stack([one.embedding for one in features]),
         np.stack([log_answers(one.prediction) for one in features]),
         emotions.astype(np.int64),
         polarities.astype(np.int64),
+        skipped,
     )
 
 

@@ -25,7 +25,7 @@ MIXUP = 0.4
 """Both parameters of mixup's Beta distribution (Zhang et al. 2018, arXiv:1710.09412, section 2)."""
 SILENT = np.log(audio.FLOOR)
 
-FOLDS = tuple(range(first, last) for first, last in ((1, 5), (5, 9), (9, 13), (13, 16), (16, 19), (19, 22)))
+HELD_OUT_ACTORS = tuple(range(first, last) for first, last in ((1, 5), (5, 9), (9, 13), (13, 16), (16, 19), (19, 22)))
 """Actors held out in each fold. Odd actors are men, even ones women; the last fold is the set's own validation split."""
 
 
@@ -55,7 +55,7 @@ def audio_ravdess(data: Path) -> Recipe:
     telephone as it is; each epoch takes one of these or the clip itself, changes its log-mel at random (`vary`) and mixes
     pairs of clips. The last epoch is kept.
     """
-    return _recipe(lambda: _voices(data), FOLDS[-1])
+    return _recipe(lambda: _voices(data), HELD_OUT_ACTORS[-1])
 
 
 def audio_ravdess_folds(data: Path) -> list[Callable[[], Recipe]]:
@@ -63,12 +63,12 @@ def audio_ravdess_folds(data: Path) -> list[Callable[[], Recipe]]:
     found: list[Voices] = []
 
     def voices() -> Voices:
-        # Made when the first fold is trained: a finished run needs none.
+        # Minutes of work that all folds share.
         if not found:
             found.append(_voices(data))
         return found[0]
 
-    return [lambda actors=actors: _recipe(voices, actors) for actors in FOLDS]  # type: ignore[misc]
+    return [lambda actors=actors: _recipe(voices, actors) for actors in HELD_OUT_ACTORS]  # type: ignore[misc]
 
 
 def vary(log_mel: LogMel, rng: np.random.Generator) -> FloatArray:
@@ -115,15 +115,26 @@ def _voices(data: Path) -> Voices:
             else:
                 found.append((audio.trim(clip), int(label), int(speaker)))
     rng = np.random.default_rng(0)
-    versions = [[audio.prepare(clip) for clip, _, _ in found]]
-    versions += [[audio.prepare(sound.augment(clip, rng)) for clip, _, _ in found] for _ in range(VERSIONS - 1)]
+    recorded = [audio.prepare(clip) for clip, _, _ in found]
+
+    def changed(change: Callable[[FloatArray], FloatArray]) -> list[LogMel]:
+        return [_prepared(change(clip), own) for (clip, _, _), own in zip(found, recorded, strict=True)]
+
     return Voices(
-        versions,
-        [audio.prepare(sound.telephone(clip)) for clip, _, _ in found],
+        [recorded, *(changed(lambda clip: sound.augment(clip, rng)) for _ in range(VERSIONS - 1))],
+        changed(sound.telephone),
         np.array([label for _, label, _ in found]),
         np.array([speaker for _, _, speaker in found]),
         skipped,
     )
+
+
+def _prepared(samples: FloatArray, otherwise: LogMel) -> LogMel:
+    """A changed clip's log-mel; `otherwise` where the change left nothing to hear: a click made shorter, hum by telephone."""
+    try:
+        return audio.prepare(samples)
+    except audio.AudioInputError:
+        return otherwise
 
 
 def _recipe(get_voices: Callable[[], Voices], held_out_actors: range) -> Recipe:

@@ -23,7 +23,7 @@ def fusion_label_pairs(data: Path) -> Recipe:
         config=config,
         build=lambda: FusionNetwork(config),
         batches=lambda rng: label_pairs.batches(heard, exchanged, size, rng),
-        steps_per_epoch=len(heard[MODALITIES[-1]].emotions) // size,
+        steps_per_epoch=len(label_pairs.anchors(heard)) // size,
         loss=label_pairs.loss,
         validate=label_pairs.validate(held_out),
         metric="mean_f1",
@@ -39,5 +39,6 @@ def fusion_label_pairs(data: Path) -> Recipe:
             "encoders": {part: bundle.parts[part].sha256 for part in MODALITIES},
             "exchanged": {str(modality): round(share, 3) for modality, share in exchanged.items()},
             "doubt": label_pairs.DOUBT,
+            "skipped": sum(pool.skipped for pools in (heard, held_out) for pool in pools.values()),
         },
     )

@@ -151,12 +151,16 @@ def test_utterances_of_spoilt_faces_are_judged_by_learned_and_by_equal_weights(b
 
 
 def test_everything_that_lies_there_is_evaluated_and_what_does_not_is_named(bundle: Path, data: Path) -> None:
-    found = {(one["modality"], one["dataset"]): one for one in evaluate.run_all(str(bundle), data)}
+    (data / "airline").mkdir()
+    (data / "airline" / "tweets_train.csv").write_text("airline_sentiment,text\nnegative,awful\n")
+
+    found = {(one["modality"], one["dataset"]): one for one in evaluate.run_all(str(bundle), data, "all")}
 
     assert set(found) == {(modality, name) for modality, sets in evaluate.DATASETS.items() for name in sets}
     judged = {key for key, one in found.items() if "tasks" in one}
     assert judged == {("audio", "ravdess"), ("audio", "ravdess_telephone"), ("video", "fer2013")}
     assert "emodb" in found["audio", "emodb"]["missing"].lower()
+    assert "text.safetensors" in found["text", "tweets"]["missing"]
 
 
 def test_a_class_missing_from_the_split_leaves_figures_over_the_others(bundle: Path, data: Path) -> None:

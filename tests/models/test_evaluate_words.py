@@ -60,12 +60,13 @@ def test_a_set_without_emotions_has_no_emotion_task(tmp_path: Path) -> None:
     assert found["tasks"]["polarity"]["metrics"]["accuracy"] == 1.0
 
 
-def test_comments_with_several_labels_are_not_judged(tmp_path: Path) -> None:
+def test_comments_with_several_labels_are_left_out_and_counted(tmp_path: Path) -> None:
     folder = tmp_path / "goemotions" / "ekman"
     folder.mkdir(parents=True)
     (folder / "labels.txt").write_text("anger\njoy\n")
     (folder / "dev.tsv").write_text("I love it so much\t1\ta\nwhat a day\t0,1\tb\n")
-    assert evaluate.run("text", "embedded", "goemotions", tmp_path)["n"] == 1
+    found = evaluate.run("text", "embedded", "goemotions", tmp_path)
+    assert (found["n"], found["skipped"]) == (1, 1)
 
 
 def test_a_data_folder_without_the_set_is_named(tmp_path: Path) -> None:

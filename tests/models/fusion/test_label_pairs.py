@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from models.data import DataError
 from models.fusion.attention import ANSWERS, MODALITIES, FusionConfig, FusionNetwork
@@ -34,7 +35,11 @@ def pool(modality: Modality, *, right: float, rows: int = 280, seed: int = 0) ->
     answers[np.arange(rows), len(EMOTIONS) + poles[said]] = np.log(0.9)
     embeddings = rng.normal(size=(rows, SIZES[MODALITIES.index(modality)])).astype(np.float32)
     embeddings[:, 0] = emotions
-    return Pool(embeddings, answers, emotions.astype(np.int64), poles.astype(np.int64))
+    return Pool(embeddings, answers, emotions.astype(np.int64), poles.astype(np.int64), 0)
+
+
+def _only(one: Pool, rows: NDArray[np.bool_]) -> Pool:
+    return Pool(one.embeddings[rows], one.answers[rows], one.emotions[rows], one.polarities[rows], 0)
 
 
 def pools(right: float, seed: int = 0) -> dict[Modality, Pool]:
@@ -51,16 +56,17 @@ def test_texts_whose_emotion_no_voice_has_are_left_out() -> None:
     parts = pools(0.8)
     heard = parts[Modality.AUDIO]
     rows = heard.emotions != EMOTIONS.index("fear")
-    parts[Modality.AUDIO] = Pool(
-        *(getattr(heard, key)[rows] for key in ("embeddings", "answers", "emotions", "polarities"))
-    )
+    parts[Modality.AUDIO] = _only(heard, rows)
 
     for doubt in (0.0, 1.0):
         pairs = validation_pairs(parts, doubt)
         assert len(pairs["emotion"]) == 240
         assert EMOTIONS.index("fear") not in pairs["emotion"]
 
-    nothing = Pool(heard.embeddings[:0], heard.answers[:0], heard.emotions[:0], heard.polarities[:0])
+    for batch in batches(parts, dict.fromkeys(MODALITIES, 0.0), 16, np.random.default_rng(0)):
+        assert EMOTIONS.index("fear") not in batch["emotion"]
+
+    nothing = _only(heard, np.zeros(len(rows), dtype=bool))
     with pytest.raises(DataError, match="share a label"):
         validation_pairs({**parts, Modality.VIDEO: nothing}, 0.0)
 

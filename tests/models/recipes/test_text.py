@@ -6,7 +6,7 @@ import torch
 
 from models.data.sentences import Sentences, one_hot
 from models.encoders.text import SPECIAL, PieceReader, TextConfig, TextNetwork
-from models.recipes.text import Share, batches, frequencies, loss, steps_per_epoch, temperatures, validate
+from models.recipes.text import Portion, batches, frequencies, loss, steps_per_epoch, temperatures, validate
 from models.types import EMOTIONS, POLARITIES, FloatArray
 
 VOCABULARY = (*SPECIAL, "hello", "there", "no", "thank")
@@ -26,23 +26,20 @@ SPOKEN = sentences(
 WRITTEN = sentences([("thank thank", NO_EMOTION, "positive")] * 30)
 
 
-def test_an_epoch_draws_each_share_once_and_gives_the_promised_batches() -> None:
-    shares = [Share(SPOKEN, per_epoch=40), Share(WRITTEN, per_epoch=25, weight=0.5)]
-    epoch = list(batches(shares, READER, np.random.default_rng(0)))
-    assert len(epoch) == steps_per_epoch(shares) == 3
+def test_an_epoch_draws_each_portion_once_and_gives_the_promised_batches() -> None:
+    portions = [Portion(SPOKEN, per_epoch=40), Portion(WRITTEN, per_epoch=25, weight=0.5)]
+    epoch = list(batches(portions, READER, np.random.default_rng(0)))
+    assert len(epoch) == steps_per_epoch(portions) == 3
     assert sum(len(batch["ids"]) for batch in epoch) == 65
     assert sum(int((batch["weight"] == 0.5).sum()) for batch in epoch) == 25
 
 
-def test_half_of_the_rows_stand_behind_the_turns_before_them() -> None:
+def test_only_a_portion_after_turns_stands_behind_them() -> None:
     spoken = replace(SPOKEN, before=(("thank",),) * len(SPOKEN))
-    ids = [
-        row
-        for batch in batches([Share(spoken, per_epoch=40)], READER, np.random.default_rng(0))
-        for row in batch["ids"].tolist()
-    ]
+    portions = [Portion(spoken, per_epoch=20), Portion(spoken, per_epoch=12, after_turns=True)]
+    ids = [row for batch in batches(portions, READER, np.random.default_rng(0)) for row in batch["ids"].tolist()]
     behind = [row for row in ids if row.count(SPECIAL.index("[SEP]")) == 2]
-    assert 10 <= len(behind) <= 30
+    assert len(behind) == 12
     assert all(VOCABULARY[row[1]] == "thank" for row in behind)
 
 
@@ -57,8 +54,8 @@ def test_temperatures_make_a_network_that_is_too_sure_doubt() -> None:
 
 
 def test_rows_of_a_set_with_a_reference_carry_how_its_balance_differs() -> None:
-    shares = [Share(SPOKEN, per_epoch=40), Share(WRITTEN, per_epoch=30, reference=SPOKEN)]
-    rows = torch.cat([batch["polarity_shift"] for batch in batches(shares, READER, np.random.default_rng(0))])
+    portions = [Portion(SPOKEN, per_epoch=40), Portion(WRITTEN, per_epoch=30, reference=SPOKEN)]
+    rows = torch.cat([batch["polarity_shift"] for batch in batches(portions, READER, np.random.default_rng(0))])
     wanted = frequencies(WRITTEN.polarity) - frequencies(SPOKEN.polarity)
     assert wanted[POLARITIES.index("positive")] > 0
     assert {tuple(row) for row in rows.tolist()} == {(0.0, 0.0, 0.0), tuple(wanted.tolist())}
@@ -67,7 +64,7 @@ def test_rows_of_a_set_with_a_reference_carry_how_its_balance_differs() -> None:
 def test_a_row_without_emotion_says_nothing_to_the_emotion_head() -> None:
     torch.manual_seed(0)
     network = TextNetwork(CONFIG)
-    (batch,) = batches([Share(WRITTEN, per_epoch=30)], READER, np.random.default_rng(0))
+    (batch,) = batches([Portion(WRITTEN, per_epoch=30)], READER, np.random.default_rng(0))
     loss(network, batch).backward()  # type: ignore[no-untyped-call]  # torch ships no type
     assert network.emotion.weight.grad is not None
     assert not network.emotion.weight.grad.any()
@@ -77,10 +74,10 @@ def test_a_row_without_emotion_says_nothing_to_the_emotion_head() -> None:
 
 def test_training_learns_clear_sentences() -> None:
     torch.manual_seed(0)
-    network, shares = TextNetwork(CONFIG), [Share(SPOKEN, per_epoch=40)]
+    network, portions = TextNetwork(CONFIG), [Portion(SPOKEN, per_epoch=40)]
     optimizer = torch.optim.AdamW(network.parameters(), lr=5e-3)
     for epoch in range(15):
-        for batch in batches(shares, READER, np.random.default_rng(epoch)):
+        for batch in batches(portions, READER, np.random.default_rng(epoch)):
             optimizer.zero_grad()
             loss(network, batch).backward()  # type: ignore[no-untyped-call]  # torch ships no type
             optimizer.step()
