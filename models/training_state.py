@@ -106,7 +106,7 @@ def resume(state: TrainingState, recipe: Recipe, path: Path, seed: int, share: S
     """Go on from the state in the file, which worker 0 reads for all; without one, nothing changes.
 
     Raises:
-        TrainError: The file is damaged, or belongs to another recipe, seed or network.
+        TrainError: The file is damaged, or belongs to another recipe, seed, network, data or settings.
     """
     saved = share.same(_read(path) if share.leads else None)
     if saved is None:
@@ -115,11 +115,6 @@ def resume(state: TrainingState, recipe: Recipe, path: Path, seed: int, share: S
         raise TrainError(
             f"{path.parent} holds a training of {saved['recipe']!r} with seed {saved['seed']}: "
             "give another folder, the same recipe and seed, or delete it."
-        )
-    if saved["settings"] != _settings(recipe):
-        raise TrainError(
-            f"{path.parent} holds a training of {recipe.name!r} on other data or with other settings: give another folder, "
-            "the same data and version, or delete it."
         )
     try:
         state.model.load_state_dict(saved["model"])
@@ -132,6 +127,11 @@ def resume(state: TrainingState, recipe: Recipe, path: Path, seed: int, share: S
             f"{path} belongs to another version of the recipe {recipe.name!r}, whose network differs: give another "
             f"folder, or delete this one to start anew ({' '.join(str(error).split())[:200]})."
         ) from error
+    if saved["settings"] != _settings(recipe):
+        raise TrainError(
+            f"{path.parent} holds a training of {recipe.name!r} on other data or with other settings: give another folder, "
+            "the same data and version, or delete it."
+        )
     state.epoch, state.elapsed_s, state.history = saved["epoch"], saved["elapsed_s"], saved["history"]
 
 

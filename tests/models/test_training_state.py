@@ -2,6 +2,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,3 +82,11 @@ def averaged(recipe: Recipe) -> Recipe:
 def test_the_state_of_another_network_is_refused(begun: Path, change: Callable[[Recipe], Recipe]) -> None:
     with pytest.raises(TrainError, match="another version of the recipe 'debug'"):
         train.train(change(debug(begun)), begun)
+
+
+@pytest.mark.parametrize(
+    "changed", [{"epochs": 5}, {"learning_rate": 0.5}, {"steps_per_epoch": 1}, {"about": {"data": "another"}}]
+)
+def test_the_state_of_other_data_or_settings_is_refused(begun: Path, changed: dict[str, Any]) -> None:
+    with pytest.raises(TrainError, match="other data or with other settings"):
+        train.train(replace(debug(begun), **changed), begun)
