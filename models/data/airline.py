@@ -3,13 +3,14 @@
 import hashlib
 import html
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from models.data import DataError
 from models.data.files import files_below, set_folder
-from models.data.sentences import CSV_MAX_BYTES, Sentences, collect, one_hot, read_csv
+from models.data.sentences import CSV_MAX_BYTES, Sentence, Sentences, collect, one_hot, read_csv
 from models.types import EMOTIONS, POLARITIES
 
 VALIDATION_SHARE = 10
@@ -33,7 +34,10 @@ def read(data: Path, split: str) -> Sentences:
         DataError: No such file, or no usable row.
     """
     paths, skipped = _paths(data, split)
-    rows = []
+    return collect(_rows(paths, split), skipped, paths[0] if len(paths) == 1 else data)
+
+
+def _rows(paths: Sequence[Path], split: str) -> Iterator[Sentence | None]:
     for path in paths:
         try:
             for row in read_csv(path, COLUMNS):
@@ -42,14 +46,13 @@ def read(data: Path, split: str) -> Sentences:
                     (row.get("airline_sentiment") or "").strip().lower(),
                 )
                 if not text or polarity not in POLARITIES:
-                    skipped += 1
+                    yield None
                 elif split not in HASHED or split == _split(text):
-                    rows.append((text, np.zeros(len(EMOTIONS), dtype=np.float32), one_hot(polarity, POLARITIES)))
+                    yield Sentence(text, np.zeros(len(EMOTIONS), dtype=np.float32), one_hot(polarity, POLARITIES))
         except DataError:
             if len(paths) == 1:
                 raise
-            skipped += 1
-    return collect(rows, skipped, paths[0] if len(paths) == 1 else data)
+            yield None
 
 
 def _paths(data: Path, split: str) -> tuple[list[Path], int]:

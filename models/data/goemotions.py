@@ -1,5 +1,6 @@
 """GoEmotions: Reddit comments with one or more emotions (Demszky et al. 2020, arXiv:2005.00547), Ekman grouping."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import numpy as np
 from models.data import DataError
 from models.data.files import files_below, is_usable, set_folder
 from models.data.labels import EMOTION_POLARITY, TO_EMOTION
-from models.data.sentences import CSV_MAX_BYTES, Sentences, collect, one_hot
+from models.data.sentences import CSV_MAX_BYTES, Sentence, Sentences, collect, one_hot
 from models.types import EMOTIONS, POLARITIES, FloatArray
 
 UNSURE = "surprise"
@@ -27,24 +28,27 @@ def read(data: Path, split: str) -> Sentences:
             used when `data` is the file.
 
     Raises:
-        DataError: A file is missing or too large, a label unknown, or no row usable.
+        DataError: A file is missing or too large, `labels.txt` cannot be read, a label unknown, or no row usable.
     """
     folder = data.parent if data.is_file() else set_folder(set_folder(data, "goemotions"), "ekman", "original")
     names = _label_names(folder)
     paths, skipped = _paths(data, folder, "dev" if split == "validation" else split)
-    rows = []
+    return collect(_rows(paths, names), skipped, paths[0] if len(paths) == 1 else folder)
+
+
+def _rows(paths: Sequence[Path], names: Sequence[str]) -> Iterator[Sentence | None]:
     for path in paths:
-        for line in path.read_text(encoding="utf-8-sig", errors="replace").split("\n"):
-            target = _target(line.rstrip("\r"), names)
-            if target is not None:
-                rows.append(target)
-            elif line.strip():
-                skipped += 1
-    return collect(rows, skipped, paths[0] if len(paths) == 1 else folder)
+        try:
+            with path.open(encoding="utf-8-sig", errors="replace") as file:
+                yield from (_sentence(line.rstrip("\n"), names) for line in file if line.strip())
+        except OSError:
+            yield None
 
 
 def _paths(data: Path, folder: Path, split: str) -> tuple[list[Path], int]:
-    if data.is_file() and data.stat().st_size <= CSV_MAX_BYTES:
+    if data.is_file():
+        if data.stat().st_size > CSV_MAX_BYTES:
+            raise DataError(f"{data} is larger than {CSV_MAX_BYTES} bytes: give a file that the data README describes.")
         return [data], 0
     files = files_below(folder, frozenset({".tsv"}), CSV_MAX_BYTES)
     wanted = [path for path in files.paths if split in {"all", path.stem}]
@@ -60,14 +64,17 @@ def _paths(data: Path, folder: Path, split: str) -> tuple[list[Path], int]:
 def _label_names(folder: Path) -> list[str]:
     for path in (folder / "labels.txt", folder.parent / "labels.txt"):
         if is_usable(path, path.parent.resolve(), 64 << 10):
-            names = path.read_text(encoding="utf-8-sig", errors="replace").lower().split()
+            try:
+                names = path.read_text(encoding="utf-8-sig", errors="replace").lower().split()
+            except OSError as error:
+                raise DataError(f"cannot read {path} ({error.strerror}): see the data README.") from error
             if unknown := [name for name in names if TO_EMOTION.get(name) is None]:
                 raise DataError(f"{path} names {unknown[:10]}, which models.data.labels maps to no emotion.")
             return names
     raise DataError(f"no labels.txt in {folder} or its parent: see the data README.")
 
 
-def _target(line: str, names: list[str]) -> tuple[str, FloatArray, FloatArray] | None:
+def _sentence(line: str, names: Sequence[str]) -> Sentence | None:
     cells = line.split("\t")
     if len(cells) < 2 or not cells[0].strip() or "\0" in line:
         return None
@@ -80,7 +87,7 @@ def _target(line: str, names: list[str]) -> tuple[str, FloatArray, FloatArray] |
         return None
     emotions = [one_hot(label, EMOTIONS) for label in labels]
     poles = [one_hot(EMOTION_POLARITY[label], POLARITIES) for label in labels if label != UNSURE]
-    return cells[0], _mean(emotions, len(EMOTIONS)), _mean(poles, len(POLARITIES))
+    return Sentence(cells[0], _mean(emotions, len(EMOTIONS)), _mean(poles, len(POLARITIES)))
 
 
 def _mean(rows: list[FloatArray], width: int) -> FloatArray:

@@ -1,11 +1,12 @@
 """MELD: utterances of the series Friends with emotion and sentiment (Poria et al. 2019, arXiv:1810.02508)."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from models.data import DataError
 from models.data.files import files_below, set_folder
 from models.data.labels import find_label
-from models.data.sentences import C1_AS_CP1252, CSV_MAX_BYTES, Sentences, collect, one_hot, read_csv
+from models.data.sentences import C1_AS_CP1252, CSV_MAX_BYTES, Sentence, Sentences, collect, one_hot, read_csv
 from models.types import EMOTIONS, POLARITIES
 
 BEFORE_MAX = 3
@@ -15,42 +16,21 @@ COLUMNS = ("Utterance", "Emotion", "Sentiment")
 
 
 def read(data: Path, split: str) -> Sentences:
-    """Read `meld/SPLIT_sent_emo.csv` under `data`, in the order of dialogue and utterance.
+    """Read `meld/SPLIT_sent_emo.csv`, else `meld/SPLIT.csv`, below `data`, in the order of dialogue and utterance.
 
     An utterance whose label is unknown is skipped, and yet a turn before the next one. Rows without numbers of
     dialogue and utterance stand alone.
 
     Args:
         data: The data folder, the folder of MELD, or one CSV file of this layout.
-        split: The file's prefix (`train`, `dev`, also called `validation`, or another one), or `all`: every
-            `*sent_emo*.csv` that lies there. Not used when `data` is the file.
+        split: The file's prefix (`train`, `dev`, also called `validation`, or another one), or `all`: every CSV with
+            these columns that lies there, others skipped and counted. Not used when `data` is the file.
 
     Raises:
         DataError: No such file, without these columns, or no usable row.
     """
-    texts: list[tuple[str, tuple[str, ...]]] = []
-    labels: list[tuple[str, str]] = []
     paths, skipped = _paths(data, split)
-    for path in paths:
-        turns, broken = _turns(path)
-        skipped += broken
-        earlier: list[str] = []
-        last: int | None = None
-        for dialogue, _, text, emotion, polarity in turns:
-            earlier = earlier if dialogue == last and dialogue >= 0 else []
-            last = dialogue
-            place, pole = find_label(emotion, EMOTIONS), polarity.strip().lower()
-            if place is None or pole not in POLARITIES:
-                skipped += 1
-            else:
-                texts.append((text, tuple(earlier)))
-                labels.append((EMOTIONS[place], pole))
-            earlier = [*earlier, text][-BEFORE_MAX:]
-    rows = [
-        (text, one_hot(emotion, EMOTIONS), one_hot(polarity, POLARITIES))
-        for (text, _), (emotion, polarity) in zip(texts, labels, strict=True)
-    ]
-    return collect(rows, skipped, paths[0] if len(paths) == 1 else data, [before for _, before in texts])
+    return collect(_rows(paths), skipped, paths[0] if len(paths) == 1 else data)
 
 
 def _paths(data: Path, split: str) -> tuple[list[Path], int]:
@@ -59,17 +39,46 @@ def _paths(data: Path, split: str) -> tuple[list[Path], int]:
     folder = set_folder(data, "meld")
     files = files_below(folder, frozenset({".csv"}), CSV_MAX_BYTES)
     prefix = "dev" if split == "validation" else split
-    wanted = f"{prefix}_sent_emo".lower()
-    found = [
-        path
-        for path in files.paths
-        if wanted == path.stem.lower() or (split == "all" and "sent_emo" in path.stem.lower())
-    ]
+    if split == "all":
+        found = list(files.paths)
+    else:
+        found = _named(files.paths, f"{prefix}_sent_emo") or _named(files.paths, prefix)
     if not found:
         names = ", ".join(path.name for path in files.paths[:10]) or "no CSV"
-        name = "*sent_emo*" if split == "all" else f"{prefix}_sent_emo"
+        name = "*" if split == "all" else f"{prefix}_sent_emo"
         raise DataError(f"cannot read {folder / name}.csv (found: {names}): see the data README.")
     return found, files.skipped
+
+
+def _named(paths: Sequence[Path], stem: str) -> list[Path]:
+    return [path for path in paths if path.stem.lower() == stem.lower()]
+
+
+def _rows(paths: Sequence[Path]) -> Iterator[Sentence | None]:
+    for path in paths:
+        try:
+            turns, broken = _turns(path)
+        except DataError:
+            if len(paths) == 1:
+                raise
+            yield None
+            continue
+        yield from [None] * broken
+        yield from _with_turns_before(turns)
+
+
+def _with_turns_before(turns: Sequence[tuple[int, int, str, str, str]]) -> Iterator[Sentence | None]:
+    earlier: list[str] = []
+    last: int | None = None
+    for dialogue, _, text, emotion, polarity in turns:
+        earlier = earlier if dialogue == last and dialogue >= 0 else []
+        last = dialogue
+        place, pole = find_label(emotion, EMOTIONS), polarity.strip().lower()
+        if place is None or pole not in POLARITIES:
+            yield None
+        else:
+            yield Sentence(text, one_hot(EMOTIONS[place], EMOTIONS), one_hot(pole, POLARITIES), tuple(earlier))
+        earlier = [*earlier, text][-BEFORE_MAX:]
 
 
 def _turns(path: Path) -> tuple[list[tuple[int, int, str, str, str]], int]:

@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -15,9 +15,20 @@ from models.types import FloatArray
 
 CSV_MAX_BYTES = 128 << 20
 ROWS_MAX = 1_000_000
+"""Of one file, and of all files of a set together."""
 
 C1_AS_CP1252 = {code: char for code in range(0x80, 0xA0) if (char := bytes([code]).decode("cp1252", "ignore"))}
 """For `str.translate`: what cp1252 means by the bytes that were taken for the control characters U+0080 to U+009F."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """One row of a set: target distributions over `EMOTIONS` (7,) and `POLARITIES` (3,), `before` as in `Sentences`."""
+
+    text: str
+    emotion: FloatArray
+    polarity: FloatArray
+    before: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,23 +55,31 @@ class Sentences:
         return len(self.texts)
 
 
-def collect(
-    rows: list[tuple[str, FloatArray, FloatArray]],
-    skipped: int,
-    source: Path,
-    before: Sequence[tuple[str, ...]] = (),
-) -> Sentences:
-    """Stack (text, emotion, polarity) rows; `before` as in `Sentences`.
+def collect(rows: Iterable[Sentence | None], skipped: int, source: Path) -> Sentences:
+    """Stack the rows of all files of a set; None, a broken row or file, is skipped and counted.
 
     Raises:
-        DataError: There is none.
+        DataError: There is none, or more than `ROWS_MAX`, broken ones included.
     """
-    if not rows:
+    found: list[Sentence] = []
+    for place, row in enumerate(rows):
+        if place == ROWS_MAX:
+            raise DataError(f"more than {ROWS_MAX} rows in {source}: give fewer files, or a smaller split.")
+        if row is None:
+            skipped += 1
+        else:
+            found.append(row)
+    if not found:
         raise DataError(
             f"no usable row in {source} ({skipped} skipped): is it the file that the data README describes?"
         )
-    texts, emotion, polarity = zip(*rows, strict=True)
-    return Sentences(texts, np.stack(emotion), np.stack(polarity), skipped, tuple(before))
+    return Sentences(
+        tuple(row.text for row in found),
+        np.stack([row.emotion for row in found]),
+        np.stack([row.polarity for row in found]),
+        skipped,
+        tuple(row.before for row in found),
+    )
 
 
 def one_hot(label: str, labels: tuple[str, ...]) -> FloatArray:

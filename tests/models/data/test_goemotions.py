@@ -1,9 +1,11 @@
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import pytest
 
-from models.data import DataError, goemotions
+from models.data import DataError, goemotions, sentences
 from models.types import EMOTIONS
 
 EKMAN = "anger\ndisgust\nfear\njoy\nneutral\nsadness\nsurprise"
@@ -71,6 +73,47 @@ def test_bytes_that_are_no_text_do_not_stop_the_reading(ekman: Path) -> None:
     found = goemotions.read(ekman, "dev")
 
     assert (found.texts, found.skipped) == (("caf\ufffd",), 1)
+
+
+def test_a_file_that_is_too_large_is_refused_and_not_replaced_by_others(
+    ekman: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = ekman / "goemotions" / "ekman" / "large.tsv"
+    write(large, "x" * 1000)
+    monkeypatch.setattr(goemotions, "CSV_MAX_BYTES", 999)
+
+    with pytest.raises(DataError, match=r"large\.tsv is larger than 999 bytes"):
+        goemotions.read(large, "all")
+
+
+def test_the_rows_of_all_files_together_are_bounded(ekman: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sentences, "ROWS_MAX", 6)
+    assert len(goemotions.read(ekman, "all")) == 3
+    write(ekman / "goemotions" / "ekman" / "test.tsv", "Thanks\t3\tx\n")
+
+    with pytest.raises(DataError, match="more than 6 rows"):
+        goemotions.read(ekman, "all")
+
+
+def test_what_can_no_longer_be_read_is_counted_and_without_its_labels_nothing_is(
+    ekman: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = ekman / "goemotions" / "ekman"
+    write(folder / "test.tsv", "Thanks\t3\tx\n")
+    gone = {folder / "test.tsv"}
+    opened: Callable[..., IO[Any]] = Path.open
+
+    def refuse(path: Path, *args: Any, **options: Any) -> IO[Any]:
+        if path in gone:
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *args, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+
+    assert goemotions.read(ekman, "all").skipped == goemotions.read(ekman, "dev").skipped + 1
+    gone.add(folder / "labels.txt")
+    with pytest.raises(DataError, match=r"cannot read .*labels\.txt \(Permission denied\)"):
+        goemotions.read(ekman, "all")
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,17 @@ def test_any_split_and_all_of_them_are_read_without_mixing_dialogues(tmp_path: P
     assert meld.read(tmp_path / "meld" / "test_sent_emo.csv", "all").texts == ("test",)
 
 
+def test_any_csv_with_the_right_columns_counts_under_all_and_others_are_counted(tmp_path: Path) -> None:
+    write(tmp_path / "meld" / "test.csv", HEADER + "1,Hello,A,joy,positive,0,0\n")
+    write(tmp_path / "meld" / "other" / "held.csv", HEADER + "1,Bye,A,anger,negative,0,0\n")
+    write(tmp_path / "meld" / "notes.csv", "a,b\n1,2\n")
+
+    everything = meld.read(tmp_path, "all")
+
+    assert (sorted(everything.texts), everything.skipped) == (["Bye", "Hello"], 1)
+    assert meld.read(tmp_path, "test").texts == ("Hello",)
+
+
 def test_the_published_files_wrong_quotes_are_mended(tmp_path: Path) -> None:
     told = "1,He\u0092s \u0093lost\u0094 it\u0085,A,joy,positive,0,0\n".encode()
     write(tmp_path / "meld" / "dev_sent_emo.csv", HEADER.encode() + told + b"2,It\x92s caf\xe9,A,joy,positive,0,1\n")

@@ -4,20 +4,28 @@ import numpy as np
 import pytest
 
 from models.data import DataError, sentences
-from models.data.sentences import Sentences, as_recognised, collect, one_hot, read_csv
+from models.data.sentences import Sentence, Sentences, as_recognised, collect, one_hot, read_csv
 from models.types import EMOTIONS, POLARITIES
 
-ROW = ("hello", one_hot("joy", EMOTIONS), one_hot("positive", POLARITIES))
+ROW = Sentence("hello", one_hot("joy", EMOTIONS), one_hot("positive", POLARITIES))
 
 
 def test_a_set_without_dialogues_has_no_turns_before_any_text() -> None:
     assert collect([ROW, ROW], 0, Path("here")).before == ((), ())
-    assert Sentences(("a",), ROW[1][None], ROW[2][None], 0).before == ((),)
+    assert Sentences(("a",), ROW.emotion[None], ROW.polarity[None], 0).before == ((),)
 
 
 def test_no_row_is_an_error_that_counts_what_was_skipped() -> None:
     with pytest.raises(DataError, match=r"no usable row in here \(3 skipped\)"):
-        collect([], 3, Path("here"))
+        collect([None], 2, Path("here"))
+
+
+def test_the_rows_of_all_files_together_are_bounded_broken_ones_included(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sentences, "ROWS_MAX", 2)
+
+    assert len(collect([ROW, None], 0, Path("here"))) == 1
+    with pytest.raises(DataError, match="more than 2 rows in here"):
+        collect([ROW, None, ROW], 0, Path("here"))
 
 
 def test_a_csv_is_read_whatever_its_bytes(tmp_path: Path) -> None:
