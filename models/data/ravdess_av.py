@@ -5,15 +5,16 @@ Derived from Livingstone & Russo 2018 (doi:10.1371/journal.pone.0196391), CC BY-
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from models.data import DataError
+from models.data.files import Files, files_below, set_folder
 from models.data.labels import RAVDESS_LABELS
 from models.data.ravdess import SPLIT_ACTORS
-from models.data.sentences import read_csv
+from models.data.sentences import CSV_MAX_BYTES, read_csv
 from models.data.tables import Row, Table, collect
 from models.types import Modality
 
@@ -27,36 +28,42 @@ MAGNITUDE_MAX = 1e30
 
 
 def read(data: Path, split: str) -> Table:
-    """Read `ravdess_av/*.csv` under `data`, the files under `data` itself, or one file.
+    """Read every CSV of these columns below `ravdess_av/`, others skipped and counted.
 
     Columns may stand in any order. A measurement that is empty or no number is NaN. A row without known emotion, without
     actor or without any measurement is skipped and counted.
 
     Args:
-        data: The data folder.
+        data: The data folder, the folder of such files, or one of them.
         split: `train` (actors 1-18), `validation` (19-21), `test` (22-24) or `all`.
 
     Raises:
-        DataError: No such split or file, other columns, or no row is left.
+        DataError: No such split or file, other columns in the only file, or no row is left.
     """
     if split not in SPLIT_ACTORS:
         raise DataError(f"the RAVDESS table has no split {split!r}: choose one of {', '.join(SPLIT_ACTORS)}.")
-    folder = data / "ravdess_av" if (data / "ravdess_av").is_dir() else data
-    rows: list[Row] = []
-    skipped = 0
-    for path in [folder] if folder.is_file() else sorted(folder.glob("*.csv")):
-        for fields in read_csv(path):
-            row = _row(fields, path)
-            if row is None:
-                skipped += 1
-            elif split == "all" or int(row[2]) in SPLIT_ACTORS[split]:
-                rows.append(row)
-    return collect(rows, tuple(LENGTHS), skipped, folder)
+    if data.is_file():
+        files = Files((data,), 0)
+    else:
+        files = files_below(set_folder(data, "ravdess_av"), frozenset({".csv"}), CSV_MAX_BYTES)
+    wanted = (row for row in _rows(files.paths) if row is None or split == "all" or int(row[2]) in SPLIT_ACTORS[split])
+    return collect(wanted, tuple(LENGTHS), files.skipped, data)
+
+
+def _rows(paths: Sequence[Path]) -> Iterator[Row | None]:
+    for path in paths:
+        try:
+            for fields in read_csv(path):
+                yield _row(fields, path)
+        except DataError:
+            if len(paths) == 1:
+                raise
+            yield None
 
 
 def _row(fields: Mapping[str, str | None], path: Path) -> Row | None:
     # Sorted by name, so that the order of columns in the file does not matter.
-    columns = sorted(name for name in fields if name is not None and name not in ABOUT)
+    columns = sorted(name for name in fields if name not in ABOUT)
     face = [name for name in columns if FACE.fullmatch(name)]
     voice = [name for name in columns if name not in face]
     if (len(voice), len(face)) != tuple(LENGTHS.values()):
@@ -65,7 +72,7 @@ def _row(fields: Mapping[str, str | None], path: Path) -> Row | None:
             f"not {' and '.join(map(str, LENGTHS.values()))}: is it the table that the data README describes?"
         )
     emotion, actor = fields.get("emotion"), (fields.get("actor") or "").strip()
-    measured = [[_number(fields[name]) for name in names] for names in (voice, face)]
+    measured = [np.array([_number(fields[name]) for name in names], dtype=np.float32) for names in (voice, face)]
     if emotion not in RAVDESS_LABELS or not re.fullmatch(r"\d{1,9}", actor) or np.isnan(np.concatenate(measured)).all():
         return None
     return measured, RAVDESS_LABELS.index(emotion), str(int(actor))

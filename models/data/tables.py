@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.data import DataError
+from models.data.sentences import ROWS_MAX
 from models.types import FloatArray, Modality
 
 
@@ -37,17 +38,24 @@ class Table:
         return Table(measured, self.labels[rows], self.groups[rows], self.skipped)
 
 
-Row = tuple[Sequence[Sequence[float]], int, str]
+Row = tuple[Sequence[FloatArray], int, str]
 """One utterance: the measurements of every modality, in the order of the set; label; group."""
 
 
-def collect(rows: Iterable[Row], modalities: Sequence[Modality], skipped: int, source: Path) -> Table:
-    """Stack rows.
+def collect(rows: Iterable[Row | None], modalities: Sequence[Modality], skipped: int, source: Path) -> Table:
+    """Stack the rows of all files of a set; None, a broken row or file, is skipped and counted.
 
     Raises:
-        DataError: There is none.
+        DataError: There is none, or more than `ROWS_MAX`, broken ones included.
     """
-    found = list(rows)
+    found: list[Row] = []
+    for place, row in enumerate(rows):
+        if place == ROWS_MAX:
+            raise DataError(f"more than {ROWS_MAX} rows in {source}: give fewer files, or a smaller split.")
+        if row is None:
+            skipped += 1
+        else:
+            found.append(row)
     if not found:
         raise DataError(
             f"no usable row of this split in {source} ({skipped} skipped): is it laid out as the data README says?"

@@ -53,6 +53,44 @@ def test_all_is_every_file_there(tmp_path: Path) -> None:
     assert sorted(mosi.read(tmp_path, "all").groups) == ["a", "b", "c"]
 
 
+@pytest.mark.parametrize("stem", ["held_out", "Test", "fold1"])
+def test_a_stem_is_the_name_without_modality_and_number_in_any_case(tmp_path: Path, stem: str) -> None:
+    write(tmp_path / "MOSI", stem, ["a", "b"])
+
+    assert mosi.read(tmp_path, "all").groups.tolist() == mosi.read(tmp_path, stem).groups.tolist() == ["a", "b"]
+
+
+def test_under_all_a_stem_without_all_its_files_costs_only_itself(tmp_path: Path) -> None:
+    for stem in ("bad", "good", "short"):
+        write(tmp_path, stem, [stem, stem])
+    (tmp_path / "utterances_bad.csv").unlink()
+    (tmp_path / "audio" / "audio_short0.csv").write_text("")
+
+    table = mosi.read(tmp_path, "all")
+
+    assert (table.groups.tolist(), table.skipped) == (["good", "good"], 2)
+
+
+def test_links_out_of_the_folder_are_not_followed(tmp_path: Path) -> None:
+    write(tmp_path / "mosi", "test", ["a"])
+    (tmp_path / "mosi" / "text" / "text_test0.csv").rename(tmp_path / "outside.csv")
+    (tmp_path / "mosi" / "text" / "text_test0.csv").symlink_to(tmp_path / "outside.csv")
+
+    with pytest.raises(DataError, match="0 usable files text/"):
+        mosi.read(tmp_path, "test")
+
+
+def test_files_and_rows_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, "test", ["a", "b", "c"])
+    monkeypatch.setattr(mosi, "ROWS_MAX", 2)
+
+    with pytest.raises(DataError, match="more than 2 rows"):
+        mosi.read(tmp_path, "test")
+    monkeypatch.setattr(mosi, "CSV_MAX_BYTES", 1000)
+    with pytest.raises(DataError, match=r"0 usable files \w+/"):
+        mosi.read(tmp_path, "test")
+
+
 @pytest.mark.parametrize("broken", ["x", "nan", "inf", "1e39", ""])
 def test_a_row_with_other_than_numbers_is_skipped_and_counted(tmp_path: Path, broken: str) -> None:
     write(tmp_path, "test", ["a", "b"])
@@ -62,6 +100,36 @@ def test_a_row_with_other_than_numbers_is_skipped_and_counted(tmp_path: Path, br
     table = mosi.read(tmp_path, "test")
 
     assert (table.groups.tolist(), table.skipped) == (["a"], 1)
+
+
+@pytest.mark.parametrize("modality", mosi.LENGTHS)
+@pytest.mark.parametrize("broken", ['"never closed,', "x" * 200_000, "\0"])
+def test_a_line_that_is_no_csv_takes_its_row_from_every_table_and_no_other(
+    tmp_path: Path, modality: Modality, broken: str
+) -> None:
+    write(tmp_path, "test", ["a", "b", "c", "d"])
+    path = tmp_path / modality / f"{modality}_test0.csv"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], broken, *lines[2:]]))
+
+    table = mosi.read(tmp_path, "test")
+
+    assert (table.groups.tolist(), table.skipped) == (["a", "c", "d"], 1)
+    assert [values[:, 0].tolist() for values in table.measured.values()] == [[0, 2, 3]] * 3
+
+
+@pytest.mark.parametrize("broken", ['1,b_1,b,"never closed', "x,b_1,b,WORDS,1", f"1,{'x' * 200_000},b,WORDS,1"])
+def test_a_broken_utterance_takes_no_other_rows_out_of_line(tmp_path: Path, broken: str) -> None:
+    write(tmp_path, "test", ["a", "b", "c", "d"])
+    path = tmp_path / "utterances_test.csv"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:2], broken, *lines[3:]]))
+
+    table = mosi.read(tmp_path, "test")
+
+    assert table.groups.tolist() == (["a"] if "never" in broken else ["a", "c", "d"])
+    assert len(table) + table.skipped == 4
+    assert table.measured[Modality.TEXT][:, 0].tolist() == ([0] if "never" in broken else [0, 2, 3])
 
 
 def test_rows_whose_labels_disagree_are_skipped(tmp_path: Path) -> None:

@@ -73,6 +73,26 @@ def test_other_columns_are_refused(tmp_path: Path) -> None:
         ravdess_av.read(tmp_path, "all")
 
 
+def test_tables_of_any_depth_count_and_foreign_ones_are_skipped_and_counted(tmp_path: Path) -> None:
+    write(tmp_path / "RAVDESS_AV" / "test" / "held.csv", [row("22")])
+    write(tmp_path / "RAVDESS_AV" / "a.csv", [row("1")])
+    write(tmp_path / "RAVDESS_AV" / "foreign.csv", [{"a": "1"}, {"a": "2"}])
+    write(tmp_path / "outside.csv", [row("2")])
+    (tmp_path / "RAVDESS_AV" / "link.csv").symlink_to(tmp_path / "outside.csv")
+
+    table = ravdess_av.read(tmp_path, "all")
+
+    assert (sorted(table.groups), table.skipped) == (["1", "22"], 2)
+
+
+def test_a_row_that_is_no_csv_costs_only_itself(tmp_path: Path) -> None:
+    write(tmp_path / "a.csv", [row(), row(voice3="x" * 200_000), row(actor="1")])
+
+    table = ravdess_av.read(tmp_path, "all")
+
+    assert (table.groups.tolist(), table.skipped) == (["20", "1"], 1)
+
+
 @pytest.mark.parametrize("split", ["all", "nonsense"])
 def test_nothing_there_and_no_such_split_are_named(tmp_path: Path, split: str) -> None:
     with pytest.raises(DataError, match=r"no usable row|choose one of train"):
