@@ -86,7 +86,14 @@ def in_class_folders(
             named.append((find_label(label, labels), path))
     if all(label is None for label, _ in named):
         return []
-    return [(label, None if label is None else decode(path.read_bytes())) for label, path in named]
+    return [(label, None if label is None else _picture(path)) for label, path in named]
+
+
+def _picture(path: Path) -> Picture | None:
+    try:
+        return decode(path.read_bytes())
+    except OSError:  # no right to read it, or gone since it was found
+        return None
 
 
 def decode(content: bytes) -> Picture | None:

@@ -2,7 +2,7 @@
 
 import lzma
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from models.data import DataError
 from models.data.faces import PICTURE_MAX_BYTES, SIDE_PX, Faces, Found, collect, decode, in_class_folders
-from models.data.files import FILES_MAX, files_below, set_folder
+from models.data.files import FILES_MAX, files_below, is_usable, set_folder
 from models.data.labels import FER2013_LABELS, find_label
 from models.data.sentences import read_csv
 
@@ -24,6 +24,7 @@ UNPACKED_MAX_BYTES = 512 << 20
 """Of the archive and of the CSV (300 MB as published)."""
 
 SINGLE_FILES = ("fer2013.csv", "icml_face_data.csv", "fer2013.tar.xz")
+CSV_COLUMNS = ("emotion", "pixels", "Usage")
 CSV_LABELS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 """In the order of the original CSV's numbers."""
 
@@ -41,9 +42,12 @@ def read(data: Path, split: str) -> Faces:
     """Read FER2013 in whichever form lies there; the first of these that is found counts.
 
     * a folder `fer2013/` with `SPLIT/CLASS/*` or `CLASS/*`, classes in any case or by a synonym of `models.data.labels`;
-    * the original CSV, `fer2013.csv` or `icml_face_data.csv` (`emotion,pixels,Usage`), in that folder or beside it;
-    * `fer2013.tar.xz` with such folders, read without unpacking it;
+    * `fer2013.csv`, `icml_face_data.csv` or `fer2013.tar.xz` in that folder or beside it: the original CSV
+      (`emotion,pixels,Usage`), or such folders, read without unpacking them;
+    * every CSV of these columns below that folder, or else below `data`, whatever its name;
     * such folders in `data` itself.
+
+    Links out of these folders are not followed.
 
     Args:
         data: The data folder, the folder of FER2013 or of one of its splits, or its archive or CSV.
@@ -59,14 +63,16 @@ def read(data: Path, split: str) -> Faces:
         return wanted in {"all", split_name(name)}
 
     folder = set_folder(data, "fer2013")
-    single = folder if folder.is_file() else _single_file(folder, data)
     skipped = 0
     found: Iterable[Found] = ()
-    if single is None or folder not in {single, data}:
-        files = files_below(folder, frozenset(), PICTURE_MAX_BYTES)
-        skipped, found = files.skipped, in_class_folders(files.paths, folder, FER2013_LABELS, chosen)
-    if not found and single is not None:
-        found = _csv(single, chosen) if single.suffix.lower() == ".csv" else _archive(single, chosen)
+    if folder != data:
+        skipped, found = _in_folders(folder, chosen)
+    if not found:
+        packed = [data] if data.is_file() else _packed(folder, data)
+        if packed:
+            found = _unpacked(packed, chosen)
+        elif folder == data:
+            skipped, found = _in_folders(folder, chosen)
     expected = f"no picture of split {split!r} in {data}: expected fer2013/{split or 'SPLIT'}/CLASS/*.jpg"
     return collect(found, FER2013_LABELS, skipped, f"{expected}, fer2013.csv or fer2013.tar.xz")
 
@@ -139,21 +145,44 @@ def augment(pictures: NDArray[np.uint8], rng: np.random.Generator) -> Tensor:
     return x
 
 
-def _single_file(*folders: Path) -> Path | None:
-    places = (folder / name for folder in folders for name in SINGLE_FILES)
-    return next((path for path in places if path.is_file()), None)
+def _in_folders(folder: Path, chosen: Callable[[str], bool]) -> tuple[int, list[Found]]:
+    files = files_below(folder, frozenset(), PICTURE_MAX_BYTES)
+    return files.skipped, in_class_folders(files.paths, folder, FER2013_LABELS, chosen)
+
+
+def _packed(*folders: Path) -> Sequence[Path]:
+    """The first file that has one of the known names, else the CSV files of the first folder that has such ones."""
+    folders = tuple(dict.fromkeys(folders))
+    for path in (folder / name for folder in folders for name in SINGLE_FILES):
+        if is_usable(path, path.parent.resolve(), UNPACKED_MAX_BYTES):
+            return [path]
+    below = (files_below(folder, frozenset({".csv"}), UNPACKED_MAX_BYTES).paths for folder in folders)
+    return next(filter(None, ([path for path in paths if _is_original(path)] for paths in below)), [])
+
+
+def _is_original(path: Path) -> bool:
+    try:
+        return next(read_csv(path, CSV_COLUMNS, UNPACKED_MAX_BYTES), None) is not None
+    except DataError:
+        return False
+
+
+def _unpacked(paths: Iterable[Path], chosen: Callable[[str], bool]) -> Iterator[Found]:
+    for path in paths:
+        yield from _csv(path, chosen) if path.suffix.lower() == ".csv" else _archive(path, chosen)
 
 
 def _csv(path: Path, chosen: Callable[[str], bool]) -> Iterator[Found]:
-    for row in read_csv(path, ("emotion", "pixels", "Usage"), UNPACKED_MAX_BYTES):
+    for row in read_csv(path, CSV_COLUMNS, UNPACKED_MAX_BYTES):
         usage = row.get("Usage")
         if usage is not None and not chosen(usage):
             continue
         try:
-            label = FER2013_LABELS.index(CSV_LABELS[int(row.get("emotion") or "")])
+            place = range(len(CSV_LABELS)).index(int(row.get("emotion") or ""))  # refuses -1, which an index may be
+            label = FER2013_LABELS.index(CSV_LABELS[place])
             pixels = bytes(map(int, (row.get("pixels") or "").split()))
             yield label, np.frombuffer(pixels, dtype=np.uint8).reshape(SIDE_PX, SIDE_PX)
-        except (ValueError, IndexError):
+        except ValueError:
             yield None, None
 
 

@@ -63,11 +63,22 @@ def test_unknown_classes_and_broken_files_are_skipped_and_counted(faces: Path) -
 
 
 def test_another_sets_faces_in_the_data_folder_are_not_taken_for_these(tmp_path: Path) -> None:
-    (tmp_path / "fer2013" / "train" / "happy").mkdir(parents=True)
-    Image.new("L", (48, 48)).save(tmp_path / "fer2013" / "train" / "happy" / "one.png")
+    for folder in ("fer2013/train/happy", "FER2013/happy"):
+        (tmp_path / folder).mkdir(parents=True)
+        Image.new("L", (48, 48)).save(tmp_path / folder / "one.png")
 
     with pytest.raises(DataError, match=r"expected CK\+48/CLASS"):
         ckplus48.read(tmp_path, "all")
+
+
+@pytest.mark.parametrize("name", ["CK+48", "anything"])
+def test_folders_above_the_classes_may_be_called_anything(tmp_path: Path, name: str) -> None:
+    (tmp_path / name / "test" / "anger").mkdir(parents=True)
+    Image.new("L", (48, 48)).save(tmp_path / name / "test" / "anger" / "S001_001_1.png")
+
+    assert len(ckplus48.read(tmp_path / name, "all").labels) == 1
+    (tmp_path / name).rename(tmp_path / "CK+48")
+    assert len(ckplus48.read(tmp_path, "all").labels) == 1
 
 
 def test_an_unknown_split_is_named(faces: Path) -> None:

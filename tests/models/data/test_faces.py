@@ -1,13 +1,14 @@
 import struct
 import zlib
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from models.data import DataError, faces
-from models.data.faces import collect, decode
+from models.data.faces import collect, decode, in_class_folders
 
 LABELS = ("happy", "sad")
 GREY = np.zeros((48, 48), dtype=np.uint8)
@@ -69,6 +70,16 @@ def test_what_is_broken_is_skipped_and_counted() -> None:
 
     assert found.labels.tolist() == [1, 0]
     assert (found.pictures.shape, found.skipped, found.label_names) == ((2, 48, 48), 4, LABELS)
+
+
+def test_a_picture_that_is_gone_is_none(tmp_path: Path) -> None:
+    (tmp_path / "train" / "sad").mkdir(parents=True)
+    there, gone = (tmp_path / "train" / "sad" / name for name in ("there.png", "gone.png"))
+    there.write_bytes(encoded((48, 48)))
+
+    found = in_class_folders([gone, there], tmp_path, LABELS, lambda _: True)
+
+    assert [(label, picture is None) for label, picture in found] == [(1, True), (1, False)]
 
 
 def test_nothing_and_too_much_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

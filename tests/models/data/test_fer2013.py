@@ -134,6 +134,35 @@ def test_the_original_csv_is_read_in_its_own_order_of_classes(tmp_path: Path, na
     assert len(fer2013.read(tmp_path, "all").labels) == 7
 
 
+@pytest.mark.parametrize("number", ["-1", "-7", "7"])
+def test_a_number_that_no_class_has_is_skipped_and_counted(tmp_path: Path, number: str) -> None:
+    pixels = " ".join(["7"] * 2304)
+    (tmp_path / "fer2013.csv").write_text(f"emotion,pixels,Usage\n0,{pixels},Training\n{number},{pixels},Training\n")
+
+    read = fer2013.read(tmp_path, "all")
+
+    assert (len(read.labels), read.skipped) == (1, 1)
+
+
+@pytest.mark.parametrize("name", ["FER2013/test.csv", "fer2013/fer2013/fer2013.csv", "held_out.csv"])
+def test_the_original_csv_is_found_under_any_name_among_foreign_ones(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    original_csv(tmp_path / name)
+    (tmp_path / name).with_name("a.csv").write_text("a,b\n1,2\n")
+
+    assert len(fer2013.read(tmp_path, "all").labels) == 7
+    assert len(fer2013.read((tmp_path / name).parent, "all").labels) == 7
+
+
+def test_a_csv_or_archive_that_is_a_link_out_of_the_folder_is_not_followed(tmp_path: Path) -> None:
+    original_csv(tmp_path / "outside.csv")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "fer2013.csv").symlink_to(tmp_path / "outside.csv")
+
+    with pytest.raises(DataError, match="no picture of split"):
+        fer2013.read(tmp_path / "data", "all")
+
+
 def test_links_out_of_the_folder_are_skipped_and_counted(faces: Path) -> None:
     Image.new("L", (48, 48)).save(faces / "secret.png")
     (faces / "fer2013" / "train" / "happy" / "two.png").symlink_to(faces / "secret.png")
