@@ -40,6 +40,7 @@ class VideoConfig:
         dropout: Before the embedding, while training.
         labels: Classes of the head, names that `models.data.labels.TO_EMOTION` knows.
         temperature: What logits are divided by before the softmax (Guo et al. 2017, arXiv:1706.04599, section 4.2).
+        weight_temperature: What the frames' weight logits are divided by; as trained (1) a few frames decide alone.
     """
 
     widths: tuple[int, ...] = (48, 96, 192, 384)
@@ -47,14 +48,15 @@ class VideoConfig:
     dropout: float = 0.2
     labels: tuple[str, ...] = FER2013_LABELS
     temperature: float = 1.0
+    weight_temperature: float = 3.0
 
     def __post_init__(self) -> None:
         if len(self.widths) != 4 or not all(isinstance(w, int) and 1 <= w <= 2048 for w in self.widths):
             raise ValueError(f"widths must be four numbers in [1, 2048], not {self.widths}")
         if not 1 <= self.embedding <= 4096:
             raise ValueError(f"embedding must be in [1, 4096], not {self.embedding}")
-        if not 0.05 <= self.temperature <= 20:
-            raise ValueError(f"temperature must be in [0.05, 20], not {self.temperature}")
+        if not all(0.05 <= t <= 20 for t in (self.temperature, self.weight_temperature)):
+            raise ValueError("temperatures must be in [0.05, 20]")
 
 
 class FaceNetwork(nn.Module):
@@ -178,7 +180,7 @@ class VideoEncoder:
         self.labels = config.labels
         self._device = torch.device(device)
         self._network = network.eval().to(self._device).to(memory_format=torch.channels_last)
-        self._temperature = config.temperature
+        self._temperature, self._weight_temperature = config.temperature, config.weight_temperature
         self._to_emotion = emotion_matrix(config.labels)
 
     @classmethod
@@ -199,7 +201,7 @@ class VideoEncoder:
         """
         features = []
         for embeddings, logits, weights in self._judge(batch):
-            share = weights.softmax(dim=0)[:, None]
+            share = (weights / self._weight_temperature).softmax(dim=0)[:, None]
             probabilities = self._probabilities((share * logits).sum(dim=0))
             prediction = prediction_from_emotions(probabilities @ self._to_emotion)
             features.append(Features(Modality.VIDEO, (share * embeddings).sum(dim=0).numpy(), prediction))
