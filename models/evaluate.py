@@ -231,7 +231,7 @@ def _label_pairs(bundle: Path, data: Path, split: str, doubt: float) -> Answers:
         tasks[f"emotion{suffix}"] = Task(EMOTIONS, truth, emotion)
         tasks[f"polarity{suffix}"] = Task(POLARITIES, pairs["polarity"].numpy(), polarity)
         tasks[f"score{suffix}"] = ScoreTask(EMOTION_SCORES[truth], np.array([score_of(one) for one in polarity]))
-    unpaired = len(pools[Modality.TEXT].emotions) - len(pairs["emotion"])
+    unpaired = len(pools[Modality.TEXT].emotions) - len(label_pairs.anchors(pools))
     return Answers(tasks, sum(pool.skipped for pool in pools.values()) + unpaired)
 
 
