@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from models.data import DataError
 from models.fusion.attention import ANSWERS, MODALITIES, FusionConfig, FusionNetwork
 from models.fusion.label_pairs import (
+    DRAWS,
     SUBSETS,
     Pool,
     answers_by_subset,
@@ -60,7 +61,7 @@ def test_texts_whose_emotion_no_voice_has_are_left_out() -> None:
 
     for doubt in (0.0, 1.0):
         pairs = validation_pairs(parts, doubt)
-        assert len(pairs["emotion"]) == 240
+        assert len(pairs["emotion"]) == 240 * DRAWS
         assert EMOTIONS.index("fear") not in pairs["emotion"]
 
     for batch in batches(parts, dict.fromkeys(MODALITIES, 0.0), 16, np.random.default_rng(0)):
@@ -133,4 +134,4 @@ def test_a_fusion_trained_on_pairs_beats_the_single_encoders_and_knows_the_prior
     assert figures["doubtful_emotion_audio+video+text"] < together
     answers = answers_by_subset(network, validation_pairs(held_out, 0.0))
     assert set(answers) == {"+".join(subset) for subset in SUBSETS}
-    assert averaged(validation_pairs(held_out, 0.0))[0].shape == (280, 7)
+    assert averaged(validation_pairs(held_out, 0.0))[0].shape == (280 * DRAWS, 7)
