@@ -123,7 +123,7 @@ def test_what_can_go_wrong_is_one_line_that_says_what_to_do(
 def test_without_the_train_group_one_line_says_what_to_run(
     cli: CliRunner, monkeypatch: pytest.MonkeyPatch, command: list[str]
 ) -> None:
-    monkeypatch.setitem(sys.modules, "soundfile", None)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
 
     ended = cli.invoke(app, [*command, "--data", "."])
 
