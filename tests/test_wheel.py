@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from models.bundles import PARTS
 from tests.conftest import missing
 
 ROOT = Path(__file__).parents[1]
@@ -18,7 +19,7 @@ DATA = {
     "pipelines/lua/advance.lua",
     "pipelines/lua/finish_stream.lua",
     "pipelines/lua/open_stream.lua",
-    *(f"models/bundles/embedded/{part}.safetensors" for part in ("audio", "video", "text", "fusion")),
+    *(f"models/bundles/embedded/{part}.safetensors" for part in PARTS),
     *(f"{package}/py.typed" for package in PACKAGES),
 }
 
