@@ -32,7 +32,7 @@ from models.data.labels import emotion_matrix, score_of
 from models.data.media import PICTURES_PER_S
 from models.data.recordings import Recordings
 from models.data.sentences import Sentences, as_recognised
-from models.encoders.audio import AudioEncoder, AudioInputError, prepare
+from models.encoders.audio import AudioEncoder, prepare_all
 from models.encoders.text import TextEncoder
 from models.encoders.video import VideoEncoder
 from models.encoders.video import prepare as prepare_faces
@@ -237,17 +237,11 @@ def _label_pairs(bundle: Path, data: Path, split: str, doubt: float) -> Answers:
 
 def _voices(bundle: Path, recordings: Recordings, line: Callable[[FloatArray], FloatArray] | None = None) -> Answers:
     encoder = AudioEncoder.load(bundle / "audio.safetensors")
-    heard, truth = [], []
-    for clip, label in zip(recordings.clips, recordings.labels, strict=True):
-        try:
-            heard.append(prepare(clip if line is None else line(clip)))
-        except AudioInputError:
-            continue
-        truth.append(label)
+    heard, places = prepare_all(recordings.clips if line is None else map(line, recordings.clips))
     if not heard:
         raise EvaluateError(f"all {len(recordings.clips)} clips are silent or too short: nothing to judge.")
     probabilities = np.stack([one for _, one in encoder.clips(heard)])
-    tasks, unsayable = emotion_tasks(recordings.label_names, np.array(truth), encoder.labels, probabilities)
+    tasks, unsayable = emotion_tasks(recordings.label_names, recordings.labels[places], encoder.labels, probabilities)
     return Answers(tasks, recordings.skipped + len(recordings.clips) - len(heard) + unsayable)
 
 

@@ -6,12 +6,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 import numpy as np
 
 from models.data import DataError
 from models.types import FloatArray
+
+T = TypeVar("T")
 
 CSV_MAX_BYTES = 128 << 20
 ROWS_MAX = 1_000_000
@@ -55,20 +57,31 @@ class Sentences:
         return len(self.texts)
 
 
+def usable(rows: Iterable[T | None], source: Path) -> tuple[list[T], int]:
+    """The rows of all files of a set, and how many are broken (None).
+
+    Raises:
+        DataError: There are more than `ROWS_MAX`, broken ones included.
+    """
+    found, broken = [], 0
+    for place, row in enumerate(rows):
+        if place == ROWS_MAX:
+            raise DataError(f"more than {ROWS_MAX} rows in {source}: give fewer files, or a smaller split.")
+        if row is None:
+            broken += 1
+        else:
+            found.append(row)
+    return found, broken
+
+
 def collect(rows: Iterable[Sentence | None], skipped: int, source: Path) -> Sentences:
     """Stack the rows of all files of a set; None, a broken row or file, is skipped and counted.
 
     Raises:
         DataError: There is none, or more than `ROWS_MAX`, broken ones included.
     """
-    found: list[Sentence] = []
-    for place, row in enumerate(rows):
-        if place == ROWS_MAX:
-            raise DataError(f"more than {ROWS_MAX} rows in {source}: give fewer files, or a smaller split.")
-        if row is None:
-            skipped += 1
-        else:
-            found.append(row)
+    found, broken = usable(rows, source)
+    skipped += broken
     if not found:
         raise DataError(
             f"no usable row in {source} ({skipped} skipped): is it the file that the data README describes?"

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.data import DataError
-from models.data.sentences import ROWS_MAX
+from models.data.sentences import usable
 from models.types import FloatArray, Modality
 
 
@@ -48,14 +48,8 @@ def collect(rows: Iterable[Row | None], modalities: Sequence[Modality], skipped:
     Raises:
         DataError: There is none, or more than `ROWS_MAX`, broken ones included.
     """
-    found: list[Row] = []
-    for place, row in enumerate(rows):
-        if place == ROWS_MAX:
-            raise DataError(f"more than {ROWS_MAX} rows in {source}: give fewer files, or a smaller split.")
-        if row is None:
-            skipped += 1
-        else:
-            found.append(row)
+    found, broken = usable(rows, source)
+    skipped += broken
     if not found:
         raise DataError(
             f"no usable row of this split in {source} ({skipped} skipped): is it laid out as the data README says?"

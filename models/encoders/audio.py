@@ -1,6 +1,6 @@
 """The voice encoder: log-mel spectrogram, a small residual network, attentive statistics pooling over time."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -160,6 +160,18 @@ def prepare(samples: FloatArray) -> LogMel:
     power = np.abs(np.fft.rfft(frames[::HOP_SAMPLES] * window, FFT_SAMPLES)) ** 2
     log_mel: LogMel = np.log(power.astype(np.float32) @ _mel_filters() + FLOOR).astype(np.float16)
     return log_mel
+
+
+def prepare_all(clips: Iterable[FloatArray]) -> tuple[list[LogMel], list[int]]:
+    """The clips that `prepare` accepts, prepared, and their places among all."""
+    heard, places = [], []
+    for place, clip in enumerate(clips):
+        try:
+            heard.append(prepare(clip))
+        except AudioInputError:
+            continue
+        places.append(place)
+    return heard, places
 
 
 def trim(sound: FloatArray) -> FloatArray:

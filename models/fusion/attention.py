@@ -12,6 +12,7 @@ probabilities) of one modality.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -91,6 +92,11 @@ class FusionConfig:
     def answers(self) -> int:
         """Seven emotions and three polarities."""
         return ANSWERS
+
+
+def subsets(modalities: tuple[Modality, ...]) -> list[tuple[Modality, ...]]:
+    """Every subset but the empty one; the last is the whole."""
+    return [one for size in range(1, len(modalities) + 1) for one in combinations(modalities, size)]
 
 
 class FusionNetwork(nn.Module):

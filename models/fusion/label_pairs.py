@@ -7,7 +7,6 @@ them how far each encoder can be believed, and nothing about how voice, face and
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,9 @@ from models.bundles import Bundle, load_encoder
 from models.calibration import Temperatures, temperature
 from models.data import DataError, fer2013, meld, ravdess
 from models.data.labels import FER2013_LABELS, RAVDESS_LABELS, emotion_matrix
-from models.data.recordings import Recordings
 from models.data.sentences import as_recognised
 from models.encoders import audio, text, video
-from models.fusion.attention import MODALITIES, log_answers
+from models.fusion.attention import MODALITIES, log_answers, subsets
 from models.metrics import classification
 from models.types import EMOTIONS, Features, FloatArray, Modality
 
@@ -37,7 +35,7 @@ DRAWS = 5
 
 EMPTY_SHARE = 0.03
 FACES_MAX = 8_000
-SUBSETS = tuple(subset for size in (1, 2, 3) for subset in combinations(MODALITIES, size))
+SUBSETS = tuple(subsets(MODALITIES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +87,11 @@ def read(bundle: Bundle, data: Path, split: str) -> Pools:
     faces = fer2013.read(data, split)
     rows = rng.permutation(len(faces.labels))[:FACES_MAX]
     pictures = [faces.pictures[row][None] for row in rows]
-    heard, spoken = _audible(recordings)
+    heard, spoken = audio.prepare_all(recordings.clips)
     if not heard:
         raise DataError("every recording is silent, broken or too short: nothing to pair.")
     emotions = {
-        Modality.AUDIO: emotion_matrix(RAVDESS_LABELS).argmax(axis=1)[spoken],
+        Modality.AUDIO: emotion_matrix(RAVDESS_LABELS).argmax(axis=1)[recordings.labels[spoken]],
         Modality.VIDEO: emotion_matrix(FER2013_LABELS).argmax(axis=1)[faces.labels[rows]],
         Modality.TEXT: np.tile(sentences.emotion.argmax(axis=1), repeats),
     }
@@ -275,18 +273,6 @@ def validate(pools: Pools) -> Callable[[nn.Module], dict[str, float]]:
         return found | {"mean_f1": sum(mean) / len(mean)}
 
     return figures
-
-
-def _audible(recordings: Recordings) -> tuple[list[audio.LogMel], NDArray[np.int64]]:
-    """The clips that can be judged, prepared, and their labels."""
-    heard, rows = [], []
-    for row, clip in enumerate(recordings.clips):
-        try:
-            heard.append(audio.prepare(clip))
-        except audio.AudioInputError:
-            continue
-        rows.append(row)
-    return heard, recordings.labels[rows]
 
 
 def _pool(

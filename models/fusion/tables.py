@@ -9,7 +9,6 @@ Shapes: B utterances, M modalities, D_m measurements, C classes.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ from models.data import mosi as mosi_files
 from models.data import ravdess_av as ravdess_av_files
 from models.data.labels import RAVDESS_LABELS
 from models.data.tables import Table
-from models.fusion.attention import PROBABILITY_MIN, FusionInputError, FusionNetwork
+from models.fusion.attention import PROBABILITY_MIN, FusionInputError, FusionNetwork, subsets
 from models.metrics import Answers, ScoreTask, Task, emotion_tasks
 from models.types import FloatArray, Modality
 
@@ -153,11 +152,6 @@ def probabilities(network: TableNetwork, table: Table) -> dict[str, FloatArray]:
     alone = network.answers(own, around).exp() * there[..., None]
     found["averaged"] = (alone.sum(dim=1) / there.sum(dim=1, keepdim=True)).cpu().numpy()
     return found
-
-
-def subsets(modalities: tuple[Modality, ...]) -> list[tuple[Modality, ...]]:
-    """Every subset but the empty one; the last is the whole."""
-    return [one for size in range(1, len(modalities) + 1) for one in combinations(modalities, size)]
 
 
 def mosi(bundle: Path, data: Path, split: str) -> Answers:

@@ -1,30 +1,12 @@
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 import soundfile
 
 from models.data import DataError, ravdess_films
 from models.data.labels import RAVDESS_LABELS
-
-
-def film(path: Path, *, sound: bool = True) -> None:
-    """Half a second: five grey pictures, and silence at 16 kHz."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(path, "w") as container:
-        picture = container.add_stream("mpeg4", rate=10, width=32, height=32, pix_fmt="yuv420p")
-        voice = container.add_stream("aac", rate=16_000, layout="mono") if sound else None
-        for place in range(5):
-            frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 128, dtype=np.uint8), "rgb24")
-            frame.pts = place
-            container.mux(picture.encode(frame))
-        container.mux(picture.encode(None))
-        if voice:
-            block = av.AudioFrame.from_ndarray(np.zeros((1, 8_000), dtype=np.float32), "fltp", "mono")
-            block.sample_rate = 16_000
-            container.mux(voice.encode(block))
-            container.mux(voice.encode(None))
+from tests.films import film
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.data import DataError, tables
+from models.data import DataError, sentences
 from models.data.tables import Row, collect
 from models.types import Modality
 
@@ -19,6 +19,6 @@ def test_what_is_broken_is_skipped_and_counted() -> None:
 def test_nothing_and_too_much_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match=r"no usable row of this split in here \(1 skipped\)"):
         collect([None], [Modality.AUDIO], 0, Path("here"))
-    monkeypatch.setattr(tables, "ROWS_MAX", 2)
+    monkeypatch.setattr(sentences, "ROWS_MAX", 2)
     with pytest.raises(DataError, match="more than 2 rows in here"):
         collect([ROW, None, ROW], [Modality.AUDIO], 0, Path("here"))
