@@ -7,10 +7,10 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validato
 
 from pipelines.consent import parse_consent
 from pipelines.errors import BadFragmentError
-from pipelines.queries import CallInfo, TrendMinute
+from pipelines.queries import CallInfo, CallState, TrendMinute
 from pipelines.records import START_MAX_MS, parse_participants
 from pipelines.summary import CallSummary
-from pipelines.types import CALL_ID_PATTERN, NAME_PATTERN, Consent, Participant, UtteranceSentiment
+from pipelines.types import CALL_ID_PATTERN, NAME_PATTERN, Account, Consent, Participant, UtteranceSentiment
 
 TEXT_MAX_CHARS = 10_000
 
@@ -134,22 +134,48 @@ class Accepted(BaseModel):
 
 
 class CallOut(BaseModel):
-    """A call. `last_ms` is the end of its latest utterance, from the start of the call; `streams` maps each to its state."""
+    """A call. `last_ms` is the end of its latest utterance, from the start of the call; `streams` maps each to its state.
+
+    `stalled` has been silent for a while without a final fragment; `closed` for so long that nobody waits any more.
+    """
 
     call_id: str
     tenant: str
-    status: Literal["live", "final"]
+    status: CallState
     started_at: AwareDatetime
     last_ms: int
     utterances: int
-    streams: dict[str, Literal["live", "final"]]
+    streams: dict[str, CallState]
     links: Links
 
 
+class AccountOut(BaseModel):
+    """What became of a stream's fragments; those after the latest settled cut are not counted yet.
+
+    `missing` are sequence numbers that never came, `lost` those that the log dropped before they were read.
+    """
+
+    analysed: int
+    skipped: dict[str, int]
+    missing: int
+    lost: int
+
+
 class CallWithSummary(CallOut):
-    """A call with its summary: live while it goes on, final when it is over."""
+    """A call with its summary, live while it goes on, final when it is over, and the account of its fragments."""
 
     summary: CallSummary
+    fragments: dict[str, AccountOut]
+    """By stream."""
+    dead_letters: dict[str, int]
+    """Records of the call in the dead-letter topic, by reason."""
+
+
+def account_out(account: Account) -> AccountOut:
+    """The account as JSON holds it."""
+    return AccountOut(
+        analysed=account.analysed, skipped=dict(account.skipped), missing=account.missing, lost=account.lost
+    )
 
 
 def call_fields(call: CallInfo) -> dict[str, Any]:
@@ -161,7 +187,7 @@ def call_fields(call: CallInfo) -> dict[str, Any]:
         "started_at": datetime.fromtimestamp(call.started_ms / 1000, UTC),
         "last_ms": call.last_ms,
         "utterances": call.utterances,
-        "streams": {stream: "final" if final else "live" for stream, final in call.streams.items()},
+        "streams": dict(call.streams),
         "links": Links.of(call.call_id),
     }
 

@@ -108,7 +108,9 @@ def _add_operation(api: FastAPI, store: Store, health: Callable[[], Awaitable[He
     )
     async def metrics() -> Response:
         """Each worker leaves its own in the store every few seconds; here they stand with a `worker` label."""
-        return Response(exposition(await store.metrics()), media_type=CONTENT_TYPE_LATEST)
+        trouble = await store.trouble()
+        texts = {} if trouble == "away" else await store.metrics()
+        return Response(exposition(texts, trouble), media_type=CONTENT_TYPE_LATEST)
 
 
 def _not_ready(parts: list[Part]) -> ProblemError:

@@ -1,5 +1,7 @@
 """What can be asked of calls: lists, one call, its utterances, its events as they happen, trends, and forgetting it."""
 
+import json
+import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
@@ -8,7 +10,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Header, Path, Query, Response
 from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
-from pydantic import AwareDatetime
+from pydantic import AwareDatetime, BeforeValidator
 
 from deployments.answers import (
     CallOut,
@@ -17,6 +19,7 @@ from deployments.answers import (
     TrendMinuteOut,
     Trends,
     UtterancePage,
+    account_out,
     call_fields,
 )
 from deployments.problems import ProblemError
@@ -28,6 +31,22 @@ from pipelines.types import CALL_ID_PATTERN, NAME_PATTERN, Participant, Utteranc
 
 TREND_DEFAULT = timedelta(days=1)
 
+_DATE = re.compile(r"\d{4}-\d\d-\d\d\D")
+_EVENT = {
+    "type": "object",
+    "properties": {"event": {"type": "string"}, "id": {"type": "string"}, "data": {"type": "string"}},
+    "required": ["data"],
+}
+
+
+def _no_number(written: object) -> object:
+    """Refuse what pydantic would take for seconds, or for milliseconds when there are many of them."""
+    if isinstance(written, str) and not _DATE.match(written):
+        raise ValueError("write the date and the time, such as 2026-11-21T09:30:00Z")
+    return written
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_no_number)]
 CallIdPath = Annotated[str, Path(pattern=CALL_ID_PATTERN, examples=["a-17"])]
 TenantQuery = Annotated[str, Query(pattern=NAME_PATTERN)]
 Polarity = Literal["negative", "neutral", "positive"]
@@ -49,8 +68,8 @@ def _add_lists(routes: APIRouter, store: Store) -> None:
     @routes.get("/calls", summary="List calls, the latest first")
     async def calls(  # noqa: PLR0917  # a query's parameters are never positional
         tenant: TenantQuery = "default",
-        since: Annotated[AwareDatetime | None, Query(description="Started at or after.")] = None,
-        until: Annotated[AwareDatetime | None, Query(description="Started before.")] = None,
+        since: Annotated[Moment | None, Query(description="Started at or after.")] = None,
+        until: Annotated[Moment | None, Query(description="Started before.")] = None,
         participant: Participant | None = None,
         polarity: Polarity | None = None,
         emotion: Emotion | None = None,
@@ -76,8 +95,8 @@ def _add_lists(routes: APIRouter, store: Store) -> None:
     @routes.get("/trends", summary="Score and labels by minute")
     async def trends(
         tenant: TenantQuery = "default",
-        since: Annotated[AwareDatetime | None, Query(description="By default a day before `until`.")] = None,
-        until: Annotated[AwareDatetime | None, Query(description="By default now.")] = None,
+        since: Annotated[Moment | None, Query(description="By default a day before `until`.")] = None,
+        until: Annotated[Moment | None, Query(description="By default now.")] = None,
         participant: Participant | None = None,
     ) -> Trends:
         """Minutes of wall-clock time over all calls of a tenant; at most a week at once."""
@@ -97,7 +116,13 @@ def _add_call(routes: APIRouter, store: Store) -> None:
     async def call(call_id: CallIdPath, tenant: TenantQuery = "default") -> CallWithSummary:
         """The summary is live while the call goes on, and final when it is over."""
         found = await _known(store, call_id, tenant)
-        return CallWithSummary(**call_fields(found), summary=await _summary(store, found))
+        accounts = await store.accounts(call_id)
+        return CallWithSummary(
+            **call_fields(found),
+            summary=await _summary(store, found),
+            fragments={stream: account_out(account) for stream, account in accounts.items()},
+            dead_letters=dict(await store.ledger.letter_counts(call_id)),
+        )
 
     @routes.get("/calls/{call_id}/utterances", summary="A call's results in the order of time")
     async def utterances(
@@ -125,11 +150,12 @@ def _add_events(routes: APIRouter, store: Store, heartbeat_ms: int) -> None:
         response_class=StreamingResponse,
         responses={
             200: {
-                "description": "Server-sent events: `utterance` with a result, at last `call-final` with the summary. "
+                "description": "Server-sent events: `utterance` with a result, `call-stalled` and `call-live` when it falls "
+                "silent and speaks again, at last `call-final` with the summary. "
                 "A quiet call sends comments.",
                 "content": {
                     "text/event-stream": {
-                        "schema": {"type": "string"},
+                        "itemSchema": _EVENT,
                         "example": 'event: utterance\ndata: {"v":1,"utterance_id":"a-17/main/customer/1200"}\n'
                         "id: 1763700000000-0\n\n",
                     }
@@ -147,7 +173,7 @@ def _add_events(routes: APIRouter, store: Store, heartbeat_ms: int) -> None:
         found = await _known(store, call_id, tenant)
         # An id that is none must be refused now: once the stream has begun there is no status to say so.
         first = await store.events(call_id, last_event_id)
-        if not first and found.status == "final":
+        if not first and found.over:
             return Response(status_code=HTTPStatus.NO_CONTENT)  # tells a browser not to connect again
         happenings = _happenings(store, call_id, last_event_id, heartbeat_ms)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -163,6 +189,9 @@ async def _happenings(store: Store, call_id: str, last_id: str, heartbeat_ms: in
             last_id = event.id
             if event.kind == "utterance" and event.utterance is not None:
                 yield _written(event, event.utterance)
+            elif event.kind in ("call-live", "call-stalled"):
+                data = json.dumps({"call_id": call_id, "status": event.kind.removeprefix("call-")})
+                yield format_sse_event(data_str=data, event=event.kind, id=event.id)
             elif event.kind == "unreadable":
                 yield format_sse_event(comment="unreadable", id=event.id)  # whoever connects again resumes after it
         call = await store.call(call_id)
@@ -170,7 +199,7 @@ async def _happenings(store: Store, call_id: str, last_id: str, heartbeat_ms: in
             return  # deleted meanwhile
         # A call that ended may begin again with another stream: only the last end is one.
         ended = bool(found) and found[-1].kind == "call-final" and not await store.events(call_id, last_id)
-        if call.status == "final" and (ended or not found):
+        if call.over and (ended or not found):
             if ended:
                 yield _written(found[-1], await _summary(store, call))
             return
@@ -202,7 +231,7 @@ async def _summary(store: Store, call: CallInfo) -> CallSummary:
         results += page.items
         cursor = page.next_cursor
         if cursor is None:
-            return summarise(results, final=call.status == "final")
+            return summarise(results, final=call.over)
 
 
 def _epoch_ms(moment: datetime) -> int:

@@ -74,15 +74,18 @@ class Missing:
     reason: MissingReason
 
 
+_NO_ANSWER = (Missing("encoder_unavailable"), Missing("timeout"))
+
+
 @dataclass(frozen=True, slots=True)
 class Analyser:
     """`await analyser(utterance)` gives its `UtteranceSentiment`.
 
-    A network that fails or passes its time-out costs its modality and no more.
+    A network that fails or passes its time-out costs its modality and no more, unless `timeouts` says to wait for it.
 
     Raises:
-        EncoderUnavailableError: the fusion does not answer, or none of the encoders that this utterance needs;
-            nothing true can be said, so the caller tries again.
+        EncoderUnavailableError: the fusion does not answer, or none of the encoders that this utterance needs, or one
+            that is to be waited for; nothing true can be said, so the caller tries again.
     """
 
     stages: Stages
@@ -97,9 +100,12 @@ class Analyser:
         )
         outcomes = {Modality.AUDIO: audio, Modality.VIDEO: video, Modality.TEXT: text}
         present = {modality: found for modality, found in outcomes.items() if isinstance(found, Features)}
-        away = [outcome for outcome in outcomes.values() if outcome == Missing(EncoderUnavailableError.reason)]
+        away = Missing(EncoderUnavailableError.reason) in outcomes.values()
         if away and not present:
             raise EncoderUnavailableError("no encoder that this utterance needs answers; check the deployments")
+        late = [modality for modality, outcome in outcomes.items() if outcome in _NO_ANSWER]
+        if late and self.timeouts.then == "wait":
+            raise EncoderUnavailableError(f"no answer on {', '.join(late)}, which this configuration waits for")
         fused = await self._fuse(present, step_ms) if present else None
         step_ms["total"] = _elapsed_ms(started)
         names = self.stages.names

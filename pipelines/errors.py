@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+StoreTrouble = Literal["away", "out_of_memory", "read_only"]
+
 
 class UndertoneError(Exception):
     """Base of all of them; `reason` is the stable word for counters, dead letters and problem details."""
@@ -22,6 +24,12 @@ class MediaError(UndertoneError, ValueError):
     """Media that FFmpeg cannot open, or that passes a limit of the settings."""
 
     reason = "undecodable"
+
+
+class KillingMediaError(MediaError):
+    """Media that ends the process which decodes it."""
+
+    reason = "killed"
 
 
 class MediaTooLongError(MediaError):
@@ -64,6 +72,11 @@ class StoreUnavailableError(UndertoneError, ConnectionError):
 
     reason = "store_unavailable"
 
+    def __init__(self, detail: str, cause: StoreTrouble = "away") -> None:
+        """`cause` tells an absent server from one that refuses to write."""
+        super().__init__(detail)
+        self.cause = cause
+
 
 class FencedError(UndertoneError, RuntimeError):
     """The checkpoint is not where the writer believed: another worker owns the stream now. Drop its state."""
@@ -102,6 +115,9 @@ DEAD_LETTER_REASONS = (
     "bad_call_id",
     "oversize",
     "undecodable",
+    "wrong_partition",
     "crashed",
+    "killed",
 )
-"""Why a record is dead-lettered. `crashed` is a fault of Undertone itself; its log holds the cause."""
+"""Why a record is dead-lettered. `crashed` is a fault of Undertone itself, its log holds the cause; `killed` is a record
+whose media has ended the process that decoded it, twice."""

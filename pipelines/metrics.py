@@ -6,10 +6,13 @@ gateway shows all of them with a `worker` label. Replicas, queues and latencies 
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
+
+from pipelines.errors import StoreTrouble
 
 LATENCY_BUCKETS_S = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 10.0, 20.0, 60.0)
 STEP_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -35,7 +38,8 @@ class StreamMetrics:
     open_streams: Gauge
     lag_records: Gauge
     oldest_fragment_age_seconds: Gauge
-    store_retries: Counter
+    retries: Counter
+    records_lost: Counter
     fenced: Counter
 
 
@@ -90,18 +94,34 @@ def stream_metrics() -> StreamMetrics:
         Gauge("undertone_streams_open", "Streams with an open state", registry=registry),
         Gauge("undertone_lag_records", "Records not yet read", ["partition"], registry=registry),
         Gauge("undertone_oldest_fragment_age_seconds", "Age of the oldest record not yet settled", registry=registry),
-        Counter("undertone_store_retries_total", "Stores tried again after a failure", registry=registry),
+        Counter(
+            "undertone_retries_total",
+            "What was tried again because something was away or refused, by reason",
+            ["reason"],
+            registry=registry,
+        ),
+        Counter(
+            "undertone_records_lost_total", "Records that the log dropped before they were read", registry=registry
+        ),
         Counter("undertone_fenced_total", "Writes refused because another worker owns the stream", registry=registry),
     )
 
 
-def exposition(worker_texts: Mapping[str, str]) -> bytes:
-    """The gateway's page: every worker's metrics with a `worker` label.
+def exposition(worker_texts: Mapping[str, str], store_trouble: StoreTrouble | None = None) -> bytes:
+    """The gateway's page: every worker's metrics with a `worker` label, and whether the store takes anything.
 
     A text that does not parse is left out: it comes from the store, and one bad entry must not hide the rest.
     """
     merged = CollectorRegistry()
     merged.register(_Workers(worker_texts))
+    trouble = Gauge(
+        "undertone_store_trouble",
+        "1 for what keeps the store from taking results: they wait, and no offset moves",
+        ["cause"],
+        registry=merged,
+    )
+    for cause in get_args(StoreTrouble):
+        trouble.labels(cause).set(cause == store_trouble)
     return generate_latest(merged)
 
 

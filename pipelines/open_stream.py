@@ -3,15 +3,26 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from pipelines.errors import CallDeletedError, EncoderUnavailableError, FencedError, StoreUnavailableError
 from pipelines.metrics import StreamMetrics
+from pipelines.queries import CallState
 from pipelines.retry import Retry
 from pipelines.store import Store
 from pipelines.stream import CallStream, TrackEvent
-from pipelines.types import Checkpoint, MediaFragment, Participant, TrackCut, Utterance, UtteranceSentiment
+from pipelines.types import (
+    Account,
+    Checkpoint,
+    Counted,
+    MediaFragment,
+    Participant,
+    TrackCut,
+    Utterance,
+    UtteranceSentiment,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +70,37 @@ class _Track:
     storing: asyncio.Task[None] | None = None
 
 
+class Outcomes:
+    """What became of a stream's fragments, until the store has counted those below a settled offset."""
+
+    def __init__(self, account: Account) -> None:
+        self.noted_to = account.counted_to
+        """One past the last offset noted."""
+        self._first_at = account.first_at
+        self._noted: deque[tuple[int, Mapping[str, int]]] = deque()
+
+    def note(self, offset: int, outcomes: Mapping[str, int]) -> bool:
+        """The fragment at `offset` has come to its end. False for one that was noted before and is only read again."""
+        if offset < self.noted_to:
+            return False
+        if self._first_at is None:
+            self._first_at = offset
+        self.noted_to = offset + 1
+        self._noted.append((offset, {outcome: number for outcome, number in outcomes.items() if number}))
+        return True
+
+    def take(self, below: int | None = None) -> Counted:
+        """Those below an offset, or all: they are the caller's now."""
+        end = self.noted_to if below is None else below
+        counts: Counter[str] = Counter()
+        while self._noted and self._noted[0][0] < end:
+            counts.update(self._noted.popleft()[1])
+        return Counted(end, self._first_at or 0, counts)
+
+    def __bool__(self) -> bool:
+        return bool(self._noted)
+
+
 class OpenStream:
     """A stream that this worker owns, from its opening in the store until everything of it is stored.
 
@@ -83,6 +125,10 @@ class OpenStream:
         self.partition = partition
         self.needed_offset = offset if checkpoint.resume_at is None else checkpoint.resume_at
         self.tenant = first.tenant
+        self.dead = set(checkpoint.dead)
+        """Offsets of dead letters: they are not worked on again."""
+        self.outcomes = Outcomes(checkpoint.account)
+        self.state: CallState = "live"
         self.seen_s = time.monotonic()
         """When its last fragment came, by the monotonic clock."""
         self.failed: BaseException | None = None
@@ -117,14 +163,33 @@ class OpenStream:
                 track.storing = asyncio.create_task(self._store_track(event.participant, track))
                 track.storing.add_done_callback(self._note_failure)
 
-    def let_go_before(self, offset: int) -> None:
-        """Where nothing of the stream may be or has been analysed, a successor needs nothing before this fragment."""
-        if not self._tracks and self.stream.settled:
-            self.needed_offset = offset
+    async def mark(self, state: CallState) -> None:
+        """Set the stream's state in the store.
 
-    def finish(self, *, final: bool = True) -> None:
-        """No event will come any more: once all are stored, close the stream in the store, if it is `final`."""
-        self._finishing = asyncio.create_task(self._finish(final=final))
+        Raises:
+            FencedError: another worker owns the stream.
+            CallDeletedError: the call was deleted.
+        """
+        await self._settle(state, self.outcomes.take(self.needed_offset))
+        self.state = state
+
+    async def let_go(self) -> None:
+        """Where nothing of the stream may be or has been analysed, count its fragments: a successor needs none of them.
+
+        Raises:
+            FencedError: another worker owns the stream.
+            CallDeletedError: the call was deleted.
+        """
+        if self._tracks or not self.stream.settled or self.finishing or not self.outcomes:
+            return
+        counted = self.outcomes.take()
+        await self._settle(None, counted)
+        # The last one is read again all the same: a successor must know that the stream is open.
+        self.needed_offset = counted.below - 1
+
+    def finish(self, state: CallState = "final") -> None:
+        """No event will come any more: once all are stored, set the stream's state in the store."""
+        self._finishing = asyncio.create_task(self._finish(state))
         self._finishing.add_done_callback(self._note_failure)
 
     def cancel(self) -> None:
@@ -184,6 +249,7 @@ class OpenStream:
         # One track at a time: the place to resume from may count on the others' cuts only once they are stored.
         async with self._advancing:
             resume = self.stream.resume_point(participant, new.cut_sample)
+            counted = self.outcomes.take(resume.offset)
             await self._ports.retry(
                 StoreUnavailableError,
                 lambda: self._ports.store.advance(
@@ -195,27 +261,32 @@ class OpenStream:
                     resume=resume,
                     result=result,
                     ttl_s=self._ttl_s,
+                    counted=counted,
                 ),
             )
             track.cut = new
             self.needed_offset = resume.offset
 
-    async def _finish(self, *, final: bool) -> None:
+    async def _finish(self, state: CallState) -> None:
         for track in self._tracks.values():
             await track.pending.join()
-        if not final:
-            await self._end(None)
-            return
-        call_id, stream = self.key
-        finish = self._ports.store.finish_stream
         try:
-            await self._ports.retry(StoreUnavailableError, lambda: finish(call_id, stream, owner=self._ports.owner))
+            await self._settle(state, self.outcomes.take())
+            while self.outcomes:  # something came meanwhile
+                await self._settle(state, self.outcomes.take())
         except FencedError as error:
             await self._end(error)
         except CallDeletedError:
             await self._end(None)
         else:
             await self._end(None)
+
+    async def _settle(self, state: CallState | None, counted: Counted) -> None:
+        call_id, stream = self.key
+        owner, settle = self._ports.owner, self._ports.store.settle
+        await self._ports.retry(
+            StoreUnavailableError, lambda: settle(call_id, stream, owner=owner, counted=counted, state=state)
+        )
 
     async def _end(self, error: FencedError | None) -> None:
         """Tell the worker, once. The caller's own task ends by returning; the others are cancelled after it."""

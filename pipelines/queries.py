@@ -15,6 +15,11 @@ from pipelines.types import Participant, UtteranceSentiment
 
 MINUTE_MS = 60_000
 
+CallState = Literal["live", "stalled", "closed", "final"]
+"""Of a stream, and of a call, which is as open as the most open of its streams. `stalled`: silent without a final
+fragment; `closed`: for so long that nobody waits any more; a fragment that comes after all makes it `live` again."""
+CallChange = Literal["call-live", "call-stalled", "call-final"]
+
 T = TypeVar("T")
 
 
@@ -32,16 +37,21 @@ class CallInfo:
     """A call as the listing shows it.
 
     `started_ms` is wall-clock time in ms since 1970; `last_ms` the end of the latest utterance, from the start of the
-    call. `streams` maps each known stream to whether it is stored to its end; `status` is `final` once all are.
+    call. `streams` maps each known stream to its state.
     """
 
     call_id: str
     tenant: str
-    status: Literal["live", "final"]
+    status: CallState
     started_ms: int
     last_ms: int
     utterances: int
-    streams: Mapping[str, bool]
+    streams: Mapping[str, CallState]
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more is expected of it."""
+        return self.status in ("closed", "final")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +96,12 @@ class CallFilter:
 class CallEvent:
     """Something that happened in a call; `id` is where a reader resumes. `utterance` comes with its kind.
 
+    The others say that the call came to life again, stalled, or is over (`CallState`).
     `unreadable` stands for an event that can be shown to nobody, so that a reader gets past it.
     """
 
     id: str
-    kind: Literal["utterance", "call-final", "unreadable"]
+    kind: Literal["utterance", "unreadable"] | CallChange
     utterance: UtteranceSentiment | None
 
 

@@ -30,6 +30,11 @@ class Changes:
             self._assigned -= set(partitions)
             self._revoked |= set(partitions)
 
+    def pending(self) -> frozenset[int]:
+        """The partitions that the next `take` will name."""
+        with self._lock:
+            return frozenset(self._assigned | self._revoked)
+
     def take(self) -> tuple[frozenset[int], frozenset[int]]:
         """What was revoked and what was assigned since the last call."""
         with self._lock:

@@ -19,7 +19,7 @@ from typing import Any
 import redis
 
 from pipelines.errors import BadFragmentError, SourceUnavailableError
-from pipelines.source import Backlog, Polled
+from pipelines.source import Backlog, Gap, Polled
 from pipelines.types import TOPIC_MEDIA, Coordinates, Record
 
 LOG_MAX_BYTES = 64 << 20
@@ -115,13 +115,15 @@ class RedisStreamSource:
             self._holds = held != 0
             if assigned:
                 self._position, self._paused = int(committed), False
+            position, records = self._position, tuple[Record, ...]()
             if assigned or not self._holds or self._paused:
-                records: tuple[Record, ...] = ()
                 if not assigned:
                     time.sleep(min(timeout_s, _LEASE_MS / 4000))
             else:
                 records = self._read(timeout_s, records_max)
-        return Polled(records, frozenset([_PARTITION] * assigned), frozenset([_PARTITION] * revoked))
+        skipped = records and records[0].at.offset > position
+        gaps = (Gap(_PARTITION, position, records[0].at.offset),) if skipped else ()
+        return Polled(records, frozenset([_PARTITION] * assigned), frozenset([_PARTITION] * revoked), gaps)
 
     def pause(self, partitions: Collection[int]) -> None:
         """See `Source.pause`."""
@@ -141,6 +143,12 @@ class RedisStreamSource:
         """See `Source.seek`."""
         if self._holds and partition == _PARTITION:
             self._position = offset
+
+    def committed(self, partition: int) -> int | None:
+        """See `Source.committed`."""
+        with _redis_errors("asking for a committed offset"):
+            found: Any = self._redis.hget(self._group, "committed") if partition == _PARTITION else None
+        return None if found is None else int(found)
 
     def backlog(self) -> Mapping[int, Backlog]:
         """See `Source.backlog`."""

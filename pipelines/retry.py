@@ -9,6 +9,8 @@ from typing import TypeVar
 
 from prometheus_client import Counter
 
+from pipelines.errors import StoreUnavailableError, UndertoneError
+
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -41,7 +43,7 @@ class Retry:
             except away as error:
                 if self.stopped.is_set():
                     raise
-                self.retries.inc()
+                self.retries.labels(_reason(error)).inc()
                 logger.warning("trying again in %.1f s: %s", pause_s, error)
                 await self.pause(pause_s)
                 pause_s = min(2 * pause_s, self.pause_max_s)
@@ -52,3 +54,9 @@ class Retry:
             await asyncio.wait_for(self.stopped.wait(), pause_s * self.random.uniform(0.5, 1.5))
         except TimeoutError:
             return
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, StoreUnavailableError):
+        return f"store_{error.cause}"
+    return error.reason if isinstance(error, UndertoneError) else "error"

@@ -34,7 +34,13 @@ class MediaLimits(Configuration):
     One thread decodes all streams of a worker, so that a longer one would hold the others up."""
     channels_max: int = Field(8, ge=1, le=64)
     sample_rate_max_hz: int = Field(192_000, ge=8000)
+    samples_per_fragment_max: int = Field(24_000_000, ge=1)
+    """Samples of all channels together: 60 s of eight channels at 48 kHz."""
     streams_max: int = Field(16, ge=1)
+    packets_max: int = Field(50_000, ge=1)
+    """Of a fragment's sound and pictures together: 60 s of 2.5 ms each, and of 240 pictures a second."""
+    decode_max_s: Seconds = 6.0
+    """Processor time for the sound, and for the pictures, of a fragment: no codec may hold the other streams up."""
 
 
 class VideoSettings(Configuration):
@@ -80,7 +86,11 @@ class StreamSettings(Configuration):
 
 
 class TimeoutSettings(Configuration):
-    """How long each step of an utterance may take before its modality is reported as `timeout`."""
+    """How long each step of an utterance may take, and what becomes of it when a network is late or away."""
+
+    then: Literal["go_on", "wait"] = "go_on"
+    """`go_on`: the result comes without that modality and says why. `wait`: the utterance is tried again, and its
+    call held, until every network that it needs has answered."""
 
     transcribe_s: Seconds = 30.0
     encode_s: Seconds = 15.0
@@ -94,9 +104,15 @@ class WorkerSettings(Configuration):
     """Beyond this the partitions pause, while heartbeats go on."""
     ahead_per_track: int = Field(4, ge=1, le=64)
     """How many utterances of one track may be under analysis at once; their results are stored in order."""
-    stream_idle_s: Seconds = 600.0
-    """A stream that is silent for this long without a final fragment is let go; a later one opens it again."""
+    stalled_after_s: Seconds = 30.0
+    """A stream that is silent for this long without a final fragment is `stalled`."""
+    closed_after_s: Seconds = 600.0
+    """After this long it is `closed`: its last words are judged and its partition's offset can move. A fragment that
+    comes after all makes it live again."""
     commit_interval_s: Seconds = 1.0
+    commit_delay_s: float = Field(5.0, ge=0, le=3_600)
+    """Offsets are committed this long after they could be, so that a store that loses its last moments (a replica is
+    promoted that had not heard of them, a disk was not written to) finds their fragments again."""
     retry_max_s: Seconds = 30.0
 
 

@@ -23,15 +23,26 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
+class Gap:
+    """Records that the log dropped before they were read: the offsets in `[first, next)` of a partition."""
+
+    partition: int
+    first: int
+    next: int
+
+
+@dataclass(frozen=True, slots=True)
 class Polled:
     """What one poll brought: records in order per partition, and how the assignment changed since the last poll.
 
-    Apply `revoked` first, then `assigned`, then the records: a partition in both was lost and won again in between.
+    Apply `revoked` first, then `assigned`, then `gaps`, then the records: a partition in both was lost and won again in
+    between.
     """
 
     records: tuple[Record, ...]
     assigned: frozenset[int]
     revoked: frozenset[int]
+    gaps: tuple[Gap, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +82,10 @@ class Source(Protocol):
         """
 
     def seek(self, partition: int, offset: int) -> None:
-        """Go on reading `partition` at `offset`, or at the oldest record kept when that is later."""
+        """Go on reading `partition` at `offset`, or at the oldest record kept when that is later: then with a gap."""
+
+    def committed(self, partition: int) -> int | None:
+        """Where a new owner of an assigned partition would start; None where nothing was committed."""
 
     def backlog(self) -> Mapping[int, Backlog]:
         """How far each assigned partition is behind."""
@@ -122,6 +136,8 @@ class KafkaSource:
         self._consumer: KafkaConsumer | None = None
         self._changes = Changes()
         self._heard = _Heard()
+        self._next: dict[int, int] = {}
+        """The offset that each partition goes on with, where that is known."""
 
     def poll(self, timeout_s: float, records_max: int) -> Polled:
         """See `Source.poll`."""
@@ -137,13 +153,42 @@ class KafkaSource:
             self._heard.now()
         elif self._heard.quiet_s() > _QUIET_S:
             self._ends(consumer)
+        for partition in self._changes.pending():
+            self._next.pop(partition, None)
+        gaps = self._gaps(consumer, fetched)
         # Nothing may fail from here on: what is taken is told once.
         revoked, assigned = self._changes.take()
         owned = consumer.assignment()
         records = tuple(_record(raw) for partition, raws in fetched.items() if partition in owned for raw in raws)
         for record in records:
             self._heard.appended_ms[record.at.partition] = record.appended_ms
-        return Polled(records, assigned, revoked)
+            self._next[record.at.partition] = record.at.offset + 1
+        return Polled(records, assigned, revoked, gaps)
+
+    def _gaps(self, consumer: KafkaConsumer, fetched: Mapping[TopicPartition, Any]) -> tuple[Gap, ...]:
+        """Where records were dropped that should have come next. Offsets also jump over transactions' markers."""
+        expected = {
+            partition: following
+            for partition, raws in fetched.items()
+            if raws and (following := self._following(consumer, partition)) is not None and raws[0].offset > following
+        }
+        if not expected:
+            return ()
+        with broker_errors("asking for the starts of the partitions"):
+            starts = consumer.beginning_offsets(list(expected), timeout_ms=_CALL_TIMEOUT_MS)
+        return tuple(
+            Gap(partition.partition, following, min(starts[partition], fetched[partition][0].offset))
+            for partition, following in expected.items()
+            if starts[partition] > following
+        )
+
+    def _following(self, consumer: KafkaConsumer, partition: TopicPartition) -> int | None:
+        if partition.partition not in self._next:
+            with broker_errors("asking for a committed offset"):
+                committed = consumer.committed(partition, timeout_ms=_CALL_TIMEOUT_MS)
+            if committed is not None:
+                self._next[partition.partition] = committed
+        return self._next.get(partition.partition)
 
     def pause(self, partitions: Collection[int]) -> None:
         """See `Source.pause`."""
@@ -177,6 +222,15 @@ class KafkaSource:
         """See `Source.seek`."""
         with suppress(ValueError):  # revoked meanwhile, as the next poll will say
             self._connected().seek(TopicPartition(self._topic, partition), offset)
+            self._next[partition] = offset
+
+    def committed(self, partition: int) -> int | None:
+        """See `Source.committed`."""
+        with broker_errors("asking for a committed offset"):
+            found: int | None = self._connected().committed(
+                TopicPartition(self._topic, partition), timeout_ms=_CALL_TIMEOUT_MS
+            )
+        return found
 
     def backlog(self) -> Mapping[int, Backlog]:
         """See `Source.backlog`."""

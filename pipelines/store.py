@@ -6,12 +6,7 @@ Run the server with `maxmemory-policy noeviction`: an evicted checkpoint would b
 import re
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from importlib.resources import files
 from typing import Any, Self, TypeVar
-
-import redis.asyncio
-from redis.exceptions import RedisError
 
 from pipelines.errors import (
     BadCursorError,
@@ -19,13 +14,16 @@ from pipelines.errors import (
     CallDeletedError,
     CorruptResultError,
     FencedError,
+    StoreTrouble,
     StoreUnavailableError,
 )
+from pipelines.ledger import Ledger
 from pipelines.queries import (
     MINUTE_MS,
     CallEvent,
     CallFilter,
     CallInfo,
+    CallState,
     Digest,
     Page,
     TrendMinute,
@@ -35,11 +33,16 @@ from pipelines.queries import (
     trend_minute,
     write_cursor,
 )
+from pipelines.redis_client import connect, epoch, lua, redis_errors
 from pipelines.store_keys import (
+    CHECKPOINT_TTL_S,
+    LIVE_RUN,
+    PROBE,
     WORKERS,
     CallKeys,
     calls_key,
     member,
+    read_account,
     read_call,
     read_checkpoint,
     read_digests,
@@ -47,7 +50,17 @@ from pipelines.store_keys import (
     trend_key,
     worker_key,
 )
-from pipelines.types import Checkpoint, MediaFragment, Participant, ResumePoint, TrackCut, UtteranceSentiment
+from pipelines.types import (
+    NOTHING_COUNTED,
+    Account,
+    Checkpoint,
+    Counted,
+    MediaFragment,
+    Participant,
+    ResumePoint,
+    TrackCut,
+    UtteranceSentiment,
+)
 
 T = TypeVar("T")
 
@@ -60,9 +73,8 @@ CALLS_SCANNED_MAX = 2_000
 """How many calls one page looks at; a page that finds less than it may is followed by another."""
 TREND_MINUTES_MAX = 7 * 24 * 60
 _CHUNK = 100
+_CALL_KEYS = ("call", "streams", "results", "order", "digests", "events", "letters", "letter-counts", "runs")
 _BLOCK_MAX_MS = 3_000
-_SOCKET_TIMEOUT_S = 5.0
-_CONNECTIONS_MAX = 10_000  # one for each watcher of a live call
 
 
 class Store:
@@ -72,25 +84,20 @@ class Store:
     read-only; all of them may then be called again.
     """
 
-    def __init__(self, client: "redis.asyncio.Redis") -> None:
-        self._redis: Any = client  # redis-py types each reply as a union of all protocols
-        self._open_script = client.register_script(_lua("open_stream"))
-        self._advance_script = client.register_script(_lua("advance"))
-        self._finish_script = client.register_script(_lua("finish_stream"))
+    def __init__(self, client: Any, run: str = LIVE_RUN) -> None:
+        self._redis, self._run = client, run
+        self.ledger = Ledger(client, run)
+        self._open_script = client.register_script(lua("open_stream", before="call_state"))
+        self._advance_script = client.register_script(lua("advance", before="call_state"))
+        self._settle_script = client.register_script(lua("settle", before="call_state"))
 
     @classmethod
-    def connect(cls, url: str) -> Self:
-        """A store at `redis://…`, `rediss://…` or `unix://…`; it connects at the first use."""
-        return cls(
-            redis.asyncio.Redis.from_url(
-                url,
-                decode_responses=True,
-                encoding_errors="replace",
-                socket_timeout=_SOCKET_TIMEOUT_S,
-                socket_connect_timeout=_SOCKET_TIMEOUT_S,
-                max_connections=_CONNECTIONS_MAX,
-            )
-        )
+    def connect(cls, url: str, run: str = LIVE_RUN) -> Self:
+        """A store at `redis://…`, `rediss://…`, `unix://…` or `redis+cluster://…`; it connects at the first use.
+
+        `run` is the name under which results are written and read: `live`, or a replay's or shadow's own.
+        """
+        return cls(connect(url), run)
 
     async def close(self) -> None:
         """Disconnect."""
@@ -98,10 +105,26 @@ class Store:
 
     async def ping(self) -> None:
         """Nothing, if Redis answers."""
-        with _redis_errors():
+        with redis_errors():
             await self._redis.ping()
 
-    async def open_stream(self, call_id: str, tenant: str, stream: str, owner: str, started_at_ms: int) -> Checkpoint:
+    async def trouble(self) -> StoreTrouble | None:
+        """What keeps Redis from taking a result now; None when nothing does."""
+        try:
+            with redis_errors():
+                await self._redis.set(PROBE, "1", ex=60)
+        except StoreUnavailableError as error:
+            return error.cause
+        return None
+
+    async def epoch(self) -> str:
+        """Changes when a server starts anew or another takes over: what it held last may be gone."""
+        with redis_errors():
+            return await epoch(self._redis)
+
+    async def open_stream(
+        self, call_id: str, tenant: str, stream: str, owner: str, started_at_ms: int, *, partition: int = 0
+    ) -> Checkpoint:
         """Take ownership of a stream and read how far it is stored; whoever owned it is refused from now on.
 
         Args:
@@ -110,22 +133,35 @@ class Store:
             stream: one of its streams.
             owner: the writer's name, different from any other process's, ever.
             started_at_ms: when the call started if this is its first stream, ms since 1970; 0 means now.
+            partition: where in the log its fragments stand.
 
         Raises:
             CallDeletedError: the call was deleted.
-            BadFragmentError: the call belongs to another tenant (`bad_header`).
+            BadFragmentError: the call belongs to another tenant (`bad_header`), or its fragments began in another
+                partition (`wrong_partition`), in which offsets mean something else.
         """
-        keys = CallKeys(call_id)
-        with _redis_errors():
+        keys = self._keys(call_id)
+        with redis_errors():
             word, *rest = await self._open_script(
-                keys=keys.stream(stream), args=[owner, tenant, stream, started_at_ms, OPEN_TTL_S]
+                keys=[*keys.stream(stream), keys("letters")],
+                args=[owner, tenant, stream, started_at_ms, OPEN_TTL_S, CHECKPOINT_TTL_S, EVENTS_MAX, partition],
             )
-            if word == "open":
-                await self._redis.zadd(calls_key(tenant), {call_id: int(rest[0])}, nx=True)
+            if word == "open" and self._run != LIVE_RUN:
+                runs = CallKeys(call_id)("runs")
+                await self._redis.sadd(runs, self._run)
+                await self._redis.expire(runs, TOMBSTONE_TTL_S)
+            if word == "open" and int(rest[0]):
+                await self._redis.zadd(calls_key(self._run, tenant), {call_id: int(rest[0])}, nx=True)
         if word == "other tenant":
             raise BadFragmentError("bad_header", f"call {call_id} belongs to another tenant: use a call id of your own")
+        if word == "other partition":
+            raise BadFragmentError(
+                "wrong_partition",
+                f"call {call_id} began in another partition than {partition}: add partitions only while no call is open",
+            )
         _judge(word, call_id, stream)
-        return read_checkpoint(dict(zip(rest[1::2], rest[2::2], strict=True)))
+        _, letters, fields = rest
+        return read_checkpoint(dict(zip(fields[::2], fields[1::2], strict=True)), letters)
 
     async def advance(
         self,
@@ -138,25 +174,26 @@ class Store:
         resume: ResumePoint,
         result: UtteranceSentiment | None,
         ttl_s: int,
+        counted: Counted = NOTHING_COUNTED,
     ) -> None:
         """Store `result` and move the track's cut to `new` in one step; again after a lost reply changes nothing.
 
-        `first` is any fragment of the stream. The trend bucket is filled before: it is keyed by utterance, so a step
+        `first` is any fragment of the stream. `counted` holds the fragments below `resume` that were not counted yet. The trend bucket is filled before: it is keyed by utterance, so a step
         that is refused or repeated leaves it as the utterance's true owner does.
 
         Raises:
             FencedError: `owner` does not own the stream any more, or the cut is neither where it believed nor at `new`.
             CallDeletedError: the call was deleted.
         """
-        keys = CallKeys(first.call_id)
+        keys = self._keys(first.call_id)
         name, text, digest = "", "", ""
-        with _redis_errors():
+        with redis_errors():
             if result is not None:
                 name = member(result.start_ms, result.participant, first.stream)
                 text, digest = result.model_dump_json(), Digest.of(result).write()
                 trend = await self._fill_trend(keys, result, digest, ttl_s)
             word = await self._advance_script(
-                keys=[*keys.stream(first.stream), *map(keys, ("results", "order", "digests", "events"))],
+                keys=[*keys.stream(first.stream), *map(keys, ("results", "order", "digests"))],
                 args=[
                     owner,
                     participant,
@@ -167,34 +204,72 @@ class Store:
                     resume.seq,
                     resume.start_sample,
                     ttl_s,
+                    max(ttl_s, CHECKPOINT_TTL_S),
                     EVENTS_MAX,
                     name,
                     text,
                     digest,
                     0 if result is None else result.end_ms,
+                    counted.first_at,
+                    *_flat(counted),
                 ],
             )
             if word == "deleted" and result is not None and trend is not None:
                 await self._redis.hdel(trend, result.utterance_id)
         _judge(word, first.call_id, first.stream)
 
-    async def finish_stream(self, call_id: str, stream: str, *, owner: str) -> None:
+    async def finish_stream(self, call_id: str, stream: str, *, owner: str, counted: Counted = NOTHING_COUNTED) -> None:
         """The stream is stored to its end; when every known stream of the call is, the call becomes final.
 
         Raises:
             FencedError: `owner` does not own the stream any more.
             CallDeletedError: the call was deleted.
         """
-        keys = CallKeys(call_id)
-        with _redis_errors():
-            word = await self._finish_script(
-                keys=[*keys.stream(stream), keys("events")], args=[owner, stream, EVENTS_MAX]
+        await self.settle(call_id, stream, owner=owner, counted=counted, state="final")
+
+    async def settle(
+        self,
+        call_id: str,
+        stream: str,
+        *,
+        owner: str | None,
+        counted: Counted = NOTHING_COUNTED,
+        state: CallState | None = None,
+    ) -> None:
+        """Count fragments that need no cut to move, and set the stream's state; again changes nothing.
+
+        Without an `owner` it is for what comes of a stream that is final, which nobody owns.
+
+        Raises:
+            FencedError: `owner` does not own the stream any more.
+            CallDeletedError: the call was deleted.
+        """
+        with redis_errors():
+            word = await self._settle_script(
+                keys=self._keys(call_id).stream(stream),
+                args=[
+                    owner or "",
+                    stream,
+                    state or "",
+                    EVENTS_MAX,
+                    counted.below,
+                    counted.first_at,
+                    *_flat(counted),
+                ],
             )
         _judge(word, call_id, stream)
 
+    async def accounts(self, call_id: str) -> dict[str, Account]:
+        """What became of the fragments of each stream of a call; empty for an unknown call."""
+        keys = self._keys(call_id)
+        with redis_errors():
+            streams = await self._redis.hkeys(keys("streams"))
+            found = [await self._redis.hgetall(keys(f"stream:{stream}")) for stream in streams]
+        return {stream: read_account(fields) for stream, fields in zip(streams, found, strict=True)}
+
     async def call(self, call_id: str) -> CallInfo | None:
         """What is known of a call; None when it is unknown, expired or deleted."""
-        with _redis_errors():
+        with redis_errors():
             return (await self._call_infos([call_id]))[0]
 
     async def utterances(self, call_id: str, cursor: str | None = None, limit: int = 100) -> Page[UtteranceSentiment]:
@@ -205,9 +280,9 @@ class Store:
         Raises:
             BadCursorError: `cursor` is not one of a page's.
         """
-        keys, limit = CallKeys(call_id), max(1, min(limit, PAGE_MAX))
+        keys, limit = self._keys(call_id), max(1, min(limit, PAGE_MAX))
         after = "-" if cursor is None else f"({read_member_cursor(cursor)}"
-        with _redis_errors():
+        with redis_errors():
             members = await self._redis.zrangebylex(keys("order"), after, "+", start=0, num=limit)
             texts = await self._redis.hmget(keys("results"), members) if members else []
         items, corrupt = [], []
@@ -226,12 +301,12 @@ class Store:
         """
         limit = max(1, min(limit, PAGE_MAX))
         place = None if cursor is None else read_call_cursor(cursor)
-        key = calls_key(wanted.tenant)
+        key = calls_key(self._run, wanted.tenant)
         since = "-inf" if wanted.since_ms is None else str(wanted.since_ms)
         until = "+inf" if wanted.until_ms is None else f"({wanted.until_ms}"
         found: list[CallInfo] = []
         expired: list[str] = []
-        with _redis_errors():
+        with redis_errors():
             for skip in range(0, CALLS_SCANNED_MAX, _CHUNK):
                 listed = await self._redis.zrevrangebyscore(
                     key, until if place is None else str(place[0]), since, skip, _CHUNK, withscores=True
@@ -260,9 +335,9 @@ class Store:
         """
         if not re.fullmatch(r"\d{1,18}-\d{1,18}", last_id):
             raise BadCursorError(f"{last_id[:80]!r} is not the id of an event: start with 0-0")
-        keys = CallKeys(call_id)
+        keys = self._keys(call_id)
         deadline_s = time.monotonic() + block_ms / 1000
-        with _redis_errors():
+        with redis_errors():
             while True:
                 left_ms = min(_BLOCK_MAX_MS, round((deadline_s - time.monotonic()) * 1000))
                 found = await self._redis.xread({keys("events"): last_id}, count=_CHUNK, block=max(1, left_ms))
@@ -286,49 +361,55 @@ class Store:
         if len(minutes) > TREND_MINUTES_MAX:
             raise ValueError(f"the range holds {len(minutes)} minutes: ask for at most {TREND_MINUTES_MAX} (a week)")
         trends: list[TrendMinute] = []
-        with _redis_errors():
+        with redis_errors():
             for chunk in _chunks(minutes):
                 pipe = self._redis.pipeline(transaction=False)
                 for minute_ms in chunk:
-                    pipe.hvals(trend_key(tenant, minute_ms))
+                    pipe.hvals(trend_key(self._run, tenant, minute_ms))
                 for minute_ms, texts in zip(chunk, await pipe.execute(), strict=True):
                     trends.append(trend_minute(minute_ms, read_digests(texts), participant))
         return tuple(trend for trend in trends if trend.utterances)
 
     async def delete_call(self, call_id: str) -> bool:
-        """Remove a call and its part of the trends, and refuse what still comes of it. False if it is unknown.
+        """Remove a call, its part of the trends and what replays made of it, and refuse what still comes of it.
 
-        Again after an error removes the rest.
+        False if it is unknown. Again after an error removes the rest.
         """
-        keys = CallKeys(call_id)
-        with _redis_errors():
-            tenant, started_ms = await self._redis.hmget(keys("call"), "tenant", "started_ms")
-            if tenant is None:
+        with redis_errors():
+            keys = CallKeys(call_id)
+            if not await self._redis.exists(keys("call")):
                 return False
             await self._redis.set(keys("deleted"), "1", ex=TOMBSTONE_TTL_S)
-            names = await self._redis.hkeys(keys("digests"))
-            streams = await self._redis.hkeys(keys("streams"))
-            for chunk in _chunks(names):
-                pipe = self._redis.pipeline(transaction=False)
-                for name in chunk:
-                    start_ms, participant, stream = name.split("/")
-                    trend = trend_key(tenant, int(started_ms) + int(start_ms))
-                    pipe.hdel(trend, f"{call_id}/{stream}/{participant}/{int(start_ms)}")
-                await pipe.execute()
-            await self._redis.zrem(calls_key(tenant), call_id)
-            own = ("call", "streams", "results", "order", "digests", "events", *(f"stream:{name}" for name in streams))
-            await self._redis.delete(*map(keys, own))
+            for run in [*await self._redis.smembers(keys("runs")), LIVE_RUN]:
+                await self._erase(CallKeys(call_id, run))
         return True
+
+    async def _erase(self, keys: CallKeys) -> None:
+        tenant, started_ms = await self._redis.hmget(keys("call"), "tenant", "started_ms")
+        if tenant is not None:
+            for names in _chunks(await self._redis.hkeys(keys("digests"))):
+                pipe = self._redis.pipeline(transaction=False)
+                for name in names:
+                    start_ms, participant, stream = name.split("/")
+                    trend = trend_key(keys.run, tenant, int(started_ms) + int(start_ms))
+                    pipe.hdel(trend, f"{keys.call_id}/{stream}/{participant}/{int(start_ms)}")
+                await pipe.execute()
+            await self._redis.zrem(calls_key(keys.run, tenant), keys.call_id)
+        streams = await self._redis.hkeys(keys("streams"))
+        await self._redis.delete(*map(keys, (*_CALL_KEYS, *(f"stream:{name}" for name in streams))))
 
     async def deleted(self, call_id: str) -> bool:
         """Whether a call of this id was deleted, so that nothing more is taken of it; known for 30 days."""
-        with _redis_errors():
-            return bool(await self._redis.exists(CallKeys(call_id)("deleted")))
+        with redis_errors():
+            return bool(await self._redis.exists(self._keys(call_id)("deleted")))
+
+    def _keys(self, call_id: str) -> CallKeys:
+        return CallKeys(call_id, self._run)
 
     async def publish_metrics(self, worker_id: str, text: str, ttl_s: int) -> None:
         """Leave a worker's metrics, Prometheus text, for `ttl_s`."""
         now_ms = time.time() * 1000
-        with _redis_errors():
+        with redis_errors():
             pipe = self._redis.pipeline(transaction=True)
             pipe.set(worker_key(worker_id), text, ex=ttl_s)
             pipe.zadd(WORKERS, {worker_id: now_ms + ttl_s * 1000})
@@ -337,7 +418,7 @@ class Store:
 
     async def metrics(self) -> dict[str, str]:
         """What each living worker left last."""
-        with _redis_errors():
+        with redis_errors():
             workers = await self._redis.zrange(WORKERS, 0, -1)
             texts = await self._redis.mget([worker_key(worker) for worker in workers]) if workers else []
         return {worker: text for worker, text in zip(workers, texts, strict=True) if text is not None}
@@ -346,7 +427,7 @@ class Store:
         started_ms = await self._redis.hget(keys("call"), "started_ms")
         if started_ms is None:
             return None  # deleted or never opened: the step itself will say so
-        trend = trend_key(result.tenant, int(started_ms) + result.start_ms)
+        trend = trend_key(self._run, result.tenant, int(started_ms) + result.start_ms)
         pipe = self._redis.pipeline(transaction=False)
         pipe.hset(trend, result.utterance_id, digest)
         pipe.expire(trend, ttl_s)
@@ -356,8 +437,8 @@ class Store:
     async def _call_infos(self, call_ids: Sequence[str]) -> list[CallInfo | None]:
         pipe = self._redis.pipeline(transaction=False)
         for call_id in call_ids:
-            pipe.hgetall(CallKeys(call_id)("call"))
-            pipe.hgetall(CallKeys(call_id)("streams"))
+            pipe.hgetall(self._keys(call_id)("call"))
+            pipe.hgetall(self._keys(call_id)("streams"))
         answers = await pipe.execute() if call_ids else []
         return [
             read_call(call_id, fields, streams)
@@ -369,7 +450,7 @@ class Store:
             return list(calls)
         pipe = self._redis.pipeline(transaction=False)
         for call in calls:
-            pipe.hvals(CallKeys(call.call_id)("digests"))
+            pipe.hvals(self._keys(call.call_id)("digests"))
         return [
             call
             for call, texts in zip(calls, await pipe.execute(), strict=True)
@@ -377,16 +458,8 @@ class Store:
         ]
 
 
-@contextmanager
-def _redis_errors() -> Iterator[None]:
-    try:
-        yield
-    except (RedisError, OSError) as error:
-        raise StoreUnavailableError(f"Redis: {error}; check UNDERTONE_REDIS and the server") from error
-
-
-def _lua(name: str) -> str:
-    return (files("pipelines") / "lua" / f"{name}.lua").read_text()
+def _flat(counted: Counted) -> list[str | int]:
+    return [part for outcome in counted.outcomes.items() for part in outcome]
 
 
 def _judge(word: str, call_id: str, stream: str) -> None:

@@ -38,7 +38,7 @@ RESUME_POINTS_MAX: Final = 1 << 16
 KEY_ROLL_MAX_MS: Final = 30_000
 """To keep its pictures, a new owner starts at a fragment that opens with a key frame, if one is this near."""
 
-SkipReason = Literal["already_stored", "duplicate", "after_final"]
+SkipReason = Literal["already_stored", "duplicate", "after_final", "not_consented"]
 
 NOTHING: Final[frozenset[Modality]] = frozenset()
 NEW_STREAM: Final = Checkpoint(tracks={}, resume_at=None, resume_seq=None, resume_sample=None, final=False)
@@ -59,10 +59,10 @@ class TrackEvent:
 class Fed:
     """What a fragment led to.
 
-    `skipped` says why the fragment was not analysed, None when it was; `damaged` counts packets that could not be
-    decoded; `media_ms` is the length of its sound, or of its pictures when it has no sound; `missing` counts the
-    sequence numbers left out between it and the one before, whether they were lost or refused before their stream
-    was known.
+    `skipped` says why the fragment was not analysed, None when it was (one that nobody may be judged by may still end
+    an utterance begun before); `damaged` counts packets that could not be decoded; `media_ms` is the length of its
+    sound, or of its pictures when it has no sound; `missing` counts the sequence numbers left out between it and the
+    one before, or the stream's start: never sent, lost in the log, or refused before their stream was known.
     """
 
     events: list[TrackEvent]
@@ -109,8 +109,8 @@ class CallStream:
         self._checkpoint = checkpoint
         self._demuxer: Demuxer | None = None
         self._expected_seq = checkpoint.resume_seq
-        self._unseen_seq = checkpoint.resume_seq
-        """One past the last fragment seen, damaged or not; None before the first."""
+        self._unseen_seq = checkpoint.resume_seq or 0
+        """One past the last fragment seen, damaged or not."""
         self._missing = 0
         self._broken = self._ended = False
         self._identity = ("", "", "")
@@ -142,7 +142,7 @@ class CallStream:
         if skipped is not None:
             return Fed([], skipped, 0, 0)
         self._identity = (fragment.call_id, fragment.tenant, fragment.stream)
-        self._count_missing(fragment.seq)
+        self.pass_over(fragment.seq)
         if self._broken or (self._expected_seq is not None and fragment.seq > self._expected_seq):
             self._interrupt()
         if self._demuxer is None:
@@ -159,7 +159,13 @@ class CallStream:
         self._apply_consent(fragment, start_sample)
         self._listen(demuxed)
         missing, self._missing = self._missing, 0
-        return Fed(self._paid(), None, demuxed.damaged, _media_ms(demuxed), missing)
+        heard = any(listener.consent for listener in self._listeners.values())
+        return Fed(self._paid(), None if heard else "not_consented", demuxed.damaged, _media_ms(demuxed), missing)
+
+    def pass_over(self, seq: int) -> None:
+        """The fragment of this number has come, so that it is not missing, whether or not it is fed."""
+        self._missing += max(0, seq - self._unseen_seq)
+        self._unseen_seq = max(self._unseen_seq, seq + 1)
 
     def finish(self) -> list[TrackEvent]:
         """The stream has ended: open speech becomes a last utterance, and every cut moves to the end of the sound."""
@@ -189,12 +195,6 @@ class CallStream:
             while self._places[0] is not chosen:
                 self._places.popleft()
             return chosen.point
-
-    def _count_missing(self, seq: int) -> None:
-        if self._unseen_seq is None:
-            self._unseen_seq = seq
-        self._missing += max(0, seq - self._unseen_seq)
-        self._unseen_seq = max(self._unseen_seq, seq + 1)
 
     def _skip_reason(self, fragment: MediaFragment) -> SkipReason | None:
         first_seq = self._checkpoint.resume_seq

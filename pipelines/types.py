@@ -249,6 +249,23 @@ class TrackCut:
 
 
 @dataclass(frozen=True, slots=True)
+class Account:
+    """What became of a stream's fragments at the offsets in `[first_at, counted_to)`; each is counted once.
+
+    A fragment is analysed, or skipped with a reason, or stands in the dead-letter topic (the call counts those).
+    `missing` are sequence numbers that never came, or came so broken that their stream could not be known; `lost` are
+    those that stood in the log, which dropped them before they were read.
+    """
+
+    first_at: int | None = None
+    counted_to: int = 0
+    analysed: int = 0
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    missing: int = 0
+    lost: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """What Redis knows of one stream (DESIGN §4.2).
 
@@ -257,7 +274,8 @@ class Checkpoint:
 
     `resume_at` is the offset of the fragment from which a new owner must read (one pre-roll before the lowest cut,
     for decoders that need it) and `resume_sample` the exact position of that fragment's first sample; None before
-    the first result. `final` says that the whole stream is stored.
+    the first result. `final` says that the whole stream is stored. `dead` holds the offsets, from `resume_at` on, of
+    the call's records that stand in the dead-letter topic: nobody works on them again.
     """
 
     tracks: Mapping[Participant, TrackCut]
@@ -265,6 +283,24 @@ class Checkpoint:
     resume_seq: int | None
     resume_sample: int | None
     final: bool
+    account: Account = field(default_factory=Account)
+    dead: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """How many of a stream's fragments at offsets below `below` came to which end since the last count.
+
+    `first_at` is the offset of the first fragment that was ever counted; outcomes are `analysed`, the reasons
+    of skipping, `missing` and `lost`.
+    """
+
+    below: int
+    first_at: int
+    outcomes: Mapping[str, int] = field(default_factory=dict)
+
+
+NOTHING_COUNTED = Counted(0, 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,6 +76,33 @@ def start_redis(folder: Path, *options: str) -> "subprocess.Popen[bytes]":
                 return process
 
 
+class OwnRedis:
+    """A Redis server of one test's own, to be killed and started again on the same files."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.url = redis_url_of(folder)
+        self._folder, self._options = folder, options
+        self._process = start_redis(folder, *options)
+
+    def kill(self) -> None:
+        """End it without a word."""
+        self._process.kill()
+        self._process.wait()
+
+    def restart(self) -> None:
+        """Kill it, and start it on what it left."""
+        self.kill()
+        self._process = start_redis(self._folder, *self._options)
+
+
+@pytest.fixture
+def own_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnRedis]:
+    """An empty Redis that a test may break."""
+    server = OwnRedis(tmp_path_factory.mktemp("r"))
+    yield server
+    server.kill()
+
+
 def free_port() -> int:
     """A TCP port of this machine that nobody uses now."""
     with socket.create_server(("127.0.0.1", 0)) as probe:

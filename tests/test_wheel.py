@@ -17,7 +17,7 @@ DATA = {
     "deployments/serve.yaml",
     "models/bundles/embedded/bundle.json",
     "pipelines/lua/advance.lua",
-    "pipelines/lua/finish_stream.lua",
+    "pipelines/lua/settle.lua",
     "pipelines/lua/open_stream.lua",
     *(f"models/bundles/embedded/{part}.safetensors" for part in PARTS),
     *(f"{package}/py.typed" for package in PACKAGES),

@@ -1,7 +1,8 @@
 -- Store a result and move its track's cut, or refuse both (DESIGN §4.2).
--- KEYS 1 call  2 streams  3 checkpoint  4 tombstone  5 results  6 order  7 digests  8 events
+-- KEYS 1 call  2 streams  3 checkpoint  4 tombstone  5 events  6 results  7 order  8 digests
 -- ARGV 1 owner  2 participant  3 believed cut  4 new cut  5 utterances  6 resume offset  7 resume seq  8 resume sample
---      9 ttl_s  10 events_max  11 member ('' for no result)  12 result  13 digest  14 end_ms
+--      9 ttl_s  10 checkpoint_ttl_s  11 events_max  12 member ('' for no result)  13 result  14 digest  15 end_ms
+--      16 first_at  17… outcomes of fragments below the resume offset, and how many of each
 -- Returns 'stored', 'already', 'fenced' or 'deleted'
 if redis.call('EXISTS', KEYS[4]) == 1 then return 'deleted' end
 if redis.call('HGET', KEYS[3], 'owner') ~= ARGV[1] then return 'fenced' end
@@ -13,16 +14,19 @@ end
 
 redis.call('HSET', KEYS[3], 'cut:' .. ARGV[2], ARGV[4], 'utterances:' .. ARGV[2], ARGV[5],
     'resume_at', ARGV[6], 'resume_seq', ARGV[7], 'resume_sample', ARGV[8])
-if ARGV[11] ~= '' then
-    if redis.call('HSET', KEYS[5], ARGV[11], ARGV[12]) == 1 then
+count(KEYS[3], ARGV[6], ARGV[16], 17)
+if ARGV[12] ~= '' then
+    if redis.call('HSET', KEYS[6], ARGV[12], ARGV[13]) == 1 then
         redis.call('HINCRBY', KEYS[1], 'utterances', 1)
-        redis.call('XADD', KEYS[8], 'MAXLEN', '~', ARGV[10], '*', 'kind', 'utterance', 'member', ARGV[11])
+        redis.call('XADD', KEYS[5], 'MAXLEN', '~', ARGV[11], '*', 'kind', 'utterance', 'member', ARGV[12])
     end
-    redis.call('ZADD', KEYS[6], 0, ARGV[11])
-    redis.call('HSET', KEYS[7], ARGV[11], ARGV[13])
-    if tonumber(redis.call('HGET', KEYS[1], 'last_ms') or '0') < tonumber(ARGV[14]) then
-        redis.call('HSET', KEYS[1], 'last_ms', ARGV[14])
+    redis.call('ZADD', KEYS[7], 0, ARGV[12])
+    redis.call('HSET', KEYS[8], ARGV[12], ARGV[14])
+    if tonumber(redis.call('HGET', KEYS[1], 'last_ms') or '0') < tonumber(ARGV[15]) then
+        redis.call('HSET', KEYS[1], 'last_ms', ARGV[15])
     end
 end
-for _, key in ipairs({1, 2, 3, 5, 6, 7, 8}) do redis.call('EXPIRE', KEYS[key], ARGV[9]) end
+for _, key in ipairs({1, 5, 6, 7, 8}) do redis.call('EXPIRE', KEYS[key], ARGV[9]) end
+-- Checkpoints outlive the log's fragments: one forgotten earlier would let its call be analysed again.
+for key = 2, 3 do redis.call('EXPIRE', KEYS[key], ARGV[10]) end
 return 'stored'

@@ -184,7 +184,7 @@ async def test_a_call_is_final_when_all_its_streams_are(store: Store) -> None:
     await store.finish_stream("c", "phone", owner="w1")
     call = await store.call("c")
     assert call is not None
-    assert (call.status, call.streams) == ("live", {"phone": True, "webcam": False})
+    assert (call.status, call.streams) == ("live", {"phone": "final", "webcam": "live"})
     for _ in range(2):
         await store.finish_stream("c", "webcam", owner="w1")
     call = await store.call("c")

@@ -1,139 +1,33 @@
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
 
-import numpy as np
 import pytest
+import redis
 
 from models.types import FloatArray, Modality
 from pipelines.errors import EncoderUnavailableError
-from pipelines.producer import Producer
 from pipelines.records import fragment_headers
 from pipelines.redis_log import RedisStreamProducer, RedisStreamSource
-from pipelines.settings import AppConfig, WorkerSettings
+from pipelines.settings import WorkerSettings
 from pipelines.store import Store
 from pipelines.types import (
     DEFAULT_CONSENT,
     TOPIC_DEAD_LETTER,
     TOPIC_MEDIA,
     TOPIC_SENTIMENT,
-    MediaFragment,
     Participant,
     Record,
     Utterance,
     UtteranceSentiment,
 )
-from pipelines.worker import Worker
-
-RATE = 8000
-Voice = Callable[[float, int], FloatArray]
+from tests.pipelines.working import Voice, call, found, judge, records, results, send, speech, working
+from tests.servers import OwnRedis
 
 
-def speech(voice: Voice) -> FloatArray:
-    """Two parties at 8 kHz, (2, N): they take turns, once over each other, with pauses that end utterances."""
-    sound = np.zeros((2, 20 * RATE), np.float32)
-    for channel, start_s, length_s in ((0, 1, 3), (1, 5, 3), (0, 9.5, 2.5), (1, 11, 4)):
-        words = voice(length_s, int(10 * start_s))[::2]
-        begin = int(start_s * RATE)
-        sound[channel, begin : begin + words.size] = words
-    return sound
-
-
-def call(sound: FloatArray, call_id: str, *, fragment_ms: int = 1000) -> list[MediaFragment]:
-    size = RATE * fragment_ms // 1000
-    count = sound.shape[1] // size
-    return [
-        MediaFragment(
-            call_id=call_id,
-            tenant="default",
-            stream="phone",
-            seq=seq,
-            start_ms=seq * fragment_ms,
-            content_type=f"audio/L16;rate={RATE};channels=2",
-            participants=(Participant.AGENT, Participant.CUSTOMER),
-            consent=DEFAULT_CONSENT,
-            final=seq == count - 1,
-            media=np.rint(sound[:, seq * size : (seq + 1) * size].T * 32767).astype(">i2").tobytes(),
-        )
-        for seq in range(count)
-    ]
-
-
-def send(producer: Producer, fragments: Sequence[MediaFragment]) -> None:
-    for fragment in fragments:
-        producer.send(TOPIC_MEDIA, fragment.call_id, fragment.media, fragment_headers(fragment))
-    producer.flush()
-
-
-async def judge(utterance: Utterance) -> UtteranceSentiment:
-    """A result that shows every sample it was made of, so that two runs can be compared to the bit."""
-    return UtteranceSentiment(
-        utterance_id=utterance.utterance_id,
-        call_id=utterance.call_id,
-        tenant=utterance.tenant,
-        stream=utterance.stream,
-        participant=utterance.participant,
-        start_ms=utterance.start_ms,
-        end_ms=utterance.end_ms,
-        consent=tuple(sorted(utterance.consent)),
-        modalities={},
-        bundle=f"{utterance.samples.size}:{float(np.abs(utterance.samples).sum()):.6f}",
-        analysed_at=datetime.now(UTC),
-    )
-
-
-@asynccontextmanager
-async def working(
-    url: str, owner: str = "w", analyse: Callable[[Utterance], object] = judge, **config: object
-) -> AsyncIterator[Worker]:
-    store = Store.connect(url)
-    worker = Worker(
-        source=RedisStreamSource(url),
-        producer=RedisStreamProducer(url),
-        store=store,
-        analyse=analyse,  # type: ignore[arg-type]  # each test brings its own coroutine
-        config=AppConfig.model_validate(config),
-        owner=owner,
-    )
-    running = asyncio.create_task(worker.run())
-    try:
-        yield worker
-    finally:
-        worker.stop()
-        await running
-        await store.close()
-
-
-async def results(url: str, call_id: str, *, final: bool = True) -> list[UtteranceSentiment]:
-    """The call's results, once it is final."""
-    store = Store.connect(url)
-    last_id = "0-0"
-    kind = ""
-    while final and kind != "call-final":
-        for event in await store.events(call_id, last_id, block_ms=5000):
-            last_id, kind = event.id, event.kind
-    page = await store.utterances(call_id, limit=500)
-    await store.close()
-    return list(page.items)
-
-
-def found(stored: Sequence[UtteranceSentiment]) -> list[tuple[object, ...]]:
-    return [(one.participant, one.start_ms, one.end_ms, one.bundle) for one in stored]
-
-
-def records(url: str, topic: str) -> list[Record]:
-    source = RedisStreamSource(url, topic, group="test")
-    try:
-        read: list[Record] = []
-        while True:
-            polled = source.poll(0.01, 100)
-            read += polled.records
-            if not polled.records and not polled.assigned:
-                return read
-    finally:
-        source.close()
+@pytest.fixture
+def log_and_store(redis_url: str, own_redis: OwnRedis) -> tuple[str, str]:
+    """Two servers: one keeps the log, the other may be broken."""
+    return redis_url, own_redis.url
 
 
 @pytest.fixture(scope="module")
@@ -359,7 +253,7 @@ async def test_a_stream_that_falls_silent_is_let_go_and_goes_on_when_it_speaks_a
 ) -> None:
     producer = RedisStreamProducer(redis_url)
     fragments = call(sound, "c1")
-    async with working(redis_url, worker=WorkerSettings(stream_idle_s=0.3, commit_interval_s=0.05)) as worker:
+    async with working(redis_url, worker=WorkerSettings(closed_after_s=0.3, commit_interval_s=0.05)) as worker:
         send(producer, fragments[:10])
         while worker.metrics.fragments_analysed._value.get() < 10 or worker.metrics.open_streams._value.get():
             await asyncio.sleep(0.01)
@@ -374,8 +268,8 @@ async def test_a_call_of_which_nothing_may_be_analysed_holds_no_offset_back(redi
     nobody = {Participant.MIXED: frozenset({Modality.TEXT})}
     fragments = [replace(f, consent=nobody) for f in call(sound, "c1")]
     send(RedisStreamProducer(redis_url), fragments[:-1])
-    async with working(redis_url) as worker:
-        while worker.metrics.fragments_analysed._value.get() < len(fragments) - 1:
+    async with working(redis_url, worker=WorkerSettings(commit_delay_s=0)) as worker:
+        while worker.metrics.fragments_skipped.labels("not_consented")._value.get() < len(fragments) - 1:
             await asyncio.sleep(0.01)
     source = RedisStreamSource(redis_url)
     read: list[Record] = []
@@ -407,3 +301,56 @@ async def test_another_tenants_fragment_does_not_enter_an_open_stream(redis_url:
         assert {one.tenant for one in await results(redis_url, "c1")} == {"default"}
     (letter,) = records(redis_url, TOPIC_DEAD_LETTER)
     assert dict(letter.headers)["dlq-reason"] == b"bad_header"
+
+
+async def test_a_store_that_forgot_its_last_moments_is_told_again(
+    redis_url: str, own_redis: OwnRedis, sound: FloatArray
+) -> None:
+    """The server is killed and comes back as it was saved in the middle of the call, which had ended meanwhile."""
+    producer, fragments = RedisStreamProducer(redis_url), call(sound, "c1")
+    url = own_redis.url
+    async with working(url, log=redis_url, worker=WorkerSettings(commit_interval_s=0.05)):
+        send(producer, fragments[:10])
+        while not await results(url, "c1", final=False):
+            await asyncio.sleep(0.01)
+        with redis.Redis.from_url(url) as client:
+            client.save()
+        send(producer, fragments[10:])
+        stored = found(await results(url, "c1"))
+        own_redis.restart()
+        assert found(await results(url, "c1")) == stored
+
+
+@pytest.mark.parametrize(
+    ("refuse", "allow", "trouble"),
+    [
+        ("config set maxmemory 1", "config set maxmemory 0", "out_of_memory"),
+        ("replicaof 127.0.0.1 1", "replicaof no one", "read_only"),
+    ],
+)
+async def test_a_store_that_refuses_to_write_holds_everything_until_it_writes_again(
+    log_and_store: tuple[str, str], sound: FloatArray, refuse: str, allow: str, trouble: str
+) -> None:
+    log, url = log_and_store
+    begun, gate = asyncio.Event(), asyncio.Event()
+
+    async def hold(utterance: Utterance) -> UtteranceSentiment:
+        begun.set()
+        await gate.wait()
+        return await judge(utterance)
+
+    send(RedisStreamProducer(log), call(sound, "c1"))
+    quick = WorkerSettings(retry_max_s=0.2, commit_interval_s=0.05, commit_delay_s=0)
+    store = Store.connect(url)
+    with redis.Redis.from_url(url) as client, redis.Redis.from_url(log) as log_client:
+        async with working(url, analyse=hold, log=log, worker=quick) as worker:
+            await begun.wait()
+            client.execute_command(*refuse.split())
+            gate.set()
+            while worker.metrics.retries.labels(f"store_{trouble}")._value.get() < 3:
+                await asyncio.sleep(0.01)
+            assert await store.trouble() == trouble
+            assert int(log_client.hget("ut:log:{call-media}:group:undertone", "committed") or 0) == 0
+            client.execute_command(*allow.split())
+            assert len(await results(url, "c1")) == 4
+    await store.close()

@@ -1,0 +1,78 @@
+"""What is noted of single records: how often their work began, and which of them are dead letters."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pipelines.redis_client import lua, redis_errors
+from pipelines.store_keys import CHECKPOINT_TTL_S, LETTER_STATES, CallKeys, letter_name, work_key
+from pipelines.types import Coordinates
+
+LETTERS_KEPT_MAX = 1_000
+"""How many dead letters of a call are remembered by their place; all are counted."""
+_WORK_TTL_S = 86_400
+_LETTER_TTL_S = 31 * 86_400
+"""A day longer than the dead-letter topic keeps them."""
+
+
+class Ledger:
+    """Notes beside the checkpoints, in the same Redis; every method raises `StoreUnavailableError` as `Store`'s do."""
+
+    def __init__(self, client: Any, run: str) -> None:
+        """`run` is the name under which results are written."""
+        self._redis, self._run = client, run
+        self._attempt_script = client.register_script(lua("attempt"))
+        self._letter_script = client.register_script(lua("letter"))
+
+    async def begin(self, at: Coordinates, ended: Iterable[int] = ()) -> int:
+        """Note that work on a record begins, and that it has ended on others of its partition.
+
+        Returns:
+            How often it has begun without an end, this time included: 1, unless a process died over it.
+        """
+        return await self._attempt(at.partition, at.offset, ended)
+
+    async def end(self, partition: int, ended: Iterable[int]) -> None:
+        """Note that work on records has ended; nobody is to blame for what happens next."""
+        await self._attempt(partition, "", ended)
+
+    async def is_dead(self, call_id: str, at: Coordinates) -> bool:
+        """Whether the record is noted as a dead letter of its call."""
+        with redis_errors():
+            return await self._redis.zscore(CallKeys(call_id, self._run)("letters"), letter_name(at)) is not None
+
+    async def note_letter(self, call_id: str, at: Coordinates, reason: str) -> None:
+        """Count a record among its call's dead letters; again changes nothing."""
+        keys = CallKeys(call_id, self._run)
+        with redis_errors():
+            await self._letter_script(
+                keys=[keys("letters"), keys("letter-counts")],
+                args=[at.offset, letter_name(at), reason, LETTERS_KEPT_MAX, CHECKPOINT_TTL_S],
+            )
+
+    async def letter_counts(self, call_id: str) -> Mapping[str, int]:
+        """A call's dead letters by reason."""
+        with redis_errors():
+            counts = await self._redis.hgetall(CallKeys(call_id, self._run)("letter-counts"))
+        return {reason: int(number) for reason, number in counts.items()}
+
+    async def settle_letter(self, at: Coordinates, state: str) -> None:
+        """Note what a person has decided about a letter: `redriven` or `dropped`."""
+        with redis_errors():
+            await self._redis.set(f"{LETTER_STATES}:{letter_name(at)}", state, ex=_LETTER_TTL_S)
+
+    async def letter_states(self, letters: Iterable[Coordinates]) -> Mapping[Coordinates, str]:
+        """What was decided about these letters; those that nobody has looked at are left out."""
+        wanted = list(letters)
+        with redis_errors():
+            pipe = self._redis.pipeline(transaction=False)
+            for at in wanted:
+                pipe.get(f"{LETTER_STATES}:{letter_name(at)}")
+            states = await pipe.execute() if wanted else []
+        return {at: state for at, state in zip(wanted, states, strict=True) if state is not None}
+
+    async def _attempt(self, partition: int, offset: int | str, ended: Iterable[int]) -> int:
+        with redis_errors():
+            attempts = await self._attempt_script(
+                keys=[work_key(self._run, partition)], args=[offset, _WORK_TTL_S, *ended]
+            )
+        return int(attempts)

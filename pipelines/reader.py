@@ -1,0 +1,307 @@
+"""What one record leads to: its stream is opened and fed, or the record is skipped or dead-lettered, and counted once.
+
+1. A record is parsed; one that breaks the contract is dead-lettered and its call goes on.
+2. Its stream is opened from the checkpoint, which makes this worker the owner: an earlier one is refused.
+3. That work on it begins is noted before it begins, so that a record that kills its process is known by its second try.
+4. The stream's utterances are analysed and stored (`open_stream.OpenStream`).
+"""
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TypeVar
+
+from pipelines.deadletter import letter_headers, letter_key
+from pipelines.errors import (
+    BadFragmentError,
+    CallDeletedError,
+    FencedError,
+    KillingMediaError,
+    MediaError,
+    SourceUnavailableError,
+    StoreUnavailableError,
+)
+from pipelines.open_stream import OpenStream, Ports
+from pipelines.records import parse_record
+from pipelines.sandbox import trial
+from pipelines.settings import AppConfig
+from pipelines.source import Backlog, Gap
+from pipelines.stream import CallStream
+from pipelines.types import CALL_ID_PATTERN, TOPIC_DEAD_LETTER, Counted, MediaFragment, Record
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+SUSPECT_ATTEMPTS = 2
+"""After so many processes died over a record it is tried in one of its own."""
+ATTEMPTS_MAX = 4
+"""After so many it is dead-lettered, whatever that trial says: it may kill only together with what came before it."""
+_CALL_ID = re.compile(CALL_ID_PATTERN)
+
+Send = Callable[[str, str, bytes, tuple[tuple[str, bytes], ...]], Awaitable[None]]
+
+
+class Reader:
+    """The open streams of one worker, and what its records do to them.
+
+    `send` appends to a topic and waits for it; `rewind` asks the worker to read a partition again from an offset.
+    """
+
+    def __init__(self, ports: Ports, config: AppConfig, *, send: Send, rewind: Callable[[int, int], None]) -> None:
+        self._ports, self._config, self._send, self._rewind = ports, config, send, rewind
+        self._metrics, self._store = ports.metrics, ports.store
+        self._decoder = ThreadPoolExecutor(1, "decoder")
+        """Decoding keeps to one thread, so that polls go on meanwhile."""
+        self._streams: dict[tuple[str, str], OpenStream] = {}
+        self._rewound: set[tuple[str, str, int | None]] = set()
+        """Places already gone back to, of streams that are not open yet."""
+        self._lost_before: dict[int, int] = {}
+        """Where the log goes on after the last gap found in it, by partition."""
+        self._ended: dict[int, list[int]] = {}
+        """Records whose work has ended, which the ledger does not know yet."""
+
+    @property
+    def failed(self) -> BaseException | None:
+        """What ended the storing of a stream, if anything did."""
+        return next((opened.failed for opened in self._streams.values() if opened.failed is not None), None)
+
+    def needed(self) -> Iterator[tuple[int, int]]:
+        """Partition and offset from which each open stream would have to be read again."""
+        return ((opened.partition, opened.needed_offset) for opened in self._streams.values())
+
+    def forget(self, partition: int) -> None:
+        """Drop all state of a partition; the checkpoints hold what is settled."""
+        for key in [key for key, opened in self._streams.items() if opened.partition == partition]:
+            self._streams.pop(key).cancel()
+        self._lost_before.pop(partition, None)
+        self._ended.pop(partition, None)
+        self._metrics.open_streams.set(len(self._streams))
+
+    def note_gap(self, gap: Gap) -> None:
+        """The log has lost records before anybody read them."""
+        logger.error("partition %d: the log has lost the records from %d to %d", gap.partition, gap.first, gap.next - 1)
+        self._metrics.records_lost.inc(gap.next - gap.first)
+        self._lost_before[gap.partition] = gap.next
+
+    async def close(self) -> None:
+        """Drop what is in flight, and leave no record under suspicion."""
+        for opened in self._streams.values():
+            opened.cancel()
+        self._decoder.shutdown(wait=False)
+        try:
+            await self._note_ended(self._store.ledger.end)
+        except StoreUnavailableError as error:
+            logger.warning("the store is away at the end: %s", error)
+
+    async def read(self, record: Record) -> None:
+        """Bring a record to its end, or its utterances on their way.
+
+        Raises:
+            StoreUnavailableError, SourceUnavailableError: asked to stop while one of them was away.
+        """
+        try:
+            await self._listen(parse_record(record, self._config.stream.limits), record)
+        except (BadFragmentError, MediaError) as error:
+            await self._dead_letter(record, error.reason, str(error))
+        except CallDeletedError as error:
+            self._count_skipped(error.reason)
+        except (StoreUnavailableError, SourceUnavailableError):
+            raise
+        except Exception as error:  # whatever a record does, it must not stop the others
+            logger.exception("a record could not be handled: %s", record.at)
+            await self._dead_letter(record, "crashed", repr(error))
+
+    async def rest(self) -> None:
+        """Nothing can be read now: count what needs no cut to move, and note that no record is at work."""
+        for opened in list(self._streams.values()):
+            await self._while_owned(opened, opened.let_go)
+        await self._note_ended(lambda partition, done: self._insist(partial(self._store.ledger.end, partition, done)))
+
+    async def watch(self, backlog: Mapping[int, Backlog]) -> None:
+        """Mark streams that fell silent without a final fragment, and close them in the end, so that offsets can move.
+
+        Silence is what the log holds nothing of: what still waits to be read is not silent.
+        """
+        now_s = time.monotonic()
+        for opened in [one for one in self._streams.values() if not one.finishing]:
+            waiting = backlog.get(opened.partition)
+            silent_s = now_s - opened.seen_s - (waiting.oldest_age_ms / 1000 if waiting else 0)
+            if silent_s >= self._config.worker.closed_after_s:
+                logger.warning("call %s, stream %s: silent without a final fragment, closed", *opened.key)
+                opened.take(await self._decode(opened.stream.finish), round(time.time() * 1000), 0)
+                opened.finish("closed")
+            elif silent_s >= self._config.worker.stalled_after_s and opened.state == "live":
+                logger.warning("call %s, stream %s: stalled", *opened.key)
+                await self._while_owned(opened, partial(opened.mark, "stalled"))
+
+    async def _listen(self, fragment: MediaFragment, record: Record) -> None:
+        opened = self._streams.get((fragment.call_id, fragment.stream)) or await self._open(fragment, record)
+        if opened is None:
+            return
+        if opened.tenant != fragment.tenant:
+            raise BadFragmentError("bad_header", f"call {fragment.call_id} belongs to another tenant")
+        if opened.partition != record.at.partition:
+            raise BadFragmentError(
+                "wrong_partition", f"call {fragment.call_id} is read in partition {opened.partition}"
+            )
+        opened.seen_s = time.monotonic()
+        if opened.finishing:
+            self._skip(opened, record, "after_final")
+        elif record.at.offset in opened.dead:
+            opened.stream.pass_over(fragment.seq)
+            await self._end_if_final(opened, fragment, record)
+        elif opened.state == "live" or await self._while_owned(opened, lambda: opened.mark("live")):
+            await self._work(opened, fragment, record)
+
+    async def _work(self, opened: OpenStream, fragment: MediaFragment, record: Record) -> None:
+        at = record.at
+        ended = self._ended.pop(at.partition, [])
+        attempts = await self._insist(lambda: self._store.ledger.begin(at, ended))
+        if attempts > SUSPECT_ATTEMPTS:
+            verdict = await asyncio.to_thread(trial, fragment, self._config.stream)
+            if verdict is None and attempts > ATTEMPTS_MAX:
+                verdict = f"{attempts - 1} processes ended while they worked on it"
+            if verdict is not None:
+                opened.stream.pass_over(fragment.seq)
+                await self._bury(opened, fragment, record, KillingMediaError(verdict), attempts - 1)
+                return
+        try:
+            fed = await self._decode(lambda: opened.stream.feed(fragment))
+        except MediaError as error:
+            await self._bury(opened, fragment, record, error, attempts)
+            return
+        finally:
+            self._ended.setdefault(at.partition, []).append(at.offset)
+        if fed.skipped is not None:
+            self._skip(opened, record, fed.skipped, fed.missing)
+        elif self._note(opened, record, "analysed", fed.missing):
+            self._metrics.fragments_analysed.inc()
+        self._metrics.packets_damaged.inc(fed.damaged)
+        self._metrics.media_seconds.inc(fed.media_ms / 1000)
+        opened.take(fed.events, record.appended_ms, fragment.start_ms + fed.media_ms)
+        if fed.skipped in (None, "not_consented"):
+            await self._end_if_final(opened, fragment, record, fed.media_ms)
+
+    async def _end_if_final(
+        self, opened: OpenStream, fragment: MediaFragment, record: Record, media_ms: int = 0
+    ) -> None:
+        if fragment.final:
+            events = await self._decode(opened.stream.finish)
+            opened.take(events, record.appended_ms, fragment.start_ms + media_ms)
+            opened.finish()
+
+    async def _open(self, fragment: MediaFragment, record: Record) -> OpenStream | None:
+        checkpoint = await self._insist(
+            lambda: self._store.open_stream(
+                fragment.call_id,
+                fragment.tenant,
+                fragment.stream,
+                self._ports.owner,
+                record.appended_ms,
+                partition=record.at.partition,
+            )
+        )
+        if checkpoint.final:
+            if record.at.offset not in checkpoint.dead and record.at.offset >= checkpoint.account.counted_to:
+                counted = Counted(record.at.offset + 1, record.at.offset, {"already_stored": 1})
+                settle = self._store.settle
+                await self._insist(lambda: settle(fragment.call_id, fragment.stream, owner=None, counted=counted))
+                self._count_skipped("already_stored")
+            return None
+        place = (fragment.call_id, fragment.stream, checkpoint.resume_at)
+        if checkpoint.resume_at is not None and checkpoint.resume_at < record.at.offset and place not in self._rewound:
+            # Reading began after the place this stream must be resumed from: go back, the store knows what is done.
+            # Once: where the log has lost that place, what is left of the stream goes on behind a gap.
+            self._rewound.add(place)
+            self._rewind(record.at.partition, checkpoint.resume_at)
+            return None
+        self._rewound.discard(place)
+        tenant = self._config.tenant(fragment.tenant)
+        opened = OpenStream(
+            fragment,
+            CallStream(self._config.stream, checkpoint, tenant.policy),
+            checkpoint,
+            partition=record.at.partition,
+            offset=record.at.offset,
+            ttl_s=tenant.results_ttl_s,
+            ports=self._ports,
+            closed=self._closed,
+        )
+        self._streams[opened.key] = opened
+        self._metrics.open_streams.set(len(self._streams))
+        return opened
+
+    async def _closed(self, opened: OpenStream, error: FencedError | None) -> None:
+        if self._streams.get(opened.key) is opened:
+            del self._streams[opened.key]
+        self._metrics.open_streams.set(len(self._streams))
+        if error is not None:
+            logger.warning("call %s, stream %s: another worker owns it, its state is dropped", *opened.key)
+            self._metrics.fenced.inc()
+            # Where the partition is still ours after all, the stream is read again from where it stood.
+            self._rewind(opened.partition, opened.needed_offset)
+
+    async def _while_owned(self, opened: OpenStream, work: Callable[[], Awaitable[None]]) -> bool:
+        """Do `work`, and drop the stream where it turns out to be another worker's, or deleted: then False."""
+        try:
+            await work()
+        except (FencedError, CallDeletedError) as error:
+            opened.cancel()
+            await self._closed(opened, error if isinstance(error, FencedError) else None)
+            return False
+        return True
+
+    def _note(self, opened: OpenStream, record: Record, outcome: str, missing: int = 0) -> bool:
+        """Count how the record ended, unless it is only read again: then False."""
+        lost_before = self._lost_before.get(record.at.partition, 0)
+        left_out = "lost" if opened.outcomes.noted_to < lost_before <= record.at.offset else "missing"
+        if not opened.outcomes.note(record.at.offset, {outcome: 1, left_out: missing}):
+            return False
+        self._metrics.fragments_in.inc()
+        self._metrics.fragments_missing.inc(missing)
+        return True
+
+    def _skip(self, opened: OpenStream, record: Record, reason: str, missing: int = 0) -> None:
+        if self._note(opened, record, reason, missing):
+            self._metrics.fragments_skipped.labels(reason).inc()
+
+    def _count_skipped(self, reason: str) -> None:
+        self._metrics.fragments_in.inc()
+        self._metrics.fragments_skipped.labels(reason).inc()
+
+    async def _bury(
+        self, opened: OpenStream, fragment: MediaFragment, record: Record, error: MediaError, attempts: int
+    ) -> None:
+        await self._dead_letter(record, error.reason, str(error), attempts)
+        opened.dead.add(record.at.offset)
+        # It ends its stream even when its own media is damaged.
+        await self._end_if_final(opened, fragment, record)
+
+    async def _dead_letter(self, record: Record, reason: str, detail: str, attempts: int = 1) -> None:
+        key = letter_key(record)
+        call_id = key if _CALL_ID.fullmatch(key) else None
+        ledger = self._store.ledger
+        if call_id is not None and await self._insist(lambda: ledger.is_dead(call_id, record.at)):
+            return  # read again
+        logger.warning("dead-lettered (%s): %s", reason, detail)
+        await self._send(TOPIC_DEAD_LETTER, key, record.value, letter_headers(record, reason, detail, attempts))
+        if call_id is not None:
+            await self._insist(lambda: ledger.note_letter(call_id, record.at, reason))
+        self._metrics.fragments_in.inc()
+        self._metrics.fragments_dead_lettered.labels(reason).inc()
+
+    async def _note_ended(self, note: Callable[[int, list[int]], Awaitable[None]]) -> None:
+        ended, self._ended = self._ended, {}
+        for partition, offsets in ended.items():
+            await note(partition, offsets)
+
+    async def _decode(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._decoder, work)
+
+    async def _insist(self, work: Callable[[], Awaitable[T]]) -> T:
+        return await self._ports.retry(StoreUnavailableError, work)

@@ -1,0 +1,68 @@
+"""What everything on Redis shares: how to connect, to one server or to a Cluster, the scripts, and one error."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import redis.asyncio
+from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError
+
+from pipelines.errors import StoreTrouble, StoreUnavailableError
+
+CLUSTER_SCHEMES = {"redis+cluster": "redis", "rediss+cluster": "rediss"}
+_SOCKET_TIMEOUT_S = 5.0
+_CONNECTIONS_MAX = 10_000  # one for each watcher of a live call
+
+
+def connect(url: str) -> Any:  # redis-py types each reply as a union of all protocols
+    """An asyncio client of `redis://…`, `rediss://…`, `unix://…`, or a Cluster; it connects at the first use.
+
+    `redis+cluster://host:port` names any node of a Cluster (`rediss+cluster://` with TLS); the others are asked for.
+    """
+    options: dict[str, Any] = {
+        "decode_responses": True,
+        "encoding_errors": "replace",
+        "socket_timeout": _SOCKET_TIMEOUT_S,
+        "socket_connect_timeout": _SOCKET_TIMEOUT_S,
+        "max_connections": _CONNECTIONS_MAX,
+    }
+    parts = urlsplit(url)
+    if parts.scheme in CLUSTER_SCHEMES:
+        plain = urlunsplit(parts._replace(scheme=CLUSTER_SCHEMES[parts.scheme]))
+        return redis.asyncio.RedisCluster.from_url(plain, **options)
+    return redis.asyncio.Redis.from_url(url, **options)
+
+
+async def epoch(client: Any) -> str:
+    """The names that the writable servers behind `client` gave themselves when they started."""
+    if isinstance(client, redis.asyncio.RedisCluster):
+        servers = await client.info("server", target_nodes=redis.asyncio.RedisCluster.PRIMARIES)
+        return " ".join(sorted(server["run_id"] for server in servers.values()))
+    server = await client.info("server")
+    return str(server["run_id"])
+
+
+@contextmanager
+def redis_errors() -> Iterator[None]:
+    """Turns redis-py's errors into `StoreUnavailableError`, whose `cause` says whether to wait, to mend or to make room."""
+    try:
+        yield
+    except (RedisError, OSError) as error:
+        cause, remedy = _trouble(error)
+        raise StoreUnavailableError(f"Redis: {error}; {remedy}", cause) from error
+
+
+def _trouble(error: Exception) -> tuple[StoreTrouble, str]:
+    # What fails within a script comes as a plain error with the true one in its text.
+    if isinstance(error, OutOfMemoryError) or "OOM command not allowed" in str(error):
+        return "out_of_memory", "raise maxmemory, or lower results_ttl_s"
+    if isinstance(error, ReadOnlyError) or "READONLY" in str(error):
+        return "read_only", "point UNDERTONE_REDIS at the primary"
+    return "away", "check UNDERTONE_REDIS and the server"
+
+
+def lua(name: str, *, before: str = "") -> str:
+    """The script of that name in `lua/`, with another one's functions before it."""
+    return "".join((files("pipelines") / "lua" / f"{one}.lua").read_text() for one in (before, name) if one)

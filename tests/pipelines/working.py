@@ -1,0 +1,134 @@
+"""A worker at work on a real Redis, its log and its store there, with a judge that shows what it was given."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+import numpy as np
+
+from models.types import FloatArray
+from pipelines.producer import Producer
+from pipelines.records import fragment_headers
+from pipelines.redis_log import RedisStreamProducer, RedisStreamSource
+from pipelines.settings import AppConfig
+from pipelines.store import Store
+from pipelines.types import (
+    DEFAULT_CONSENT,
+    TOPIC_MEDIA,
+    MediaFragment,
+    Participant,
+    Record,
+    Utterance,
+    UtteranceSentiment,
+)
+from pipelines.worker import Worker
+
+RATE = 8000
+Voice = Callable[[float, int], FloatArray]
+
+
+def speech(voice: Voice) -> FloatArray:
+    """Two parties at 8 kHz, (2, N): they take turns, once over each other, with pauses that end utterances."""
+    sound = np.zeros((2, 20 * RATE), np.float32)
+    for channel, start_s, length_s in ((0, 1, 3), (1, 5, 3), (0, 9.5, 2.5), (1, 11, 4)):
+        words = voice(length_s, int(10 * start_s))[::2]
+        begin = int(start_s * RATE)
+        sound[channel, begin : begin + words.size] = words
+    return sound
+
+
+def call(sound: FloatArray, call_id: str, *, fragment_ms: int = 1000) -> list[MediaFragment]:
+    size = RATE * fragment_ms // 1000
+    count = sound.shape[1] // size
+    return [
+        MediaFragment(
+            call_id=call_id,
+            tenant="default",
+            stream="phone",
+            seq=seq,
+            start_ms=seq * fragment_ms,
+            content_type=f"audio/L16;rate={RATE};channels=2",
+            participants=(Participant.AGENT, Participant.CUSTOMER),
+            consent=DEFAULT_CONSENT,
+            final=seq == count - 1,
+            media=np.rint(sound[:, seq * size : (seq + 1) * size].T * 32767).astype(">i2").tobytes(),
+        )
+        for seq in range(count)
+    ]
+
+
+def send(producer: Producer, fragments: Sequence[MediaFragment]) -> None:
+    for fragment in fragments:
+        producer.send(TOPIC_MEDIA, fragment.call_id, fragment.media, fragment_headers(fragment))
+    producer.flush()
+
+
+async def judge(utterance: Utterance) -> UtteranceSentiment:
+    """A result that shows every sample it was made of, so that two runs can be compared to the bit."""
+    return UtteranceSentiment(
+        utterance_id=utterance.utterance_id,
+        call_id=utterance.call_id,
+        tenant=utterance.tenant,
+        stream=utterance.stream,
+        participant=utterance.participant,
+        start_ms=utterance.start_ms,
+        end_ms=utterance.end_ms,
+        consent=tuple(sorted(utterance.consent)),
+        modalities={},
+        bundle=f"{utterance.samples.size}:{float(np.abs(utterance.samples).sum()):.6f}",
+        analysed_at=datetime.now(UTC),
+    )
+
+
+@asynccontextmanager
+async def working(
+    url: str, owner: str = "w", analyse: Callable[[Utterance], object] = judge, *, log: str = "", **config: object
+) -> AsyncIterator[Worker]:
+    """A worker on the store at `url`, and the log there or at `log`."""
+    store = Store.connect(url)
+    worker = Worker(
+        source=RedisStreamSource(log or url),
+        producer=RedisStreamProducer(log or url),
+        store=store,
+        analyse=analyse,  # type: ignore[arg-type]  # each test brings its own coroutine
+        config=AppConfig.model_validate(config),
+        owner=owner,
+    )
+    running = asyncio.create_task(worker.run())
+    try:
+        yield worker
+    finally:
+        worker.stop()
+        await running
+        await store.close()
+
+
+async def results(url: str, call_id: str, *, final: bool = True) -> list[UtteranceSentiment]:
+    """The call's results, once it is final."""
+    store = Store.connect(url)
+    last_id = "0-0"
+    kind = ""
+    while final and kind != "call-final":
+        for event in await store.events(call_id, last_id, block_ms=5000):
+            last_id, kind = event.id, event.kind
+    page = await store.utterances(call_id, limit=500)
+    await store.close()
+    return list(page.items)
+
+
+def found(stored: Sequence[UtteranceSentiment]) -> list[tuple[object, ...]]:
+    return [(one.participant, one.start_ms, one.end_ms, one.bundle) for one in stored]
+
+
+def records(url: str, topic: str) -> list[Record]:
+    source = RedisStreamSource(url, topic, group="test")
+    try:
+        read: list[Record] = []
+        while True:
+            polled = source.poll(0.01, 100)
+            read += polled.records
+            if not polled.records and not polled.assigned:
+                return read
+    finally:
+        source.close()
