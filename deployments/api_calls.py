@@ -116,11 +116,11 @@ def _add_call(routes: APIRouter, store: Store) -> None:
     async def call(call_id: CallIdPath, tenant: TenantQuery = "default") -> CallWithSummary:
         """The summary is live while the call goes on, and final when it is over."""
         found = await _known(store, call_id, tenant)
-        accounts = await store.accounts(call_id)
+        streams = await store.checkpoints(call_id)
         return CallWithSummary(
             **call_fields(found),
             summary=await _summary(store, found),
-            fragments={stream: account_out(account) for stream, account in accounts.items()},
+            fragments={stream: account_out(checkpoint.account) for stream, checkpoint in streams.items()},
             dead_letters=dict(await store.ledger.letter_counts(call_id)),
         )
 

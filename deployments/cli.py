@@ -40,6 +40,12 @@ Source = Annotated[
 ]
 Transcriber = Annotated[str, typer.Option(help="A Whisper model's name or path, or `pocketsphinx`.")]
 Bundle = Annotated[str, typer.Option(help="`embedded`, or the folder of another bundle.")]
+Run = Annotated[str, typer.Option(help="Whose results: `live`, or the name of a replay or a shadow.")]
+LetterPlace = Annotated[str, typer.Argument(help="Where the record stood in the log: PARTITION:OFFSET.")]
+LetterCall = Annotated[str | None, typer.Option("--call", help="Only of this call.")]
+LetterReason = Annotated[str | None, typer.Option("--reason", help="Only refused for this reason.")]
+LetterSince = Annotated[str | None, typer.Option("--since", help="Only what the log took since then.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
 
 DATASETS_HELP = (
     "text: meld, meld_context, meld_recognised, tweets, goemotions; audio: ravdess, ravdess_telephone, emodb, "
@@ -236,6 +242,101 @@ def evaluate(
         cli_train.evaluate_all(bundle, data, split, as_json=as_json)
         return
     cli_train.evaluate(modality, bundle, dataset, data, split, report=report, as_json=as_json)
+
+
+@app.command(
+    epilog="Examples: undertone audit · undertone audit --call demo-1 · undertone audit --since 2026-11-21T08:00:00Z --json"
+)
+@clear_errors
+def audit(
+    *,
+    call: Annotated[str | None, typer.Option(help="Only this call.")] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Only what the log took since then, like 2026-11-21T08:00:00Z.")
+    ] = None,
+    run: Run = "live",
+    source: Source = None,
+    as_json: Json = False,
+) -> None:
+    """Compare the log's offsets, the store and the dead letters: exit code 1 if anything is missing or double."""
+    from deployments import cli_audit
+
+    raise typer.Exit(cli_audit.run_audit(call, since, run=run, source=source, as_json=as_json))
+
+
+dlq = typer.Typer(
+    help="Dead letters: records that could not be analysed.",
+    epilog="Examples: undertone dlq list · undertone dlq show 3:1207 · undertone dlq redrive --reason killed --dry-run",
+    no_args_is_help=True,
+)
+app.add_typer(dlq, name="dlq")
+
+
+@dlq.command("list", epilog="Examples: undertone dlq list · undertone dlq list --reason undecodable --json")
+@clear_errors
+def dlq_list(
+    *,
+    call: LetterCall = None,
+    reason: LetterReason = None,
+    since: LetterSince = None,
+    decided: Annotated[bool, typer.Option("--all", help="Also those that were redriven or dropped.")] = False,
+    source: Source = None,
+    as_json: Json = False,
+) -> None:
+    """List dead letters with their places and reasons."""
+    from deployments import cli_audit
+
+    wanted = cli_audit.Wanted(call, reason, since, decided=decided)
+    cli_audit.list_letters(wanted, source=source, as_json=as_json)
+
+
+@dlq.command("show", epilog="Example: undertone dlq show 3:1207")
+@clear_errors
+def dlq_show(place: LetterPlace, *, source: Source = None, as_json: Json = False) -> None:
+    """Show one dead letter: why it was refused, after how many attempts, and its headers."""
+    from deployments import cli_audit
+
+    cli_audit.show_letter(place, source=source, as_json=as_json)
+
+
+@dlq.command(
+    "redrive", epilog="Examples: undertone dlq redrive --reason killed --dry-run · undertone dlq redrive --call demo-1"
+)
+@clear_errors
+def dlq_redrive(
+    *,
+    place: Annotated[str | None, typer.Option(help="Only the record at PARTITION:OFFSET.")] = None,
+    call: LetterCall = None,
+    reason: LetterReason = None,
+    since: LetterSince = None,
+    again: Annotated[bool, typer.Option("--again", help="Also those that were redriven or dropped before.")] = False,
+    dry_run: DryRun = False,
+    source: Source = None,
+    as_json: Json = False,
+) -> None:
+    """Send dead letters again: their utterances come to stand where they were spoken."""
+    from deployments import cli_audit
+
+    wanted = cli_audit.Wanted(call, reason, since, place, decided=again)
+    cli_audit.redrive(wanted, dry_run=dry_run, source=source, as_json=as_json)
+
+
+@dlq.command("drop", epilog="Example: undertone dlq drop --reason bad_header --dry-run")
+@clear_errors
+def dlq_drop(
+    *,
+    place: Annotated[str | None, typer.Option(help="Only the record at PARTITION:OFFSET.")] = None,
+    call: LetterCall = None,
+    reason: LetterReason = None,
+    since: LetterSince = None,
+    dry_run: DryRun = False,
+    source: Source = None,
+    as_json: Json = False,
+) -> None:
+    """Decide that nothing is to be done about dead letters: they are not listed any more."""
+    from deployments import cli_audit
+
+    cli_audit.drop(cli_audit.Wanted(call, reason, since, place), dry_run=dry_run, source=source, as_json=as_json)
 
 
 @app.command(epilog="Example: undertone doctor --json")

@@ -1,9 +1,10 @@
 """Which log of fragments a configuration means: Kafka, or Redis Streams on the embedded default."""
 
 from pipelines.producer import KafkaRecordProducer, Producer
-from pipelines.redis_log import RedisStreamProducer, RedisStreamSource
+from pipelines.redis_log import RedisStreamProducer, RedisStreamSource, RedisTopicReader
 from pipelines.settings import AppConfig, Settings
 from pipelines.source import KafkaSource, Source
+from pipelines.topic_reader import KafkaTopicReader, TopicReader
 
 
 def open_source(config: AppConfig, settings: Settings) -> Source:
@@ -18,3 +19,10 @@ def open_producer(config: AppConfig, settings: Settings) -> Producer:
     if config.source == "kafka":
         return KafkaRecordProducer(settings)
     return RedisStreamProducer(settings.redis.get_secret_value())
+
+
+def open_reader(config: AppConfig, settings: Settings, topic: str) -> TopicReader:
+    """A reader of one of the same log's topics, apart from any group."""
+    if config.source == "kafka":
+        return KafkaTopicReader(settings, topic)
+    return RedisTopicReader(settings.redis.get_secret_value(), topic, settings.kafka_group)

@@ -4,7 +4,7 @@ Keys of a topic T (all in one slot):
     ut:log:{T}             stream of records; entry `offset+1`-0 holds key, value, headers, append time and the bytes
                            appended before it
     ut:log:{T}:state       hash: `next` (offset of the next record), `bytes` (appended so far), `floor` (bytes before
-                           the oldest record kept)
+                           the oldest record kept), `done` (below it no record is needed any more)
     ut:log:{T}:group:G     hash: `committed` (where a new reader starts), `reader`, `reader_until_ms` (its lease)
     ut:log:{T}:producer:P  the producer's last sequence number, so that a retry after a lost reply appends nothing
 """
@@ -20,16 +20,19 @@ import redis
 
 from pipelines.errors import BadFragmentError, SourceUnavailableError
 from pipelines.source import Backlog, Gap, Polled
+from pipelines.topic_reader import Extent
 from pipelines.types import TOPIC_MEDIA, Coordinates, Record
 
 LOG_MAX_BYTES = 64 << 20
-"""What one topic may hold: `call-media` then makes its producer wait, any other topic loses its oldest records."""
+"""What one topic may hold: its oldest records make room for new ones, but `call-media` keeps what is not done, and
+makes its producer wait."""
 
 RECORD_MAX_BYTES = 2 << 20
 _LEASE_MS = 5_000
 _FULL_PAUSE_S = 0.05
 _FULL_TIMEOUT_S = 60.0
 _PRODUCER_TTL_S = 3_600
+_READ_AT_ONCE = 64
 _PARTITION = 0
 
 _NOW_MS = """
@@ -45,11 +48,13 @@ if tonumber(redis.call('GET', KEYS[3]) or '-1') >= tonumber(ARGV[1]) then return
 local bytes = tonumber(redis.call('HGET', KEYS[2], 'bytes') or '0')
 local floor = tonumber(redis.call('HGET', KEYS[2], 'floor') or '0')
 local room = tonumber(ARGV[3]) - #ARGV[6]
-if ARGV[4] == '1' and bytes > floor and bytes - floor > room then return 0 end
+local done = tonumber(redis.call('HGET', KEYS[2], 'done') or '0')
 while bytes > floor and bytes - floor > room do
     local oldest = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 2)
+    if ARGV[4] == '1' and tonumber(string.match(oldest[1][1], '^%d+')) > done then return 0 end
     redis.call('XDEL', KEYS[1], oldest[1][1])
     floor = oldest[2] and tonumber(oldest[2][2][10]) or bytes
+    redis.call('HSET', KEYS[2], 'floor', string.format('%.0f', floor))
 end
 local offset = tonumber(redis.call('HGET', KEYS[2], 'next') or '0')
 redis.call('XADD', KEYS[1], string.format('%.0f-0', offset + 1), 'key', ARGV[5], 'value', ARGV[6],
@@ -73,16 +78,14 @@ return {reader == ARGV[1] and 1 or 2, redis.call('HGET', KEYS[1], 'committed') o
 """
 )
 
-# KEYS group, state, log; ARGV reader, offset. Records below the offset are let go.
+# KEYS group, state; ARGV reader, offset, whether records below it may make room for new ones.
 _COMMIT = """
 if redis.call('HGET', KEYS[1], 'reader') ~= ARGV[1] then return 0 end
 local committed = tonumber(redis.call('HGET', KEYS[1], 'committed') or '0')
 local offset = math.min(tonumber(ARGV[2]), tonumber(redis.call('HGET', KEYS[2], 'next') or '0'))
 if offset <= committed then return 1 end
 redis.call('HSET', KEYS[1], 'committed', string.format('%.0f', offset))
-redis.call('XTRIM', KEYS[3], 'MINID', string.format('%.0f-0', offset + 1))
-local oldest = redis.call('XRANGE', KEYS[3], '-', '+', 'COUNT', 1)
-redis.call('HSET', KEYS[2], 'floor', oldest[1] and oldest[1][2][10] or redis.call('HGET', KEYS[2], 'bytes') or '0')
+if ARGV[3] == '1' then redis.call('HSET', KEYS[2], 'done', string.format('%.0f', offset)) end
 return 1
 """
 
@@ -96,7 +99,11 @@ return 1
 class RedisStreamSource:
     """`Source` over one Redis stream. A second reader of the same group waits until the first leaves or falls silent."""
 
-    def __init__(self, url: str, topic: str = TOPIC_MEDIA, group: str = "undertone") -> None:
+    def __init__(
+        self, url: str, topic: str = TOPIC_MEDIA, group: str = "undertone", *, holds_records: bool = True
+    ) -> None:
+        """`holds_records`: what this group has not committed stays in the log; False for a group that only looks on."""
+        self._holds_records = holds_records
         self._redis = redis.Redis.from_url(url)
         self._log, self._state, self._group = _log(topic), f"{_log(topic)}:state", f"{_log(topic)}:group:{group}"
         self._hold = self._redis.register_script(_HOLD)
@@ -134,10 +141,11 @@ class RedisStreamSource:
         self._paused = self._paused and _PARTITION not in partitions
 
     def commit(self, offsets: Mapping[int, int]) -> None:
-        """See `Source.commit`. Records below the committed offset are gone from the log."""
+        """See `Source.commit`."""
         if self._holds and _PARTITION in offsets:
             with _redis_errors("committing"):
-                self._commit(keys=[self._group, self._state, self._log], args=[self._reader, offsets[_PARTITION]])
+                args: list[str | int] = [self._reader, offsets[_PARTITION], int(self._holds_records)]
+                self._commit(keys=[self._group, self._state], args=args)
 
     def seek(self, partition: int, offset: int) -> None:
         """See `Source.seek`."""
@@ -179,6 +187,41 @@ class RedisStreamSource:
         if records:
             self._position = records[-1].at.offset + 1
         return records
+
+
+class RedisTopicReader:
+    """`TopicReader` over one Redis stream."""
+
+    def __init__(self, url: str, topic: str, group: str = "undertone") -> None:
+        self._redis = redis.Redis.from_url(url)
+        self._log, self._group = _log(topic), f"{_log(topic)}:group:{group}"
+
+    def extents(self) -> Mapping[int, Extent]:
+        """See `TopicReader.extents`."""
+        with _redis_errors("looking at the log"):
+            following: Any = self._redis.hget(f"{self._log}:state", "next")
+            committed: Any = self._redis.hget(self._group, "committed")
+            oldest: Any = self._redis.xrange(self._log, count=1)
+        if following is None:
+            return {}
+        end = int(following)
+        start = _record(oldest[0]).at.offset if oldest else end
+        return {_PARTITION: Extent(start, end, None if committed is None else int(committed))}
+
+    def records(self, extents: Mapping[int, Extent], since_ms: int = 0) -> Iterator[Record]:
+        """See `TopicReader.records`."""
+        for extent in extents.values():
+            position = extent.start
+            while position < extent.end:
+                with _redis_errors("reading"):
+                    found: Any = self._redis.xrange(self._log, min=_entry_id(position), count=_READ_AT_ONCE)
+                records = [_record(entry) for entry in found]
+                yield from (one for one in records if one.at.offset < extent.end and one.appended_ms >= since_ms)
+                position = records[-1].at.offset + 1 if records else extent.end
+
+    def close(self) -> None:
+        """See `TopicReader.close`."""
+        self._redis.close()
 
 
 class RedisStreamProducer:

@@ -159,7 +159,7 @@ class KafkaSource:
         # Nothing may fail from here on: what is taken is told once.
         revoked, assigned = self._changes.take()
         owned = consumer.assignment()
-        records = tuple(_record(raw) for partition, raws in fetched.items() if partition in owned for raw in raws)
+        records = tuple(record_of(raw) for partition, raws in fetched.items() if partition in owned for raw in raws)
         for record in records:
             self._heard.appended_ms[record.at.partition] = record.appended_ms
             self._next[record.at.partition] = record.at.offset + 1
@@ -329,7 +329,8 @@ def _settled(consumer: KafkaConsumer) -> bool:
     return bool(consumer.group_metadata().state == MemberState.STABLE)
 
 
-def _record(raw: Any) -> Record:
+def record_of(raw: Any) -> Record:
+    """A record as kafka-python gives it."""
     return Record(
         at=Coordinates(raw.partition, raw.offset),
         key=raw.key,

@@ -42,7 +42,6 @@ from pipelines.store_keys import (
     CallKeys,
     calls_key,
     member,
-    read_account,
     read_call,
     read_checkpoint,
     read_digests,
@@ -52,7 +51,6 @@ from pipelines.store_keys import (
 )
 from pipelines.types import (
     NOTHING_COUNTED,
-    Account,
     Checkpoint,
     Counted,
     MediaFragment,
@@ -259,13 +257,13 @@ class Store:
             )
         _judge(word, call_id, stream)
 
-    async def accounts(self, call_id: str) -> dict[str, Account]:
-        """What became of the fragments of each stream of a call; empty for an unknown call."""
+    async def checkpoints(self, call_id: str) -> dict[str, Checkpoint]:
+        """What is known of each stream of a call, with the account of its fragments; empty for an unknown call."""
         keys = self._keys(call_id)
         with redis_errors():
             streams = await self._redis.hkeys(keys("streams"))
             found = [await self._redis.hgetall(keys(f"stream:{stream}")) for stream in streams]
-        return {stream: read_account(fields) for stream, fields in zip(streams, found, strict=True)}
+        return {stream: read_checkpoint(fields) for stream, fields in zip(streams, found, strict=True)}
 
     async def call(self, call_id: str) -> CallInfo | None:
         """What is known of a call; None when it is unknown, expired or deleted."""

@@ -16,9 +16,7 @@ DATA = {
     "deployments/sample/angry_to_content.txt",
     "deployments/serve.yaml",
     "models/bundles/embedded/bundle.json",
-    "pipelines/lua/advance.lua",
-    "pipelines/lua/settle.lua",
-    "pipelines/lua/open_stream.lua",
+    *(f"pipelines/lua/{script.name}" for script in (ROOT / "pipelines" / "lua").glob("*.lua")),
     *(f"models/bundles/embedded/{part}.safetensors" for part in PARTS),
     *(f"{package}/py.typed" for package in PACKAGES),
 }

@@ -31,7 +31,7 @@ from pipelines.redis_log import RedisStreamSource
 from pipelines.settings import MediaLimits
 from pipelines.types import DEFAULT_CONSENT, TOPIC_MEDIA, MediaFragment, Participant
 
-COMMANDS = ("serve", "send", "calls", "show", "watch", "analyze", "demo", "train", "evaluate", "doctor")
+COMMANDS = ("serve", "send", "calls", "show", "watch", "analyze", "demo", "train", "evaluate", "audit", "dlq", "doctor")
 NOWHERE = "http://127.0.0.1:9"
 
 

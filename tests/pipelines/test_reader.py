@@ -28,9 +28,9 @@ def sound(vowels: Voice) -> FloatArray:
 
 async def account(url: str, call_id: str, stream: str = "phone") -> Account:
     store = Store.connect(url)
-    accounts = await store.accounts(call_id)
+    checkpoints = await store.checkpoints(call_id)
     await store.close()
-    return accounts[stream]
+    return checkpoints[stream].account
 
 
 async def letters_of(url: str, call_id: str) -> dict[str, int]:

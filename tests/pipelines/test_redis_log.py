@@ -54,21 +54,28 @@ def test_a_topic_nobody_reads_on_loses_its_oldest_records(redis_url: str, raw: A
     producer.close()
 
 
-def test_committed_records_leave_the_log(redis_url: str, raw: Any) -> None:
-    producer = RedisStreamProducer(redis_url)
-    for _ in range(5):
-        producer.send(TOPIC_MEDIA, "c", b"sound")
+def test_committed_records_stay_until_their_room_is_needed(redis_url: str, raw: Any) -> None:
+    producer = RedisStreamProducer(redis_url, log_max_bytes=1000)
+    for number in range(5):
+        producer.send(TOPIC_MEDIA, "c", bytes([number]) * 200)
     source = RedisStreamSource(redis_url)
     source.poll(0, 1)
     source.commit({0: 3})
-    assert raw.xlen("ut:log:{call-media}") == 2
     source.commit({0: 1})
+    assert raw.xlen("ut:log:{call-media}") == 5
+    producer.send(TOPIC_MEDIA, "c", bytes(600))
+    assert [record.at.offset for record in source.poll(1, 10).records] == [3, 4, 5]
+    onlooker = RedisStreamSource(redis_url, group="shadow", holds_records=False)
+    onlooker.poll(0, 1)
+    onlooker.commit({0: 6})
+    impatient = RedisStreamProducer(redis_url, log_max_bytes=1000, full_timeout_s=0.1)
+    with pytest.raises(SourceUnavailableError, match="undertone serve"):
+        impatient.send(TOPIC_MEDIA, "c", b"next")
     source.commit({0: 99})
-    assert raw.xlen("ut:log:{call-media}") == 0
-    producer.send(TOPIC_MEDIA, "c", b"next")
-    assert [record.at.offset for record in source.poll(1, 10).records][-1] == 5
-    source.close()
-    producer.close()
+    impatient.send(TOPIC_MEDIA, "c", b"next")
+    assert [record.at.offset for record in source.poll(1, 10).records][-1] == 6
+    for one in (source, onlooker, producer, impatient):
+        one.close()
 
 
 def test_a_record_sent_again_after_a_lost_reply_stands_there_once(redis_url: str, raw: Any) -> None:

@@ -1,0 +1,67 @@
+"""Dead letters back into the log, at the right place of their call."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Literal
+
+from pipelines.deadletter import Letter
+from pipelines.errors import BadFragmentError
+from pipelines.records import fragment_headers, parse_record
+from pipelines.settings import MediaLimits
+from pipelines.types import Checkpoint, MediaFragment
+
+_STREAM_KEPT = 40
+
+Obstacle = Literal["cut", "still_refused"]
+
+
+@dataclass(frozen=True, slots=True)
+class Redrive:
+    """What is to be sent for a letter, or why it cannot be: `detail` then says more."""
+
+    letter: Letter
+    fragment: MediaFragment | None
+    obstacle: Obstacle | None = None
+    detail: str = ""
+
+    @property
+    def headers(self) -> tuple[tuple[str, bytes], ...]:
+        """The headers of the record to send."""
+        return () if self.fragment is None else fragment_headers(self.fragment)
+
+
+def redrives(
+    letters: Iterable[Letter], known: Mapping[str, Mapping[str, Checkpoint]], limits: MediaLimits
+) -> Iterator[Redrive]:
+    """What to send for each letter, in the order in which to send it.
+
+    A stream of which nothing is `known` (by call, then stream) gets its own fragments. One that has gone on without
+    them would take them for duplicates: they make a stream of their own beside it, `STREAM.rOFFSET`, with the times they
+    had in the call, one for each run of consecutive fragments; so their utterances stand where they were spoken.
+    """
+    sound: list[tuple[MediaFragment, Letter]] = []
+    for letter in letters:
+        if not letter.whole:
+            yield Redrive(letter, None, "cut", "the dead-letter topic did not take all of it")
+            continue
+        try:
+            sound.append((parse_record(letter.record, limits), letter))
+        except BadFragmentError as error:
+            yield Redrive(letter, None, "still_refused", str(error))
+    sound.sort(key=lambda one: (one[0].call_id, one[0].stream, one[0].seq))
+    for (call_id, stream), group in groupby(sound, key=lambda one: (one[0].call_id, one[0].stream)):
+        if stream in known.get(call_id, {}):
+            yield from _beside(list(group))
+        else:
+            yield from (Redrive(letter, fragment) for fragment, letter in group)
+
+
+def _beside(group: list[tuple[MediaFragment, Letter]]) -> Iterator[Redrive]:
+    runs = groupby(enumerate(group), key=lambda one: one[1][0].seq - one[0])
+    for _, run in runs:
+        members = [member for _, member in run]
+        name = f"{members[0][0].stream[:_STREAM_KEPT]}.r{members[0][1].record.at.offset}"
+        for seq, (fragment, letter) in enumerate(members):
+            own = replace(fragment, stream=name, seq=seq, final=seq == len(members) - 1)
+            yield Redrive(letter, own)
