@@ -27,7 +27,7 @@ from models.types import SCORE_MAX, SCORE_MIN
 from pipelines.queries import CallEvent, CallFilter, CallInfo
 from pipelines.store import PAGE_MAX, Store
 from pipelines.summary import CallSummary, summarise
-from pipelines.types import CALL_ID_PATTERN, NAME_PATTERN, Participant, UtteranceSentiment
+from pipelines.types import CALL_ID_PATTERN, LIVE_RUN, NAME_PATTERN, Participant, UtteranceSentiment
 
 TREND_DEFAULT = timedelta(days=1)
 
@@ -130,10 +130,13 @@ def _add_call(routes: APIRouter, store: Store) -> None:
         tenant: TenantQuery = "default",
         cursor: Cursor = None,
         limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = 100,
+        run: Annotated[
+            str, Query(pattern=NAME_PATTERN, description="A replay's or shadow's results instead.")
+        ] = LIVE_RUN,
     ) -> UtterancePage:
         """While the call is live, a result may still come to stand before a page already read; `events` misses none."""
         await _known(store, call_id, tenant)
-        page = await store.utterances(call_id, cursor, limit)
+        page = await store.of_run(run).utterances(call_id, cursor, limit)
         return UtterancePage(utterances=list(page.items), next_cursor=page.next_cursor, corrupt=[*page.corrupt])
 
     @routes.delete("/calls/{call_id}", status_code=HTTPStatus.NO_CONTENT, summary="Forget a call")
@@ -224,14 +227,7 @@ async def _known(store: Store, call_id: str, tenant: str) -> CallInfo:
 
 
 async def _summary(store: Store, call: CallInfo) -> CallSummary:
-    results: list[UtteranceSentiment] = []
-    cursor: str | None = None
-    while True:
-        page = await store.utterances(call.call_id, cursor, PAGE_MAX)
-        results += page.items
-        cursor = page.next_cursor
-        if cursor is None:
-            return summarise(results, final=call.over)
+    return summarise(await store.results(call.call_id), final=call.over)
 
 
 def _epoch_ms(moment: datetime) -> int:

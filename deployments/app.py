@@ -39,19 +39,33 @@ LOOP_OPTIONS: dict[str, Any] = {**NETWORK_OPTIONS, "max_ongoing_requests": 256}
 
 def build(args: AppConfig) -> Application:
     """The whole application; Serve validates `args:` against `AppConfig` and refuses unknown keys."""
+    handles = _networks(args)
+    ingest = _deployment(Ingest, "Ingest", LOOP_OPTIONS).bind(args, handles)
+    return _deployment(serve.ingress()(Gateway), "Gateway", LOOP_OPTIONS).bind(args, handles, ingest)
 
+
+def build_shadow(args: AppConfig) -> Application:
+    """Networks and workers without HTTP: another bundle that judges a share of the live calls under a name of its own.
+
+    Raises:
+        ValueError: `args.run` is `live`.
+    """
+    if args.is_live:
+        raise ValueError("a shadow needs a name for its results: set `run` to another one than live")
+    return _deployment(Ingest, "Ingest", LOOP_OPTIONS).bind(args, _networks(args))
+
+
+def _networks(args: AppConfig) -> Handles:
     def network(name: str, load: Any) -> Any:
         return _deployment(NetworkReplica, name, NETWORK_OPTIONS).bind(load, args)
 
-    handles = Handles(
+    return Handles(
         transcriber=network("Transcriber", load_speech),
         text=network("TextEncoder", load_text),
         audio=network("AudioEncoder", load_audio),
         video=network("VideoEncoder", load_video),
         fusion=network("Fusion", load_fuser),
     )
-    ingest = _deployment(Ingest, "Ingest", LOOP_OPTIONS).bind(args, handles)
-    return _deployment(serve.ingress()(Gateway), "Gateway", LOOP_OPTIONS).bind(args, handles, ingest)
 
 
 def _deployment(replica: type, name: str, options: Mapping[str, Any]) -> Deployment:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from deployments.console import CommandError, clear_errors
+from deployments.console import EXIT_USAGE, CommandError, clear_errors
 
 app = typer.Typer(
     name="undertone",
@@ -337,6 +337,56 @@ def dlq_drop(
     from deployments import cli_audit
 
     cli_audit.drop(cli_audit.Wanted(call, reason, since, place), dry_run=dry_run, source=source, as_json=as_json)
+
+
+@app.command(
+    epilog="Examples: undertone replay --call demo-1 --bundle my_bundle --into mine · "
+    "undertone replay --since 2026-11-14T00:00:00Z --config deployments/serve.yaml --into last-week"
+)
+@clear_errors
+def replay(
+    *,
+    call: Annotated[str | None, typer.Option(help="Only this call.")] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Only what the log took since then, like 2026-11-21T08:00:00Z.")
+    ] = None,
+    bundle: Annotated[str | None, typer.Option(help="Another bundle: `embedded`, or a folder.")] = None,
+    into: Annotated[
+        str | None, typer.Option(help="The name for the results; the same one goes on after a stop.")
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="The Serve config file that the live system runs with: its consent policies hold here too."),
+    ] = None,
+    transcriber: Annotated[str | None, typer.Option(help="A Whisper model's name or path, or `pocketsphinx`.")] = None,
+    source: Source = None,
+    as_json: Json = False,
+) -> None:
+    """Judge calls that the log still holds once more, beside their live results."""
+    from deployments import cli_replay
+
+    if call is None and since is None:
+        raise CommandError("say what to replay: --call ID, or --since 2026-11-14T00:00:00Z", EXIT_USAGE)
+    changes: dict[str, object] = {"bundle": bundle, "transcriber": transcriber}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    cli_replay.replay(call, since, into=into, changes=changes, config_file=config, source=source, as_json=as_json)
+
+
+@app.command(epilog="Examples: undertone compare live mine · undertone compare live mine --call demo-1 --json")
+@clear_errors
+def compare(
+    first: Annotated[str, typer.Argument(help="A run: `live`, or the name of a replay or a shadow.")],
+    second: Annotated[str, typer.Argument(help="Another run.")],
+    *,
+    call: Annotated[str | None, typer.Option(help="Only this call.")] = None,
+    since: Annotated[str | None, typer.Option(help="Only calls that started since then.")] = None,
+    tenant: Tenant = "default",
+    as_json: Json = False,
+) -> None:
+    """Say where two runs over the same calls agree, how far scores moved, and which utterances changed polarity."""
+    from deployments import cli_replay
+
+    cli_replay.compare_runs(first, second, tenant, call, since, as_json=as_json)
 
 
 @app.command(epilog="Example: undertone doctor --json")

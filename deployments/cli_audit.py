@@ -18,8 +18,8 @@ from pipelines.log import open_producer, open_reader
 from pipelines.redrive import Redrive, redrives
 from pipelines.settings import AppConfig, MediaLimits, Settings
 from pipelines.store import Store
-from pipelines.store_keys import LIVE_RUN, letter_name
-from pipelines.types import TOPIC_DEAD_LETTER, TOPIC_MEDIA, Checkpoint, Coordinates
+from pipelines.store_keys import letter_name
+from pipelines.types import LIVE_RUN, TOPIC_DEAD_LETTER, TOPIC_MEDIA, Checkpoint, Coordinates
 
 T = TypeVar("T")
 
@@ -90,7 +90,7 @@ def run_audit(call_id: str | None, since: str | None, *, run: str, source: LogNa
         closing(open_reader(here.config, here.where, TOPIC_MEDIA)) as log,
     ):
         extents = log.extents()
-        for record in log.records(extents, _since_ms(since)):
+        for record in log.records(extents, since_ms(since)):
             if call_id is None or record.key == call_id.encode():
                 books.enter(record)
                 if books.records % 1_000 == 0:
@@ -177,13 +177,13 @@ def drop(wanted: Wanted, *, dry_run: bool, source: LogName | None, as_json: bool
 
 
 def _found(here: System, wanted: Wanted) -> list[tuple[Letter, str | None]]:
-    since_ms = _since_ms(wanted.since)
+    earliest_ms = since_ms(wanted.since)
     letters = [
         letter
         for letter in here.letters()
         if (wanted.call_id is None or letter.record.key == wanted.call_id.encode())
         and wanted.reason in (None, letter.reason)
-        and letter.record.appended_ms >= since_ms
+        and letter.record.appended_ms >= earliest_ms
         and wanted.place in (None, letter_name(letter.record.at))
     ]
     states = here.with_store(lambda store: store.ledger.letter_states([one.record.at for one in letters]), LIVE_RUN)
@@ -267,7 +267,12 @@ def _findings(report: AuditReport) -> list[Table | str]:
     return ["", table]
 
 
-def _since_ms(since: str | None) -> int:
+def since_ms(since: str | None) -> int:
+    """A moment as ms since 1970; 0 for none.
+
+    Raises:
+        CommandError: it is no moment.
+    """
     if since is None:
         return 0
     try:

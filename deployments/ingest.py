@@ -31,13 +31,13 @@ class Ingest:
         self._worker = Worker(
             source=source,
             producer=producer,
-            store=Store.connect(settings.redis.get_secret_value()),
+            store=Store.connect(settings.redis.get_secret_value(), config.run),
             analyse=Analyser(served_stages(config, handles), config.timeouts),
             config=config,
             owner=owner,
         )
         self._running = loop.create_task(self._worker.run())
-        logger.info("ingest worker %s reads from %s", owner, config.source)
+        logger.info("ingest worker %s reads from %s into %s", owner, config.source, config.run)
 
     async def check_health(self) -> None:
         """Unhealthy when the loop has ended or stands still; Serve then replaces the replica."""

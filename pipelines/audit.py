@@ -17,7 +17,7 @@ from pipelines.deadletter import Letter
 from pipelines.errors import BadFragmentError
 from pipelines.records import parse_record
 from pipelines.settings import MediaLimits
-from pipelines.store import PAGE_MAX, Store
+from pipelines.store import Store
 from pipelines.topic_reader import Extent
 from pipelines.types import CALL_ID_PATTERN, Account, Checkpoint, Coordinates, Record, UtteranceSentiment
 
@@ -125,7 +125,7 @@ async def audit(
     for call_id in calls:
         if call_id not in deleted:
             totals.letters(call_id, noted[call_id])
-            totals.utterances(call_id, await _results(store, call_id), checkpoints[call_id])
+            totals.utterances(call_id, await store.results(call_id), checkpoints[call_id])
     for partition, extent in extents.items():
         ahead = (extent.committed or 0) - extent.end
         if ahead > 0:
@@ -238,14 +238,3 @@ class _Totals:
     def _inside(self, at: Coordinates) -> bool:
         extent = self.extents.get(at.partition)
         return extent is not None and self.books.read_from.get(at.partition, extent.end) <= at.offset < extent.end
-
-
-async def _results(store: Store, call_id: str) -> list[UtteranceSentiment]:
-    found: list[UtteranceSentiment] = []
-    cursor: str | None = None
-    while True:
-        page = await store.utterances(call_id, cursor, PAGE_MAX)
-        found += page.items
-        cursor = page.next_cursor
-        if cursor is None:
-            return found

@@ -2,6 +2,7 @@
 
 from pipelines.producer import KafkaRecordProducer, Producer
 from pipelines.redis_log import RedisStreamProducer, RedisStreamSource, RedisTopicReader
+from pipelines.replay import SilentProducer
 from pipelines.settings import AppConfig, Settings
 from pipelines.source import KafkaSource, Source
 from pipelines.topic_reader import KafkaTopicReader, TopicReader
@@ -9,13 +10,19 @@ from pipelines.topic_reader import KafkaTopicReader, TopicReader
 
 def open_source(config: AppConfig, settings: Settings) -> Source:
     """A source; it connects at its first poll."""
+    if not config.is_live:
+        settings = settings.model_copy(update={"kafka_group": f"{settings.kafka_group}-{config.run}"})
     if config.source == "kafka":
         return KafkaSource(settings)
-    return RedisStreamSource(settings.redis.get_secret_value(), group=settings.kafka_group)
+    return RedisStreamSource(
+        settings.redis.get_secret_value(), group=settings.kafka_group, holds_records=config.is_live
+    )
 
 
 def open_producer(config: AppConfig, settings: Settings) -> Producer:
-    """A producer to the same log; it connects at its first record."""
+    """A producer to the same log; it connects at its first record. A shadow has nothing to send."""
+    if not config.is_live:
+        return SilentProducer()
     if config.source == "kafka":
         return KafkaRecordProducer(settings)
     return RedisStreamProducer(settings.redis.get_secret_value())

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib.resources import files
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -63,6 +64,7 @@ def _trouble(error: Exception) -> tuple[StoreTrouble, str]:
     return "away", "check UNDERTONE_REDIS and the server"
 
 
+@cache
 def lua(name: str, *, before: str = "") -> str:
     """The script of that name in `lua/`, with another one's functions before it."""
     return "".join((files("pipelines") / "lua" / f"{one}.lua").read_text() for one in (before, name) if one)

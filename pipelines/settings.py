@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipelines.consent import parse_consent
 from pipelines.errors import BadFragmentError
-from pipelines.types import DEFAULT_CONSENT, Consent
+from pipelines.types import DEFAULT_CONSENT, LIVE_RUN, NAME_PATTERN, Consent
 
 Milliseconds = Annotated[int, Field(ge=0, le=86_400_000)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
@@ -39,7 +39,7 @@ class MediaLimits(Configuration):
     streams_max: int = Field(16, ge=1)
     packets_max: int = Field(50_000, ge=1)
     """Of a fragment's sound and pictures together: 60 s of 2.5 ms each, and of 240 pictures a second."""
-    decode_max_s: Seconds = 6.0
+    decode_max_s: Seconds = 5.0
     """Processor time for the sound, and for the pictures, of a fragment: no codec may hold the other streams up."""
 
 
@@ -150,12 +150,30 @@ class AppConfig(Configuration):
     """A Whisper model's name, the path of one, or `pocketsphinx`."""
     bundle: str = "embedded"
     """`embedded`, or the folder of another bundle."""
+    run: Annotated[str, Field(pattern=NAME_PATTERN)] = LIVE_RUN
+    """Under which name results are stored. Another one than `live` makes a shadow: it reads the same topic in a group of
+    its own and sends nothing, and its results stand beside the live ones."""
+    share: float = Field(1.0, gt=0, le=1)
+    """Which part of all calls is analysed; a shadow may take a part. Always the same calls, chosen by their ids."""
     device: str = "cpu"
     """Where networks run: `cpu`, `cuda`, `cuda:0`; replicas and GPUs stand in the deployment's own options."""
     stream: StreamSettings = StreamSettings()
     timeouts: TimeoutSettings = TimeoutSettings()
     worker: WorkerSettings = WorkerSettings()
     tenants: dict[str, TenantSettings] = Field(default_factory=lambda: {"default": TenantSettings()})
+
+    @model_validator(mode="after")
+    def _live_takes_all(self) -> Self:
+        if self.run == LIVE_RUN and self.share < 1:
+            raise ValueError(
+                "share is for shadows: give the run a name other than live, or every call would not be analysed"
+            )
+        return self
+
+    @property
+    def is_live(self) -> bool:
+        """Whether this is the run that everybody sees."""
+        return self.run == LIVE_RUN
 
     def tenant(self, name: str) -> TenantSettings:
         """The settings of the tenant `name`; of `default` where it has none of its own."""

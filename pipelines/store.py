@@ -36,9 +36,7 @@ from pipelines.queries import (
 from pipelines.redis_client import connect, epoch, lua, redis_errors
 from pipelines.store_keys import (
     CHECKPOINT_TTL_S,
-    LIVE_RUN,
     PROBE,
-    WORKERS,
     CallKeys,
     calls_key,
     member,
@@ -48,8 +46,10 @@ from pipelines.store_keys import (
     read_event,
     trend_key,
     worker_key,
+    workers_key,
 )
 from pipelines.types import (
+    LIVE_RUN,
     NOTHING_COUNTED,
     Checkpoint,
     Counted,
@@ -96,6 +96,10 @@ class Store:
         `run` is the name under which results are written and read: `live`, or a replay's or shadow's own.
         """
         return cls(connect(url), run)
+
+    def of_run(self, run: str) -> "Store":
+        """The same store under the name of another run."""
+        return self if run == self._run else Store(self._redis, run)
 
     async def close(self) -> None:
         """Disconnect."""
@@ -291,6 +295,17 @@ class Store:
                 corrupt.append(name)
         return Page(tuple(items), write_cursor(members[-1]) if len(members) == limit else None, tuple(corrupt))
 
+    async def results(self, call_id: str) -> list[UtteranceSentiment]:
+        """All of the call's results, in the order of `utterances`; unreadable ones are left out."""
+        found: list[UtteranceSentiment] = []
+        cursor: str | None = None
+        while True:
+            page = await self.utterances(call_id, cursor, PAGE_MAX)
+            found += page.items
+            cursor = page.next_cursor
+            if cursor is None:
+                return found
+
     async def calls(self, wanted: CallFilter, cursor: str | None = None, limit: int = 50) -> Page[CallInfo]:
         """Calls that match, the latest first. A page may hold fewer than `limit` and still have a next one.
 
@@ -409,16 +424,16 @@ class Store:
         now_ms = time.time() * 1000
         with redis_errors():
             pipe = self._redis.pipeline(transaction=True)
-            pipe.set(worker_key(worker_id), text, ex=ttl_s)
-            pipe.zadd(WORKERS, {worker_id: now_ms + ttl_s * 1000})
-            pipe.zremrangebyscore(WORKERS, "-inf", now_ms)
+            pipe.set(worker_key(self._run, worker_id), text, ex=ttl_s)
+            pipe.zadd(workers_key(self._run), {worker_id: now_ms + ttl_s * 1000})
+            pipe.zremrangebyscore(workers_key(self._run), "-inf", now_ms)
             await pipe.execute()
 
     async def metrics(self) -> dict[str, str]:
         """What each living worker left last."""
         with redis_errors():
-            workers = await self._redis.zrange(WORKERS, 0, -1)
-            texts = await self._redis.mget([worker_key(worker) for worker in workers]) if workers else []
+            workers = await self._redis.zrange(workers_key(self._run), 0, -1)
+            texts = await self._redis.mget([worker_key(self._run, worker) for worker in workers]) if workers else []
         return {worker: text for worker, text in zip(workers, texts, strict=True) if text is not None}
 
     async def _fill_trend(self, keys: CallKeys, result: UtteranceSentiment, digest: str, ttl_s: int) -> str | None:

@@ -41,19 +41,16 @@ from typing import get_args
 
 from pipelines.errors import CorruptResultError
 from pipelines.queries import MINUTE_MS, CallChange, CallEvent, CallInfo, CallState, Digest, read_result
-from pipelines.types import Account, Checkpoint, Coordinates, Participant, TrackCut
+from pipelines.types import LIVE_RUN, Account, Checkpoint, Coordinates, Participant, TrackCut
 
 log = logging.getLogger(__name__)
 
 _STATES: Mapping[str, CallState] = {state: state for state in get_args(CallState)}
 _KINDS: Mapping[str, CallChange] = {kind: kind for kind in get_args(CallChange)}
 
-WORKERS = "ut:{metrics}:workers"
 LETTER_STATES = "ut:letter"
 PROBE = "ut:probe"
 
-LIVE_RUN = "live"
-"""The run of what is analysed as it comes; replays and shadows have names of their own."""
 CHECKPOINT_TTL_S = 8 * 86_400
 """A day longer than the log keeps fragments."""
 
@@ -101,9 +98,14 @@ def letter_name(at: Coordinates) -> str:
     return f"{at.partition}:{at.offset}"
 
 
-def worker_key(worker_id: str) -> str:
+def workers_key(run: str) -> str:
+    """The workers of a run that have left metrics."""
+    return f"{shared(run)}:{{metrics}}:workers"
+
+
+def worker_key(run: str, worker_id: str) -> str:
     """The metrics of one worker."""
-    return f"ut:{{metrics}}:worker:{worker_id}"
+    return f"{shared(run)}:{{metrics}}:worker:{worker_id}"
 
 
 def member(start_ms: int, participant: str, stream: str) -> str:

@@ -17,6 +17,8 @@ CALL_ID_PATTERN = r"^[A-Za-z0-9._:-]{1,128}$"
 NAME_PATTERN = r"^[A-Za-z0-9._-]{1,64}$"
 """Of tenants and streams."""
 TOPIC_MEDIA, TOPIC_SENTIMENT, TOPIC_DEAD_LETTER = "call-media", "call-sentiment", "call-media-dlq"
+LIVE_RUN = "live"
+"""The run of what is analysed as it comes; replays and shadows have names of their own."""
 
 Pixels = NDArray[np.uint8]
 CallId = Annotated[str, Field(pattern=CALL_ID_PATTERN)]

@@ -21,6 +21,7 @@ from pipelines.offsets import Offsets
 from pipelines.open_stream import InFlight, Ports
 from pipelines.producer import Producer
 from pipelines.reader import Reader
+from pipelines.replay import in_share
 from pipelines.retry import Retry
 from pipelines.settings import AppConfig
 from pipelines.source import Backlog, Polled, Source
@@ -96,6 +97,11 @@ class Worker:
             raise RuntimeError(f"the ingest loop ended: {failed!r}")
         if time.monotonic() - self._beat_s > STANDSTILL_S + self._config.worker.retry_max_s:
             raise RuntimeError("the ingest loop stands still")
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is open, nothing waits, and nothing is under analysis."""
+        return not self._waiting and not self._rewinds and not self._in_flight.count and not any(self._reader.needed())
 
     def stop(self) -> None:
         """Ask `run` to end: what is in flight is dropped, and a successor finds it again from the checkpoint."""
@@ -185,6 +191,8 @@ class Worker:
     async def _handle(self, record: Record) -> None:
         # Set before the work: opening a stream may move it back.
         self._offsets.read(record.at.partition, record.at.offset)
+        if not in_share(record.key, self._config.share):
+            return
         try:
             await self._reader.read(record)
         except BaseException:

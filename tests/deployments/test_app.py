@@ -39,3 +39,18 @@ def test_every_deployment_is_built_by_the_name_that_the_file_overrides() -> None
     _, handles, ingest = gateway._bound_deployment.init_args
     bound = [handles.transcriber, handles.text, handles.audio, handles.video, handles.fusion, ingest]
     assert names | {one._bound_deployment.name for one in bound} == DEPLOYMENTS
+
+
+def test_a_shadow_has_networks_and_workers_and_no_http() -> None:
+    ingest: Any = app.build_shadow(AppConfig(run="next", share=0.1, bundle="other"))
+    assert ingest._bound_deployment.name == "Ingest"
+    config, handles = ingest._bound_deployment.init_args
+    assert (config.run, config.share) == ("next", 0.1)
+    assert handles.fusion._bound_deployment.name == "Fusion"
+
+
+def test_a_shadow_cannot_write_among_the_live_results() -> None:
+    with pytest.raises(ValueError, match="another one than live"):
+        app.build_shadow(AppConfig())
+    with pytest.raises(ValidationError, match="share is for shadows"):
+        AppConfig(share=0.5)

@@ -1,4 +1,3 @@
-import asyncio
 import json
 import threading
 import time
@@ -15,16 +14,11 @@ from deployments.cli import app
 from deployments.problems import install_problems
 from pipelines.store import Store
 from pipelines.types import (
-    DEFAULT_CONSENT,
-    MediaFragment,
     Participant,
-    ResumePoint,
-    TrackCut,
     UtteranceSentiment,
 )
-from tests.deployments.results import result
+from tests.deployments.results import keep, result
 
-STARTED_MS = 1_763_700_000_000
 AGENT, CUSTOMER = Participant.AGENT, Participant.CUSTOMER
 CALL = [
     result(1000, "how can i help you", 0.3, AGENT),
@@ -58,37 +52,6 @@ def cli(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[CliRunner]:
     yield CliRunner()
     server.should_exit = True
     thread.join()
-
-
-def keep(url: str, call_id: str, results: list[UtteranceSentiment], *, final: bool = True, first: int = 0) -> None:
-    """Store `results[first:]` as an ingest worker would."""
-    asyncio.run(_keep(url, call_id, results, final=final, first=first))
-
-
-async def _keep(url: str, call_id: str, results: list[UtteranceSentiment], *, final: bool, first: int) -> None:
-    store = Store.connect(url)
-    start = MediaFragment(
-        call_id, "default", "main", 0, 0, "audio/L16;rate=8000", (CUSTOMER,), DEFAULT_CONSENT, final=False, media=b""
-    )
-    await store.open_stream(call_id, "default", "main", "w1", STARTED_MS)
-    cuts: dict[Participant, int] = {AGENT: 0, CUSTOMER: 0}
-    for number, found in enumerate(results):
-        new = (number + 1) * 16_000
-        if number >= first:
-            await store.advance(
-                start,
-                owner="w1",
-                participant=found.participant,
-                believed_cut_sample=cuts[found.participant],
-                new=TrackCut(new, number),
-                resume=ResumePoint(number, number, 0),
-                result=found.model_copy(update={"call_id": call_id}),
-                ttl_s=3600,
-            )
-        cuts[found.participant] = new
-    if final:
-        await store.finish_stream(call_id, "main", owner="w1")
-    await store.close()
 
 
 def test_calls_are_listed_as_a_table_and_as_json(cli: CliRunner, redis_url: str) -> None:

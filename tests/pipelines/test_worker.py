@@ -321,6 +321,25 @@ async def test_a_store_that_forgot_its_last_moments_is_told_again(
         assert found(await results(url, "c1")) == stored
 
 
+async def test_a_store_that_keeps_a_file_may_be_killed_again_and_again(
+    redis_url: str, tmp_path_factory: pytest.TempPathFactory, sound: FloatArray
+) -> None:
+    """Append-only file, synced once a second: killing the server, unlike the machine, loses no write."""
+    server = OwnRedis(tmp_path_factory.mktemp("r"), "--appendonly", "yes", "--appendfsync", "everysec")
+    producer = RedisStreamProducer(redis_url)
+    try:
+        async with working(server.url, log=redis_url, worker=WorkerSettings(retry_max_s=0.2)):
+            send(producer, call(sound, "whole"))
+            undisturbed = found(await results(server.url, "whole"))
+            fragments = call(sound, "torn")
+            for begin in range(0, 20, 5):
+                send(producer, fragments[begin : begin + 5])
+                server.restart()
+            assert found(await results(server.url, "torn")) == undisturbed
+    finally:
+        server.kill()
+
+
 @pytest.mark.parametrize(
     ("refuse", "allow", "trouble"),
     [

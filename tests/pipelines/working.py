@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from models.types import FloatArray
+from pipelines.errors import StoreUnavailableError
 from pipelines.producer import Producer
 from pipelines.records import fragment_headers
 from pipelines.redis_log import RedisStreamProducer, RedisStreamSource
@@ -83,16 +84,23 @@ async def judge(utterance: Utterance) -> UtteranceSentiment:
 
 @asynccontextmanager
 async def working(
-    url: str, owner: str = "w", analyse: Callable[[Utterance], object] = judge, *, log: str = "", **config: object
+    url: str,
+    owner: str = "w",
+    analyse: Callable[[Utterance], object] = judge,
+    *,
+    log: str = "",
+    group: str = "undertone",
+    **config: object,
 ) -> AsyncIterator[Worker]:
     """A worker on the store at `url`, and the log there or at `log`."""
-    store = Store.connect(url)
+    made = AppConfig.model_validate(config)
+    store = Store.connect(url, made.run)
     worker = Worker(
-        source=RedisStreamSource(log or url),
+        source=RedisStreamSource(log or url, group=group, holds_records=made.is_live),
         producer=RedisStreamProducer(log or url),
         store=store,
         analyse=analyse,  # type: ignore[arg-type]  # each test brings its own coroutine
-        config=AppConfig.model_validate(config),
+        config=made,
         owner=owner,
     )
     running = asyncio.create_task(worker.run())
@@ -105,16 +113,19 @@ async def working(
 
 
 async def results(url: str, call_id: str, *, final: bool = True) -> list[UtteranceSentiment]:
-    """The call's results, once it is final."""
+    """The call's results, once it is final; however long the store is away meanwhile."""
     store = Store.connect(url)
     last_id = "0-0"
     kind = ""
     while final and kind != "call-final":
-        for event in await store.events(call_id, last_id, block_ms=5000):
-            last_id, kind = event.id, event.kind
-    page = await store.utterances(call_id, limit=500)
+        try:
+            for event in await store.events(call_id, last_id, block_ms=5000):
+                last_id, kind = event.id, event.kind
+        except StoreUnavailableError:
+            await asyncio.sleep(0.1)
+    found = await store.results(call_id)
     await store.close()
-    return list(page.items)
+    return found
 
 
 def found(stored: Sequence[UtteranceSentiment]) -> list[tuple[object, ...]]:

@@ -1,0 +1,185 @@
+"""`undertone replay` and `undertone compare`: what another model makes of calls that are over, and where it differs."""
+
+import asyncio
+import os
+import socket
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]  # comes with Ray; its stubs would be one more dependency
+from pydantic import ValidationError
+from rich.console import Group
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from deployments.cli_audit import LogName, System, since_ms, system
+from deployments.console import EXIT_USAGE, CommandError, aside, print_out, write_json
+from deployments.embedded import local_analyser
+from pipelines.compare import Comparison, compare
+from pipelines.log import open_reader
+from pipelines.queries import CallFilter
+from pipelines.replay import ReplaySource, SilentProducer
+from pipelines.settings import AppConfig
+from pipelines.store import PAGE_MAX, Store
+from pipelines.types import LIVE_RUN, TOPIC_MEDIA, UtteranceSentiment
+from pipelines.worker import Worker
+
+LOOK_S = 0.1
+CHANGES_SHOWN_MAX = 40
+WORKER = {"stalled_after_s": 1.0, "closed_after_s": 2.0, "commit_interval_s": 0.2}
+"""The log holds nothing more of a stream that has no end: there is nobody to wait for."""
+
+
+def replay(
+    call_id: str | None,
+    since: str | None,
+    *,
+    into: str | None,
+    changes: dict[str, object],
+    config_file: Path | None,
+    source: LogName | None,
+    as_json: bool,
+) -> None:
+    """Read the topic again and store what comes of it under the name `into`; again with that name it goes on.
+
+    `changes` are fields of the configuration in which the replay differs from `config_file`.
+
+    Raises:
+        CommandError: the name or the configuration is wrong, or a network cannot be loaded.
+    """
+    run = into or f"replay-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    if run == LIVE_RUN:
+        raise CommandError(f"{LIVE_RUN} is the name of the live results: give another one", EXIT_USAGE)
+    here = system(source)
+    config = _config(config_file, {**changes, "run": run, "source": here.config.source})
+    with aside().status("loading the networks …"):
+        try:
+            analyser = local_analyser(config)
+        except ValueError as error:  # a checkpoint or bundle that cannot be trusted; it says what to do next
+            raise CommandError(str(error)) from error
+    read = ReplaySource(open_reader(here.config, here.where, TOPIC_MEDIA), since_ms=since_ms(since), call_id=call_id)
+    stored = asyncio.run(_replayed(here, config, read, analyser))
+    if as_json:
+        write_json([{"run": run, "records": read.read, **stored}])
+        return
+    print_out(f"{stored['utterances']} new utterances of {stored['calls']} call(s) stand under {run}")
+    aside().print(f"compare them: undertone compare {LIVE_RUN} {run}")
+
+
+def compare_runs(
+    first: str, second: str, tenant: str, call_id: str | None, since: str | None, *, as_json: bool
+) -> None:
+    """Print where two runs agree and what moved.
+
+    Raises:
+        CommandError: one of the runs holds nothing of these calls.
+    """
+    here = system(None)
+    wanted = CallFilter(tenant=tenant, since_ms=since_ms(since) or None)
+
+    async def both(store: Store) -> Comparison:
+        calls = [found async for found in _pairs(store, (first, second), wanted, call_id)]
+        return compare((first, second), calls)
+
+    found = here.with_store(both, LIVE_RUN)
+    if not found.calls:
+        raise CommandError(
+            f"no call has results under both {first} and {second}; undertone replay --into NAME makes them", EXIT_USAGE
+        )
+    if as_json:
+        write_json([found])
+    else:
+        print_out(Group(_figures(found), "", _changes(found)))
+
+
+async def _replayed(here: System, config: AppConfig, source: ReplaySource, analyser: Any) -> dict[str, int]:
+    store = Store.connect(here.where.redis.get_secret_value(), config.run)
+    worker = Worker(
+        source=source,
+        producer=SilentProducer(),
+        store=store,
+        analyse=analyser,
+        config=config,
+        owner=f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}",
+    )
+    running = asyncio.create_task(worker.run())
+    columns = (TextColumn("replaying"), BarColumn(), TextColumn("{task.completed:.0f} of {task.total:.0f} records"))
+    with Progress(*columns, TimeRemainingColumn(), console=aside(), transient=True) as progress:
+        task = progress.add_task("")
+        while not running.done() and not (source.exhausted and worker.idle):
+            progress.update(task, total=source.total, completed=source.read)
+            await asyncio.wait([running], timeout=LOOK_S)
+    worker.stop()
+    await running
+    await store.close()
+    families = worker.metrics.utterances.collect()
+    new = sum(sample.value for family in families for sample in family.samples if sample.name.endswith("_total"))
+    return {"calls": len(source.calls), "utterances": round(new)}
+
+
+async def _pairs(
+    store: Store, runs: tuple[str, str], wanted: CallFilter, call_id: str | None
+) -> AsyncIterator[tuple[Sequence[UtteranceSentiment], Sequence[UtteranceSentiment]]]:
+    first, second = (store.of_run(run) for run in runs)
+    rarer = first if runs[1] == LIVE_RUN else second  # a replay has fewer calls than there are
+    cursor: str | None = None
+    while True:
+        page = await rarer.calls(wanted, cursor, PAGE_MAX)
+        for call in page.items:
+            if call_id in (None, call.call_id):
+                pair = (await first.results(call.call_id), await second.results(call.call_id))
+                if all(pair):
+                    yield pair
+        cursor = page.next_cursor
+        if cursor is None:
+            return
+
+
+def _config(path: Path | None, changes: dict[str, object]) -> AppConfig:
+    """The configuration that served, from the Serve config file, with changes."""
+    args: dict[str, Any] = {}
+    try:
+        if path is not None:
+            args = yaml.safe_load(path.read_text())["applications"][0]["args"]
+        worker = {**args.get("worker", {}), **WORKER}
+        return AppConfig.model_validate({**args, "worker": worker, "share": 1.0, **changes})
+    except (yaml.YAMLError, LookupError, TypeError, AttributeError, ValidationError) as error:
+        raise CommandError(f"{path or 'the command line'} gives no configuration: {error}", EXIT_USAGE) from error
+
+
+def _figures(found: Comparison) -> Table:
+    table = Table("", *found.runs, "both", box=None, pad_edge=False)
+    table.add_row("bundle", *(", ".join(names) for names in found.bundles), "")
+    table.add_row("utterances only there", *map(str, found.only_in), str(found.utterances))
+    table.add_row("judged", "", "", str(found.judged))
+    table.add_row("polarity agrees", "", "", _share(found.polarity_agreement))
+    table.add_row("Cohen's kappa", "", "", "-" if found.polarity_kappa is None else f"{found.polarity_kappa:.2f}")
+    table.add_row("emotion agrees", "", "", _share(found.emotion_agreement))
+    moved = found.score_difference_mean_absolute
+    table.add_row("score moves by", "", "", "-" if moved is None else f"{moved:.2f} (mean of absolutes)")
+    table.add_row("scores moved by more than 0.5", "", "", str(found.scores_moved))
+    return table
+
+
+def _changes(found: Comparison) -> Table | str:
+    if not found.changed:
+        return "no utterance changed its polarity"
+    table = Table("call", "at", "who", *found.runs, "words", box=None, pad_edge=False)
+    for one in found.changed[:CHANGES_SHOWN_MAX]:
+        said = [
+            "not judged" if polarity is None or score is None else f"{polarity} {score:+.1f}"
+            for polarity, score in zip(one.polarities, one.scores, strict=True)
+        ]
+        at = f"{one.start_ms // 60_000}:{one.start_ms % 60_000 / 1000:04.1f}"
+        table.add_row(one.call_id, at, one.participant, *said, one.text)
+    hidden = len(found.changed) - CHANGES_SHOWN_MAX
+    if hidden > 0:
+        table.add_row(f"and {hidden} more: --json")
+    return table
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0%}"

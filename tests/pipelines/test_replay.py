@@ -1,0 +1,118 @@
+import asyncio
+from dataclasses import replace
+
+import pytest
+import redis
+
+from models.types import FloatArray
+from pipelines.redis_log import RedisStreamProducer, RedisTopicReader
+from pipelines.replay import ReplaySource, SilentProducer, in_share
+from pipelines.settings import AppConfig
+from pipelines.store import Store
+from pipelines.types import TOPIC_MEDIA, TOPIC_SENTIMENT, UtteranceSentiment
+from pipelines.worker import Worker
+from tests.pipelines.working import Voice, call, found, judge, records, results, send, speech, working
+
+
+@pytest.fixture(scope="module")
+def sound(vowels: Voice) -> FloatArray:
+    return speech(vowels)
+
+
+async def replayed(url: str, run: str, call_id: str | None = None, *, stop_after: int | None = None) -> None:
+    source = ReplaySource(RedisTopicReader(url, TOPIC_MEDIA), call_id=call_id)
+    store = Store.connect(url, run)
+    quick = {"closed_after_s": 0.2, "stalled_after_s": 0.1, "commit_interval_s": 0.05}
+    worker = Worker(
+        source=source,
+        producer=SilentProducer(),
+        store=store,
+        analyse=judge,
+        config=AppConfig.model_validate({"run": run, "worker": quick}),
+        owner=f"replay-{stop_after}",
+    )
+    running = asyncio.create_task(worker.run())
+    while not (source.exhausted and worker.idle) and (stop_after is None or source.read < stop_after):
+        await asyncio.sleep(0.01)
+    worker.stop()
+    await running
+    await store.close()
+
+
+async def of_run(url: str, run: str, call_id: str) -> list[UtteranceSentiment]:
+    store = Store.connect(url, run)
+    try:
+        return await store.results(call_id)
+    finally:
+        await store.close()
+
+
+async def test_a_replay_stands_beside_the_live_results_and_equals_them(redis_url: str, sound: FloatArray) -> None:
+    producer = RedisStreamProducer(redis_url)
+    send(producer, [*call(sound, "c1"), *call(sound, "c2")])
+    async with working(redis_url):
+        live = await results(redis_url, "c1")
+        await results(redis_url, "c2")
+    sent = len(records(redis_url, TOPIC_SENTIMENT))
+    await replayed(redis_url, "mine", "c1")
+    assert found(await of_run(redis_url, "mine", "c1")) == found(live)
+    assert await of_run(redis_url, "mine", "c2") == []
+    again = await of_run(redis_url, "live", "c1")
+    assert again == live
+    assert len(records(redis_url, TOPIC_SENTIMENT)) == sent
+
+
+async def test_a_replay_that_was_stopped_goes_on_under_its_name(redis_url: str, sound: FloatArray) -> None:
+    send(RedisStreamProducer(redis_url), call(sound, "c1"))
+    async with working(redis_url):
+        live = await results(redis_url, "c1")
+    await replayed(redis_url, "mine", stop_after=10)
+    for _ in range(2):
+        await replayed(redis_url, "mine")
+        assert found(await of_run(redis_url, "mine", "c1")) == found(live)
+
+
+async def test_a_call_without_an_end_does_not_hold_a_replay(redis_url: str, sound: FloatArray) -> None:
+    send(RedisStreamProducer(redis_url), call(sound, "c1")[:10])
+    await replayed(redis_url, "mine")
+    assert max(one.end_ms for one in await of_run(redis_url, "mine", "c1")) > 9_900
+
+
+async def test_deleting_a_call_takes_what_replays_made_of_it(redis_url: str, sound: FloatArray) -> None:
+    send(RedisStreamProducer(redis_url), call(sound, "c1"))
+    async with working(redis_url):
+        await results(redis_url, "c1")
+    await replayed(redis_url, "mine")
+    store = Store.connect(redis_url)
+    await store.delete_call("c1")
+    await store.close()
+    assert await of_run(redis_url, "mine", "c1") == []
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        assert list(client.scan_iter("ut:{c1}:*")) == ["ut:{c1}:deleted"]
+        assert client.zrange("ut:run:mine:calls:default", 0, -1) == []
+    await replayed(redis_url, "mine")
+    assert await of_run(redis_url, "mine", "c1") == []
+
+
+async def test_a_shadow_takes_its_share_of_the_calls_and_leaves_the_live_ones_alone(
+    redis_url: str, sound: FloatArray
+) -> None:
+    names = [f"call-{number}" for number in range(8)]
+    taken = [name for name in names if in_share(name.encode(), 0.5)]
+    assert 0 < len(taken) < len(names)
+    producer = RedisStreamProducer(redis_url)
+    short = [replace(one, final=one.seq == 8) for one in call(sound, "")[:9]]
+    for name in names:
+        send(producer, [replace(one, call_id=name) for one in short])
+    async with working(redis_url, "live"):
+        for name in names:
+            await results(redis_url, name)
+    async with working(redis_url, "shadow", group="undertone-shadow", run="shadow", share=0.5):
+        store = Store.connect(redis_url, "shadow")
+        for name in taken:
+            while (known := await store.call(name)) is None or known.status != "final":
+                await asyncio.sleep(0.01)
+        assert [name for name in names if await store.call(name)] == taken
+        await store.close()
+    for name in names:
+        assert found(await of_run(redis_url, "live", name))
