@@ -13,7 +13,7 @@ from fastapi import APIRouter, Request
 
 from deployments.answers import Analysis, MediaOrder, TextOrder
 from deployments.api_media import read_body, refuse_oversize, valid
-from deployments.intake import HttpLimits, MediaThreads, next_chunk
+from deployments.intake import BodyRoom, HttpLimits, MediaThreads, PacedMedia
 from deployments.multipart import FIELDS_MAX_BYTES
 from deployments.pictures import picture_codec, read_picture
 from deployments.problems import ProblemError
@@ -28,6 +28,8 @@ Analyse = Callable[[Utterance], Awaitable[UtteranceSentiment]]
 
 ANALYSES_MAX = 8
 """Utterances of one request under analysis at once."""
+JSON_MAX_BYTES = 256 << 10
+"""The longest text fits, however it is escaped; what else JSON holds takes many times its length in memory."""
 CALL_ID = "analyze"
 NOTHING_SENT = (
     'the request has no body; send {"text": "…"} as application/json, or the bytes of a sound, a picture or a video '
@@ -74,6 +76,7 @@ ANALYZE_OPENAPI: dict[str, Any] = {
 def analyze_routes(analyse: Analyse, threads: MediaThreads, config: AppConfig, limits: HttpLimits) -> APIRouter:
     """The one route."""
     routes = APIRouter(prefix="/v1", tags=["analyze"])
+    room = BodyRoom(limits.analyze_held_max_bytes)
 
     @routes.post("/analyze", summary="Judge one text, sound, picture or video", openapi_extra=ANALYZE_OPENAPI)
     async def analyze(request: Request) -> Analysis:
@@ -82,24 +85,27 @@ def analyze_routes(analyse: Analyse, threads: MediaThreads, config: AppConfig, l
         FFmpeg looks at the bytes; the content type matters for JSON and raw sound only. Nothing is stored.
         """
         refuse_oversize(request, limits.analyze_max_bytes + FIELDS_MAX_BYTES)
-        chunks, fields, content_type = await read_body(request, NOTHING_SENT)
+        chunks, fields, content_type = await read_body(request, NOTHING_SENT, limits.idle_max_s)
         text = fields.pop("text", None)
         order = valid(MediaOrder, {"participants": Participant.CUSTOMER, **request.query_params, **fields}, "query")
         consent = order.policy()
         if consent is None:
             consent = config.tenant(order.tenant).policy
-        media = b"" if text is not None else await _whole(chunks, limits)
-        if (content_type or "").partition(";")[0].strip().lower() == "application/json":
-            text = valid(TextOrder, _json_of(media), "body").text
-        if text is not None:
-            text = valid(TextOrder, {"text": text}, "body").text
-            utterances = [_utterance(order, consent, order.everyone()[0], text=text)]
-        elif not media:
-            raise ProblemError(HTTPStatus.BAD_REQUEST, "no_body", NOTHING_SENT)
-        else:
-            utterances = await threads.start(
-                lambda: _of_media(media, content_type, order, consent, config.stream, limits)
-            )
+        with room.share() as take:
+            is_json = (content_type or "").partition(";")[0].strip().lower() == "application/json"
+            max_bytes = min(limits.analyze_max_bytes, JSON_MAX_BYTES) if is_json else limits.analyze_max_bytes
+            media = b"" if text is not None else await _whole(chunks, limits, max_bytes, take)
+            if is_json:
+                text = valid(TextOrder, _json_of(media), "body").text
+            if text is not None:
+                text = valid(TextOrder, {"text": text}, "body").text
+                utterances = [_utterance(order, consent, order.everyone()[0], text=text)]
+            elif not media:
+                raise ProblemError(HTTPStatus.BAD_REQUEST, "no_body", NOTHING_SENT)
+            else:
+                utterances = await threads.start(
+                    lambda: _of_media(media, content_type, order, consent, config.stream, limits)
+                )
         at_once = asyncio.Semaphore(ANALYSES_MAX)
 
         async def judged(utterance: Utterance) -> UtteranceSentiment:
@@ -116,15 +122,19 @@ def analyze_routes(analyse: Analyse, threads: MediaThreads, config: AppConfig, l
     return routes
 
 
-async def _whole(chunks: AsyncIterator[bytes], limits: HttpLimits) -> bytes:
-    media = bytearray()
-    while (chunk := await next_chunk(chunks, limits.idle_max_s)) is not None:
+async def _whole(
+    chunks: AsyncIterator[bytes], limits: HttpLimits, max_bytes: int, take: Callable[[int], None]
+) -> bytes:
+    """All of `chunks`, each of which `take` finds room for."""
+    media, paced = bytearray(), PacedMedia(chunks, limits, limits.analyze_body_max_s)
+    while (chunk := await paced.next()) is not None:
+        take(len(chunk))
         media += chunk
-        if len(media) > limits.analyze_max_bytes:
+        if len(media) > max_bytes:
             raise ProblemError(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
                 "oversize",
-                f"more than {limits.analyze_max_bytes} bytes; send longer recordings to POST /v1/calls",
+                f"more than {max_bytes} bytes; send longer recordings to POST /v1/calls",
             )
     return bytes(media)
 

@@ -37,6 +37,9 @@ _CLOSE_BY_STATUS = {
 }
 _POLICY_VIOLATION = 1008
 
+LENGTH_MAX_DIGITS = 18
+"""Of a `Content-Length`; Python refuses to read thousands of digits as a number."""
+
 _ORDER = MediaOrder.model_json_schema()
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 UPLOAD_OPENAPI: dict[str, Any] = {
@@ -84,7 +87,7 @@ def media_routes(store: Store, intake: Intake) -> APIRouter:
         may be sent again with the same `call_id`: nothing is analysed twice.
         """
         refuse_oversize(request, intake.limits.upload_max_bytes + FIELDS_MAX_BYTES)
-        chunks, fields, content_type = await read_body(request, NO_MEDIA)
+        chunks, fields, content_type = await read_body(request, NO_MEDIA, intake.limits.idle_max_s)
         order = valid(MediaOrder, {**request.query_params, **fields}, "query")
         call_id = order.call_id or uuid.uuid4().hex
         await _refuse_taken(store, call_id, order, live=False)
@@ -125,20 +128,33 @@ def refuse_oversize(request: Request, max_bytes: int) -> None:
         ProblemError: it does.
     """
     length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > max_bytes:
+    if length.isdecimal() and (len(length) > LENGTH_MAX_DIGITS or int(length) > max_bytes):
         raise ProblemError(
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
             "oversize",
-            f"the body has {length} bytes, allowed are {max_bytes}; send the media in several calls",
+            f"the body has {length[:LENGTH_MAX_DIGITS]} bytes, allowed are {max_bytes}; send the media in several calls",
         )
 
 
-async def read_body(request: Request, when_empty: str) -> tuple[AsyncIterator[bytes], dict[str, str], str | None]:
+async def read_body(
+    request: Request, when_empty: str, begin_max_s: float
+) -> tuple[AsyncIterator[bytes], dict[str, str], str | None]:
     """The media of a request as it comes, the form's fields, and the media's content type.
 
     Raises:
-        ProblemError: there is no body (400, saying `when_empty`) or its form cannot be read.
+        ProblemError: there is no body (400, saying `when_empty`), its form cannot be read, or the media has not begun
+            after `begin_max_s` (408).
     """
+    try:
+        async with asyncio.timeout(begin_max_s):
+            return await _begun_body(request, when_empty)
+    except TimeoutError:
+        raise ProblemError(
+            HTTPStatus.REQUEST_TIMEOUT, "idle", f"no media came within {begin_max_s:g} s; send it without such pauses"
+        ) from None
+
+
+async def _begun_body(request: Request, when_empty: str) -> tuple[AsyncIterator[bytes], dict[str, str], str | None]:
     content_type = request.headers.get("content-type", "")
     body = aiter(request.stream())
     if content_type.lower().startswith("multipart/form-data"):
@@ -242,9 +258,10 @@ def _is_end(text: str | None) -> bool:
 async def _close_with(socket: WebSocket, error: Exception) -> None:
     if isinstance(error, ValidationError):
         error = RequestValidationError([{**item, "loc": ("path", "call_id")} for item in error.errors()])
-    problem = problem_of(error, socket.url.path)
+    path = socket.scope["path"]
+    problem = problem_of(error, path)
     if problem.status == HTTPStatus.INTERNAL_SERVER_ERROR:
-        logger.error("%s: %s", socket.url.path, error, exc_info=error)
+        logger.error("%s: %s", path, error, exc_info=error)
     if socket.client_state is WebSocketState.DISCONNECTED:
         return
     try:

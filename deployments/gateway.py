@@ -11,6 +11,7 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.answers import Health, Part
 from deployments.api import create_api
+from deployments.back_pressure import BoundedReplica
 from deployments.encoders import Handles, bundle_of, served_stages
 from pipelines.analyse import Analyser
 from pipelines.errors import StoreUnavailableError
@@ -34,13 +35,15 @@ class Gateway:
 
     def __serve_build_asgi_app__(self) -> FastAPI:  # the name that Serve calls
         """Called by Serve once the replica is built."""
-        return create_api(
+        api = create_api(
             store=self._store,
             producer=self._producer,
             analyse=self._analyser,
             health=self._health,
             config=self._config,
         )
+        api.add_middleware(BoundedReplica)
+        return api
 
     async def check_health(self) -> None:
         """Unhealthy when its own loop cannot even ask Redis; whether Redis answers is for `/readyz` to say."""

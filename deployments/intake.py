@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import queue
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,11 +32,19 @@ class HttpLimits:
     chunk_max_bytes: int = 1 << 20
     """Of one WebSocket message."""
     idle_max_s: float = 60.0
-    """How long the sender of media may say nothing."""
+    """How long the sender of media may say nothing, and how long what stands before the media may take."""
+    idle_min_bytes: int = 1 << 10
+    """The least that must come within `idle_max_s`: less is as good as nothing."""
+    stream_max_s: float = 86_400.0
+    """How long one upload or live stream may go on."""
     media_streams_max: int = 64
     """How many uploads, live streams and analyses go on at once; each holds a thread."""
     analyze_max_bytes: int = 32 << 20
     analyze_max_ms: int = 120_000
+    analyze_body_max_s: float = 300.0
+    """How long the body of one analysis may take to come."""
+    analyze_held_max_bytes: int = 512 << 20
+    """Of the bodies of all analyses together, which are held until they are judged."""
     heartbeat_ms: int = 10_000
     """A quiet event stream says so this often."""
 
@@ -65,6 +74,80 @@ class ByteBridge:
             with contextlib.suppress(RuntimeError):  # the loop has ended, and with it the sender
                 self._loop.call_soon_threadsafe(self._room.release)
             yield chunk
+
+
+class PacedMedia:
+    """Media as it comes from a sender who is held to a least speed: silence or single bytes would hold a thread."""
+
+    def __init__(self, chunks: AsyncIterator[bytes], limits: HttpLimits, whole_max_s: float) -> None:
+        """`chunks` is the media; all of it has to come within `whole_max_s`."""
+        self._chunks, self._limits = chunks, limits
+        self._patience_s = limits.idle_max_s
+        self._came_bytes = 0
+        self._whole_max_s = whole_max_s
+        self._end_s = time.monotonic() + whole_max_s
+
+    async def next(self) -> bytes | None:
+        """The next chunk, None at the end. Only the time spent in here counts against the sender.
+
+        Raises:
+            ProblemError: too little comes (408 `idle`), or the whole takes too long (408 `too_slow`).
+        """
+        begun_s = time.monotonic()
+        left_s = self._end_s - begun_s
+        try:
+            async with asyncio.timeout(min(self._patience_s, left_s)):
+                chunk = await anext(self._chunks, None)
+        except TimeoutError:
+            raise self._too_slow() if left_s < self._patience_s else self._idle() from None
+        self._patience_s -= time.monotonic() - begun_s
+        self._came_bytes += len(chunk or b"")
+        if self._came_bytes >= self._limits.idle_min_bytes:
+            self._came_bytes, self._patience_s = 0, self._limits.idle_max_s
+        return chunk
+
+    def _idle(self) -> ProblemError:
+        return ProblemError(
+            HTTPStatus.REQUEST_TIMEOUT,
+            "idle",
+            f"fewer than {self._limits.idle_min_bytes} bytes of media came within {self._limits.idle_max_s:g} s; "
+            "send it without such pauses",
+        )
+
+    def _too_slow(self) -> ProblemError:
+        return ProblemError(
+            HTTPStatus.REQUEST_TIMEOUT,
+            "too_slow",
+            f"the media was not all here after {self._whole_max_s:g} s; send it faster, or go on as another stream",
+        )
+
+
+class BodyRoom:
+    """The bytes that all bodies held in memory may have together; whoever finds no room is refused."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._free_bytes = max_bytes
+
+    @contextlib.contextmanager
+    def share(self) -> Iterator[Callable[[int], None]]:
+        """Yields what takes so many bytes more, and raises `ProblemError` (503 `busy`) when they are not free."""
+        taken_bytes = 0
+
+        def take(count: int) -> None:
+            nonlocal taken_bytes
+            if count > self._free_bytes:
+                raise ProblemError(
+                    HTTPStatus.SERVICE_UNAVAILABLE,
+                    "busy",
+                    "as much media is under analysis as this gateway holds; try again in a few seconds",
+                )
+            self._free_bytes -= count
+            taken_bytes += count
+
+        try:
+            yield take
+        finally:
+            self._free_bytes += taken_bytes
 
 
 class MediaThreads:
@@ -170,7 +253,7 @@ class Intake:
         from there; a live stream ends there, with one.
 
         Raises:
-            ProblemError: too many bytes (413; what came until then is analysed), silence (408), all threads busy (503).
+            ProblemError: too many bytes (413; what came until then is analysed), too few (408), all threads busy (503).
             MediaError: not media.
             SourceUnavailableError: the log does not take it.
         """
@@ -187,7 +270,7 @@ class Intake:
         )
         appended = self.threads.start(lambda: self._append(pieces))
         try:
-            oversize = await self._carry(chunks, bridge, appended)
+            oversize = await self._carry(PacedMedia(chunks, self.limits, self.limits.stream_max_s), bridge, appended)
         except BaseException:
             bridge.end(None if live else MediaError("the sender went away"))
             raise
@@ -207,11 +290,11 @@ class Intake:
         with contextlib.closing(pieces):  # type: ignore[type-var]  # a generator, which has `close`
             return self.writer.append(pieces)
 
-    async def _carry(self, chunks: AsyncIterator[bytes], bridge: ByteBridge, appended: "asyncio.Future[int]") -> bool:
+    async def _carry(self, media: PacedMedia, bridge: ByteBridge, appended: "asyncio.Future[int]") -> bool:
         """Whether the media passed the limit; ends early when the reader has."""
         taken_bytes, oversize = 0, False
         while not oversize and not appended.done():
-            chunk = await next_chunk(chunks, self.limits.idle_max_s)
+            chunk = await _unless_done(media.next(), appended)
             if chunk is None:
                 break
             taken_bytes += len(chunk)
@@ -222,24 +305,12 @@ class Intake:
         return oversize
 
 
-async def next_chunk(chunks: AsyncIterator[bytes], idle_max_s: float) -> bytes | None:
-    """The next chunk, None at the end.
-
-    Raises:
-        ProblemError: none comes within `idle_max_s`.
-    """
-    try:
-        return await asyncio.wait_for(anext(chunks, None), idle_max_s)
-    except TimeoutError:
-        raise ProblemError(
-            HTTPStatus.REQUEST_TIMEOUT, "idle", f"no media came for {idle_max_s:g} s; send it without such pauses"
-        ) from None
-
-
-async def _unless_done(putting: Coroutine[Any, Any, None], reader: "asyncio.Future[int]") -> None:
-    """Waits for `putting`, but not for a reader that has ended and will never make room."""
-    task = asyncio.ensure_future(putting)
+async def _unless_done(step: Coroutine[Any, Any, T], reader: "asyncio.Future[int]") -> T | None:
+    """What `step` gives; None as soon as the reader has ended, which makes no room and needs no more."""
+    task = asyncio.ensure_future(step)
     both: set[asyncio.Future[Any]] = {task, reader}
-    await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-    if not task.done():
+    try:
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
         task.cancel()

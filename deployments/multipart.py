@@ -10,7 +10,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from deployments.problems import ProblemError
 
 FIELDS_MAX_BYTES = 64 << 10
-"""Everything before the file's first byte: fields, their names and headers, and boundaries."""
+"""Everything but the file: fields, their names and headers, boundaries, and what follows the last of these."""
 
 
 class MultipartForm:
@@ -74,6 +74,9 @@ class MultipartForm:
             if not self._ended:
                 raise _malformed("it ends in the middle")
             return False
+        if self._ended:
+            self._count(len(chunk))  # what follows the last boundary means nothing (RFC 2046 §5.1.1)
+            return True
         try:
             self._parser.write(chunk)
         except FormParserError as error:
@@ -88,7 +91,7 @@ class MultipartForm:
             raise ProblemError(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
                 "oversize",
-                f"the form has more than {FIELDS_MAX_BYTES} bytes before its file; send fewer and shorter fields, and "
+                f"the form has more than {FIELDS_MAX_BYTES} bytes besides its file; send fewer and shorter fields, and "
                 "media as a file with a name",
             )
 

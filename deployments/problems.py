@@ -9,6 +9,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.routing import compile_path
 
 from pipelines.errors import (
     BadCursorError,
@@ -110,6 +112,8 @@ def problem_of(error: Exception, instance: str) -> Problem:
             ]
             detail = "; ".join(f"{item.at}: {item.detail}" for item in invalid)
             return _problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_input", detail, instance, invalid)
+        case ClientDisconnect():
+            return _problem(HTTPStatus.BAD_REQUEST, "disconnected", "The sender went away.", instance)
         case HTTPException():
             status = HTTPStatus(error.status_code)
             return _problem(status, _REASON_BY_STATUS.get(status, "refused"), _http_detail(error, instance), instance)
@@ -139,18 +143,33 @@ def install_problems(api: FastAPI) -> None:
         return found
 
     api.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend its page
-    for kind in (ProblemError, RequestValidationError, HTTPException, UndertoneError, Exception):
+    for kind in (ProblemError, RequestValidationError, ClientDisconnect, HTTPException, UndertoneError, Exception):
         api.add_exception_handler(kind, _answer)
 
 
 async def _answer(request: Request, error: Exception) -> Response:
-    problem = problem_of(error, request.url.path)
+    path = request.scope["path"]  # `request.url` cannot be built from a query that is no text
+    if isinstance(error, HTTPException) and error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        error = _method_not_allowed(request.app, path, error)
+    problem = problem_of(error, path)
     if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        logger.error("%s %s: %s", request.method, request.url.path, error, exc_info=problem.reason == "internal")
+        logger.error("%s %s: %s", request.method, path, error, exc_info=problem.reason == "internal")
     headers = dict(getattr(error, "headers", None) or {})
     if problem.status == HTTPStatus.SERVICE_UNAVAILABLE:
         headers.setdefault("Retry-After", "2")
+    if request.method == "POST":
+        headers["Connection"] = "close"  # else a server reads on to the end of the body, if it has one
     return problem_response(problem, headers)
+
+
+def _method_not_allowed(api: FastAPI, path: str, error: HTTPException) -> HTTPException:
+    """The same with all methods that the path takes; Starlette names those of the first route with that path."""
+    paths: dict[str, dict[str, Any]] = api.openapi()["paths"]
+    methods = {
+        method.upper() for known, taken in paths.items() for method in taken if compile_path(known)[0].match(path)
+    }
+    allow = {"Allow": ", ".join(sorted(methods))} if methods else error.headers
+    return HTTPException(error.status_code, error.detail, allow)
 
 
 def _problem(

@@ -5,7 +5,7 @@ import json
 import struct
 import wave
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, MutableMapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -47,6 +47,7 @@ from tests.pipelines.media import film, sound
 AGENT, CUSTOMER = Participant.AGENT, Participant.CUSTOMER
 STARTED_MS = 1_760_000_000_000
 PROBLEM = "application/problem+json"
+AS_JSON = {"content-type": "application/json"}
 LIMITS = HttpLimits(
     upload_max_bytes=400_000,
     chunk_max_bytes=100_000,
@@ -850,6 +851,7 @@ async def test_what_cannot_be_analysed_is_refused_by_name(
         ("GET", "/v1/calls?limit=0", 422, "invalid_input"),
         ("GET", "/v1/calls?polarity=furious", 422, "invalid_input"),
         ("GET", "/v1/calls?since=yesterday", 422, "invalid_input"),
+        ("GET", "/v1/calls?since=1763700000", 422, "invalid_input"),
         ("GET", "/v1/calls?min_score=nan", 422, "invalid_input"),
         ("GET", "/v1/calls?tenant=a%2Fb", 422, "invalid_input"),
         ("GET", "/v1/trends?until=0001-01-01T00:00:00Z", 422, "invalid_input"),
@@ -861,6 +863,42 @@ async def test_what_cannot_be_analysed_is_refused_by_name(
 )
 async def test_every_error_is_a_problem(site: Site, method: str, path: str, status: int, reason: str) -> None:
     problem(await site.client.request(method, path), status, reason)
+
+
+async def test_a_wrong_method_is_told_all_that_the_path_takes(site: Site) -> None:
+    answer = await site.client.put("/v1/calls")
+
+    assert answer.headers["allow"] == "GET, POST"
+    assert problem(answer, 405, "method_not_allowed")["detail"] == "/v1/calls takes GET, POST."
+
+
+async def test_a_query_that_is_no_text_is_a_problem_like_others(site: Site) -> None:
+    async def api(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
+        await site.api({**scope, "query_string": b"a=\xff"}, receive, send)
+
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://t") as client:
+        problem(await client.get("/nothing"), 404, "not_found")
+
+
+@pytest.mark.parametrize("path", ["/v1/calls?participants=customer", "/v1/analyze"])
+async def test_a_length_of_thousands_of_digits_is_too_long(site: Site, path: str) -> None:
+    answer = await site.client.post(path, content=b"a", headers={"content-length": "9" * 5_000})
+
+    assert len(problem(answer, 413, "oversize")["detail"]) < 200
+
+
+async def test_json_may_be_as_long_as_the_longest_text_and_no_longer(site: Site) -> None:
+    text = "\N{GRINNING FACE}" * 10_000
+
+    assert (await site.client.post("/v1/analyze", content=json.dumps({"text": text}), headers=AS_JSON)).is_success
+    problem(await site.client.post("/v1/analyze", content=b" " * 300_000, headers=AS_JSON), 413, "oversize")
+
+
+async def test_media_that_cannot_be_read_is_refused_while_it_is_awaited(address: str) -> None:
+    async with websockets.connect(f"ws://{address}/v1/calls/a-17/media") as socket:
+        await socket.send('{"participants": "customer", "content_type": "audio/L16"}')
+        await socket.recv()
+        assert json.loads(await socket.recv())["reason"] == "undecodable"
 
 
 async def test_an_event_id_that_is_none_is_refused_before_the_stream_begins(site: Site) -> None:

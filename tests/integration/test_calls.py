@@ -1,8 +1,11 @@
 """Whole calls through the real thing: a Kafka broker, Redis, Ray Serve with every deployment, and HTTP."""
 
+import contextlib
 import json
 import os
+import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -148,6 +151,17 @@ def test_an_encoder_that_is_killed_costs_no_call(running: Embedded, undisturbed:
     assert [one["start_ms"] for one in found] == [one["start_ms"] for one in undisturbed]
     reasons = {one["modalities"]["audio"]["missing"] for one in found if one["participant"] == "customer"}
     assert reasons <= {None, "timeout", "encoder_unavailable"}
+
+
+@pytest.mark.parametrize("endless", [b"X-1: a\r\n" * 1_024, b"a" * 8_192])
+def test_headers_without_an_end_are_cut_off(running: Embedded, endless: bytes) -> None:
+    """By h11: `tests/deployments/test_api_hostile.py` measures what they would cost else."""
+    with socket.create_connection(("127.0.0.1", PORT), 30) as sender, contextlib.suppress(ConnectionError):
+        sender.sendall(b"GET /healthz HTTP/1.1\r\nHost: gateway\r\nX: ")
+        while not select.select([sender], [], [], 0)[0]:
+            sender.sendall(endless)
+        assert sender.recv(1_024).startswith(b"HTTP/1.1 400")
+    assert httpx.get(f"{running.url}/healthz", timeout=30).status_code == 200
 
 
 def test_health_readiness_and_metrics(running: Embedded, undisturbed: list[dict[str, Any]]) -> None:
