@@ -109,6 +109,13 @@ class OwnCluster:
         self.ports = [_cluster_port() for _ in range(masters + replicas)]
         self._processes = [self._start(folder / str(port), port) for port in self.ports]
         self.url = f"redis+cluster://127.0.0.1:{self.ports[0]}"
+        try:
+            self._join(masters)
+        except BaseException:
+            self.kill()
+            raise
+
+    def _join(self, masters: int) -> None:
         share = -(-SLOTS // masters)
         for number, port in enumerate(self.ports):
             with redis.Redis(port=port) as client:

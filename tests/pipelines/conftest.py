@@ -13,7 +13,7 @@ from models.types import FloatArray
 
 
 @cache
-def _vowels(seconds: float, seed: int) -> FloatArray:
+def vowels_of(seconds: float, seed: int) -> FloatArray:
     """Sound shaped like speech: a wandering voice of 120 Hz through the formants of changing vowels."""
     rate, rng = 16_000, np.random.default_rng(seed)
     count = int(seconds * rate)
@@ -36,7 +36,7 @@ def _vowels(seconds: float, seed: int) -> FloatArray:
 @pytest.fixture(scope="session")
 def vowels() -> Callable[[float, int], FloatArray]:
     """`vowels(seconds, seed)` gives mono samples at 16 kHz."""
-    return _vowels
+    return vowels_of
 
 
 @pytest.fixture(scope="session")

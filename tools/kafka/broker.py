@@ -33,7 +33,7 @@ process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller_port}
 listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+advertised.listeners=PLAINTEXT://{advertised}
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
 controller.listener.names=CONTROLLER
 log.dirs={folder}/topics
@@ -91,10 +91,11 @@ def jars() -> Path:
     return folder
 
 
-def start(folder: Path, port: int = 0) -> Broker:
+def start(folder: Path, port: int = 0, advertised: str | None = None) -> Broker:
     """Start a broker whose topics live in `folder`, and wait until it answers; port 0 takes a free one.
 
-    A folder that held a broker before keeps its topics, and its port.
+    `advertised` is the address that clients are sent to, where it is not the broker's own.
+    A folder that held a broker before keeps its topics, and its addresses.
 
     Raises:
         BrokerError: see `jars`; or it does not answer within a minute, and the message carries its log.
@@ -103,8 +104,9 @@ def start(folder: Path, port: int = 0) -> Broker:
     folder.mkdir(parents=True, exist_ok=True)
     properties, log_path = folder / "server.properties", folder / "broker.log"
     if not properties.exists():
-        ports = {"port": port or _free_port(), "controller_port": _free_port()}
-        properties.write_text(PROPERTIES.format(folder=folder, **ports))
+        port = port or _free_port()
+        own = {"port": port, "controller_port": _free_port(), "advertised": advertised or f"127.0.0.1:{port}"}
+        properties.write_text(PROPERTIES.format(folder=folder, **own))
         cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "A")
         _java(classpath, "kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(properties))
     address = _address(properties)

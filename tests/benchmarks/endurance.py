@@ -1,0 +1,207 @@
+"""What nothing-lost costs, and whether a worker's memory stays flat: over a long call, and over many.
+
+The calls are made here (vowels and pauses) and judged at once, so that the worker itself is what is measured; the
+checkpoint's share is also taken with the real networks.
+"""
+
+import asyncio
+import os
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deployments.embedded import embedded_redis, local_analyser
+from pipelines.ledger import Ledger
+from pipelines.queries import CallState
+from pipelines.redis_log import RedisStreamProducer, RedisStreamSource
+from pipelines.settings import AppConfig
+from pipelines.store import Store
+from pipelines.store_keys import CallKeys
+from pipelines.types import (
+    NOTHING_COUNTED,
+    Checkpoint,
+    Coordinates,
+    Counted,
+    MediaFragment,
+    Participant,
+    ResumePoint,
+    TrackCut,
+    Utterance,
+    UtteranceSentiment,
+)
+from pipelines.worker import Worker
+from tests.pipelines.conftest import vowels_of
+from tests.pipelines.working import call, judge, send, speech
+
+ROUNDS = 4
+LONG_CALL_MIN = 120
+SETTLED_MIN = 5
+MANY_CALLS = 1_000
+MANY_SETTLED = 50
+MEDIA_S = 20
+
+Analyse = Callable[[Utterance], Awaitable[UtteranceSentiment]]
+
+
+class _NoLedger(Ledger):
+    """Notes nothing."""
+
+    async def begin(self, at: Coordinates, ended: Iterable[int] = ()) -> int:
+        del at, ended
+        return 1
+
+    async def end(self, partition: int, ended: Iterable[int]) -> None:
+        del partition, ended
+
+
+class PlainStore(Store):
+    """Writes results and nothing that would let another worker go on: what a system without checkpoints does."""
+
+    def __init__(self, client: Any, run: str = "live") -> None:
+        super().__init__(client, run)
+        self.ledger = _NoLedger(client, run)
+
+    async def open_stream(
+        self, call_id: str, tenant: str, stream: str, owner: str, started_at_ms: int, *, partition: int = 0
+    ) -> Checkpoint:
+        del call_id, tenant, stream, owner, started_at_ms, partition
+        return Checkpoint({}, None, None, None, final=False)
+
+    async def advance(
+        self,
+        first: MediaFragment,
+        *,
+        owner: str,
+        participant: Participant,
+        believed_cut_sample: int,
+        new: TrackCut,
+        resume: ResumePoint,
+        result: UtteranceSentiment | None,
+        ttl_s: int,
+        counted: Counted = NOTHING_COUNTED,
+    ) -> None:
+        del owner, participant, believed_cut_sample, new, resume, ttl_s, counted
+        if result is not None:
+            keys = CallKeys(first.call_id)
+            await self._redis.hset(keys("results"), result.utterance_id, result.model_dump_json())
+
+    async def settle(
+        self,
+        call_id: str,
+        stream: str,
+        *,
+        owner: str | None,
+        counted: Counted = NOTHING_COUNTED,
+        state: CallState | None = None,
+    ) -> None:
+        del call_id, stream, owner, counted, state
+
+    async def epoch(self) -> str:
+        return "one"
+
+
+@asynccontextmanager
+async def _worker(url: str, store: Store, analyse: Analyse) -> AsyncIterator[Worker]:
+    worker = Worker(
+        source=RedisStreamSource(url),
+        producer=RedisStreamProducer(url),
+        store=store,
+        analyse=analyse,
+        config=AppConfig(),
+        owner=f"bench-{time.monotonic_ns()}",
+    )
+    running = asyncio.create_task(worker.run())
+    try:
+        yield worker
+    finally:
+        worker.stop()
+        await running
+        await store.close()
+
+
+async def _through(worker: Worker, fragments: int) -> None:
+    """Until that many fragments are analysed and nothing is under way."""
+    while worker.metrics.fragments_analysed._value.get() < fragments or not worker.idle:
+        await asyncio.sleep(0.002)
+
+
+async def checkpoint_share(
+    analyse: Analyse, calls: int, make: Callable[[str], list[MediaFragment]]
+) -> dict[str, float]:
+    """Fragments per second with the checkpoint over those without it; the two take turns, on one log and one Redis."""
+    elapsed_s = {"with": 0.0, "without": 0.0}
+    with tempfile.TemporaryDirectory(prefix="ut") as folder, embedded_redis(Path(folder)) as url:
+        for turn in range(2 * ROUNDS):
+            kind = ("with", "without")[(turn + turn // 2) % 2]
+            store = Store.connect(url) if kind == "with" else PlainStore.connect(url)
+            batch = [one for index in range(calls) for one in make(f"{kind}-{turn}-{index}")]
+            await asyncio.to_thread(send, RedisStreamProducer(url), batch)
+            async with _worker(url, store, analyse) as worker:
+                started = time.perf_counter()
+                await _through(worker, len(batch))
+                elapsed_s[kind] += time.perf_counter() - started
+    return {"calls": calls, "rounds": ROUNDS, "with_over_without": elapsed_s["without"] / elapsed_s["with"]}
+
+
+async def long_call() -> dict[str, float]:
+    """Resident memory of a worker at minute 5 and minute 120 of one call."""
+    sound, resident = speech(vowels_of), dict[int, float]()
+    window = call(sound, "long")
+    with tempfile.TemporaryDirectory(prefix="ut") as folder, embedded_redis(Path(folder)) as url:
+        producer = RedisStreamProducer(url)
+        async with _worker(url, Store.connect(url), judge) as worker:
+            for minute in range(1, LONG_CALL_MIN + 1):
+                fragments = [
+                    replace(window[second % MEDIA_S], seq=second, start_ms=second * 1000, final=False)
+                    for second in range((minute - 1) * 60, minute * 60)
+                ]
+                await asyncio.to_thread(send, producer, fragments)
+                while worker.metrics.fragments_analysed._value.get() < minute * 60:
+                    await asyncio.sleep(0.01)
+                resident[minute] = resident_mb()
+    return {
+        f"minute_{SETTLED_MIN}_mb": resident[SETTLED_MIN],
+        f"minute_{LONG_CALL_MIN}_mb": resident[LONG_CALL_MIN],
+        "grown": resident[LONG_CALL_MIN] / resident[SETTLED_MIN],
+    }
+
+
+async def many_calls() -> dict[str, float]:
+    """Resident memory of a worker after 50 and after 1,000 calls, one after the other."""
+    sound, resident = speech(vowels_of), dict[int, float]()
+    with tempfile.TemporaryDirectory(prefix="ut") as folder, embedded_redis(Path(folder)) as url:
+        producer = RedisStreamProducer(url)
+        async with _worker(url, Store.connect(url), judge) as worker:
+            for number in range(1, MANY_CALLS + 1):
+                await asyncio.to_thread(send, producer, call(sound, f"call-{number}"))
+                await _through(worker, number * MEDIA_S)
+                resident[number] = resident_mb()
+    return {
+        f"after_{MANY_SETTLED}_mb": resident[MANY_SETTLED],
+        f"after_{MANY_CALLS}_mb": resident[MANY_CALLS],
+        "grown": resident[MANY_CALLS] / resident[MANY_SETTLED],
+    }
+
+
+async def measure() -> dict[str, Any]:
+    """All of it, some minutes."""
+    sound = speech(vowels_of)
+    analyser = local_analyser(AppConfig(transcriber=os.environ.get("UNDERTONE_BENCH_TRANSCRIBER", "pocketsphinx")))
+    return {
+        "checkpoint_real_networks": await checkpoint_share(analyser, 1, lambda name: call(sound, name)),
+        "checkpoint_judged_at_once": await checkpoint_share(judge, 10, lambda name: call(sound, name)),
+        "long_call": await long_call(),
+        "many_calls": await many_calls(),
+    }
+
+
+def resident_mb() -> float:
+    """Resident memory of this process in MB."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return float(np.round(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, 1))
