@@ -39,8 +39,13 @@ kafka: setup ## Start a real one-node Kafka broker (Java 17 and Maven) and print
 bench: setup ## Measure speed, capacity, latency and memory; writes bench.json (PART=encoders: only these)
 	@$(RUN) python -m tests.benchmarks.bench $(PART)
 
+SEED ?= 1
+COUNT ?= 2000
+fuzz: setup ## Push hostile media of every format through cutting and decoding (SEED=1 COUNT=2000)
+	@OMP_NUM_THREADS=1 $(RUN) python -m tests.fuzz.fuzz --seed $(SEED) --count $(COUNT)
+
 format: setup ## Format the code and mend what ruff can mend
 	@$(RUN) ruff check --fix .
 	@$(RUN) ruff format .
 
-.PHONY: help setup demo serve test check kafka bench format
+.PHONY: help setup demo serve test check kafka bench fuzz format

@@ -3,12 +3,14 @@
 FFmpeg's own messages stay off (PyAV's default, `av.logging` level None): what matters comes back as an error.
 """
 
+import ctypes
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import av
+import av._core
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.packet import Packet
@@ -28,6 +30,10 @@ START_TAG = "UNDERTONE_START"
 Matroska's times are whole ms. The tag lets a decoder that starts at this fragment resample on the same grid as one
 that has been running since the start; an index below zero counts the encoder's delay, which is not part of the sound.
 """
+ALLOCATION_MAX_BYTES = 256 << 20
+"""FFmpeg gets no larger piece of memory at once: a megabyte of QuickTime's packed header would unpack to a gigabyte."""
+# PyAV has no door to this setting of libavutil, which holds for the whole process.
+ctypes.CDLL(av._core.__file__).av_max_alloc(ctypes.c_size_t(ALLOCATION_MAX_BYTES))  # noqa: SLF001
 
 
 @contextmanager

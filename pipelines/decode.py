@@ -1,5 +1,6 @@
 """Decoders that live on from fragment to fragment, and outlive what is damaged."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -27,6 +28,10 @@ from pipelines.types import Participant, VideoFrame
 PICTURES_MAX_PER_S = 240
 _PLANES_MAX = 8
 """From so many planes on PyAV 18.1 reads beyond the list of planes, which FFmpeg does not end with a null there."""
+_PIXEL_MAX_BYTES = 4
+"""RGB and alpha of 8 bits, 4:2:0 and 4:2:2 of 10: a decoder keeps up to 16 pictures, deeper ones would take a gigabyte."""
+_CHANGES_MAX = 100
+"""Every change of rate or channels within a fragment costs new resamplers."""
 _MILLISECOND = Fraction(1, 1000)
 
 
@@ -50,11 +55,12 @@ class SoundDecoder:
         """Every sample of these packets, silence of the same length where one is damaged.
 
         Raises:
-            MediaError: more channels, a higher rate or more seconds than `limits` allow.
+            MediaError: more channels, a higher rate, more seconds or more work than `limits` allow.
         """
+        began_s = time.thread_time()
         fresh = self._take(stream, limits)
         decoded, runs = DecodedSound(), list[tuple[int, FloatArray]]()
-        seconds = 0.0
+        seconds, count = 0.0, 0
         for packet in packets:
             chunks, damaged = self._chunks(packet, limits)
             decoded.damaged += damaged
@@ -62,9 +68,20 @@ class SoundDecoder:
                 chunks = [*_lead(packets[0], packet, chunks[0]), *chunks]
             runs += chunks
             seconds += sum(samples.shape[1] / rate_hz for rate_hz, samples in chunks)
+            count += sum(samples.size for _, samples in chunks)
             if seconds > limits.fragment_max_s:
                 raise MediaError(f"more than {limits.fragment_max_s:g} s of sound in one fragment; cut it shorter")
+            if count > limits.samples_per_fragment_max:
+                raise MediaError(
+                    f"more than {limits.samples_per_fragment_max} samples in one fragment; cut it shorter, or send a lower "
+                    "rate or fewer channels (settings: stream.limits.samples_per_fragment_max)"
+                )
+            _keep_time(began_s, limits)
         for (rate_hz, _), group in groupby(runs, key=lambda run: (run[0], run[1].shape[0])):
+            if len(decoded.sounds) == _CHANGES_MAX:
+                raise MediaError(
+                    f"sound that changes its rate or channels more than {_CHANGES_MAX} times; re-encode it"
+                )
             decoded.sounds.append(Sound(rate_hz, np.concatenate([samples for _, samples in group], axis=1)))
         return decoded
 
@@ -93,7 +110,12 @@ class SoundDecoder:
             chunks = [(frame.sample_rate, _floats(frame, limits)) for frame in frames]
         except (av.FFmpegError, ValueError):
             rate_hz = self._codec.sample_rate or 1
-            lost = round((packet.duration or 0) * packet.time_base * rate_hz)
+            lost_s = max((packet.duration or 0) * packet.time_base, Fraction(0))
+            if lost_s > limits.fragment_max_s:
+                raise MediaError(
+                    f"a damaged packet that says to last {float(lost_s):.3g} s; cut the media anew"
+                ) from None
+            lost = round(lost_s * rate_hz)
             return [(rate_hz, np.zeros((self._channels, lost), dtype=np.float32))], 1
         end = skipped_samples(packet)[1]
         if chunks and 0 < end <= chunks[-1][1].shape[1]:
@@ -132,7 +154,8 @@ def _floats(frame: AudioFrame, limits: MediaLimits) -> FloatArray:
     array = np.asarray(frame.to_ndarray())
     if frame.format.is_packed:
         array = array.reshape(-1, frame.layout.nb_channels).T
-    samples = np.array(array, dtype=np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold is counted as damaged later
+        samples = np.array(array, dtype=np.float32)
     if array.dtype.kind == "u":
         samples -= 128
     if array.dtype.kind != "f":
@@ -166,8 +189,9 @@ class PictureDecoder:
         """The sampled pictures of these packets, shown at `times_ms`, and how many packets were damaged.
 
         Raises:
-            MediaError: larger pictures or more of them than `limits` allow.
+            MediaError: larger pictures, more of them or more work than `limits` allow.
         """
+        began_s = time.thread_time()
         self._take(stream, limits)
         _keep_budget(len(packets) * stream.codec_context.width * stream.codec_context.height, limits)
         self._pixels = 0
@@ -184,7 +208,10 @@ class PictureDecoder:
                 sampled += self._frames(packet, participant)
             except (av.FFmpegError, ValueError):
                 damaged += 1
-            _keep_budget(self._pixels, limits)  # what was declared need not be what comes
+            # What was declared need not be what comes.
+            _keep_budget(self._pixels, limits)
+            _keep_depth(self._codec, limits)
+            _keep_time(began_s, limits)
         return sampled, damaged
 
     def lose(self) -> None:
@@ -211,6 +238,7 @@ class PictureDecoder:
                 f"pictures of {codec.width}x{codec.height}; at most {limits.picture_max_pixels} pixels are allowed: "
                 "send them smaller (settings: stream.limits.picture_max_pixels)"
             )
+        _keep_depth(codec, limits)
         key = (codec.name, codec.extradata, codec.width, codec.height)
         # A transport stream repeats its parameters at key frames only: without any, the fragment just goes on.
         if self._codec is not None and (key == self._key or (key[:2] == (self._key[0], None))):
@@ -234,6 +262,26 @@ class PictureDecoder:
             rgb = frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA").to_ndarray()
             turned = np.rot90(rgb, k=round(frame.rotation / 90)) if frame.rotation % 360 else rgb
             yield VideoFrame(participant, frame.pts, np.ascontiguousarray(turned, dtype=np.uint8))
+
+
+def _keep_time(began_s: float, limits: MediaLimits) -> None:
+    if time.thread_time() - began_s > limits.decode_max_s:
+        raise MediaError(
+            f"decoding takes more than {limits.decode_max_s:g} s of processor time; cut it shorter, or send it in a codec that "
+            "is faster to decode (settings: stream.limits.decode_max_s)"
+        )
+
+
+def _keep_depth(codec: VideoCodecContext | None, limits: MediaLimits) -> None:
+    """Pictures may take what those of the allowed size take in the usual formats, and no more."""
+    if codec is None or codec.format is None:
+        return
+    size_bytes = sum(part.width * part.height * -(-part.bits // 8) for part in codec.format.components)
+    if size_bytes > _PIXEL_MAX_BYTES * limits.picture_max_pixels:
+        raise MediaError(
+            f"pictures of {codec.width}x{codec.height} in {codec.format.name}, {size_bytes} bytes each; at most "
+            f"{_PIXEL_MAX_BYTES * limits.picture_max_pixels} are allowed: send them smaller or as yuv420p"
+        )
 
 
 def _keep_budget(pixels: int, limits: MediaLimits) -> None:

@@ -90,6 +90,8 @@ class Demuxer:
             if len(container.streams) > self._limits.streams_max:
                 raise MediaError(f"{what} holds {len(container.streams)} streams; send sound and picture only")
             parts = _read(container, what, self._limits, fragment.seq)
+            if not parts.sound_packets and not parts.picture_packets:
+                raise MediaError(f"{what} opens, but holds no packet of sound or picture")
             frames, damaged = self._pictures(parts, fragment)
             whole = not parts.picture_packets or parts.picture_packets[0].is_keyframe
             if parts.sound is None or not parts.sound_packets:
@@ -140,6 +142,8 @@ class _Parts:
     heard: Fraction = Fraction(0)
     start: Fraction = Fraction(0)
     """When the first sound is heard, and the first sound or picture of all: that moment is `start_ms`."""
+    end: Fraction = Fraction(0)
+    """When the last of them is: the first sound or any picture."""
 
 
 def _read(container: InputContainer, what: str, limits: MediaLimits, seq: int) -> _Parts:
@@ -148,8 +152,13 @@ def _read(container: InputContainer, what: str, limits: MediaLimits, seq: int) -
     parts = _Parts(sound, picture)
     size_bytes = 0
     try:
-        for packet in packets(container, sound, picture):
+        for count, packet in enumerate(packets(container, sound, picture), 1):
             size_bytes += packet.size
+            if count > limits.packets_max:
+                raise MediaError(
+                    f"{what} holds more than {limits.packets_max} packets; cut it shorter "
+                    "(settings: stream.limits.packets_max)"
+                )
             if size_bytes > _EXPANSION_MAX * limits.fragment_max_bytes:
                 raise MediaError(f"{what} unpacks to more than {_EXPANSION_MAX} times the allowed size")
             if packet.size:
@@ -159,12 +168,18 @@ def _read(container: InputContainer, what: str, limits: MediaLimits, seq: int) -
     except av.FFmpegError:
         parts.damaged = 1
     _time_parts(parts, container.metadata.get(START_TAG, ""), seq)
+    apart_s = max(parts.end - parts.start, parts.skip_s)
+    if apart_s > limits.fragment_max_s:
+        raise MediaError(
+            f"{what}: its times are {float(apart_s):.3g} s apart; at most {limits.fragment_max_s:g} s of media are one "
+            "fragment (settings: stream.limits.fragment_max_s)"
+        )
     return parts
 
 
 def _time_parts(parts: _Parts, tag: str, seq: int) -> None:
     """Finds the encoder's delay and the start, on the fragment's own clock."""
-    starts = [_time(packet) for packet in parts.picture_packets]
+    times = [_time(packet) for packet in parts.picture_packets]
     if parts.sound is not None and parts.sound_packets:
         first = parts.sound_packets[0]
         if match := re.fullmatch(r"(-?\d{1,15})/([1-9]\d{0,5})", tag):
@@ -174,8 +189,8 @@ def _time_parts(parts: _Parts, tag: str, seq: int) -> None:
             # Others write the delay into every header (Matroska's CodecDelay); it is there to be skipped only once.
             parts.skip_s = Fraction(skipped_samples(first)[0], max(parts.sound.codec_context.sample_rate, 1))
         parts.heard = _time(first) + parts.skip_s
-        starts.append(parts.heard)
-    parts.start = min(starts, default=Fraction(0))
+        times.append(parts.heard)
+    parts.start, parts.end = min(times, default=Fraction(0)), max(times, default=Fraction(0))
 
 
 def _time(packet: "Packet[Stream]") -> Fraction:

@@ -18,10 +18,12 @@ from av.video.stream import VideoStream
 from pipelines.bytesource import ByteStream, Source, opened
 from pipelines.container import START_TAG, open_media, packets, skipped_samples, sound_and_picture
 from pipelines.errors import MediaError
-from pipelines.rawaudio import RawAudio, raw_audio
+from pipelines.rawaudio import RATE_MIN_HZ, RawAudio, raw_audio
+from pipelines.records import START_MAX_MS
 from pipelines.types import FRAGMENT_MAX_BYTES, Consent, MediaFragment, Participant
 
-PICTURE_MAX_PIXELS = 8192 * 8192
+PICTURE_MAX_PIXELS = 5120 * 2880
+"""FFmpeg looks at up to ten pictures when it opens a file; larger ones, 10 bits deep, would take a gigabyte."""
 _KEY_CUT, _ANY_CUT = Fraction(1, 2), Fraction(5, 4)
 """Pictures: cut at a key frame from half the wanted length on, and anywhere from 5/4 on."""
 _SUBTYPES = {"matroska": "x-matroska", "wav": "wav"}
@@ -64,12 +66,18 @@ def fragments(
         start_ms: where the media starts in the call.
 
     Raises:
-        MediaError: the source is empty, no media, holds no packet, or a codec that Matroska cannot hold.
+        MediaError: the source is empty, no media, holds no packet, a codec that Matroska cannot hold, or times that
+            reach beyond what a fragment's header can say.
     """
     raw = raw_audio(content_type) if content_type is not None else None
     with opened(source) as file:
         pieces = _cut_raw(file, raw, content_type or "", fragment_ms) if raw else _cut_media(file, fragment_ms)
         for seq, piece in enumerate(pieces):
+            if start_ms + piece.start_ms > START_MAX_MS:
+                raise MediaError(
+                    f"the media reaches {start_ms + piece.start_ms} ms into its call; at most {START_MAX_MS} ms are allowed: "
+                    "mend its times or send it as several calls"
+                )
             yield MediaFragment(
                 call_id=call_id,
                 tenant=tenant,
@@ -124,6 +132,11 @@ def _cut_media(file: IO[bytes] | ByteStream, fragment_ms: int) -> Iterator[_Piec
     what = str(getattr(file, "name", "the stream")) if isinstance(getattr(file, "name", None), str) else "the stream"
     with open_media(file, what, PICTURE_MAX_PIXELS) as container:
         sound, picture = sound_and_picture(container, what)
+        if sound is not None and 0 < sound.codec_context.sample_rate < RATE_MIN_HZ:
+            # At 1 Hz a megabyte would be ten days, in as many fragments as seconds.
+            raise MediaError(
+                f"{what} holds sound at {sound.codec_context.sample_rate} Hz; at least {RATE_MIN_HZ} Hz are allowed"
+            )
         streams: list[Stream] = [stream for stream in (picture, sound) if stream is not None]
         muxer = _muxer(streams, what)
         origin_ms: int | None = None
@@ -156,7 +169,8 @@ class _Clock:
     """The times of one stream's packets, made whole where the container leaves them out."""
 
     def __init__(self, stream: Stream) -> None:
-        self._rate_hz = stream.codec_context.sample_rate if isinstance(stream, AudioStream) else None
+        # A damaged stream may tell no rate: 0.
+        self._rate_hz = stream.codec_context.sample_rate or None if isinstance(stream, AudioStream) else None
         self._end = self._shift = Fraction(0)
         self._dts_ms: int | None = None
         self._heard: Fraction | None = None

@@ -15,6 +15,7 @@ import pytest
 from pipelines import bytesource
 from pipelines.errors import MediaError
 from pipelines.types import FRAGMENT_MAX_BYTES, Participant
+from tests.fuzz import bombs
 
 SOUND_FILES = [
     ("wav", "pcm_s16le", 44_100),
@@ -253,6 +254,20 @@ def test_nothing_at_all_is_named(media: ModuleType, tmp_path: Path) -> None:
 def test_a_header_without_packets_is_named(media: ModuleType) -> None:
     with pytest.raises(MediaError, match="no packet"):
         media.cut(media.wav_stream(0))
+
+
+@pytest.mark.parametrize(
+    ("hostile", "message"),
+    [
+        (bombs.endless(1_000_000_000, 1 << 31, 1 << 31), "at most 604800000 ms are allowed"),
+        (bombs.wav(1, 1, 8), "sound at 1 Hz"),
+        (bombs.many_ts_streams(), "reading stopped"),  # its sound tells no rate
+    ],
+    ids=["times of years", "one sample a second", "thousands of streams"],
+)
+def test_what_would_last_for_ever_is_named(media: ModuleType, hostile: bytes, message: str) -> None:
+    with pytest.raises(MediaError, match=message):
+        media.cut(io.BytesIO(hostile))
 
 
 def test_a_codec_that_matroska_cannot_hold_is_named(media: ModuleType) -> None:
