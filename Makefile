@@ -44,8 +44,12 @@ COUNT ?= 2000
 fuzz: setup ## Push hostile media of every format through cutting and decoding (SEED=1 COUNT=2000)
 	@OMP_NUM_THREADS=1 $(RUN) python -m tests.fuzz.fuzz --seed $(SEED) --count $(COUNT)
 
+FAULTS ?= 200
+chaos: setup ## Calls through the whole system while its parts are killed, stopped and cut off (SEED=1 FAULTS=200)
+	@OMP_NUM_THREADS=1 $(RUN) python -m tests.chaos.chaos --seed $(SEED) --faults $(FAULTS)
+
 format: setup ## Format the code and mend what ruff can mend
 	@$(RUN) ruff check --fix .
 	@$(RUN) ruff format .
 
-.PHONY: help setup demo serve test check kafka bench fuzz format
+.PHONY: help setup demo serve test check kafka bench fuzz chaos format

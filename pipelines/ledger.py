@@ -1,10 +1,12 @@
 """What is noted of single records: how often their work began, and which of them are dead letters."""
 
+import time
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pipelines.redis_client import lua, redis_errors
-from pipelines.store_keys import CHECKPOINT_TTL_S, LETTER_STATES, CallKeys, letter_name, work_key
+from pipelines.store_keys import CHECKPOINT_TTL_S, LETTER_STATES, CallKeys, letter_name, open_key, work_key
 from pipelines.types import Coordinates
 
 LETTERS_KEPT_MAX = 1_000
@@ -12,6 +14,15 @@ LETTERS_KEPT_MAX = 1_000
 _WORK_TTL_S = 86_400
 _LETTER_TTL_S = 31 * 86_400
 """A day longer than the dead-letter topic keeps them."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenNote:
+    """A stream that is not stored to its end."""
+
+    tenant: str
+    call_id: str
+    stream: str
 
 
 class Ledger:
@@ -34,6 +45,23 @@ class Ledger:
     async def end(self, partition: int, ended: Iterable[int]) -> None:
         """Note that work on records has ended; nobody is to blame for what happens next."""
         await self._attempt(partition, "", ended)
+
+    async def note_open(self, partition: int, note: OpenNote) -> None:
+        """A stream of the partition is opened."""
+        with redis_errors():
+            await self._redis.zadd(open_key(self._run, partition), {_written(note): time.time()})
+
+    async def forget_open(self, partition: int, note: OpenNote) -> None:
+        """A stream of the partition is stored to its end, or deleted."""
+        with redis_errors():
+            await self._redis.zrem(open_key(self._run, partition), _written(note))
+
+    async def open_streams(self, partition: int) -> list[OpenNote]:
+        """The streams of the partition that were opened and not stored to their end; some may be over all the same."""
+        key = open_key(self._run, partition)
+        with redis_errors():
+            await self._redis.zremrangebyscore(key, "-inf", time.time() - CHECKPOINT_TTL_S)
+            return [OpenNote(*name.split("/")) for name in await self._redis.zrange(key, 0, -1)]
 
     async def is_dead(self, call_id: str, at: Coordinates) -> bool:
         """Whether the record is noted as a dead letter of its call."""
@@ -76,3 +104,7 @@ class Ledger:
                 keys=[work_key(self._run, partition)], args=[offset, _WORK_TTL_S, *ended]
             )
         return int(attempts)
+
+
+def _written(note: OpenNote) -> str:
+    return f"{note.tenant}/{note.call_id}/{note.stream}"  # none of the three may hold a slash

@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
@@ -25,6 +26,7 @@ from pipelines.errors import (
     SourceUnavailableError,
     StoreUnavailableError,
 )
+from pipelines.ledger import OpenNote
 from pipelines.open_stream import OpenStream, Ports
 from pipelines.records import parse_record
 from pipelines.sandbox import trial
@@ -62,6 +64,8 @@ class Reader:
         """Places already gone back to, of streams that are not open yet."""
         self._lost_before: dict[int, int] = {}
         """Where the log goes on after the last gap found in it, by partition."""
+        self._unheard: dict[int, dict[OpenNote, float]] = {}
+        """Streams that the store holds open and of which nothing has come yet, by partition; since when, in s."""
         self._ended: dict[int, list[int]] = {}
         """Records whose work has ended, which the ledger does not know yet."""
 
@@ -79,6 +83,7 @@ class Reader:
         for key in [key for key, opened in self._streams.items() if opened.partition == partition]:
             self._streams.pop(key).cancel()
         self._lost_before.pop(partition, None)
+        self._unheard.pop(partition, None)
         self._ended.pop(partition, None)
         self._metrics.open_streams.set(len(self._streams))
 
@@ -128,6 +133,8 @@ class Reader:
         Silence is what the log holds nothing of: what still waits to be read is not silent.
         """
         now_s = time.monotonic()
+        for partition, unread in backlog.items():
+            await self._watch_unheard(partition, now_s - unread.oldest_age_ms / 1000)
         for opened in [one for one in self._streams.values() if not one.finishing]:
             waiting = backlog.get(opened.partition)
             silent_s = now_s - opened.seen_s - (waiting.oldest_age_ms / 1000 if waiting else 0)
@@ -138,6 +145,23 @@ class Reader:
             elif silent_s >= self._config.worker.stalled_after_s and opened.state == "live":
                 logger.warning("call %s, stream %s: stalled", *opened.key)
                 await self._while_owned(opened, partial(opened.mark, "stalled"))
+
+    async def _watch_unheard(self, partition: int, now_s: float) -> None:
+        """Close what is open in the store and will never be heard of here: the log has lost the rest of it."""
+        if partition not in self._unheard:
+            notes = await self._insist(partial(self._store.ledger.open_streams, partition))
+            self._unheard[partition] = dict.fromkeys(notes, time.monotonic())
+        for note, since_s in list(self._unheard[partition].items()):
+            if now_s - since_s < self._config.worker.closed_after_s:
+                continue
+            self._unheard[partition].pop(note)
+            with suppress(CallDeletedError, BadFragmentError, FencedError):
+                owner, names = self._ports.owner, (note.call_id, note.tenant, note.stream)
+                await self._insist(partial(self._store.open_stream, *names, owner, 0, partition=partition))
+                settle = partial(self._store.settle, note.call_id, note.stream, owner=owner, state="closed")
+                await self._insist(settle)
+                logger.warning("call %s, stream %s: open and never heard of again, closed", note.call_id, note.stream)
+            await self._insist(partial(self._store.ledger.forget_open, partition, note))
 
     async def _listen(self, fragment: MediaFragment, record: Record) -> None:
         opened = self._streams.get((fragment.call_id, fragment.stream)) or await self._open(fragment, record)
@@ -153,7 +177,7 @@ class Reader:
         if opened.finishing:
             self._skip(opened, record, "after_final")
         elif record.at.offset in opened.dead:
-            opened.stream.pass_over(fragment.seq)
+            opened.stream.refuse(fragment)
             await self._end_if_final(opened, fragment, record)
         elif opened.state == "live" or await self._while_owned(opened, lambda: opened.mark("live")):
             await self._work(opened, fragment, record)
@@ -167,7 +191,7 @@ class Reader:
             if verdict is None and attempts > ATTEMPTS_MAX:
                 verdict = f"{attempts - 1} processes ended while they worked on it"
             if verdict is not None:
-                opened.stream.pass_over(fragment.seq)
+                opened.stream.refuse(fragment)
                 await self._bury(opened, fragment, record, KillingMediaError(verdict), attempts - 1)
                 return
         try:
@@ -196,6 +220,8 @@ class Reader:
             opened.finish()
 
     async def _open(self, fragment: MediaFragment, record: Record) -> OpenStream | None:
+        note = OpenNote(fragment.tenant, fragment.call_id, fragment.stream)
+        await self._insist(partial(self._store.ledger.note_open, record.at.partition, note))
         checkpoint = await self._insist(
             lambda: self._store.open_stream(
                 fragment.call_id,
@@ -233,12 +259,16 @@ class Reader:
             closed=self._closed,
         )
         self._streams[opened.key] = opened
+        self._unheard.get(record.at.partition, {}).pop(note, None)
         self._metrics.open_streams.set(len(self._streams))
         return opened
 
     async def _closed(self, opened: OpenStream, error: FencedError | None) -> None:
         if self._streams.get(opened.key) is opened:
             del self._streams[opened.key]
+        if error is None:
+            note = OpenNote(opened.tenant, *opened.key)
+            await self._insist(partial(self._store.ledger.forget_open, opened.partition, note))
         self._metrics.open_streams.set(len(self._streams))
         if error is not None:
             logger.warning("call %s, stream %s: another worker owns it, its state is dropped", *opened.key)

@@ -30,6 +30,8 @@ them again changes nothing, so a crash in between loses nothing.
     ut:{metrics}:workers      sorted set of worker ids by when their metrics expire, ms since 1970
     ut:{metrics}:worker:ID    the worker's metrics as Prometheus text
     ut:work:PARTITION         hash: offset -> how often work on that record has begun without an end
+    ut:open:PARTITION         sorted set of `tenant/call/stream` of streams that are not stored to their end, by when
+                              they were opened, s since 1970
     ut:probe                  written to see whether Redis takes anything
     ut:letter:PARTITION:OFFSET  what was decided about a dead letter: redriven | dropped
 """
@@ -91,6 +93,11 @@ def trend_key(run: str, tenant: str, minute_ms: int) -> str:
 def work_key(run: str, partition: int) -> str:
     """The records of a partition that are being worked on."""
     return f"{shared(run)}:work:{partition}"
+
+
+def open_key(run: str, partition: int) -> str:
+    """The streams of a partition that are not stored to their end."""
+    return f"{shared(run)}:open:{partition}"
 
 
 def letter_name(at: Coordinates) -> str:

@@ -142,7 +142,7 @@ class CallStream:
         if skipped is not None:
             return Fed([], skipped, 0, 0)
         self._identity = (fragment.call_id, fragment.tenant, fragment.stream)
-        self.pass_over(fragment.seq)
+        self._see(fragment.seq)
         if self._broken or (self._expected_seq is not None and fragment.seq > self._expected_seq):
             self._interrupt()
         if self._demuxer is None:
@@ -162,8 +162,14 @@ class CallStream:
         heard = any(listener.consent for listener in self._listeners.values())
         return Fed(self._paid(), None if heard else "not_consented", demuxed.damaged, _media_ms(demuxed), missing)
 
-    def pass_over(self, seq: int) -> None:
-        """The fragment of this number has come, so that it is not missing, whether or not it is fed."""
+    def refuse(self, fragment: MediaFragment) -> None:
+        """Takes a fragment that is known to be damaged: as `feed` does where it raises, it leaves a gap."""
+        if self._skip_reason(fragment) is None:
+            self._see(fragment.seq)
+            self._broken = True
+
+    def _see(self, seq: int) -> None:
+        """The fragment of this number has come, so that it is not missing, whether or not it can be used."""
         self._missing += max(0, seq - self._unseen_seq)
         self._unseen_seq = max(self._unseen_seq, seq + 1)
 

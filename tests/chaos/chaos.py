@@ -299,10 +299,11 @@ def _sum(texts: Sequence[Sequence[str]], name: str) -> float:
 
 
 def _break(world: World, random: Random, number: int, sender: Sender) -> Counter[str]:
-    done = Counter[str]()
+    done, bag = Counter[str](), list[str]()
     started_s = time.monotonic()
     while done.total() < number:
-        kind = random.choice(sorted(FAULTS))
+        bag = bag or random.sample(sorted(FAULTS), len(FAULTS))  # every kind before any comes again
+        kind = bag.pop()
         if FAULTS[kind](world, random):
             done[kind] += 1
             say(f"{time.monotonic() - started_s:7.1f} s  {done.total():4d} of {number}  {kind}")

@@ -235,6 +235,27 @@ async def test_what_the_log_dropped_before_it_was_read_is_counted_on_its_call(
     assert counted.analysed + counted.lost == 20
 
 
+async def test_a_call_whose_end_the_log_has_lost_is_closed(redis_url: str, sound: FloatArray) -> None:
+    """Its last fragments are gone before anybody read them, and nothing of it will ever come again."""
+    producer = RedisStreamProducer(redis_url)
+    fragments = call(sound, "c1")
+    send(producer, fragments[:12])
+    async with working(redis_url) as worker:
+        while metric(worker, "undertone_fragments_analysed_total") < 12:
+            await asyncio.sleep(0.01)
+        while not await results(redis_url, "c1", final=False):
+            await asyncio.sleep(0.01)
+    send(producer, fragments[12:])
+    with redis.Redis.from_url(redis_url) as client:
+        client.xtrim("ut:log:{call-media}", minid="21-0")
+    quick = WorkerSettings(stalled_after_s=0.1, closed_after_s=0.2, commit_interval_s=0.05)
+    async with working(redis_url, "late", worker=quick):
+        await until("closed", redis_url, "c1")
+        with redis.Redis.from_url(redis_url) as client:
+            while client.exists("ut:open:0"):
+                await asyncio.sleep(0.01)
+
+
 async def test_a_stream_does_not_change_its_partition(redis_url: str, sound: FloatArray) -> None:
     store = Store.connect(redis_url)
     await store.open_stream("c1", "default", "phone", "elsewhere", 0, partition=3)

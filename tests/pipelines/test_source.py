@@ -8,17 +8,22 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import pytest
+import redis
+from kafka import TopicPartition
+from kafka.admin import KafkaAdminClient
 
+from pipelines.broker import connection_options
 from pipelines.errors import BadFragmentError
 from pipelines.producer import KafkaRecordProducer, Producer
-from pipelines.redis_log import RedisStreamProducer, RedisStreamSource
+from pipelines.redis_log import RedisStreamProducer, RedisStreamSource, RedisTopicReader
 from pipelines.settings import Settings
-from pipelines.source import Backlog, KafkaSource, Polled, Source
+from pipelines.source import Backlog, Gap, KafkaSource, Polled, Source
+from pipelines.topic_reader import Extent, KafkaTopicReader, TopicReader
 from pipelines.types import Record
 
 PATIENCE_S = 60.0
 
-T = TypeVar("T", Source, Producer)
+T = TypeVar("T", Source, Producer, TopicReader)
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,9 @@ class Log:
     topic: str
     source: Callable[[], Source]
     producer: Callable[[], Producer]
+    reader: Callable[[], TopicReader]
+    drop_before: Callable[[int], None]
+    """What retention does: the records below this offset are gone."""
 
     def fill(self, *values: bytes) -> None:
         producer = self.producer()
@@ -47,10 +55,13 @@ def log(request: pytest.FixtureRequest) -> Iterator[Log]:
 
         if request.param == "redis":
             url: str = request.getfixturevalue("redis_url")
+            client = closing.enter_context(redis.Redis.from_url(url))
             yield Log(
                 topic,
                 lambda: closed(RedisStreamSource(url, topic)),
                 lambda: closed(RedisStreamProducer(url, waiting_topics=[topic])),
+                lambda: closed(RedisTopicReader(url, topic)),
+                lambda offset: client.xtrim(f"ut:log:{{{topic}}}", minid=f"{offset + 1}-0", approximate=False),
             )
         else:
             settings = Settings(kafka=request.getfixturevalue("kafka"), kafka_group=topic, kafka_partitions=1)
@@ -58,7 +69,20 @@ def log(request: pytest.FixtureRequest) -> Iterator[Log]:
                 topic,
                 lambda: closed(KafkaSource(settings, topic)),
                 lambda: closed(KafkaRecordProducer(settings)),
+                lambda: closed(KafkaTopicReader(settings, topic)),
+                lambda offset: delete_records(settings, topic, offset),
             )
+
+
+def delete_records(settings: Settings, topic: str, before: int) -> None:
+    """Have Kafka drop the records of partition 0 below an offset."""
+    options = connection_options(settings)
+    options.pop("allow_auto_create_topics")
+    admin = KafkaAdminClient(**options)
+    try:
+        admin.delete_records({TopicPartition(topic, 0): before})
+    finally:
+        admin.close()
 
 
 def polled_until(source: Source, enough: Callable[[list[Polled]], bool]) -> list[Polled]:
@@ -183,6 +207,57 @@ def test_seek_goes_back_and_forward(log: Log) -> None:
     assert [record.value for record in read(source, 4)] == [b"2", b"3", b"4", b"5"]
     source.seek(0, 5)
     assert [record.value for record in read(source, 1)] == [b"5"]
+
+
+def test_what_was_dropped_before_it_was_read_is_a_gap(log: Log) -> None:
+    log.fill(*(b"%d" % number for number in range(4)))
+    first = log.source()
+    read(first, 2)
+    first.commit({0: 2})
+    assert first.committed(0) == 2
+    first.close()
+    log.fill(*(b"%d" % number for number in range(4, 8)))
+    log.drop_before(5)
+    polls = polled_until(log.source(), lambda polls: any(polled.records for polled in polls))
+    assert [polled.gaps for polled in polls if polled.gaps] == [(Gap(0, 2, 5),)]
+    assert polls[-1].records[0].at.offset == 5
+
+
+def test_going_back_behind_what_the_log_keeps_is_a_gap(log: Log) -> None:
+    log.fill(*(b"%d" % number for number in range(6)))
+    source = log.source()
+    read(source, 6)
+    log.drop_before(4)
+    source.seek(0, 1)
+    polls = polled_until(source, lambda polls: any(polled.records for polled in polls))
+    assert [polled.gaps for polled in polls if polled.gaps] == [(Gap(0, 1, 4),)]
+
+
+def test_reading_on_and_over_without_loss_is_no_gap(log: Log) -> None:
+    log.fill(*(b"%d" % number for number in range(6)))
+    source = log.source()
+    polls = polled_until(source, lambda polls: sum(len(polled.records) for polled in polls) >= 6)
+    source.seek(0, 2)
+    polls += polled_until(source, lambda polls: sum(len(polled.records) for polled in polls) >= 4)
+    assert {polled.gaps for polled in polls} == {()}
+
+
+def test_a_reader_sees_what_a_topic_holds_and_disturbs_nobody(log: Log) -> None:
+    assert log.reader().extents() == {}
+    log.fill(*(b"%d" % number for number in range(6)))
+    source = log.source()
+    read(source, 6)
+    source.commit({0: 3})
+    log.drop_before(2)
+    reader = log.reader()
+    extents = reader.extents()
+    assert extents == {0: Extent(2, 6, 3)}
+    log.fill(b"later")
+    for _ in range(2):
+        assert [record.value for record in reader.records(extents)] == [b"2", b"3", b"4", b"5"]
+    assert [record.value for record in reader.records({0: Extent(4, 5, None)})] == [b"4"]
+    assert list(reader.records(extents, since_ms=32_503_680_000_000)) == []
+    assert [record.at.offset for record in read(source, 1)] == [6]
 
 
 def test_the_backlog_is_what_was_not_polled(log: Log) -> None:
