@@ -36,13 +36,17 @@ check: setup ## The fast part: lint, types, import rule, unit tests
 kafka: setup ## Start a real one-node Kafka broker (Java 17 and Maven) and print its address
 	@$(RUN) python tools/kafka/broker.py start
 
-bench: setup ## Measure speed, capacity, latency and memory; writes bench.json (PART=encoders: only these)
+bench: setup ## Measure speed, capacity, latency and memory; writes bench.json (PART=encoders or endurance: only that)
 	@$(RUN) python -m tests.benchmarks.bench $(PART)
 
 SEED ?= 1
 COUNT ?= 2000
 fuzz: setup ## Push hostile media of every format through cutting and decoding (SEED=1 COUNT=2000)
 	@OMP_NUM_THREADS=1 $(RUN) python -m tests.fuzz.fuzz --seed $(SEED) --count $(COUNT)
+
+MINUTES ?= 10
+soak: setup ## Live calls without a pause; memory, lag and latency over time in soak.png (MINUTES=10)
+	@$(RUN) python -m tests.benchmarks.soak --minutes $(MINUTES)
 
 FAULTS ?= 200
 chaos: setup ## Calls through the whole system while its parts are killed, stopped and cut off (SEED=1 FAULTS=200)
@@ -52,4 +56,4 @@ format: setup ## Format the code and mend what ruff can mend
 	@$(RUN) ruff check --fix .
 	@$(RUN) ruff format .
 
-.PHONY: help setup demo serve test check kafka bench fuzz chaos format
+.PHONY: help setup demo serve test check kafka bench soak fuzz chaos format

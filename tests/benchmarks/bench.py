@@ -36,6 +36,7 @@ from pipelines.types import (
     Participant,
     UtteranceSentiment,
 )
+from tests.benchmarks import endurance
 from tests.benchmarks.encoders import encoder_speed
 
 PORT = 8123
@@ -280,13 +281,22 @@ FLOORS: dict[str, tuple[float, str]] = {
     "end_to_end_over_bare_loop": (0.5, "at least"),
     "live_calls_carried": (4, "at least"),
     "live_4 p95_s": (2.5, "at most"),
+    "checkpoint_real_networks with_over_without": (0.95, "at least"),
+    "checkpoint_judged_at_once with_over_without": (0.95, "at least"),
+    "long_call grown": (1.05, "at most"),
+    "many_calls grown": (1.05, "at most"),
 }
 
 
 def main() -> None:
-    """Measure (with the argument `encoders` only these), print a table, write `bench.json`."""
-    only_encoders = sys.argv[1:] == ["encoders"]
-    figures = {"one_core": one_core()} if only_encoders else asyncio.run(measure())
+    """Measure (with an argument only that part), print a table, write `bench.json`."""
+    match sys.argv[1:]:
+        case ["encoders"]:
+            figures = {"one_core": one_core()}
+        case ["endurance"]:
+            figures = asyncio.run(endurance.measure())
+        case _:
+            figures = asyncio.run(measure())
     Path("bench.json").write_text(json.dumps(figures, indent=2) + "\n")
     table = Table("figure", "value", "floor", title="undertone bench")
     for name, value in figures.items():

@@ -184,3 +184,12 @@ def test_analyze_prints_one_result_a_line_and_says_what_was_used(data_dir: Path)
         for modality in ("text", "audio", "video"):
             outcome = line["modalities"][modality]
             assert outcome["used"] or outcome["missing"]
+
+
+def test_the_books_of_all_these_calls_balance(running: Embedded, undisturbed: list[dict[str, Any]]) -> None:
+    assert running
+    assert undisturbed
+    report = json.loads(undertone("audit", "--source", "kafka", "--json").stdout)
+    assert report["findings"] == []
+    assert report["utterances"] >= len(undisturbed)
+    assert report["analysed"] > 0

@@ -157,6 +157,27 @@ async def test_with_every_needed_encoder_away_nothing_is_stored_as_if_it_were_a_
         await analyse(utterance(frozenset({Modality.TEXT})), transcribe=away)
 
 
+@pytest.mark.parametrize("fault", ["away", "slow"])
+async def test_where_the_configuration_waits_a_missing_encoder_holds_the_result(fault: str) -> None:
+    async def missing(_samples: FloatArray) -> Features:
+        if fault == "slow":
+            await asyncio.Event().wait()
+        raise EncoderUnavailableError("away")
+
+    patient = TimeoutSettings(encode_s=0.05, then="wait")
+    with pytest.raises(EncoderUnavailableError, match="audio"):
+        await Analyser(stages(audio=missing), patient)(utterance())
+    assert (await Analyser(stages(), patient)(utterance())).judgement is not None
+
+
+async def test_a_reason_that_no_waiting_mends_holds_nothing() -> None:
+    async def faceless(_frames: Sequence[VideoFrame]) -> Features:
+        raise NoFaceError("nobody")
+
+    result = await Analyser(stages(video=faceless), TimeoutSettings(then="wait"))(utterance())
+    assert result.modalities[Modality.VIDEO].missing == "no_face"
+
+
 async def test_loudness_is_the_voice_and_needs_its_consent() -> None:
     assert (await analyse(utterance(frozenset({Modality.TEXT})))).loudness_dbfs is None
     assert (await analyse(utterance())).loudness_dbfs == -20

@@ -1,0 +1,65 @@
+from collections.abc import AsyncIterator
+
+import pytest_asyncio
+
+from pipelines.ledger import LETTERS_KEPT_MAX, Ledger, OpenNote
+from pipelines.redis_client import connect
+from pipelines.types import Coordinates
+
+
+@pytest_asyncio.fixture
+async def ledger(redis_url: str) -> AsyncIterator[Ledger]:
+    client = connect(redis_url)
+    yield Ledger(client, "live")
+    await client.aclose()
+
+
+async def test_work_that_begins_again_without_an_end_is_counted(ledger: Ledger) -> None:
+    assert [await ledger.begin(Coordinates(0, 7)) for _ in range(3)] == [1, 2, 3]
+    assert await ledger.begin(Coordinates(1, 7)) == 1
+    assert await ledger.begin(Coordinates(0, 8), ended=[7]) == 1
+    assert await ledger.begin(Coordinates(0, 7)) == 1
+    await ledger.end(0, [7, 8])
+    assert await ledger.begin(Coordinates(0, 8)) == 1
+
+
+async def test_a_dead_letter_is_counted_once(ledger: Ledger) -> None:
+    for _ in range(3):
+        await ledger.note_letter("c", Coordinates(0, 4), "undecodable")
+    await ledger.note_letter("c", Coordinates(0, 5), "killed")
+    assert await ledger.letter_counts("c") == {"undecodable": 1, "killed": 1}
+    assert await ledger.is_dead("c", Coordinates(0, 4))
+    assert not await ledger.is_dead("c", Coordinates(1, 4))
+
+
+async def test_a_flood_of_dead_letters_is_counted_and_only_the_latest_remembered(
+    ledger: Ledger, redis_url: str
+) -> None:
+    total = LETTERS_KEPT_MAX + 20
+    for offset in range(total):
+        await ledger.note_letter("c", Coordinates(0, offset), "undecodable")
+    await ledger.note_letter("c", Coordinates(0, 3), "undecodable")
+    assert await ledger.letter_counts("c") == {"undecodable": total}
+    assert not await ledger.is_dead("c", Coordinates(0, 3))
+    assert await ledger.is_dead("c", Coordinates(0, total - 1))
+    client = connect(redis_url)
+    assert await client.zcard("ut:{c}:letters") == LETTERS_KEPT_MAX
+    await client.aclose()
+
+
+async def test_what_was_decided_about_letters_is_remembered(ledger: Ledger) -> None:
+    places = [Coordinates(0, offset) for offset in range(3)]
+    assert await ledger.letter_states([]) == {}
+    await ledger.settle_letter(places[1], "dropped")
+    assert await ledger.letter_states(places) == {places[1]: "dropped"}
+
+
+async def test_open_streams_are_known_until_they_are_over(ledger: Ledger) -> None:
+    first, second = OpenNote("default", "a:1", "phone"), OpenNote("shop", "b", "cam.r7")
+    await ledger.note_open(3, first)
+    await ledger.note_open(3, second)
+    await ledger.note_open(3, first)
+    assert set(await ledger.open_streams(3)) == {first, second}
+    await ledger.forget_open(3, first)
+    assert await ledger.open_streams(3) == [second]
+    assert await ledger.open_streams(4) == []
