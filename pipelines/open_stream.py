@@ -147,7 +147,10 @@ class OpenStream:
         """Start the analysis of the events' utterances.
 
         They came of a fragment that ends at `media_end_ms` in the call and that the log took at `appended_ms` since 1970.
+        A stream that was lost while the fragment was decoded takes nothing: it is read again.
         """
+        if self._ended:
+            return
         for event in events:
             track = self._tracks.get(event.participant)
             if track is None:

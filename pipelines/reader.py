@@ -13,7 +13,9 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
+from itertools import count
 from typing import TypeVar
 
 from pipelines.deadletter import letter_headers, letter_key
@@ -68,6 +70,7 @@ class Reader:
         """Streams that the store holds open and of which nothing has come yet, by partition; since when, in s."""
         self._ended: dict[int, list[int]] = {}
         """Records whose work has ended, which the ledger does not know yet."""
+        self._openings = count()
 
     @property
     def failed(self) -> BaseException | None:
@@ -220,6 +223,8 @@ class Reader:
             opened.finish()
 
     async def _open(self, fragment: MediaFragment, record: Record) -> OpenStream | None:
+        # Each opening is an owner of its own: what an earlier one of this worker has still under way is refused too.
+        owner = f"{self._ports.owner}/{next(self._openings)}"
         note = OpenNote(fragment.tenant, fragment.call_id, fragment.stream)
         await self._insist(partial(self._store.ledger.note_open, record.at.partition, note))
         checkpoint = await self._insist(
@@ -227,7 +232,7 @@ class Reader:
                 fragment.call_id,
                 fragment.tenant,
                 fragment.stream,
-                self._ports.owner,
+                owner,
                 record.appended_ms,
                 partition=record.at.partition,
             )
@@ -255,7 +260,7 @@ class Reader:
             partition=record.at.partition,
             offset=record.at.offset,
             ttl_s=tenant.results_ttl_s,
-            ports=self._ports,
+            ports=replace(self._ports, owner=owner),
             closed=self._closed,
         )
         self._streams[opened.key] = opened

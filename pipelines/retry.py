@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from random import Random
@@ -29,6 +30,8 @@ class Retry:
     retries: Counter
     stopped: asyncio.Event = field(default_factory=asyncio.Event)
     random: Random = field(default_factory=Random)
+    tried_s: float = field(default_factory=time.monotonic)
+    """When something was last found to be away, by the monotonic clock."""
 
     async def __call__(self, away: type[Exception], work: Callable[[], Awaitable[T]]) -> T:
         """What `work` returns, once it does.
@@ -44,6 +47,7 @@ class Retry:
                 if self.stopped.is_set():
                     raise
                 self.retries.labels(_reason(error)).inc()
+                self.tried_s = time.monotonic()
                 logger.warning("trying again in %.1f s: %s", pause_s, error)
                 await self.pause(pause_s)
                 pause_s = min(2 * pause_s, self.pause_max_s)

@@ -87,7 +87,7 @@ class Worker:
         self._beat_s = time.monotonic()
 
     def check(self) -> None:
-        """Raise if the loop has died or has not turned for a minute.
+        """Raise if the loop has died, or has for a minute neither turned nor waited for something that is away.
 
         Raises:
             RuntimeError: the loop needs a new process; Serve replaces the replica.
@@ -95,7 +95,8 @@ class Worker:
         failed = self._failed or self._reader.failed
         if failed is not None:
             raise RuntimeError(f"the ingest loop ended: {failed!r}")
-        if time.monotonic() - self._beat_s > STANDSTILL_S + self._config.worker.retry_max_s:
+        moved_s = max(self._beat_s, self._retry.tried_s)
+        if time.monotonic() - moved_s > STANDSTILL_S + 2 * self._config.worker.retry_max_s:
             raise RuntimeError("the ingest loop stands still")
 
     @property
@@ -142,6 +143,8 @@ class Worker:
             polled = await self._in(self._polling, lambda: self._poll(rewinds))
         except SourceUnavailableError as error:
             logger.warning("the log of fragments is away, trying again: %s", error)
+            for partition, offset in rewinds.items():
+                self._rewinds[partition] = min(self._rewinds.get(partition, offset), offset)
             await self._retry.pause(error.retry_after_s)
             return
         self._take(polled)
@@ -149,7 +152,8 @@ class Worker:
             self._beat_s = time.monotonic()
             await self._handle(self._waiting.popleft())
         await self._reader.rest()
-        if self._waiting and not self._retry.stopped.is_set():
+        # Room may have come meanwhile.
+        if self._waiting and not self._has_room() and not self._retry.stopped.is_set():
             self._in_flight.freed.clear()
             try:
                 await asyncio.wait_for(self._in_flight.freed.wait(), POLL_S)
@@ -231,9 +235,9 @@ class Worker:
 
     async def _store_is_another(self) -> bool:
         """Whether the store was started anew or replaced: then everything is read again from the committed offsets."""
-        epoch, before = await self._store.epoch(), self._epoch
-        self._epoch = epoch
-        if before in ("", epoch):
+        epoch = await self._store.epoch()
+        if self._epoch in ("", epoch):
+            self._epoch = epoch
             return False
         logger.warning("the store is not the one it was: what it may have forgotten is read again")
         for partition, first in list(self._offsets.first.items()):
@@ -241,6 +245,7 @@ class Worker:
             self._forget(partition)
             self._offsets.assign(partition)
             self._rewinds[partition] = first if committed is None else committed
+        self._epoch = epoch
         return True
 
     async def _publish_metrics(self) -> None:
