@@ -26,12 +26,6 @@ class MediaError(UndertoneError, ValueError):
     reason = "undecodable"
 
 
-class KillingMediaError(MediaError):
-    """Media that ends the process which decodes it."""
-
-    reason = "killed"
-
-
 class MediaTooLongError(MediaError):
     """There is more media than may be analysed at once."""
 

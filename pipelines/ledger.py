@@ -34,17 +34,17 @@ class Ledger:
         self._attempt_script = client.register_script(lua("attempt"))
         self._letter_script = client.register_script(lua("letter"))
 
-    async def begin(self, at: Coordinates, ended: Iterable[int] = ()) -> int:
-        """Note that work on a record begins, and that it has ended on others of its partition.
+    async def begin(self, at: Coordinates, worker: str, ended: Iterable[int] = ()) -> int:
+        """Note that `worker` begins to work on a record, and that work has ended on others of its partition.
 
         Returns:
-            How often it has begun without an end, this time included: 1, unless a process died over it.
+            How many workers have begun without an end, this one included: 1, unless a process died over it.
         """
-        return await self._attempt(at.partition, at.offset, ended)
+        return await self._attempt(at.partition, at.offset, worker, ended)
 
     async def end(self, partition: int, ended: Iterable[int]) -> None:
         """Note that work on records has ended; nobody is to blame for what happens next."""
-        await self._attempt(partition, "", ended)
+        await self._attempt(partition, "", "", ended)
 
     async def note_open(self, partition: int, note: OpenNote) -> None:
         """A stream of the partition is opened."""
@@ -98,10 +98,10 @@ class Ledger:
             states = await pipe.execute() if wanted else []
         return {at: state for at, state in zip(wanted, states, strict=True) if state is not None}
 
-    async def _attempt(self, partition: int, offset: int | str, ended: Iterable[int]) -> int:
+    async def _attempt(self, partition: int, offset: int | str, worker: str, ended: Iterable[int]) -> int:
         with redis_errors():
             attempts = await self._attempt_script(
-                keys=[work_key(self._run, partition)], args=[offset, _WORK_TTL_S, *ended]
+                keys=[work_key(self._run, partition)], args=[offset, _WORK_TTL_S, worker, *ended]
             )
         return int(attempts)
 

@@ -95,7 +95,7 @@ class Outcomes:
         counts: Counter[str] = Counter()
         while self._noted and self._noted[0][0] < end:
             counts.update(self._noted.popleft()[1])
-        return Counted(end, self._first_at or 0, counts)
+        return Counted(end, self._first_at, counts)
 
     def __bool__(self) -> bool:
         return bool(self._noted)
@@ -135,13 +135,19 @@ class OpenStream:
         self._first, self._ttl_s, self._ports, self._closed = first, ttl_s, ports, closed
         self._tracks = {participant: self._track(cut) for participant, cut in checkpoint.tracks.items()}
         self._finishing: asyncio.Task[None] | None = None
+        self._ending: CallState | None = None
         self._advancing = asyncio.Lock()
         self._ended = False
 
     @property
-    def finishing(self) -> bool:
-        """Whether its final fragment has come."""
-        return self._finishing is not None
+    def finishing(self) -> CallState | None:
+        """The state that it will have when everything of it is stored; None while fragments are expected."""
+        return self._ending
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing of it is to be done any more: it is over, deleted, another worker's, or dropped."""
+        return self._ended
 
     def take(self, events: list[TrackEvent], appended_ms: int, media_end_ms: int) -> None:
         """Start the analysis of the events' utterances.
@@ -192,6 +198,9 @@ class OpenStream:
 
     def finish(self, state: CallState = "final") -> None:
         """No event will come any more: once all are stored, set the stream's state in the store."""
+        if self._ended:
+            return
+        self._ending = state
         self._finishing = asyncio.create_task(self._finish(state))
         self._finishing.add_done_callback(self._note_failure)
 

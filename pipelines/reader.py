@@ -12,18 +12,17 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import count
 from typing import TypeVar
 
+from pipelines.broker import RECORD_MAX_BYTES
 from pipelines.deadletter import letter_headers, letter_key
 from pipelines.errors import (
     BadFragmentError,
     CallDeletedError,
     FencedError,
-    KillingMediaError,
     MediaError,
     SourceUnavailableError,
     StoreUnavailableError,
@@ -34,8 +33,9 @@ from pipelines.records import parse_record
 from pipelines.sandbox import trial
 from pipelines.settings import AppConfig
 from pipelines.source import Backlog, Gap
-from pipelines.stream import CallStream
+from pipelines.stream import CallStream, Fed, TrackEvent
 from pipelines.types import CALL_ID_PATTERN, TOPIC_DEAD_LETTER, Counted, MediaFragment, Record
+from pipelines.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -62,15 +62,14 @@ class Reader:
         self._decoder = ThreadPoolExecutor(1, "decoder")
         """Decoding keeps to one thread, so that polls go on meanwhile."""
         self._streams: dict[tuple[str, str], OpenStream] = {}
-        self._rewound: set[tuple[str, str, int | None]] = set()
-        """Places already gone back to, of streams that are not open yet."""
+        self._rewound: dict[int, set[tuple[str, str, int]]] = {}
+        """By partition: places already gone back to, of streams that are not open yet."""
         self._lost_before: dict[int, int] = {}
         """Where the log goes on after the last gap found in it, by partition."""
-        self._unheard: dict[int, dict[OpenNote, float]] = {}
-        """Streams that the store holds open and of which nothing has come yet, by partition; since when, in s."""
         self._ended: dict[int, list[int]] = {}
         """Records whose work has ended, which the ledger does not know yet."""
         self._openings = count()
+        self._watchdog = Watchdog(self._streams, ports, config.worker, stall=self._stall, close=self._close_silent)
 
     @property
     def failed(self) -> BaseException | None:
@@ -86,15 +85,17 @@ class Reader:
         for key in [key for key, opened in self._streams.items() if opened.partition == partition]:
             self._streams.pop(key).cancel()
         self._lost_before.pop(partition, None)
-        self._unheard.pop(partition, None)
+        self._rewound.pop(partition, None)
+        self._watchdog.forget(partition)
         self._ended.pop(partition, None)
         self._metrics.open_streams.set(len(self._streams))
 
     def note_gap(self, gap: Gap) -> None:
         """The log has lost records before anybody read them."""
         logger.error("partition %d: the log has lost the records from %d to %d", gap.partition, gap.first, gap.next - 1)
-        self._metrics.records_lost.inc(gap.next - gap.first)
-        self._lost_before[gap.partition] = gap.next
+        known = self._lost_before.get(gap.partition, 0)
+        self._metrics.records_lost.inc(max(0, gap.next - max(gap.first, known)))
+        self._lost_before[gap.partition] = max(gap.next, known)
 
     async def close(self) -> None:
         """Drop what is in flight, and leave no record under suspicion."""
@@ -130,41 +131,16 @@ class Reader:
             await self._while_owned(opened, opened.let_go)
         await self._note_ended(lambda partition, done: self._insist(partial(self._store.ledger.end, partition, done)))
 
-    async def watch(self, backlog: Mapping[int, Backlog]) -> None:
-        """Mark streams that fell silent without a final fragment, and close them in the end, so that offsets can move.
+    async def watch(self, heard: Mapping[int, Backlog]) -> None:
+        """See `Watchdog.watch`."""
+        await self._watchdog.watch(heard)
 
-        Silence is what the log holds nothing of: what still waits to be read is not silent.
-        """
-        now_s = time.monotonic()
-        for partition, unread in backlog.items():
-            await self._watch_unheard(partition, now_s - unread.oldest_age_ms / 1000)
-        for opened in [one for one in self._streams.values() if not one.finishing]:
-            waiting = backlog.get(opened.partition)
-            silent_s = now_s - opened.seen_s - (waiting.oldest_age_ms / 1000 if waiting else 0)
-            if silent_s >= self._config.worker.closed_after_s:
-                logger.warning("call %s, stream %s: silent without a final fragment, closed", *opened.key)
-                opened.take(await self._decode(opened.stream.finish), round(time.time() * 1000), 0)
-                opened.finish("closed")
-            elif silent_s >= self._config.worker.stalled_after_s and opened.state == "live":
-                logger.warning("call %s, stream %s: stalled", *opened.key)
-                await self._while_owned(opened, partial(opened.mark, "stalled"))
+    async def _stall(self, opened: OpenStream) -> None:
+        await self._while_owned(opened, partial(opened.mark, "stalled"))
 
-    async def _watch_unheard(self, partition: int, now_s: float) -> None:
-        """Close what is open in the store and will never be heard of here: the log has lost the rest of it."""
-        if partition not in self._unheard:
-            notes = await self._insist(partial(self._store.ledger.open_streams, partition))
-            self._unheard[partition] = dict.fromkeys(notes, time.monotonic())
-        for note, since_s in list(self._unheard[partition].items()):
-            if now_s - since_s < self._config.worker.closed_after_s:
-                continue
-            self._unheard[partition].pop(note)
-            with suppress(CallDeletedError, BadFragmentError, FencedError):
-                owner, names = self._ports.owner, (note.call_id, note.tenant, note.stream)
-                await self._insist(partial(self._store.open_stream, *names, owner, 0, partition=partition))
-                settle = partial(self._store.settle, note.call_id, note.stream, owner=owner, state="closed")
-                await self._insist(settle)
-                logger.warning("call %s, stream %s: open and never heard of again, closed", note.call_id, note.stream)
-            await self._insist(partial(self._store.ledger.forget_open, partition, note))
+    async def _close_silent(self, opened: OpenStream) -> None:
+        opened.take(await self._decode(opened.stream.finish), round(time.time() * 1000), 0)
+        opened.finish("closed")
 
     async def _listen(self, fragment: MediaFragment, record: Record) -> None:
         opened = self._streams.get((fragment.call_id, fragment.stream)) or await self._open(fragment, record)
@@ -177,56 +153,70 @@ class Reader:
                 "wrong_partition", f"call {fragment.call_id} is read in partition {opened.partition}"
             )
         opened.seen_s = time.monotonic()
-        if opened.finishing:
-            self._skip(opened, record, "after_final")
-        elif record.at.offset in opened.dead:
+        if record.at.offset in opened.dead:
             opened.stream.refuse(fragment)
             await self._end_if_final(opened, fragment, record)
+        elif opened.finishing == "closed":
+            # It speaks again while its last words are judged: begin anew from what is stored.
+            opened.cancel()
+            del self._streams[opened.key]
+            self._rewind(opened.partition, min(opened.needed_offset, record.at.offset))
+        elif opened.finishing:
+            self._skip(opened, record, "after_final")
         elif opened.state == "live" or await self._while_owned(opened, lambda: opened.mark("live")):
             await self._work(opened, fragment, record)
 
     async def _work(self, opened: OpenStream, fragment: MediaFragment, record: Record) -> None:
         at = record.at
-        ended = self._ended.pop(at.partition, [])
-        attempts = await self._insist(lambda: self._store.ledger.begin(at, ended))
-        if attempts > SUSPECT_ATTEMPTS:
-            verdict = await asyncio.to_thread(trial, fragment, self._config.stream)
-            if verdict is None and attempts > ATTEMPTS_MAX:
-                verdict = f"{attempts - 1} processes ended while they worked on it"
+        begin = partial(self._store.ledger.begin, at, self._ports.owner, self._ended.pop(at.partition, []))
+        attempts = await self._insist(begin)
+        try:
+            verdict = await self._verdict(fragment, attempts)
             if verdict is not None:
                 opened.stream.refuse(fragment)
-                await self._bury(opened, fragment, record, KillingMediaError(verdict), attempts - 1)
+                await self._bury(opened, fragment, record, BadFragmentError("killed", verdict), attempts - 1)
                 return
-        try:
-            fed = await self._decode(lambda: opened.stream.feed(fragment))
+            fed, last = await self._decode(lambda: _decoded(opened, fragment))
         except MediaError as error:
             await self._bury(opened, fragment, record, error, attempts)
             return
+        except (StoreUnavailableError, SourceUnavailableError):
+            raise
+        except Exception as error:  # whatever a fragment does to a decoder, it must not stop the others
+            logger.exception("a fragment could not be decoded: %s", at)
+            await self._bury(opened, fragment, record, BadFragmentError("crashed", repr(error)), attempts)
+            return
         finally:
             self._ended.setdefault(at.partition, []).append(at.offset)
+        if opened.ended:
+            return  # lost meanwhile, and read again where the partition is still ours
         if fed.skipped is not None:
             self._skip(opened, record, fed.skipped, fed.missing)
         elif self._note(opened, record, "analysed", fed.missing):
             self._metrics.fragments_analysed.inc()
         self._metrics.packets_damaged.inc(fed.damaged)
         self._metrics.media_seconds.inc(fed.media_ms / 1000)
-        opened.take(fed.events, record.appended_ms, fragment.start_ms + fed.media_ms)
-        if fed.skipped in (None, "not_consented"):
-            await self._end_if_final(opened, fragment, record, fed.media_ms)
+        opened.take([*fed.events, *(last or [])], record.appended_ms, fragment.start_ms + fed.media_ms)
+        if last is not None:
+            opened.finish()
 
-    async def _end_if_final(
-        self, opened: OpenStream, fragment: MediaFragment, record: Record, media_ms: int = 0
-    ) -> None:
-        if fragment.final:
-            events = await self._decode(opened.stream.finish)
-            opened.take(events, record.appended_ms, fragment.start_ms + media_ms)
+    async def _verdict(self, fragment: MediaFragment, attempts: int) -> str | None:
+        """Why a fragment over which processes died is to blame for it; None for any other."""
+        if attempts <= SUSPECT_ATTEMPTS:
+            return None
+        verdict = await asyncio.to_thread(trial, fragment, self._config.stream)
+        if verdict is None and attempts > ATTEMPTS_MAX:
+            return f"{attempts - 1} processes ended while they worked on it"
+        return verdict
+
+    async def _end_if_final(self, opened: OpenStream, fragment: MediaFragment, record: Record) -> None:
+        if fragment.final and not opened.finishing and not opened.ended:
+            opened.take(await self._decode(opened.stream.finish), record.appended_ms, fragment.start_ms)
             opened.finish()
 
     async def _open(self, fragment: MediaFragment, record: Record) -> OpenStream | None:
         # Each opening is an owner of its own: what an earlier one of this worker has still under way is refused too.
         owner = f"{self._ports.owner}/{next(self._openings)}"
-        note = OpenNote(fragment.tenant, fragment.call_id, fragment.stream)
-        await self._insist(partial(self._store.ledger.note_open, record.at.partition, note))
         checkpoint = await self._insist(
             lambda: self._store.open_stream(
                 fragment.call_id,
@@ -235,8 +225,11 @@ class Reader:
                 owner,
                 record.appended_ms,
                 partition=record.at.partition,
+                offset=record.at.offset,
             )
         )
+        if checkpoint is None:
+            return None
         if checkpoint.final:
             if record.at.offset not in checkpoint.dead and record.at.offset >= checkpoint.account.counted_to:
                 counted = Counted(record.at.offset + 1, record.at.offset, {"already_stored": 1})
@@ -244,14 +237,18 @@ class Reader:
                 await self._insist(lambda: settle(fragment.call_id, fragment.stream, owner=None, counted=counted))
                 self._count_skipped("already_stored")
             return None
-        place = (fragment.call_id, fragment.stream, checkpoint.resume_at)
-        if checkpoint.resume_at is not None and checkpoint.resume_at < record.at.offset and place not in self._rewound:
+        if checkpoint.resume_at is not None and checkpoint.resume_at < record.at.offset:
             # Reading began after the place this stream must be resumed from: go back, the store knows what is done.
             # Once: where the log has lost that place, what is left of the stream goes on behind a gap.
-            self._rewound.add(place)
-            self._rewind(record.at.partition, checkpoint.resume_at)
-            return None
-        self._rewound.discard(place)
+            place = (fragment.call_id, fragment.stream, checkpoint.resume_at)
+            gone_back_to = self._rewound.setdefault(record.at.partition, set())
+            if place not in gone_back_to:
+                gone_back_to.add(place)
+                self._rewind(record.at.partition, checkpoint.resume_at)
+                return None
+            gone_back_to.discard(place)
+        note = OpenNote(fragment.tenant, fragment.call_id, fragment.stream)
+        await self._insist(partial(self._store.ledger.note_open, record.at.partition, note))
         tenant = self._config.tenant(fragment.tenant)
         opened = OpenStream(
             fragment,
@@ -264,7 +261,6 @@ class Reader:
             closed=self._closed,
         )
         self._streams[opened.key] = opened
-        self._unheard.get(record.at.partition, {}).pop(note, None)
         self._metrics.open_streams.set(len(self._streams))
         return opened
 
@@ -310,7 +306,12 @@ class Reader:
         self._metrics.fragments_skipped.labels(reason).inc()
 
     async def _bury(
-        self, opened: OpenStream, fragment: MediaFragment, record: Record, error: MediaError, attempts: int
+        self,
+        opened: OpenStream,
+        fragment: MediaFragment,
+        record: Record,
+        error: MediaError | BadFragmentError,
+        attempts: int,
     ) -> None:
         await self._dead_letter(record, error.reason, str(error), attempts)
         opened.dead.add(record.at.offset)
@@ -324,7 +325,8 @@ class Reader:
         if call_id is not None and await self._insist(lambda: ledger.is_dead(call_id, record.at)):
             return  # read again
         logger.warning("dead-lettered (%s): %s", reason, detail)
-        await self._send(TOPIC_DEAD_LETTER, key, record.value, letter_headers(record, reason, detail, attempts))
+        value = record.value[:RECORD_MAX_BYTES]
+        await self._send(TOPIC_DEAD_LETTER, key, value, letter_headers(record, reason, detail, attempts))
         if call_id is not None:
             await self._insist(lambda: ledger.note_letter(call_id, record.at, reason))
         self._metrics.fragments_in.inc()
@@ -340,3 +342,10 @@ class Reader:
 
     async def _insist(self, work: Callable[[], Awaitable[T]]) -> T:
         return await self._ports.retry(StoreUnavailableError, work)
+
+
+def _decoded(opened: OpenStream, fragment: MediaFragment) -> tuple[Fed, list[TrackEvent] | None]:
+    """What a fragment led to, and, where it is its stream's last, what the end led to."""
+    fed = opened.stream.feed(fragment)
+    ends = fragment.final and fed.skipped in (None, "not_consented")
+    return fed, opened.stream.finish() if ends else None

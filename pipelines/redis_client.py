@@ -37,12 +37,19 @@ def connect(url: str) -> Any:  # redis-py types each reply as a union of all pro
 
 
 async def epoch(client: Any) -> str:
-    """The names that the writable servers behind `client` gave themselves when they started."""
+    """The names that the servers behind `client` gave themselves when they started.
+
+    Raises:
+        ReadOnlyError: one of them is a replica, so that what it says of the past may be old.
+    """
     if isinstance(client, redis.asyncio.RedisCluster):
-        servers = await client.info("server", target_nodes=redis.asyncio.RedisCluster.PRIMARIES)
-        return " ".join(sorted(server["run_id"] for server in servers.values()))
-    server = await client.info("server")
-    return str(server["run_id"])
+        told = await client.info(target_nodes=redis.asyncio.RedisCluster.PRIMARIES)
+        servers = [told] if "run_id" in told else list(told.values())  # one primary answers for itself
+    else:
+        servers = [await client.info()]
+    if any(server["role"] != "master" for server in servers):
+        raise ReadOnlyError("it has become a replica")
+    return " ".join(sorted(server["run_id"] for server in servers))
 
 
 @contextmanager

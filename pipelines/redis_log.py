@@ -66,22 +66,22 @@ return 1
 """
 )
 
-# KEYS group; ARGV reader, lease_ms. Returns {1 held on, 2 newly won, 0 another reads; committed}
+# KEYS group; ARGV reader, lease_ms. Returns {1 held on, 2 newly won, 0 another reads; committed, '' where nothing is}
 _HOLD = (
     _NOW_MS
     + """
 local reader = redis.call('HGET', KEYS[1], 'reader')
 local until_ms = tonumber(redis.call('HGET', KEYS[1], 'reader_until_ms') or '0')
-if reader ~= ARGV[1] and until_ms > now_ms then return {0, '0'} end
+if reader ~= ARGV[1] and until_ms > now_ms then return {0, ''} end
 redis.call('HSET', KEYS[1], 'reader', ARGV[1], 'reader_until_ms', string.format('%.0f', now_ms + ARGV[2]))
-return {reader == ARGV[1] and 1 or 2, redis.call('HGET', KEYS[1], 'committed') or '0'}
+return {reader == ARGV[1] and 1 or 2, redis.call('HGET', KEYS[1], 'committed') or ''}
 """
 )
 
 # KEYS group, state; ARGV reader, offset, whether records below it may make room for new ones.
 _COMMIT = """
 if redis.call('HGET', KEYS[1], 'reader') ~= ARGV[1] then return 0 end
-local committed = tonumber(redis.call('HGET', KEYS[1], 'committed') or '0')
+local committed = tonumber(redis.call('HGET', KEYS[1], 'committed') or '-1')
 local offset = math.min(tonumber(ARGV[2]), tonumber(redis.call('HGET', KEYS[2], 'next') or '0'))
 if offset <= committed then return 1 end
 redis.call('HSET', KEYS[1], 'committed', string.format('%.0f', offset))
@@ -113,6 +113,7 @@ class RedisStreamSource:
         self._holds = False
         self._paused = False
         self._position = 0
+        self._begun = False
 
     def poll(self, timeout_s: float, records_max: int) -> Polled:
         """See `Source.poll`."""
@@ -121,14 +122,16 @@ class RedisStreamSource:
             revoked, assigned = self._holds and held != 1, held == 2
             self._holds = held != 0
             if assigned:
-                self._position, self._paused = int(committed), False
+                self._position, self._begun, self._paused = int(committed or 0), committed != b"", False
             position, records = self._position, tuple[Record, ...]()
             if assigned or not self._holds or self._paused:
                 if not assigned:
                     time.sleep(min(timeout_s, _LEASE_MS / 4000))
             else:
                 records = self._read(timeout_s, records_max)
-        skipped = records and records[0].at.offset > position
+        # A group that has just begun has lost nothing.
+        skipped = records and self._begun and records[0].at.offset > position
+        self._begun = self._begun or bool(records)
         gaps = (Gap(_PARTITION, position, records[0].at.offset),) if skipped else ()
         return Polled(records, frozenset([_PARTITION] * assigned), frozenset([_PARTITION] * revoked), gaps)
 

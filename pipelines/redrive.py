@@ -9,11 +9,12 @@ from pipelines.deadletter import Letter
 from pipelines.errors import BadFragmentError
 from pipelines.records import fragment_headers, parse_record
 from pipelines.settings import MediaLimits
+from pipelines.store_keys import letter_name
 from pipelines.types import Checkpoint, MediaFragment
 
 _STREAM_KEPT = 40
 
-Obstacle = Literal["cut", "still_refused"]
+Obstacle = Literal["cut", "still_refused", "duplicate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +50,14 @@ def redrives(
             sound.append((parse_record(letter.record, limits), letter))
         except BadFragmentError as error:
             yield Redrive(letter, None, "still_refused", str(error))
-    sound.sort(key=lambda one: (one[0].call_id, one[0].stream, one[0].seq))
-    for (call_id, stream), group in groupby(sound, key=lambda one: (one[0].call_id, one[0].stream)):
+    # One of each number: a sender that repeated itself would have its speech judged twice.
+    firsts: dict[tuple[str, str, int], tuple[MediaFragment, Letter]] = {}
+    for fragment, letter in sound:
+        place = (fragment.call_id, fragment.stream, fragment.seq)
+        if firsts.setdefault(place, (fragment, letter))[1] is not letter:
+            yield Redrive(letter, None, "duplicate", f"{letter_name(firsts[place][1].record.at)} is the same fragment")
+    once = [firsts[place] for place in sorted(firsts)]
+    for (call_id, stream), group in groupby(once, key=lambda one: (one[0].call_id, one[0].stream)):
         if stream in known.get(call_id, {}):
             yield from _beside(list(group))
         else:

@@ -21,7 +21,7 @@ class ReplaySource:
         self._unread: list[int] = []
         self._records: Iterator[Record] = iter(())
         self._paused = False
-        self._begun = False
+        self._begun = self._exhausted = False
         self.read = 0
         """How many records were looked at."""
         self.calls: set[bytes | None] = set()
@@ -30,7 +30,7 @@ class ReplaySource:
     @property
     def exhausted(self) -> bool:
         """Whether everything has been read."""
-        return self._begun and not self._unread
+        return self._exhausted
 
     @property
     def total(self) -> int:
@@ -46,6 +46,7 @@ class ReplaySource:
             self._begun = True
             self._go_to_next()
             return Polled((), frozenset(self._extents), frozenset())
+        self._exhausted = not self._unread
         found: list[Record] = []
         while self._unread and not self._paused and len(found) < records_max:
             record = next(self._records, None)
@@ -76,6 +77,7 @@ class ReplaySource:
         """See `Source.seek`."""
         extent = self._extents[partition]
         start = max(offset, extent.start)
+        self._exhausted = False
         self._unread = [partition, *(other for other in self._unread if other != partition)]
         self._records = self._reader.records({partition: Extent(start, extent.end, None)})
 

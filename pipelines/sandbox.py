@@ -5,7 +5,9 @@ costs half a second and is asked for only then.
 """
 
 import json
+import logging
 import resource
+import signal
 import subprocess
 import sys
 
@@ -17,12 +19,16 @@ from pipelines.types import Coordinates, MediaFragment, Record
 
 TRIAL_S = 60
 MEMORY_MAX_BYTES = 4 << 30
+OUT_OF_MEMORY = 137
+
+logger = logging.getLogger(__name__)
 
 
 def trial(fragment: MediaFragment, settings: StreamSettings) -> str | None:
-    """How the process ended that decoded `fragment` by itself; None when it lived.
+    """How the process ended that decoded `fragment` by itself; None when it was not the media that ended it.
 
-    A fragment that is refused with an error has not killed anybody.
+    A fragment that is refused with an error has not killed anybody, and a process that could not even begin says
+    nothing about it.
     """
     headers = [(name, value.decode()) for name, value in fragment_headers(fragment)]
     order = {"call_id": fragment.call_id, "headers": headers, "settings": settings.model_dump(mode="json")}
@@ -36,9 +42,14 @@ def trial(fragment: MediaFragment, settings: StreamSettings) -> str | None:
         )
     except subprocess.TimeoutExpired:
         return f"still decoding after {TRIAL_S} s"
-    if done.returncode == 0:
-        return None
-    return f"the decoding process ended with {done.returncode}: {done.stderr[-300:].decode(errors='replace').strip()}"
+    said = done.stderr[-300:].decode(errors="replace").strip()
+    if done.returncode < 0:
+        return f"the decoding process was ended by {signal.Signals(-done.returncode).name} {said}".strip()
+    if done.returncode == OUT_OF_MEMORY:
+        return f"the decoding process wanted more than {MEMORY_MAX_BYTES >> 30} GiB"
+    if done.returncode:
+        logger.error("a trial of call %s ended with %d and tells nothing: %s", fragment.call_id, done.returncode, said)
+    return None
 
 
 def main() -> None:
@@ -54,6 +65,8 @@ def main() -> None:
         demuxer.finish()
     except MediaError:
         return
+    except MemoryError:
+        sys.exit(OUT_OF_MEMORY)
 
 
 if __name__ == "__main__":

@@ -125,8 +125,16 @@ class Store:
             return await epoch(self._redis)
 
     async def open_stream(
-        self, call_id: str, tenant: str, stream: str, owner: str, started_at_ms: int, *, partition: int = 0
-    ) -> Checkpoint:
+        self,
+        call_id: str,
+        tenant: str,
+        stream: str,
+        owner: str,
+        started_at_ms: int,
+        *,
+        partition: int = 0,
+        offset: int | None = None,
+    ) -> Checkpoint | None:
         """Take ownership of a stream and read how far it is stored; whoever owned it is refused from now on.
 
         Args:
@@ -136,17 +144,31 @@ class Store:
             owner: the writer's name, different from any other process's, ever.
             started_at_ms: when the call started if this is its first stream, ms since 1970; 0 means now.
             partition: where in the log its fragments stand.
+            offset: where the fragment stands that opens it, if one does.
+
+        Returns:
+            None where the stream is closed and that fragment is accounted for: it is only read again.
 
         Raises:
             CallDeletedError: the call was deleted.
             BadFragmentError: the call belongs to another tenant (`bad_header`), or its fragments began in another
                 partition (`wrong_partition`), in which offsets mean something else.
         """
-        keys = self._keys(call_id)
+        keys, place = self._keys(call_id), () if offset is None else (offset,)
         with redis_errors():
             word, *rest = await self._open_script(
                 keys=[*keys.stream(stream), keys("letters")],
-                args=[owner, tenant, stream, started_at_ms, OPEN_TTL_S, CHECKPOINT_TTL_S, EVENTS_MAX, partition],
+                args=[
+                    owner,
+                    tenant,
+                    stream,
+                    started_at_ms,
+                    OPEN_TTL_S,
+                    CHECKPOINT_TTL_S,
+                    EVENTS_MAX,
+                    partition,
+                    *place,
+                ],
             )
             if word == "open" and self._run != LIVE_RUN:
                 runs = CallKeys(call_id)("runs")
@@ -162,6 +184,8 @@ class Store:
                 f"call {call_id} began in another partition than {partition}: add partitions only while no call is open",
             )
         _judge(word, call_id, stream)
+        if word == "settled":
+            return None
         _, letters, fields = rest
         return read_checkpoint(dict(zip(fields[::2], fields[1::2], strict=True)), letters)
 
@@ -212,22 +236,13 @@ class Store:
                     text,
                     digest,
                     0 if result is None else result.end_ms,
-                    counted.first_at,
+                    "" if counted.first_at is None else counted.first_at,
                     *_flat(counted),
                 ],
             )
             if word == "deleted" and result is not None and trend is not None:
                 await self._redis.hdel(trend, result.utterance_id)
         _judge(word, first.call_id, first.stream)
-
-    async def finish_stream(self, call_id: str, stream: str, *, owner: str, counted: Counted = NOTHING_COUNTED) -> None:
-        """The stream is stored to its end; when every known stream of the call is, the call becomes final.
-
-        Raises:
-            FencedError: `owner` does not own the stream any more.
-            CallDeletedError: the call was deleted.
-        """
-        await self.settle(call_id, stream, owner=owner, counted=counted, state="final")
 
     async def settle(
         self,
@@ -239,6 +254,8 @@ class Store:
         state: CallState | None = None,
     ) -> None:
         """Count fragments that need no cut to move, and set the stream's state; again changes nothing.
+
+        `final` is for good: the stream is stored to its end. When every known stream of the call is, the call is.
 
         Without an `owner` it is for what comes of a stream that is final, which nobody owns.
 
@@ -255,7 +272,7 @@ class Store:
                     state or "",
                     EVENTS_MAX,
                     counted.below,
-                    counted.first_at,
+                    "" if counted.first_at is None else counted.first_at,
                     *_flat(counted),
                 ],
             )
@@ -390,7 +407,7 @@ class Store:
         """
         with redis_errors():
             keys = CallKeys(call_id)
-            if not await self._redis.exists(keys("call")):
+            if not await self._redis.exists(*map(keys, ("call", "streams", "runs"))):
                 return False
             await self._redis.set(keys("deleted"), "1", ex=TOMBSTONE_TTL_S)
             for run in [*await self._redis.smembers(keys("runs")), LIVE_RUN]:

@@ -293,16 +293,16 @@ class Checkpoint:
 class Counted:
     """How many of a stream's fragments at offsets below `below` came to which end since the last count.
 
-    `first_at` is the offset of the first fragment that was ever counted; outcomes are `analysed`, the reasons
+    `first_at` is the offset of the first fragment that was ever counted, None before it; outcomes are `analysed`, the reasons
     of skipping, `missing` and `lost`.
     """
 
     below: int
-    first_at: int
+    first_at: int | None
     outcomes: Mapping[str, int] = field(default_factory=dict)
 
 
-NOTHING_COUNTED = Counted(0, 0)
+NOTHING_COUNTED = Counted(0, None)
 
 
 @dataclass(frozen=True, slots=True)

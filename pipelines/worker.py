@@ -82,6 +82,7 @@ class Worker:
         self._paused: bool | None = False
         """Whether every partition is paused; None when a new assignment has made that uncertain."""
         self._rewinds: dict[int, int] = {}
+        self._handling = False
         self._epoch = ""
         self._failed: BaseException | None = None
         self._beat_s = time.monotonic()
@@ -102,7 +103,13 @@ class Worker:
     @property
     def idle(self) -> bool:
         """Whether nothing is open, nothing waits, and nothing is under analysis."""
-        return not self._waiting and not self._rewinds and not self._in_flight.count and not any(self._reader.needed())
+        return (
+            not self._waiting
+            and not self._rewinds
+            and not self._handling
+            and not self._in_flight.count
+            and not any(self._reader.needed())
+        )
 
     def stop(self) -> None:
         """Ask `run` to end: what is in flight is dropped, and a successor finds it again from the checkpoint."""
@@ -121,7 +128,9 @@ class Worker:
                 self._beat_s = time.monotonic()
                 await self._turn()
                 if self._beat_s - committed_s >= self._config.worker.commit_interval_s:
-                    await self._reader.watch(self.backlog)
+                    waiting = {record.at.partition for record in self._waiting}
+                    heard = {partition: held for partition, held in self.backlog.items() if partition not in waiting}
+                    await self._reader.watch(heard)
                     await self._commit()
                     committed_s = self._beat_s
                 if self._beat_s - published_s >= METRICS_INTERVAL_S:
@@ -197,12 +206,15 @@ class Worker:
         self._offsets.read(record.at.partition, record.at.offset)
         if not in_share(record.key, self._config.share):
             return
+        self._handling = True
         try:
             await self._reader.read(record)
         except BaseException:
             # Neither analysed, skipped nor dead-lettered: whoever comes next must read it again.
             self._offsets.rewind(record.at.partition, record.at.offset)
             raise
+        finally:
+            self._handling = False
 
     def _rewind(self, partition: int, offset: int) -> None:
         """Read the partition again from `offset`, from the next poll on; a poll under way must not run ahead of it."""
@@ -258,7 +270,10 @@ class Worker:
             self.metrics.oldest_fragment_age_seconds.set(oldest_ms / 1000)
             text = generate_latest(self.metrics.registry).decode()
             await self._store.publish_metrics(self._owner, text, METRICS_TTL_S)
-        except (SourceUnavailableError, StoreUnavailableError) as error:
+        except SourceUnavailableError as error:
+            self.backlog = {}  # what was heard before the log went away says nothing of now
+            logger.warning("the backlog cannot be asked for: %s", error)
+        except StoreUnavailableError as error:
             logger.warning("metrics could not be published: %s", error)
 
     async def _in(self, thread: ThreadPoolExecutor, work: Callable[[], T]) -> T:

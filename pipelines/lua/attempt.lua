@@ -1,9 +1,11 @@
 -- Note that work on a record begins, and forget the records whose work has ended.
--- KEYS 1 hash: offset -> attempts
--- ARGV 1 offset ('' none)  2 ttl_s  3… offsets whose work has ended
--- Returns how often the work has begun, this time included
-for index = 3, #ARGV do redis.call('HDEL', KEYS[1], ARGV[index]) end
+-- KEYS 1 hash: offset -> how many workers have begun, and the last of them
+-- ARGV 1 offset ('' none)  2 ttl_s  3 worker  4… offsets whose work has ended
+-- Returns how many workers have begun, this one included: one that begins again, or after a lost reply, counts once
+for index = 4, #ARGV do redis.call('HDEL', KEYS[1], ARGV[index]) end
 if ARGV[1] == '' then return 0 end
-local attempts = redis.call('HINCRBY', KEYS[1], ARGV[1], 1)
+local begun, last = string.match(redis.call('HGET', KEYS[1], ARGV[1]) or '0 ', '^(%d+) (.*)$')
+if last == ARGV[3] then return tonumber(begun) end
+redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f %s', begun + 1, ARGV[3]))
 redis.call('EXPIRE', KEYS[1], ARGV[2])
-return attempts
+return tonumber(begun) + 1

@@ -22,7 +22,7 @@ end
 -- Fragments below `counted_to` are counted once, whoever counts them; ARGV from `first` on holds outcomes and how many.
 local function count(checkpoint, counted_to, first_at, first)
     if tonumber(counted_to) <= tonumber(redis.call('HGET', checkpoint, 'counted_to') or '0') then return end
-    redis.call('HSETNX', checkpoint, 'first_at', first_at)
+    if first_at ~= '' then redis.call('HSETNX', checkpoint, 'first_at', first_at) end
     redis.call('HSET', checkpoint, 'counted_to', counted_to)
     for index = first, #ARGV, 2 do redis.call('HINCRBY', checkpoint, 'n:' .. ARGV[index], ARGV[index + 1]) end
 end

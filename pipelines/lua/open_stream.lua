@@ -1,12 +1,19 @@
 -- Take ownership of a stream and read its checkpoint.
 -- KEYS 1 call  2 streams  3 checkpoint  4 tombstone  5 events  6 letters
 -- ARGV 1 owner  2 tenant  3 stream  4 started_ms (0 unknown)  5 open_ttl_s  6 checkpoint_ttl_s  7 events_max  8 partition
--- Returns {'deleted'}, {'other tenant'}, {'other partition'} or {'open', started_ms, {letters…}, {checkpoint's fields and values…}}
+--      9 offset of the fragment that opens it ('' unknown)
+-- Returns {'deleted'}, {'other tenant'}, {'other partition'}, {'settled'} or {'open', started_ms, {letters…}, {checkpoint's fields and values…}}
 if redis.call('EXISTS', KEYS[4]) == 1 then return {'deleted'} end
 local tenant = redis.call('HGET', KEYS[1], 'tenant')
 if tenant and tenant ~= ARGV[2] then return {'other tenant'} end
 local partition = redis.call('HGET', KEYS[3], 'partition')
 if partition and partition ~= ARGV[8] then return {'other partition'} end
+
+-- A closed stream is not brought to life by what is only read again.
+local counted_to = tonumber(redis.call('HGET', KEYS[3], 'counted_to') or '0')
+if redis.call('HGET', KEYS[2], ARGV[3]) == 'closed' and tonumber(ARGV[9] or '') and tonumber(ARGV[9]) < counted_to then
+    return {'settled'}
+end
 
 if not redis.call('HGET', KEYS[3], 'final') then
     local started_ms = ARGV[4]

@@ -52,8 +52,8 @@ Analyse = Callable[[Utterance], Awaitable[UtteranceSentiment]]
 class _NoLedger(Ledger):
     """Notes nothing."""
 
-    async def begin(self, at: Coordinates, ended: Iterable[int] = ()) -> int:
-        del at, ended
+    async def begin(self, at: Coordinates, worker: str, ended: Iterable[int] = ()) -> int:
+        del at, worker, ended
         return 1
 
     async def end(self, partition: int, ended: Iterable[int]) -> None:
@@ -68,9 +68,17 @@ class PlainStore(Store):
         self.ledger = _NoLedger(client, run)
 
     async def open_stream(
-        self, call_id: str, tenant: str, stream: str, owner: str, started_at_ms: int, *, partition: int = 0
+        self,
+        call_id: str,
+        tenant: str,
+        stream: str,
+        owner: str,
+        started_at_ms: int,
+        *,
+        partition: int = 0,
+        offset: int | None = None,
     ) -> Checkpoint:
-        del call_id, tenant, stream, owner, started_at_ms, partition
+        del call_id, tenant, stream, owner, started_at_ms, partition, offset
         return Checkpoint({}, None, None, None, final=False)
 
     async def advance(

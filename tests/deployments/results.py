@@ -111,5 +111,5 @@ async def _keep(store: Store, call_id: str, results: list[UtteranceSentiment], *
             )
         cuts[found.participant] = new
     if final:
-        await store.finish_stream(call_id, "main", owner="w1")
+        await store.settle(call_id, "main", owner="w1", state="final")
     await store.close()

@@ -132,7 +132,7 @@ class Site:
             )
             cuts[stored.participant] = new
         if final:
-            await self.store.finish_stream(call_id, "main", owner="w")
+            await self.store.settle(call_id, "main", owner="w", state="final")
 
     def fragments(self) -> list[MediaFragment]:
         """Everything in the log, from its start."""
@@ -665,7 +665,7 @@ async def test_events_come_live_and_end_with_the_call(site: Site, address: str) 
                     result=late,
                     ttl_s=3600,
                 )
-                await site.store.finish_stream("a-17", "main", owner="w")
+                await site.store.settle("a-17", "main", owner="w", state="final")
             if event.kind is not None:
                 events.append(event)
 
@@ -683,7 +683,7 @@ async def test_events_come_live_and_end_with_the_call(site: Site, address: str) 
 async def test_a_call_that_began_again_has_only_its_last_end(site: Site) -> None:
     await site.call(result(0), final=True)
     await site.store.open_stream("a-17", "default", "webcam", "w", 0)
-    await site.store.finish_stream("a-17", "webcam", owner="w")
+    await site.store.settle("a-17", "webcam", owner="w", state="final")
 
     text = (await site.client.get("/v1/calls/a-17/events")).text
 

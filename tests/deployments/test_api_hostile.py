@@ -61,7 +61,7 @@ async def store_call(redis_url: str, *, utterances: int = 1, final: bool = True)
             ttl_s=3600,
         )
     if final:
-        await store.finish_stream("a-17", "main", owner="w")
+        await store.settle("a-17", "main", owner="w", state="final")
     await store.close()
 
 

@@ -15,12 +15,17 @@ async def ledger(redis_url: str) -> AsyncIterator[Ledger]:
 
 
 async def test_work_that_begins_again_without_an_end_is_counted(ledger: Ledger) -> None:
-    assert [await ledger.begin(Coordinates(0, 7)) for _ in range(3)] == [1, 2, 3]
-    assert await ledger.begin(Coordinates(1, 7)) == 1
-    assert await ledger.begin(Coordinates(0, 8), ended=[7]) == 1
-    assert await ledger.begin(Coordinates(0, 7)) == 1
+    assert [await ledger.begin(Coordinates(0, 7), worker) for worker in "abc"] == [1, 2, 3]
+    assert await ledger.begin(Coordinates(1, 7), "c") == 1
+    assert await ledger.begin(Coordinates(0, 8), "c", ended=[7]) == 1
+    assert await ledger.begin(Coordinates(0, 7), "d") == 1
     await ledger.end(0, [7, 8])
-    assert await ledger.begin(Coordinates(0, 8)) == 1
+    assert await ledger.begin(Coordinates(0, 8), "d") == 1
+
+
+async def test_one_worker_that_begins_again_after_a_lost_reply_has_died_of_nothing(ledger: Ledger) -> None:
+    assert [await ledger.begin(Coordinates(0, 7), "a") for _ in range(3)] == [1, 1, 1]
+    assert [await ledger.begin(Coordinates(0, 7), worker) for worker in "bba"] == [2, 2, 3]
 
 
 async def test_a_dead_letter_is_counted_once(ledger: Ledger) -> None:

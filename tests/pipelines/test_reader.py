@@ -16,9 +16,17 @@ from pipelines.records import fragment_headers
 from pipelines.redis_log import RedisStreamProducer
 from pipelines.settings import WorkerSettings
 from pipelines.store import Store
-from pipelines.types import TOPIC_DEAD_LETTER, TOPIC_MEDIA, Account, Coordinates, MediaFragment
+from pipelines.types import (
+    TOPIC_DEAD_LETTER,
+    TOPIC_MEDIA,
+    Account,
+    Coordinates,
+    MediaFragment,
+    Utterance,
+    UtteranceSentiment,
+)
 from pipelines.worker import Worker
-from tests.pipelines.working import Voice, call, found, records, results, send, speech, working
+from tests.pipelines.working import Voice, call, found, judge, records, results, send, speech, working
 
 
 @pytest.fixture(scope="module")
@@ -142,8 +150,8 @@ async def test_a_record_at_work_when_two_processes_died_of_something_else_is_ana
 ) -> None:
     send(RedisStreamProducer(redis_url), call(sound, "c1"))
     store = Store.connect(redis_url)
-    for _ in range(3):
-        await store.ledger.begin(Coordinates(0, 6))
+    for worker in ("first", "second", "third"):
+        await store.ledger.begin(Coordinates(0, 6), worker)
     await store.close()
     async with working(redis_url):
         assert len(await results(redis_url, "c1")) == 4
@@ -254,6 +262,99 @@ async def test_a_call_whose_end_the_log_has_lost_is_closed(redis_url: str, sound
         with redis.Redis.from_url(redis_url) as client:
             while client.exists("ut:open:0"):
                 await asyncio.sleep(0.01)
+
+
+async def test_a_stream_that_speaks_is_not_closed_however_long(redis_url: str, sound: FloatArray) -> None:
+    """Fragments come more often than `closed_after_s`, and the call lasts longer than that."""
+    producer = RedisStreamProducer(redis_url)
+    quick = WorkerSettings(stalled_after_s=0.3, closed_after_s=0.8, commit_interval_s=0.05)
+    async with working(redis_url, worker=quick):
+        for fragment in call(sound, "c1"):
+            send(producer, [fragment])
+            await asyncio.sleep(0.1)
+        await results(redis_url, "c1")
+    assert set(await kinds(redis_url, "c1")) <= {"call-stalled", "call-live", "call-final"}
+    assert (await kinds(redis_url, "c1")).count("call-final") == 1
+    assert await status(redis_url, "c1") == "final"
+
+
+async def test_a_stream_that_speaks_again_while_it_is_being_closed_loses_nothing(
+    redis_url: str, sound: FloatArray
+) -> None:
+    producer, fragments = RedisStreamProducer(redis_url), call(sound, "c1")
+    gate = asyncio.Event()
+
+    async def hold(utterance: Utterance) -> UtteranceSentiment:
+        await gate.wait()
+        return await judge(utterance)
+
+    quick = WorkerSettings(stalled_after_s=0.1, closed_after_s=0.2, commit_interval_s=0.05)
+    async with working(redis_url, "calm"):
+        send(producer, call(sound, "whole"))
+        whole = found(await results(redis_url, "whole"))
+    async with working(redis_url, "w", hold, worker=quick) as worker:
+        send(producer, fragments[:10])
+        while metric(worker, "undertone_fragments_analysed_total") < 10:
+            await asyncio.sleep(0.01)
+        await until("stalled", redis_url, "c1")
+        await asyncio.sleep(0.5)  # it is being closed now, and cannot be: nothing tells from outside
+        send(producer, fragments[10:])
+        gate.set()
+        await until("final", redis_url, "c1")
+    counted = await account(redis_url, "c1")
+    assert (counted.analysed, counted.skipped) == (20, {})
+    spoken = found(await results(redis_url, "c1", final=False))
+    assert spoken[-1][2] == whole[-1][2]
+
+
+async def test_what_waits_in_the_worker_is_not_silent(redis_url: str, sound: FloatArray) -> None:
+    """No room for more utterances: fragments lie polled and unread for longer than a stream may be silent."""
+    gate = asyncio.Event()
+
+    async def hold(utterance: Utterance) -> UtteranceSentiment:
+        await gate.wait()
+        return await judge(utterance)
+
+    send(RedisStreamProducer(redis_url), call(sound, "c1"))
+    quick = WorkerSettings(stalled_after_s=0.1, closed_after_s=0.2, commit_interval_s=0.05, utterances_in_flight=1)
+    async with working(redis_url, "w", hold, worker=quick) as worker:
+        while not metric(worker, "undertone_utterances_in_flight"):
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(1.0)  # several times what would close it
+        assert await status(redis_url, "c1") == "live"
+        gate.set()
+        await results(redis_url, "c1")
+    assert await kinds(redis_url, "c1") == ["call-final"]
+
+
+async def test_a_final_stream_that_is_sent_again_stays_final(redis_url: str, sound: FloatArray) -> None:
+    producer = RedisStreamProducer(redis_url)
+    quick = WorkerSettings(stalled_after_s=0.1, closed_after_s=0.2, commit_interval_s=0.05)
+    async with working(redis_url, worker=quick) as worker:
+        send(producer, call(sound, "c1"))
+        await results(redis_url, "c1")
+        send(producer, call(sound, "c1"))
+        while metric(worker, "undertone_fragments_skipped_total", reason="already_stored") < 20:
+            await asyncio.sleep(0.01)
+        with redis.Redis.from_url(redis_url) as client:
+            assert not client.exists("ut:open:0")
+    async with working(redis_url, "later", worker=quick) as worker:
+        send(producer, call(sound, "c2"))
+        await results(redis_url, "c2")
+    assert await kinds(redis_url, "c1") == ["call-final"]
+    assert await status(redis_url, "c1") == "final"
+
+
+async def test_the_largest_record_that_a_log_takes_is_dead_lettered(redis_url: str) -> None:
+    producer = RedisStreamProducer(redis_url)
+    producer.send(TOPIC_MEDIA, "c1", bytes(2 << 20), (("v", b"1"),))
+    async with working(redis_url) as worker:
+        while metric(worker, "undertone_fragments_dead_lettered_total", reason="oversize") < 1:
+            await asyncio.sleep(0.01)
+        worker.check()
+    (letter,) = map(read_letter, records(redis_url, TOPIC_DEAD_LETTER))
+    assert letter is not None
+    assert letter.whole
 
 
 async def test_a_stream_does_not_change_its_partition(redis_url: str, sound: FloatArray) -> None:

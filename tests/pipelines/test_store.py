@@ -20,6 +20,7 @@ from pipelines.queries import CallFilter, Page
 from pipelines.store import Store
 from pipelines.types import (
     DEFAULT_CONSENT,
+    Counted,
     Judgement,
     MediaFragment,
     ModalityOut,
@@ -118,11 +119,12 @@ async def stored_call(store: Store, call_id: str, started_ms: int, *scores: floa
     for number, score in enumerate(scores):
         judged = result(number * 1000, call_id, score=score, tenant=tenant)
         await advance(store, judged, number * 16_000, (number + 1) * 16_000, first=first)
-    await store.finish_stream(call_id, "main", owner="w1")
+    await store.settle(call_id, "main", owner="w1", state="final")
 
 
 async def test_a_new_stream_has_nothing_settled(store: Store) -> None:
     checkpoint = await store.open_stream("c", "acme", "main", "w1", STARTED_MS)
+    assert checkpoint is not None
     assert checkpoint.tracks == {}
     assert (checkpoint.resume_at, checkpoint.resume_seq, checkpoint.resume_sample) == (None, None, None)
     assert not checkpoint.final
@@ -133,6 +135,7 @@ async def test_a_successor_finds_the_cut_of_each_track(store: Store) -> None:
     await advance(store, result(100), 0, 16_000)
     await advance(store, None, 0, 8_000, participant=AGENT, offset=4)
     checkpoint = await store.open_stream("c", "acme", "main", "w2", STARTED_MS + 999)
+    assert checkpoint is not None
     assert checkpoint.tracks == {CUSTOMER: TrackCut(16_000, 1), AGENT: TrackCut(8_000, 1)}
     assert (checkpoint.resume_at, checkpoint.resume_seq, checkpoint.resume_sample) == (4, 2, 32_000)
 
@@ -144,9 +147,10 @@ async def test_a_zombie_writer_changes_nothing(store: Store) -> None:
     with pytest.raises(FencedError):
         await advance(store, result(1000), 16_000, 32_000, owner="zombie")
     with pytest.raises(FencedError):
-        await store.finish_stream("c", "main", owner="zombie")
+        await store.settle("c", "main", owner="zombie", state="final")
     assert [stored.start_ms for stored in (await store.utterances("c")).items] == [0]
     checkpoint = await store.open_stream("c", "acme", "main", "successor", STARTED_MS)
+    assert checkpoint is not None
     assert checkpoint.tracks == {CUSTOMER: TrackCut(16_000, 1)}
 
 
@@ -181,17 +185,38 @@ async def test_two_streams_open_at_once_are_apart(store: Store) -> None:
 async def test_a_call_is_final_when_all_its_streams_are(store: Store) -> None:
     await store.open_stream("c", "acme", "phone", "w1", STARTED_MS)
     await store.open_stream("c", "acme", "webcam", "w1", STARTED_MS)
-    await store.finish_stream("c", "phone", owner="w1")
+    await store.settle("c", "phone", owner="w1", state="final")
     call = await store.call("c")
     assert call is not None
     assert (call.status, call.streams) == ("live", {"phone": "final", "webcam": "live"})
     for _ in range(2):
-        await store.finish_stream("c", "webcam", owner="w1")
+        await store.settle("c", "webcam", owner="w1", state="final")
     call = await store.call("c")
     assert call is not None
     assert call.status == "final"
     assert [event.kind for event in await store.events("c")] == ["call-final"]
-    assert (await store.open_stream("c", "acme", "phone", "w9", STARTED_MS)).final
+    again = await store.open_stream("c", "acme", "phone", "w9", STARTED_MS)
+    assert again is not None
+    assert again.final
+
+
+async def test_a_final_stream_stays_final_and_a_closed_one_comes_alive_by_what_is_new_only(store: Store) -> None:
+    await store.open_stream("c", "acme", "main", "w1", STARTED_MS)
+    counted = Counted(8, 0, {"analysed": 8})
+    await store.settle("c", "main", owner="w1", counted=counted, state="closed")
+    assert await store.open_stream("c", "acme", "main", "w2", STARTED_MS, offset=7) is None
+    call = await store.call("c")
+    assert call is not None
+    assert call.status == "closed"
+    assert await store.open_stream("c", "acme", "main", "w2", STARTED_MS, offset=8) is not None
+    call = await store.call("c")
+    assert call is not None
+    assert call.status == "live"
+    await store.settle("c", "main", owner="w2", state="final")
+    await store.settle("c", "main", owner="w2", state="closed")
+    call = await store.call("c")
+    assert call is not None
+    assert call.status == "final"
 
 
 async def test_one_tenant_cannot_write_into_anothers_call(store: Store) -> None:
@@ -326,7 +351,7 @@ async def test_a_deleted_call_is_gone_and_stays_gone(store: Store, raw: Any) -> 
     with pytest.raises(CallDeletedError):
         await advance(store, result(1000), 16_000, 32_000)
     with pytest.raises(CallDeletedError):
-        await store.finish_stream("c", "main", owner="w1")
+        await store.settle("c", "main", owner="w1", state="final")
     with pytest.raises(CallDeletedError):
         await store.open_stream("c", "acme", "main", "w2", STARTED_MS)
     assert list(raw.scan_iter("ut:{c}:*")) == ["ut:{c}:deleted"]
