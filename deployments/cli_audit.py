@@ -84,10 +84,10 @@ def run_audit(call_id: str | None, since: str | None, *, run: str, source: LogNa
         CommandError: the log or the store cannot be reached.
     """
     here = system(source)
-    books = Books(MediaLimits())
+    of_run, books = here.config.model_copy(update={"run": run}), Books(MediaLimits())
     with (
         aside().status("reading the log …") as status,
-        closing(open_reader(here.config, here.where, TOPIC_MEDIA)) as log,
+        closing(open_reader(of_run, here.where, TOPIC_MEDIA)) as log,
     ):
         extents = log.extents()
         for record in log.records(extents, since_ms(since)):
@@ -95,6 +95,10 @@ def run_audit(call_id: str | None, since: str | None, *, run: str, source: LogNa
                 books.enter(record)
                 if books.records % 1_000 == 0:
                     status.update(f"reading the log … {books.records} records")
+        if call_id is not None and not books.records:
+            raise CommandError(
+                f"the log holds nothing of the call {call_id}; `undertone calls` lists the calls", EXIT_USAGE
+            )
         status.update("comparing with the store …")
         report = here.with_store(lambda store: audit(books, extents, store, here.letters, run), run)
     if as_json:

@@ -7,7 +7,7 @@ dead letters. What is still under way when the audit looks is counted as pending
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -19,7 +19,7 @@ from pipelines.records import parse_record
 from pipelines.settings import MediaLimits
 from pipelines.store import Store
 from pipelines.topic_reader import Extent
-from pipelines.types import CALL_ID_PATTERN, Account, Checkpoint, Coordinates, Record, UtteranceSentiment
+from pipelines.types import CALL_ID_PATTERN, LIVE_RUN, Account, Checkpoint, Coordinates, Record, UtteranceSentiment
 
 FINDINGS_MAX = 1_000
 _CALL_ID = re.compile(CALL_ID_PATTERN)
@@ -112,25 +112,28 @@ async def audit(
     checkpoints = {call_id: await store.checkpoints(call_id) for call_id in calls}
     noted = {call_id: await store.ledger.letter_counts(call_id) for call_id in calls}
     deleted = {call_id for call_id in calls if await store.deleted(call_id)}
-    dead = {letter.record.at: letter for letter in letters()}
-    totals = _Totals(extents, books, dead)
+    dead = {letter.record.at: _without_media(letter) for letter in letters()}
+    totals = _Totals(extents, books, dead, frozenset(keys))
+    # A replay or a shadow takes the calls it is asked to take.
+    taken = {call_id for call_id in calls if run == LIVE_RUN or checkpoints[call_id]}
     for (call_id, stream), places in books.streams.items():
         if call_id in deleted:
             totals.deleted += len(places)
-        else:
+        elif call_id in taken:
             totals.stream(call_id, stream, places, checkpoints[call_id].get(stream))
-    for call_id, at in books.refused:
+    for call_id, at in books.refused if run == LIVE_RUN else ():
         if at not in dead:
             totals.without_account(call_id, "", [at], "a record that breaks the contract has no dead letter")
-    for call_id in calls:
-        if call_id not in deleted:
-            totals.letters(call_id, noted[call_id])
+    for call_id in sorted(taken - deleted):
+        totals.letters(call_id, noted[call_id])
+        if await store.call(call_id) is not None:  # results may expire before the checkpoints do
             totals.utterances(call_id, await store.results(call_id), checkpoints[call_id])
-    for partition, extent in extents.items():
-        ahead = (extent.committed or 0) - extent.end
-        if ahead > 0:
-            totals.find("offsets_ahead", "", "", ahead, f"partition {partition} is committed behind its end")
+    totals.offsets()
     return totals.report(run, calls=len(calls))
+
+
+def _without_media(letter: Letter) -> Letter:
+    return replace(letter, record=replace(letter.record, value=b"", headers=()))
 
 
 @dataclass(slots=True)
@@ -138,6 +141,7 @@ class _Totals:
     extents: Mapping[int, Extent]
     books: Books
     dead: Mapping[Coordinates, Letter]
+    keys: frozenset[str]
     counts: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
     deleted: int = 0
@@ -180,6 +184,13 @@ class _Totals:
             where = f"partition {first.partition}, offsets {first.offset} to {last.offset}"
             self.find("fragments_missing", call_id, stream, len(passed), f"{detail} ({where})")
 
+    def offsets(self) -> None:
+        """Committed offsets against the ends of their partitions."""
+        for partition, extent in self.extents.items():
+            ahead = (extent.committed or 0) - extent.end
+            if ahead > 0:
+                self.find("offsets_ahead", "", "", ahead, f"partition {partition} is committed behind its end")
+
     def letters(self, call_id: str, noted: Mapping[str, int]) -> None:
         """A call's dead letters in the topic against those that the store has counted."""
         own = self.by_call.get(call_id, [])
@@ -212,7 +223,8 @@ class _Totals:
                     self.find("utterances_doubled", call_id, stream, max(twice, len(track) - cut.utterances), detail)
 
     def report(self, run: str, calls: int) -> AuditReport:
-        inside = Counter(letter.reason for at, letter in self.dead.items() if self._inside(at))
+        own = (letter for key in self.keys for letter in self.by_call.get(key, []))
+        inside = Counter(letter.reason for letter in own if self._inside(letter.record.at))
         return AuditReport(
             run=run,
             records=self.books.records,

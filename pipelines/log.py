@@ -10,8 +10,7 @@ from pipelines.topic_reader import KafkaTopicReader, TopicReader
 
 def open_source(config: AppConfig, settings: Settings) -> Source:
     """A source; it connects at its first poll."""
-    if not config.is_live:
-        settings = settings.model_copy(update={"kafka_group": f"{settings.kafka_group}-{config.run}"})
+    settings = _in_group(config, settings)
     if config.source == "kafka":
         return KafkaSource(settings)
     return RedisStreamSource(
@@ -29,7 +28,14 @@ def open_producer(config: AppConfig, settings: Settings) -> Producer:
 
 
 def open_reader(config: AppConfig, settings: Settings, topic: str) -> TopicReader:
-    """A reader of one of the same log's topics, apart from any group."""
+    """A reader of one of the same log's topics, which joins no group and knows how far the run's has come."""
+    settings = _in_group(config, settings)
     if config.source == "kafka":
         return KafkaTopicReader(settings, topic)
     return RedisTopicReader(settings.redis.get_secret_value(), topic, settings.kafka_group)
+
+
+def _in_group(config: AppConfig, settings: Settings) -> Settings:
+    if config.is_live:
+        return settings
+    return settings.model_copy(update={"kafka_group": f"{settings.kafka_group}-{config.run}"})

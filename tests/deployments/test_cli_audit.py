@@ -69,6 +69,13 @@ def test_an_audit_that_finds_something_missing_ends_with_1(cli: CliRunner, analy
     assert "fragments_missing" in printed.stdout
 
 
+def test_an_audit_of_a_call_that_the_log_does_not_hold_is_a_wrong_question(cli: CliRunner, analysed: str) -> None:
+    assert analysed
+    done = cli.invoke(app, ["audit", "--call", "another"])
+    assert done.exit_code == 2
+    assert "undertone calls" in done.stderr
+
+
 def test_a_time_that_is_none_is_a_wrong_question(cli: CliRunner) -> None:
     done = cli.invoke(app, ["audit", "--since", "yesterday"])
     assert done.exit_code == 2

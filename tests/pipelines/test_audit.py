@@ -136,6 +136,24 @@ async def test_a_deleted_call_owes_nothing(redis_url: str, sound: FloatArray) ->
     assert report.deleted == 20
 
 
+async def test_results_that_have_expired_are_not_missing(redis_url: str, raw: Any, sound: FloatArray) -> None:
+    await analysed(redis_url, sound)
+    raw.delete(*(f"ut:{{whole}}:{name}" for name in ("call", "results", "order", "digests", "events")))
+    assert (await audited(redis_url)).findings == []
+
+
+async def test_a_run_is_asked_only_for_the_calls_it_took(redis_url: str, sound: FloatArray) -> None:
+    await analysed(redis_url, sound)
+    books, store = Books(MediaLimits()), Store.connect(redis_url, "mine")
+    with closing(RedisTopicReader(redis_url, TOPIC_MEDIA)) as reader:
+        extents = reader.extents()
+        for record in reader.records(extents):
+            books.enter(record)
+    report = await audit(books, extents, store, lambda: letters(redis_url), "mine")
+    await store.close()
+    assert report.clean
+
+
 async def test_only_what_is_asked_for_is_judged_where_the_log_is_cut(
     redis_url: str, raw: Any, sound: FloatArray
 ) -> None:

@@ -42,6 +42,11 @@ def test_a_stream_that_went_on_gets_one_beside_it_for_each_run(fragments: list[M
     ]
 
 
+def test_a_fragment_that_was_sent_twice_is_redriven_once(fragments: list[MediaFragment]) -> None:
+    plan = list(redrives([letter(fragments[5], 10), letter(fragments[5], 11)], KNOWN, MediaLimits()))
+    assert [(one.letter.record.at.offset, one.obstacle) for one in plan] == [(11, "duplicate"), (10, None)]
+
+
 def test_what_is_cut_or_still_breaks_the_contract_stays_where_it_is(fragments: list[MediaFragment]) -> None:
     broken = letter(fragments[1], 1)
     broken = replace(broken, record=replace(broken.record, headers=(("v", b"9"),)))
