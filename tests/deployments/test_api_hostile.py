@@ -32,13 +32,15 @@ from pipelines.types import DEFAULT_CONSENT, MediaFragment, Participant, ResumeP
 from tests.deployments.gateway_process import GatewayProcess, gateway_process
 from tests.deployments.results import result
 
+pytestmark = pytest.mark.slow  # servers of its own, and senders that take their time
+
 CUSTOMER = Participant.CUSTOMER
 SOME = settings(max_examples=15, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 REDIS_CONNECTIONS = 40
 """How many a gateway may have opened in a test and keeps for others."""
 MEMORY_MAX_BYTES = 96 << 20
 """What one request may make a gateway hold that takes 8 MiB; what has no end would soon be far beyond."""
-MANY = settings(SOME, max_examples=300)
+MANY = settings(SOME, max_examples=100)
 
 for kind in ("audio/wav", "audio/PCMU", "video/mp4"):
     schemathesis.serializer.alias(kind, "application/octet-stream")
@@ -121,7 +123,6 @@ def test_whatever_is_sent_the_answer_is_one_that_the_page_promises(schema: BaseS
     attack(schema, SOME)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1_200)
 def test_whatever_is_sent_often_the_answer_is_one_that_the_page_promises(schema: BaseSchema) -> None:
     attack(schema, MANY)
@@ -420,7 +421,7 @@ def send_until_held_back(connection: socket.socket, message: bytes) -> tuple[int
     return count, message[at:] if at else b""
 
 
-@pytest.mark.parametrize("how", ["uvicorn", pytest.param("serve", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("how", ["uvicorn", "serve"])
 def test_who_sends_faster_than_the_log_takes_is_held_back_and_loses_nothing(
     redis_url: str, tmp_path: Path, how: Literal["uvicorn", "serve"]
 ) -> None:
@@ -439,7 +440,6 @@ def test_who_sends_faster_than_the_log_takes_is_held_back_and_loses_nothing(
         assert accepted["call_id"] == "a-17"
 
 
-@pytest.mark.slow
 def test_an_upload_through_ray_serve_is_cut_off_at_the_limit_too(redis_url: str, tmp_path: Path) -> None:
     with gateway_process(redis_url, tmp_path, {"upload_max_bytes": 256 << 20}, "serve") as gateway:
         gateway.forget_peak()

@@ -51,6 +51,8 @@ from tests.pipelines.protocol import (
 from tests.pipelines.working import Voice, found
 from tests.servers import OwnRedis
 
+pytestmark = pytest.mark.slow  # workers that crash and recover, many times
+
 PHASES = (Phase.generate,)
 MEMBERS_MAX = 3
 CALLS_MAX = 3
@@ -456,7 +458,6 @@ def test_whatever_happens_nothing_is_lost_and_nothing_doubled(vowels: Voice, ser
     explore(vowels, server, seed=1, examples=8, steps=25)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("seed", [2, 3])
 def test_whatever_happens_for_longer(vowels: Voice, server: OwnRedis, seed: int) -> None:
     explore(vowels, server, seed=seed, examples=15, steps=30)

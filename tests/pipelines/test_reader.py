@@ -118,6 +118,7 @@ def start_worker(url: str, owner: str, folder: Path) -> "subprocess.Popen[bytes]
     return subprocess.Popen([sys.executable, "-c", WORK, url, owner], env=environment)
 
 
+@pytest.mark.slow  # processes that are started to die
 async def test_a_record_that_kills_its_process_is_dead_lettered_after_the_second_death(
     redis_url: str, sound: FloatArray, tmp_path: Path
 ) -> None:

@@ -14,6 +14,8 @@ from pipelines.store import Store
 from tests.pipelines.working import Voice, call, found, results, send, speech, working
 from tests.servers import OwnCluster
 
+pytestmark = pytest.mark.slow  # servers of its own
+
 CALLS = [f"call-{number}" for number in range(6)]
 
 
@@ -57,7 +59,6 @@ async def test_the_calls_of_a_cluster_lie_on_all_its_masters(
     assert slots == {0, 1, 2}
 
 
-@pytest.mark.slow  # a cluster of six servers
 async def test_a_replica_that_is_promoted_in_the_middle_of_a_call_loses_nothing(
     redis_url: str, tmp_path_factory: pytest.TempPathFactory, sound: FloatArray
 ) -> None:
