@@ -331,6 +331,26 @@ def test_a_killed_broker_that_returns_is_read_on(
         gc.collect()
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+def test_a_producer_that_is_given_up_with_its_broker_away_leaves_no_thread_behind(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    broker = start_broker(tmp_path_factory.mktemp("kafka"))
+    try:
+        producer = KafkaRecordProducer(Settings(kafka=broker.address, kafka_partitions=1))
+        before = threading.active_count()
+        producer.send(TOPIC_MEDIA, "call", b"0")
+        producer.flush()
+        stop(broker.pid, kill=True)
+        producer.send(TOPIC_MEDIA, "call", b"1")
+        producer._drop()  # as when a record is not acknowledged in time, which takes 30 s
+        assert threading.active_count() == before
+    finally:
+        stop(broker.pid, kill=True)
+        gc.collect()
+
+
 @pytest.fixture
 def nobody() -> Settings:
     return Settings(kafka=f"127.0.0.1:{free_port()}")
