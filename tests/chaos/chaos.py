@@ -219,8 +219,16 @@ def offsets_final(world: World) -> bool:
         return all(extent.end in (0, extent.committed) for extent in reader.extents().values())
 
 
-def run(seed: int, number: int, *, media_s: int, data: Path | None, folder: Path) -> dict[str, Any]:
-    """One chaos run; says what it does as it does it, and returns what it found."""
+def run(
+    seed: int,
+    number: int,
+    *,
+    media_s: int,
+    data: Path | None,
+    folder: Path,
+    pause_s: tuple[float, float] = PAUSE_S,
+) -> dict[str, Any]:
+    """One chaos run, a pause between two faults; says what it does as it does it, and returns what it found."""
     random, sound = Random(seed), speech(data)
     say(f"{CALLS} calls of {media_s} s, {'real speech' if data else 'the sample call'}; starting everything …")
     with built(folder, CONFIG) as world:
@@ -237,7 +245,7 @@ def run(seed: int, number: int, *, media_s: int, data: Path | None, folder: Path
         worker_s = worker_catch_up_s(world, random)
         say(f"a killed worker with {CALLS} open calls was caught up with after {worker_s:.1f} s")
         try:
-            done = _break(world, random, number, sender)
+            done = _break(world, random, number, sender, pause_s)
         finally:
             sender.due = 1.0
             world.heal_due(everything=True)
@@ -298,7 +306,9 @@ def _sum(texts: Sequence[Sequence[str]], name: str) -> float:
     return sum(float(line.rsplit(" ", 1)[1]) for text in texts for line in text if line.startswith(name))
 
 
-def _break(world: World, random: Random, number: int, sender: Sender) -> Counter[str]:
+def _break(
+    world: World, random: Random, number: int, sender: Sender, pause_range_s: tuple[float, float]
+) -> Counter[str]:
     done, bag = Counter[str](), list[str]()
     started_s = time.monotonic()
     while done.total() < number:
@@ -308,8 +318,7 @@ def _break(world: World, random: Random, number: int, sender: Sender) -> Counter
             done[kind] += 1
             say(f"{time.monotonic() - started_s:7.1f} s  {done.total():4d} of {number}  {kind}")
         sender.due = HEAD_START + (1 - HEAD_START) * done.total() / number
-        pause_s = random.uniform(*PAUSE_S)
-        until_s = time.monotonic() + pause_s
+        until_s = time.monotonic() + random.uniform(*pause_range_s)
         while time.monotonic() < until_s:
             world.heal_due()
             time.sleep(0.05)

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.filterwarnings(
 def test_twenty_faults_lose_nothing_double_nothing_and_change_nothing(kafka: str, tmp_path: Path) -> None:
     assert kafka  # a broker of its own is started where this one could be had
     data = Path(os.environ["UNDERTONE_DATA"]) if os.environ.get("UNDERTONE_DATA") else None
-    found = run(7, 20, media_s=8, data=data, folder=tmp_path)
+    found = run(7, 20, media_s=8, data=data, folder=tmp_path, pause_s=(0.2, 1.2))
     assert sum(found["faults"].values()) == 20
     assert found["calls"] == CALLS
     assert found["utterances"] > CALLS
