@@ -268,11 +268,11 @@ async def test_a_call_whose_end_the_log_has_lost_is_closed(redis_url: str, sound
 async def test_a_stream_that_speaks_is_not_closed_however_long(redis_url: str, sound: FloatArray) -> None:
     """Fragments come more often than `closed_after_s`, and the call lasts longer than that."""
     producer = RedisStreamProducer(redis_url)
-    quick = WorkerSettings(stalled_after_s=0.3, closed_after_s=0.8, commit_interval_s=0.05)
+    quick = WorkerSettings(stalled_after_s=1.0, closed_after_s=3.0, commit_interval_s=0.05)
     async with working(redis_url, worker=quick):
         for fragment in call(sound, "c1"):
             send(producer, [fragment])
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.25)
         await results(redis_url, "c1")
     assert set(await kinds(redis_url, "c1")) <= {"call-stalled", "call-live", "call-final"}
     assert (await kinds(redis_url, "c1")).count("call-final") == 1
