@@ -58,7 +58,7 @@ def steps(case: Case, step: Callable[[], None]) -> Outcome:
     return Outcome("demuxed", "demuxed")
 
 
-@pytest.mark.parametrize(("seed", "count"), [(1, 12), (2, 40)])
+@pytest.mark.parametrize(("seed", "count"), [(1, 20)])
 def test_hostile_media_of_every_format_is_demuxed_or_refused_by_name(seed: int, count: int) -> None:
     report = fuzz(seed, numbers=range(count))
     assert [str(finding) for finding in report.findings] == []

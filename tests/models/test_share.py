@@ -49,7 +49,9 @@ elif what == "diverging":
         answer = train.train(replace(recipe, loss=loss), out / "out", share=Share(rank, 2))
     except TrainError as error:
         answer = str(error)
-print(json.dumps(answer))
+print(json.dumps(answer), flush=True)
+distributed.barrier()
+distributed.destroy_process_group()  # gloo's threads end the process with an abort when the interpreter ends before them
 """
 
 
