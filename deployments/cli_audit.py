@@ -13,13 +13,13 @@ from rich.table import Table
 from deployments.cli_serve import reaching, source_of
 from deployments.console import EXIT_FAILED, EXIT_USAGE, CommandError, aside, print_out, settings, write_json
 from pipelines.audit import AuditReport, Books, audit
-from pipelines.deadletter import Letter, read_letter
+from pipelines.deadletter import Letter, read_letters
 from pipelines.log import open_producer, open_reader
 from pipelines.redrive import Redrive, redrives
 from pipelines.settings import AppConfig, MediaLimits, Settings
 from pipelines.store import Store
 from pipelines.store_keys import letter_name
-from pipelines.types import LIVE_RUN, TOPIC_DEAD_LETTER, TOPIC_MEDIA, Checkpoint, Coordinates
+from pipelines.types import LIVE_RUN, TOPIC_DEAD_LETTER, TOPIC_MEDIA, Checkpoint
 
 T = TypeVar("T")
 
@@ -45,14 +45,9 @@ class System:
     where: Settings
 
     def letters(self) -> Iterator[Letter]:
-        """Every dead letter; one written twice, by a worker that died in between, comes once."""
-        seen: set[Coordinates] = set()
+        """Every dead letter, once."""
         with closing(open_reader(self.config, self.where, TOPIC_DEAD_LETTER)) as reader:
-            for record in reader.records(reader.extents()):
-                letter = read_letter(record)
-                if letter is not None and letter.record.at not in seen:
-                    seen.add(letter.record.at)
-                    yield letter
+            yield from read_letters(reader.records(reader.extents()))
 
     def with_store(self, work: Callable[[Store], Awaitable[T]], run: str) -> T:
         """What `work` makes of the store."""

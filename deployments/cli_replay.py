@@ -1,9 +1,6 @@
 """`undertone replay` and `undertone compare`: what another model makes of calls that are over, and where it differs."""
 
 import asyncio
-import os
-import socket
-import uuid
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +22,7 @@ from pipelines.replay import ReplaySource, SilentProducer
 from pipelines.settings import AppConfig
 from pipelines.store import PAGE_MAX, Store
 from pipelines.types import LIVE_RUN, TOPIC_MEDIA, UtteranceSentiment
-from pipelines.worker import Worker
+from pipelines.worker import Worker, owner_name
 
 LOOK_S = 0.1
 CHANGES_SHOWN_MAX = 40
@@ -103,7 +100,7 @@ async def _replayed(here: System, config: AppConfig, source: ReplaySource, analy
         store=store,
         analyse=analyser,
         config=config,
-        owner=f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}",
+        owner=owner_name(),
     )
     running = asyncio.create_task(worker.run())
     columns = (TextColumn("replaying"), BarColumn(), TextColumn("{task.completed:.0f} of {task.total:.0f} records"))

@@ -3,8 +3,6 @@
 import asyncio
 import logging
 import os
-import socket
-import uuid
 
 from deployments.autoscaling import LAG_RECORDS, OLDEST_AGE_S, PARTITIONS
 from deployments.encoders import Handles, served_stages
@@ -14,7 +12,7 @@ from pipelines.producer import Producer
 from pipelines.settings import AppConfig, Settings
 from pipelines.source import Source
 from pipelines.store import Store
-from pipelines.worker import Worker
+from pipelines.worker import Worker, owner_name
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +25,7 @@ class Ingest:
         loop = asyncio.get_running_loop()
         source: Source = await loop.run_in_executor(None, open_source, config, settings)
         producer: Producer = await loop.run_in_executor(None, open_producer, config, settings)
-        owner = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        owner = owner_name()
         self._worker = Worker(
             source=source,
             producer=producer,

@@ -4,7 +4,6 @@ Read in this order, each may only know more than the one before: how far the log
 dead letters. What is still under way when the audit looks is counted as pending, not as missing.
 """
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,14 +14,13 @@ from pydantic import BaseModel, ConfigDict
 
 from pipelines.deadletter import Letter
 from pipelines.errors import BadFragmentError
-from pipelines.records import parse_record
+from pipelines.records import is_call_id, parse_record
 from pipelines.settings import MediaLimits
 from pipelines.store import Store
 from pipelines.topic_reader import Extent
-from pipelines.types import CALL_ID_PATTERN, LIVE_RUN, Account, Checkpoint, Coordinates, Record, UtteranceSentiment
+from pipelines.types import LIVE_RUN, Account, Checkpoint, Coordinates, Record, UtteranceSentiment
 
 FINDINGS_MAX = 1_000
-_CALL_ID = re.compile(CALL_ID_PATTERN)
 
 Kind = Literal[
     "fragments_missing",
@@ -108,7 +106,7 @@ async def audit(
         SourceUnavailableError: the log is away.
     """
     keys = {call_id for call_id, _ in books.streams} | {call_id for call_id, _ in books.refused}
-    calls = sorted(call_id for call_id in keys if _CALL_ID.fullmatch(call_id))
+    calls = sorted(call_id for call_id in keys if is_call_id(call_id))
     checkpoints = {call_id: await store.checkpoints(call_id) for call_id in calls}
     noted = {call_id: await store.ledger.letter_counts(call_id) for call_id in calls}
     deleted = {call_id for call_id in calls if await store.deleted(call_id)}

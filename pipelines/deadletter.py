@@ -1,5 +1,6 @@
 """Dead letters: records that cannot be analysed, in a topic of their own with all they came with."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from pipelines.broker import RECORD_MAX_BYTES
@@ -80,3 +81,13 @@ def read_letter(letter: Record) -> Letter | None:
         )
     except (KeyError, ValueError):
         return None
+
+
+def read_letters(records: Iterable[Record]) -> Iterator[Letter]:
+    """The letters among records of the dead-letter topic; one written twice, by a worker that died in between, comes once."""
+    seen: set[Coordinates] = set()
+    for record in records:
+        letter = read_letter(record)
+        if letter is not None and letter.record.at not in seen:
+            seen.add(letter.record.at)
+            yield letter

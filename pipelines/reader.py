@@ -8,7 +8,6 @@
 
 import asyncio
 import logging
-import re
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -29,12 +28,12 @@ from pipelines.errors import (
 )
 from pipelines.ledger import OpenNote
 from pipelines.open_stream import OpenStream, Ports
-from pipelines.records import parse_record
+from pipelines.records import is_call_id, parse_record
 from pipelines.sandbox import trial
 from pipelines.settings import AppConfig
 from pipelines.source import Backlog, Gap
 from pipelines.stream import CallStream, Fed, TrackEvent
-from pipelines.types import CALL_ID_PATTERN, TOPIC_DEAD_LETTER, Counted, MediaFragment, Record
+from pipelines.types import TOPIC_DEAD_LETTER, Counted, MediaFragment, Record
 from pipelines.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
@@ -45,7 +44,6 @@ SUSPECT_ATTEMPTS = 2
 """After so many processes died over a record it is tried in one of its own."""
 ATTEMPTS_MAX = 4
 """After so many it is dead-lettered, whatever that trial says: it may kill only together with what came before it."""
-_CALL_ID = re.compile(CALL_ID_PATTERN)
 
 Send = Callable[[str, str, bytes, tuple[tuple[str, bytes], ...]], Awaitable[None]]
 
@@ -320,7 +318,7 @@ class Reader:
 
     async def _dead_letter(self, record: Record, reason: str, detail: str, attempts: int = 1) -> None:
         key = letter_key(record)
-        call_id = key if _CALL_ID.fullmatch(key) else None
+        call_id = key if is_call_id(key) else None
         ledger = self._store.ledger
         if call_id is not None and await self._insist(lambda: ledger.is_dead(call_id, record.at)):
             return  # read again

@@ -75,6 +75,11 @@ def fragment_headers(fragment: MediaFragment) -> tuple[tuple[str, bytes], ...]:
     return tuple((name, value.encode()) for name, value in headers.items())
 
 
+def is_call_id(text: str) -> bool:
+    """Whether `text` may be a call's id."""
+    return _CALL_ID.fullmatch(text) is not None
+
+
 def parse_participants(text: str, channels_max: int = 64) -> tuple[Participant, ...]:
     """`agent,customer` as participants, one a channel in order.
 
@@ -92,7 +97,7 @@ def parse_participants(text: str, channels_max: int = 64) -> tuple[Participant, 
 
 def _call_id(key: bytes | None) -> str:
     text = (key or b"")[:129].decode("ascii", errors="replace")
-    if key is None or not _CALL_ID.fullmatch(text):
+    if key is None or not is_call_id(text):
         raise BadFragmentError(
             "bad_call_id", f"the key {text!r} is no call id: use 1 to 128 characters of A-Z a-z 0-9 . _ : -"
         )

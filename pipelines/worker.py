@@ -6,7 +6,10 @@ a partition's committed offset is the lowest that an open stream still needs. It
 
 import asyncio
 import logging
+import os
+import socket
 import time
+import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -40,10 +43,15 @@ METRICS_TTL_S = 15
 STANDSTILL_S = 60.0
 
 
+def owner_name() -> str:
+    """A name for a worker of this process that no other process has, ever."""
+    return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+
+
 class Worker:
     """Reads fragments from `source`, analyses them with `analyse`, and stores the results.
 
-    `owner` is this worker's name in every checkpoint it holds; it must differ from that of any other process, ever.
+    `owner` is this worker's name in every checkpoint it holds; it must differ from that of any other process, ever (`owner_name`).
     """
 
     def __init__(

@@ -37,7 +37,7 @@ from pipelines.types import (
 )
 from pipelines.worker import Worker
 from tests.pipelines.conftest import vowels_of
-from tests.pipelines.working import call, judge, send, speech
+from tests.pipelines.working import call, judge, running, send, speech
 
 ROUNDS = 4
 LONG_CALL_MIN = 120
@@ -124,13 +124,8 @@ async def _worker(url: str, store: Store, analyse: Analyse) -> AsyncIterator[Wor
         config=AppConfig(),
         owner=f"bench-{time.monotonic_ns()}",
     )
-    running = asyncio.create_task(worker.run())
-    try:
+    async with running(worker, store):
         yield worker
-    finally:
-        worker.stop()
-        await running
-        await store.close()
 
 
 async def _through(worker: Worker, fragments: int) -> None:

@@ -14,8 +14,8 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -27,7 +27,7 @@ import numpy as np
 from deployments.sample import ANGRY_TO_CONTENT
 from models.types import FloatArray
 from pipelines.audit import AuditReport, Books, audit
-from pipelines.deadletter import Letter, read_letter
+from pipelines.deadletter import Letter, read_letters
 from pipelines.errors import SourceUnavailableError, StoreUnavailableError
 from pipelines.log import open_producer, open_reader
 from pipelines.records import fragment_headers
@@ -84,15 +84,8 @@ class Sender:
                 self.sent = max(self.sent, ready)
                 time.sleep(0.05)
         finally:
-            with_suppressed(producer.close)
-
-
-def with_suppressed(work: Callable[[], None]) -> None:
-    """Do it, and never mind an absent broker."""
-    try:
-        work()
-    except SourceUnavailableError:
-        return
+            with suppress(SourceUnavailableError):
+                producer.close()
 
 
 def speech(data: Path | None) -> FloatArray:
@@ -196,7 +189,7 @@ def audited(world: World) -> AuditReport:
 
     def letters() -> list[Letter]:
         with closing(open_reader(CONFIG, world.settings, TOPIC_DEAD_LETTER)) as reader:
-            return [letter for record in reader.records(reader.extents()) if (letter := read_letter(record))]
+            return list(read_letters(reader.records(reader.extents())))
 
     async def compared() -> AuditReport:
         store = Store.connect(_url(world))

@@ -9,7 +9,7 @@ import redis
 
 from models.types import FloatArray
 from pipelines.audit import AuditReport, Books, audit
-from pipelines.deadletter import Letter, read_letter
+from pipelines.deadletter import Letter, read_letters
 from pipelines.redis_log import RedisStreamProducer, RedisTopicReader
 from pipelines.settings import MediaLimits, WorkerSettings
 from pipelines.store import Store
@@ -32,7 +32,7 @@ def raw(redis_url: str) -> Iterator[Any]:
 
 def letters(url: str) -> list[Letter]:
     with closing(RedisTopicReader(url, TOPIC_DEAD_LETTER)) as reader:
-        return [letter for record in reader.records(reader.extents()) if (letter := read_letter(record))]
+        return list(read_letters(reader.records(reader.extents())))
 
 
 async def audited(url: str) -> AuditReport:

@@ -11,7 +11,7 @@ from pipelines.settings import AppConfig
 from pipelines.store import Store
 from pipelines.types import TOPIC_MEDIA, TOPIC_SENTIMENT, UtteranceSentiment
 from pipelines.worker import Worker
-from tests.pipelines.working import Voice, call, found, judge, records, results, send, speech, working
+from tests.pipelines.working import Voice, call, found, judge, records, results, running, send, speech, working
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +31,9 @@ async def replayed(url: str, run: str, call_id: str | None = None, *, stop_after
         config=AppConfig.model_validate({"run": run, "worker": quick}),
         owner=f"replay-{stop_after}",
     )
-    running = asyncio.create_task(worker.run())
-    while not (source.exhausted and worker.idle) and (stop_after is None or source.read < stop_after):
-        await asyncio.sleep(0.01)
-    worker.stop()
-    await running
-    await store.close()
+    async with running(worker, store):
+        while not (source.exhausted and worker.idle) and (stop_after is None or source.read < stop_after):
+            await asyncio.sleep(0.01)
 
 
 async def of_run(url: str, run: str, call_id: str) -> list[UtteranceSentiment]:

@@ -83,6 +83,18 @@ async def judge(utterance: Utterance) -> UtteranceSentiment:
 
 
 @asynccontextmanager
+async def running(worker: Worker, store: Store) -> AsyncIterator[None]:
+    """`worker` at work; then both are closed."""
+    loop = asyncio.create_task(worker.run())
+    try:
+        yield
+    finally:
+        worker.stop()
+        await loop
+        await store.close()
+
+
+@asynccontextmanager
 async def working(
     url: str,
     owner: str = "w",
@@ -103,13 +115,8 @@ async def working(
         config=made,
         owner=owner,
     )
-    running = asyncio.create_task(worker.run())
-    try:
+    async with running(worker, store):
         yield worker
-    finally:
-        worker.stop()
-        await running
-        await store.close()
 
 
 async def results(url: str, call_id: str, *, final: bool = True) -> list[UtteranceSentiment]:
