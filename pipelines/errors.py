@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-StoreTrouble = Literal["away", "out_of_memory", "read_only"]
+StoreTrouble = Literal["away", "out_of_memory", "read_only", "refused"]
 
 
 class UndertoneError(Exception):

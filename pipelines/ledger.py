@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pipelines.errors import FencedError
 from pipelines.redis_client import lua, redis_errors
 from pipelines.store_keys import CHECKPOINT_TTL_S, LETTER_STATES, CallKeys, letter_name, open_key, work_key
 from pipelines.types import Coordinates
@@ -23,6 +24,14 @@ class OpenNote:
     tenant: str
     call_id: str
     stream: str
+
+
+@dataclass(frozen=True, slots=True)
+class Owned:
+    """A stream of a call, and who writes to it: what is noted for it is refused once somebody else does."""
+
+    stream: str
+    owner: str
 
 
 class Ledger:
@@ -63,19 +72,34 @@ class Ledger:
             await self._redis.zremrangebyscore(key, "-inf", time.time() - CHECKPOINT_TTL_S)
             return [OpenNote(*name.split("/")) for name in await self._redis.zrange(key, 0, -1)]
 
-    async def is_dead(self, call_id: str, at: Coordinates) -> bool:
-        """Whether the record is noted as a dead letter of its call."""
-        with redis_errors():
-            return await self._redis.zscore(CallKeys(call_id, self._run)("letters"), letter_name(at)) is not None
+    async def is_dead(self, call_id: str, at: Coordinates, owned: Owned | None = None) -> bool:
+        """Whether the record is noted as a dead letter of its call.
 
-    async def note_letter(self, call_id: str, at: Coordinates, reason: str) -> None:
-        """Count a record among its call's dead letters; again changes nothing."""
+        Raises:
+            FencedError: the stream is not `owned` any more.
+        """
         keys = CallKeys(call_id, self._run)
         with redis_errors():
-            await self._letter_script(
-                keys=[keys("letters"), keys("letter-counts")],
-                args=[at.offset, letter_name(at), reason, LETTERS_KEPT_MAX, CHECKPOINT_TTL_S],
+            dead = await self._redis.zscore(keys("letters"), letter_name(at)) is not None
+            if owned is not None and await self._redis.hget(keys(f"stream:{owned.stream}"), "owner") != owned.owner:
+                raise FencedError(f"call {call_id}, stream {owned.stream}: another writer owns it")
+        return dead
+
+    async def note_letter(self, call_id: str, at: Coordinates, reason: str, owned: Owned | None = None) -> None:
+        """Count a record among its call's dead letters; again changes nothing.
+
+        Raises:
+            FencedError: the stream is not `owned` any more.
+        """
+        keys = CallKeys(call_id, self._run)
+        stream, owner = ("", "") if owned is None else (owned.stream, owned.owner)
+        with redis_errors():
+            word = await self._letter_script(
+                keys=[keys("letters"), keys("letter-counts"), keys(f"stream:{stream}")],
+                args=[at.offset, letter_name(at), reason, LETTERS_KEPT_MAX, CHECKPOINT_TTL_S, owner],
             )
+        if word == "fenced":
+            raise FencedError(f"call {call_id}, stream {stream}: another writer owns it")
 
     async def letter_counts(self, call_id: str) -> Mapping[str, int]:
         """A call's dead letters by reason."""

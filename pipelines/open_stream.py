@@ -125,6 +125,7 @@ class OpenStream:
         self.partition = partition
         self.needed_offset = offset if checkpoint.resume_at is None else checkpoint.resume_at
         self.tenant = first.tenant
+        self.owner = ports.owner
         self.dead = set(checkpoint.dead)
         """Offsets of dead letters: they are not worked on again."""
         self.outcomes = Outcomes(checkpoint.account)

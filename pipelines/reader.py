@@ -26,7 +26,7 @@ from pipelines.errors import (
     SourceUnavailableError,
     StoreUnavailableError,
 )
-from pipelines.ledger import OpenNote
+from pipelines.ledger import OpenNote, Owned
 from pipelines.open_stream import OpenStream, Ports
 from pipelines.records import is_call_id, parse_record
 from pipelines.sandbox import trial
@@ -67,7 +67,9 @@ class Reader:
         self._ended: dict[int, list[int]] = {}
         """Records whose work has ended, which the ledger does not know yet."""
         self._openings = count()
-        self._watchdog = Watchdog(self._streams, ports, config.worker, stall=self._stall, close=self._close_silent)
+        self._watchdog = Watchdog(
+            self._streams, ports, config.worker, self._lost_before, stall=self._stall, close=self._close_silent
+        )
 
     @property
     def failed(self) -> BaseException | None:
@@ -137,6 +139,9 @@ class Reader:
         await self._while_owned(opened, partial(opened.mark, "stalled"))
 
     async def _close_silent(self, opened: OpenStream) -> None:
+        lost_before = self._lost_before.get(opened.partition, 0)
+        if opened.outcomes.noted_to < lost_before:
+            opened.outcomes.note(lost_before - 1, {"lost": 1})
         opened.take(await self._decode(opened.stream.finish), round(time.time() * 1000), 0)
         opened.finish("closed")
 
@@ -280,8 +285,9 @@ class Reader:
         try:
             await work()
         except (FencedError, CallDeletedError) as error:
-            opened.cancel()
-            await self._closed(opened, error if isinstance(error, FencedError) else None)
+            if not opened.ended:
+                opened.cancel()
+                await self._closed(opened, error if isinstance(error, FencedError) else None)
             return False
         return True
 
@@ -311,22 +317,27 @@ class Reader:
         error: MediaError | BadFragmentError,
         attempts: int,
     ) -> None:
-        await self._dead_letter(record, error.reason, str(error), attempts)
+        bury = partial(self._dead_letter, record, error.reason, str(error), attempts, opened)
+        if not await self._while_owned(opened, bury):
+            return
         opened.dead.add(record.at.offset)
         # It ends its stream even when its own media is damaged.
         await self._end_if_final(opened, fragment, record)
 
-    async def _dead_letter(self, record: Record, reason: str, detail: str, attempts: int = 1) -> None:
+    async def _dead_letter(
+        self, record: Record, reason: str, detail: str, attempts: int = 1, of: OpenStream | None = None
+    ) -> None:
         key = letter_key(record)
         call_id = key if is_call_id(key) else None
         ledger = self._store.ledger
-        if call_id is not None and await self._insist(lambda: ledger.is_dead(call_id, record.at)):
+        owned = None if of is None else Owned(of.key[1], of.owner)
+        if call_id is not None and await self._insist(lambda: ledger.is_dead(call_id, record.at, owned)):
             return  # read again
         logger.warning("dead-lettered (%s): %s", reason, detail)
         value = record.value[:RECORD_MAX_BYTES]
         await self._send(TOPIC_DEAD_LETTER, key, value, letter_headers(record, reason, detail, attempts))
         if call_id is not None:
-            await self._insist(lambda: ledger.note_letter(call_id, record.at, reason))
+            await self._insist(lambda: ledger.note_letter(call_id, record.at, reason, owned))
         self._metrics.fragments_in.inc()
         self._metrics.fragments_dead_lettered.labels(reason).inc()
 

@@ -8,12 +8,14 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import redis.asyncio
-from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError
+from redis.exceptions import AskError, ClusterError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 
 from pipelines.errors import StoreTrouble, StoreUnavailableError
 
 CLUSTER_SCHEMES = {"redis+cluster": "redis", "rediss+cluster": "rediss"}
 _SOCKET_TIMEOUT_S = 5.0
+_PROBES = 200
+"""Names enough that some fall to each primary of any Cluster of a few dozen."""
 _CONNECTIONS_MAX = 10_000  # one for each watcher of a live call
 
 
@@ -52,6 +54,17 @@ async def epoch(client: Any) -> str:
     return " ".join(sorted(server["run_id"] for server in servers))
 
 
+async def probe(client: Any, key: str) -> None:
+    """Write something to every server behind `client` that takes writes; it is gone after a minute."""
+    names = {key}
+    if isinstance(client, redis.asyncio.RedisCluster):
+        await client.initialize()
+        owners = {client.get_node_from_key(name): name for name in (f"{key}:{number}" for number in range(_PROBES))}
+        names = set(owners.values())
+    for name in names:
+        await client.set(name, "1", ex=60)
+
+
 @contextmanager
 def redis_errors() -> Iterator[None]:
     """Turns redis-py's errors into `StoreUnavailableError`, whose `cause` says whether to wait, to mend or to make room."""
@@ -68,6 +81,8 @@ def _trouble(error: Exception) -> tuple[StoreTrouble, str]:
         return "out_of_memory", "raise maxmemory, or lower results_ttl_s"
     if isinstance(error, ReadOnlyError) or "READONLY" in str(error):
         return "read_only", "point UNDERTONE_REDIS at the primary"
+    if isinstance(error, ResponseError) and not isinstance(error, ClusterError | AskError):
+        return "refused", "see the server's log: a full disk, say, or too few replicas"
     return "away", "check UNDERTONE_REDIS and the server"
 
 

@@ -33,7 +33,7 @@ from pipelines.queries import (
     trend_minute,
     write_cursor,
 )
-from pipelines.redis_client import connect, epoch, lua, redis_errors
+from pipelines.redis_client import connect, epoch, lua, probe, redis_errors
 from pipelines.store_keys import (
     CHECKPOINT_TTL_S,
     PROBE,
@@ -114,7 +114,7 @@ class Store:
         """What keeps Redis from taking a result now; None when nothing does."""
         try:
             with redis_errors():
-                await self._redis.set(PROBE, "1", ex=60)
+                await probe(self._redis, PROBE)
         except StoreUnavailableError as error:
             return error.cause
         return None

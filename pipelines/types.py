@@ -256,7 +256,8 @@ class Account:
 
     A fragment is analysed, or skipped with a reason, or stands in the dead-letter topic (the call counts those).
     `missing` are sequence numbers that never came, or came so broken that their stream could not be known; `lost` are
-    those that stood in the log, which dropped them before they were read.
+    those that stood in the log, which dropped them before they were read. Of a stream whose end fell into such a gap
+    nobody can know how many they were: they count as 1.
     """
 
     first_at: int | None = None

@@ -11,6 +11,7 @@ from pipelines.ledger import OpenNote
 from pipelines.open_stream import OpenStream, Ports
 from pipelines.settings import WorkerSettings
 from pipelines.source import Backlog
+from pipelines.types import NOTHING_COUNTED, Counted
 
 logger = logging.getLogger(__name__)
 
@@ -29,12 +30,17 @@ class Watchdog:
         streams: Mapping[tuple[str, str], OpenStream],
         ports: Ports,
         settings: WorkerSettings,
+        lost_before: Mapping[int, int],
         *,
         stall: Act,
         close: Act,
     ) -> None:
-        """`streams` is the worker's own table, as it is at any time; `stall` and `close` do what their names say."""
-        self._streams, self._ports, self._settings = streams, ports, settings
+        """`stall` and `close` do what their names say.
+
+        `streams` and `lost_before`, where the log of a partition goes on after its last gap, are the worker's own
+        tables, as they are at any time.
+        """
+        self._streams, self._ports, self._settings, self._lost_before = streams, ports, settings, lost_before
         self._stall, self._close = stall, close
         self._unheard: dict[int, dict[OpenNote, float]] = {}
         """By partition: streams that the store holds open and of which nothing has come; since when, in s."""
@@ -84,6 +90,10 @@ class Watchdog:
         with suppress(CallDeletedError, BadFragmentError, FencedError):
             checkpoint = await store.open_stream(note.call_id, note.tenant, note.stream, owner, 0, partition=partition)
             if checkpoint is not None and not checkpoint.final:
-                await store.settle(note.call_id, note.stream, owner=owner, state="closed")
+                lost_before, account = self._lost_before.get(partition, 0), checkpoint.account
+                counted = NOTHING_COUNTED
+                if account.counted_to < lost_before:
+                    counted = Counted(lost_before, account.first_at, {"lost": 1})
+                await store.settle(note.call_id, note.stream, owner=owner, counted=counted, state="closed")
                 logger.warning("call %s, stream %s: open and never heard of again, closed", note.call_id, note.stream)
         await store.ledger.forget_open(partition, note)

@@ -11,10 +11,10 @@ import socket
 import time
 import uuid
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from prometheus_client import generate_latest
 
@@ -38,6 +38,8 @@ Headers = tuple[tuple[str, bytes], ...]
 
 POLL_S = 0.2
 RECORDS_MAX = 16
+KEEP_S = 2.0
+"""Work that takes longer does not keep the worker from polling: the group would take its partitions away."""
 METRICS_INTERVAL_S = 2.0
 METRICS_TTL_S = 15
 STANDSTILL_S = 60.0
@@ -90,7 +92,8 @@ class Worker:
         self._paused: bool | None = False
         """Whether every partition is paused; None when a new assignment has made that uncertain."""
         self._rewinds: dict[int, int] = {}
-        self._handling = False
+        self._handled: int | None = None
+        """The partition of the record that is being handled."""
         self._epoch = ""
         self._failed: BaseException | None = None
         self._beat_s = time.monotonic()
@@ -114,7 +117,7 @@ class Worker:
         return (
             not self._waiting
             and not self._rewinds
-            and not self._handling
+            and self._handled is None
             and not self._in_flight.count
             and not any(self._reader.needed())
         )
@@ -138,7 +141,7 @@ class Worker:
                 if self._beat_s - committed_s >= self._config.worker.commit_interval_s:
                     waiting = {record.at.partition for record in self._waiting}
                     heard = {partition: held for partition, held in self.backlog.items() if partition not in waiting}
-                    await self._reader.watch(heard)
+                    await self._keeping(self._reader.watch(heard))
                     await self._commit()
                     committed_s = self._beat_s
                 if self._beat_s - published_s >= METRICS_INTERVAL_S:
@@ -157,7 +160,7 @@ class Worker:
     async def _turn(self) -> None:
         rewinds, self._rewinds = self._rewinds, {}
         try:
-            polled = await self._in(self._polling, lambda: self._poll(rewinds))
+            polled = await self._in(self._polling, lambda: self._poll(rewinds, waits=bool(self._waiting)))
         except SourceUnavailableError as error:
             logger.warning("the log of fragments is away, trying again: %s", error)
             for partition, offset in rewinds.items():
@@ -165,10 +168,7 @@ class Worker:
             await self._retry.pause(error.retry_after_s)
             return
         self._take(polled)
-        while self._waiting and self._has_room():
-            self._beat_s = time.monotonic()
-            await self._handle(self._waiting.popleft())
-        await self._reader.rest()
+        await self._keeping(self._work())
         # Room may have come meanwhile.
         if self._waiting and not self._has_room() and not self._retry.stopped.is_set():
             self._in_flight.freed.clear()
@@ -177,11 +177,39 @@ class Worker:
             except TimeoutError:
                 return
 
-    def _poll(self, rewinds: Mapping[int, int]) -> Polled:
+    async def _work(self) -> None:
+        while self._waiting and self._has_room():
+            self._beat_s = time.monotonic()
+            await self._handle(self._waiting.popleft())
+        await self._reader.rest()
+
+    async def _keeping(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do `work`, which may wait for the store however long, and stay a member of the group meanwhile."""
+        task = asyncio.create_task(work)
+        try:
+            while not (await asyncio.wait([task], timeout=KEEP_S))[0]:
+                await self._stay_member(task)
+        finally:
+            task.cancel()
+        if not task.cancelled():
+            task.result()
+
+    async def _stay_member(self, work: asyncio.Task[None]) -> None:
+        """Poll with every partition paused; what is being done for a partition that is lost ends here."""
+        try:
+            polled = await self._in(self._polling, lambda: self._poll({}, waits=True))
+        except SourceUnavailableError as error:
+            logger.warning("the log of fragments is away as well: %s", error)
+            return
+        if self._handled in polled.revoked | polled.assigned:
+            work.cancel()
+            await asyncio.wait([work])
+        self._take(polled)
+
+    def _poll(self, rewinds: Mapping[int, int], *, waits: bool) -> Polled:
         """Read on, or, while records wait, only keep the membership alive with every partition paused."""
         for partition, offset in rewinds.items():
             self._source.seek(partition, offset)
-        waits = bool(self._waiting)
         if waits != self._paused:
             (self._source.pause if waits else self._source.resume)(set(self._offsets.read_to))
             self._paused = waits
@@ -214,7 +242,7 @@ class Worker:
         self._offsets.read(record.at.partition, record.at.offset)
         if not in_share(record.key, self._config.share):
             return
-        self._handling = True
+        self._handled = record.at.partition
         try:
             await self._reader.read(record)
         except BaseException:
@@ -222,7 +250,7 @@ class Worker:
             self._offsets.rewind(record.at.partition, record.at.offset)
             raise
         finally:
-            self._handling = False
+            self._handled = None
 
     def _rewind(self, partition: int, offset: int) -> None:
         """Read the partition again from `offset`, from the next poll on; a poll under way must not run ahead of it."""

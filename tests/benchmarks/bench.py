@@ -282,7 +282,6 @@ FLOORS: dict[str, tuple[float, str]] = {
     "live_calls_carried": (4, "at least"),
     "live_4 p95_s": (2.5, "at most"),
     "checkpoint_real_networks with_over_without": (0.95, "at least"),
-    "checkpoint_judged_at_once with_over_without": (0.95, "at least"),
     "long_call grown": (1.05, "at most"),
     "many_calls grown": (1.05, "at most"),
 }

@@ -160,6 +160,33 @@ async def test_a_record_at_work_when_two_processes_died_of_something_else_is_ana
     assert records(redis_url, TOPIC_DEAD_LETTER) == []
 
 
+async def test_a_dead_letter_is_not_worked_on_again(redis_url: str, sound: FloatArray) -> None:
+    send(RedisStreamProducer(redis_url), call(sound, "c1"))
+    store = Store.connect(redis_url)
+    await store.ledger.note_letter("c1", Coordinates(0, 6), "killed")
+    await store.close()
+    async with working(redis_url):
+        await results(redis_url, "c1")
+    counted = await account(redis_url, "c1")
+    assert (counted.analysed, counted.missing) == (19, 0)
+
+
+async def test_a_worker_that_lost_its_stream_dead_letters_nothing_of_it(redis_url: str, sound: FloatArray) -> None:
+    producer, fragments = RedisStreamProducer(redis_url), call(sound, "c1")
+    store = Store.connect(redis_url)
+    async with working(redis_url) as worker:
+        send(producer, fragments[:2])
+        while metric(worker, "undertone_fragments_analysed_total") < 2:
+            await asyncio.sleep(0.01)
+        await store.open_stream("c1", "default", "phone", "successor", 0)
+        send(producer, [replace(fragments[2], media=b"noise", content_type="audio/x-matroska")])
+        while not records(redis_url, TOPIC_DEAD_LETTER):
+            await asyncio.sleep(0.01)
+        # It was refused, and came back to the record as the stream's new owner.
+        assert metric(worker, "undertone_fenced_total") == 1
+    await store.close()
+
+
 async def test_work_that_has_ended_is_blamed_for_nothing(redis_url: str, sound: FloatArray) -> None:
     send(RedisStreamProducer(redis_url), call(sound, "c1"))
     async with working(redis_url):
@@ -249,20 +276,21 @@ async def test_a_call_whose_end_the_log_has_lost_is_closed(redis_url: str, sound
     producer = RedisStreamProducer(redis_url)
     fragments = call(sound, "c1")
     send(producer, fragments[:12])
-    async with working(redis_url) as worker:
+    quick = WorkerSettings(stalled_after_s=0.1, closed_after_s=0.2, commit_interval_s=0.05, commit_delay_s=0)
+    async with working(redis_url, worker=WorkerSettings(commit_interval_s=0.05, commit_delay_s=0)) as worker:
         while metric(worker, "undertone_fragments_analysed_total") < 12:
             await asyncio.sleep(0.01)
         while not await results(redis_url, "c1", final=False):
             await asyncio.sleep(0.01)
-    send(producer, fragments[12:])
+    send(producer, [*fragments[12:], *call(sound, "c2")])
     with redis.Redis.from_url(redis_url) as client:
         client.xtrim("ut:log:{call-media}", minid="21-0")
-    quick = WorkerSettings(stalled_after_s=0.1, closed_after_s=0.2, commit_interval_s=0.05)
     async with working(redis_url, "late", worker=quick):
         await until("closed", redis_url, "c1")
         with redis.Redis.from_url(redis_url) as client:
             while client.exists("ut:open:0"):
                 await asyncio.sleep(0.01)
+    assert (await account(redis_url, "c1")).lost == 1
 
 
 async def test_a_stream_that_speaks_is_not_closed_however_long(redis_url: str, sound: FloatArray) -> None:

@@ -413,6 +413,19 @@ async def test_a_redis_that_is_full_or_read_only_is_unavailable_until_it_is_not(
     assert len((await store.utterances("c")).items) == 1
 
 
+async def test_a_redis_that_refuses_says_what_it_says(store: Store, raw: Any) -> None:
+    await store.open_stream("c", "acme", "main", "w1", STARTED_MS)
+    raw.config_set("min-replicas-to-write", "1")
+    try:
+        assert await store.trouble() == "refused"
+        with pytest.raises(StoreUnavailableError, match="NOREPLICAS"):
+            await advance(store, result(0), 0, 16_000)
+    finally:
+        raw.config_set("min-replicas-to-write", "0")
+    await advance(store, result(0), 0, 16_000)
+    assert await store.trouble() is None
+
+
 async def test_a_redis_that_dies_and_returns_loses_no_step(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("r")
     durable = ("--appendonly", "yes", "--appendfsync", "always")

@@ -48,6 +48,22 @@ async def test_calls_on_a_cluster_are_analysed_listed_watched_and_deleted(
     await store.close()
 
 
+async def test_one_full_master_of_a_cluster_is_trouble(redis_cluster: str) -> None:
+    port = int(redis_cluster.rpartition(":")[2])
+    client = redis.asyncio.RedisCluster.from_url(f"redis://127.0.0.1:{port}")
+    await client.initialize()
+    masters = [int(node.port) for node in client.get_primaries()]
+    await client.aclose()
+    store = Store.connect(redis_cluster)
+    for master in masters:
+        with redis.Redis(port=master) as one:
+            one.config_set("maxmemory", 1)
+            assert await store.trouble() == "out_of_memory"
+            one.config_set("maxmemory", 0)
+    assert await store.trouble() is None
+    await store.close()
+
+
 async def test_the_calls_of_a_cluster_lie_on_all_its_masters(
     redis_cluster: str,
 ) -> None:

@@ -373,3 +373,44 @@ async def test_a_store_that_refuses_to_write_holds_everything_until_it_writes_ag
             client.execute_command(*allow.split())
             assert len(await results(url, "c1")) == 4
     await store.close()
+
+
+async def test_a_worker_that_waits_for_the_store_stays_a_reader_of_the_log(
+    redis_url: str, own_redis: OwnRedis, sound: FloatArray
+) -> None:
+    """The embedded log gives a reader's place away after 5 s without a poll, as a Kafka group does after 2 min."""
+    group = "ut:log:{call-media}:group:undertone"
+    send(RedisStreamProducer(redis_url), call(sound, "c1"))
+    with redis.Redis.from_url(redis_url) as log:
+        async with working(own_redis.url, log=redis_url, worker=WorkerSettings(retry_max_s=0.2)) as worker:
+            while not log.hexists(group, "reader"):
+                await asyncio.sleep(0.01)
+            reader = log.hget(group, "reader")
+            own_redis.kill()
+            while not worker.metrics.retries.labels("store_away")._value.get():
+                await asyncio.sleep(0.01)
+            held_until_ms = int(log.hget(group, "reader_until_ms") or 0)
+            while int(log.hget(group, "reader_until_ms") or 0) < held_until_ms + 5_000:
+                await asyncio.sleep(0.05)
+            assert log.hget(group, "reader") == reader
+            own_redis.restart()
+            assert len(await results(own_redis.url, "c1")) == 4
+
+
+async def test_a_worker_that_loses_its_partition_while_it_waits_for_the_store_drops_what_it_was_at(
+    redis_url: str, own_redis: OwnRedis, sound: FloatArray
+) -> None:
+    group = "ut:log:{call-media}:group:undertone"
+    send(RedisStreamProducer(redis_url), call(sound, "c1"))
+    with redis.Redis.from_url(redis_url) as log:
+        async with working(own_redis.url, "cut off", log=redis_url, worker=WorkerSettings(retry_max_s=0.2)) as worker:
+            own_redis.kill()
+            while not worker.metrics.retries.labels("store_away")._value.get():
+                await asyncio.sleep(0.01)
+            log.hset(group, mapping={"reader": "successor", "reader_until_ms": 1 << 50})
+            while not worker.idle:
+                await asyncio.sleep(0.01)
+            own_redis.restart()
+            store = Store.connect(own_redis.url)
+            assert await store.call("c1") is None
+            await store.close()
