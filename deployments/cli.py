@@ -40,6 +40,10 @@ Source = Annotated[
 ]
 Transcriber = Annotated[str, typer.Option(help="A Whisper model's name or path, or `pocketsphinx`.")]
 Bundle = Annotated[str, typer.Option(help="`embedded`, or the folder of another bundle.")]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", help="The Serve config file of the live system: its limits and policies hold here too."),
+]
 Run = Annotated[str, typer.Option(help="Whose results: `live`, or the name of a replay or a shadow.")]
 LetterPlace = Annotated[str, typer.Argument(help="Where the record stood in the log: PARTITION:OFFSET.")]
 LetterCall = Annotated[str | None, typer.Option("--call", help="Only of this call.")]
@@ -255,13 +259,14 @@ def audit(
         str | None, typer.Option(help="Only what the log took since then, like 2026-11-21T08:00:00Z.")
     ] = None,
     run: Run = "live",
+    config: ConfigFile = None,
     source: Source = None,
     as_json: Json = False,
 ) -> None:
     """Compare the log's offsets, the store and the dead letters: exit code 1 if anything is missing or double."""
     from deployments import cli_audit
 
-    raise typer.Exit(cli_audit.run_audit(call, since, run=run, source=source, as_json=as_json))
+    raise typer.Exit(cli_audit.run_audit(call, since, run=run, config_file=config, source=source, as_json=as_json))
 
 
 dlq = typer.Typer(
@@ -311,6 +316,7 @@ def dlq_redrive(
     since: LetterSince = None,
     again: Annotated[bool, typer.Option("--again", help="Also those that were redriven or dropped before.")] = False,
     dry_run: DryRun = False,
+    config: ConfigFile = None,
     source: Source = None,
     as_json: Json = False,
 ) -> None:
@@ -318,7 +324,7 @@ def dlq_redrive(
     from deployments import cli_audit
 
     wanted = cli_audit.Wanted(call, reason, since, place, decided=again)
-    cli_audit.redrive(wanted, dry_run=dry_run, source=source, as_json=as_json)
+    cli_audit.redrive(wanted, dry_run=dry_run, config_file=config, source=source, as_json=as_json)
 
 
 @dlq.command("drop", epilog="Example: undertone dlq drop --reason bad_header --dry-run")
@@ -354,10 +360,7 @@ def replay(
     into: Annotated[
         str | None, typer.Option(help="The name for the results; the same one goes on after a stop.")
     ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(help="The Serve config file that the live system runs with: its consent policies hold here too."),
-    ] = None,
+    config: ConfigFile = None,
     transcriber: Annotated[str | None, typer.Option(help="A Whisper model's name or path, or `pocketsphinx`.")] = None,
     source: Source = None,
     as_json: Json = False,

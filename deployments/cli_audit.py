@@ -1,25 +1,26 @@
 """`undertone audit` and `undertone dlq`: do the books balance, and what became of records that could not be analysed."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Literal, TypeVar
 
 from rich.console import Group
 from rich.table import Table
 
-from deployments.cli_serve import reaching, source_of
+from deployments.cli_serve import configuration, reaching, source_of
 from deployments.console import EXIT_FAILED, EXIT_USAGE, CommandError, aside, print_out, settings, write_json
 from pipelines.audit import AuditReport, Books, audit
 from pipelines.deadletter import Letter, read_letters
 from pipelines.log import open_producer, open_reader
-from pipelines.redrive import Redrive, redrives
-from pipelines.settings import AppConfig, MediaLimits, Settings
+from pipelines.redrive import BEGUN, Redrive, begun, redrives
+from pipelines.settings import AppConfig, Settings
 from pipelines.store import Store
 from pipelines.store_keys import letter_name
-from pipelines.types import LIVE_RUN, TOPIC_DEAD_LETTER, TOPIC_MEDIA, Checkpoint
+from pipelines.types import LIVE_RUN, TOPIC_DEAD_LETTER, TOPIC_MEDIA, Checkpoint, Coordinates
 
 T = TypeVar("T")
 
@@ -62,24 +63,26 @@ class System:
         return asyncio.run(connected())
 
 
-def system(source: LogName | None) -> System:
+def system(source: LogName | None, config_file: Path | None = None) -> System:
     """The system that the environment names, or that `undertone serve` runs on this machine.
 
     Raises:
-        CommandError: there is none.
+        CommandError: there is none, or the configuration that it is said to run with is wrong.
     """
     where = reaching(settings())
-    return System(AppConfig(source=source_of(where, source)), where)
+    return System(configuration(config_file, {"source": source_of(where, source)}), where)
 
 
-def run_audit(call_id: str | None, since: str | None, *, run: str, source: LogName | None, as_json: bool) -> int:
+def run_audit(
+    call_id: str | None, since: str | None, *, run: str, config_file: Path | None, source: LogName | None, as_json: bool
+) -> int:
     """Compare log, store and dead letters; 1 when something does not add up.
 
     Raises:
         CommandError: the log or the store cannot be reached.
     """
-    here = system(source)
-    of_run, books = here.config.model_copy(update={"run": run}), Books(MediaLimits())
+    here = system(source, config_file)
+    of_run, books = here.config.model_copy(update={"run": run}), Books(here.config.stream.limits)
     with (
         aside().status("reading the log …") as status,
         closing(open_reader(of_run, here.where, TOPIC_MEDIA)) as log,
@@ -143,20 +146,22 @@ def show_letter(place: str, *, source: LogName | None, as_json: bool) -> None:
     print_out(table)
 
 
-def redrive(wanted: Wanted, *, dry_run: bool, source: LogName | None, as_json: bool) -> None:
+def redrive(wanted: Wanted, *, dry_run: bool, config_file: Path | None, source: LogName | None, as_json: bool) -> None:
     """Send the letters' records again, to where they belong in their calls.
 
     Raises:
         CommandError: the log or the store cannot be reached.
     """
-    here = system(source)
-    letters = [letter for letter, _ in _found(here, wanted)]
+    here = system(source, config_file)
+    found = _found(here, wanted)
+    letters = [letter for letter, _ in found]
+    states = {letter.record.at: state for letter, state in found if state is not None}
     calls = sorted({(letter.record.key or b"").decode(errors="replace") for letter in letters})
 
     async def known(store: Store) -> dict[str, dict[str, Checkpoint]]:
         return {call_id: await store.checkpoints(call_id) for call_id in calls}
 
-    plan = list(redrives(letters, here.with_store(known, LIVE_RUN), here.config.stream.limits))
+    plan = list(redrives(letters, here.with_store(known, LIVE_RUN), here.config.stream.limits, states))
     if not dry_run:
         _send(here, plan)
     _print_plan(plan, "would be sent" if dry_run else "sent", as_json=as_json)
@@ -167,7 +172,7 @@ def drop(wanted: Wanted, *, dry_run: bool, source: LogName | None, as_json: bool
     here = system(source)
     letters = [letter for letter, _ in _found(here, wanted)]
     if not dry_run:
-        _decide(here, letters, "dropped")
+        _decide(here, {letter.record.at: "dropped" for letter in letters})
     done = "would be dropped" if dry_run else "dropped"
     if as_json:
         write_json({**_row(letter, None), "state": done} for letter in letters)
@@ -187,22 +192,23 @@ def _found(here: System, wanted: Wanted) -> list[tuple[Letter, str | None]]:
     ]
     states = here.with_store(lambda store: store.ledger.letter_states([one.record.at for one in letters]), LIVE_RUN)
     both = [(letter, states.get(letter.record.at)) for letter in letters]
-    return [(letter, state) for letter, state in both if wanted.decided or state is None]
+    return [(letter, state) for letter, state in both if wanted.decided or state is None or state.startswith(BEGUN)]
 
 
 def _send(here: System, plan: Sequence[Redrive]) -> None:
+    sent = [(one, one.fragment) for one in plan if one.fragment is not None]
+    _decide(here, {one.letter.record.at: begun(fragment) for one, fragment in sent})
     with closing(open_producer(here.config, here.where)) as producer:
-        for one in plan:
-            if one.fragment is not None:
-                producer.send(TOPIC_MEDIA, one.fragment.call_id, one.fragment.media, one.headers)
+        for one, fragment in sent:
+            producer.send(TOPIC_MEDIA, fragment.call_id, fragment.media, one.headers)
         producer.flush()
-    _decide(here, [one.letter for one in plan if one.fragment is not None], "redriven")
+    _decide(here, {one.letter.record.at: "redriven" for one, _ in sent})
 
 
-def _decide(here: System, letters: Sequence[Letter], state: str) -> None:
+def _decide(here: System, states: Mapping[Coordinates, str]) -> None:
     async def note(store: Store) -> None:
-        for letter in letters:
-            await store.ledger.settle_letter(letter.record.at, state)
+        for at, state in states.items():
+            await store.ledger.settle_letter(at, state)
 
     here.with_store(note, LIVE_RUN)
 
@@ -240,7 +246,7 @@ def _row(letter: Letter, state: str | None) -> dict[str, object]:
         "bytes": len(letter.record.value),
         "appended_ms": letter.record.appended_ms,
         "whole": letter.whole,
-        "state": state or "open",
+        "state": (state or "open").split()[0],
     }
 
 
@@ -254,6 +260,8 @@ def _totals(report: AuditReport) -> Table:
         else:
             table.add_row(name, str(value))
     table.add_row("utterances", f"{report.utterances} in {report.calls} call(s), {report.streams} stream(s)")
+    if report.streams_cut:
+        table.add_row("not seen whole", f"{report.streams_cut} stream(s) that began before what was read of the log")
     return table
 
 

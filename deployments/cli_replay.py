@@ -6,16 +6,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]  # comes with Ray; its stubs would be one more dependency
-from pydantic import ValidationError
 from rich.console import Group
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from deployments.cli_audit import LogName, System, since_ms, system
+from deployments.cli_serve import configuration
 from deployments.console import EXIT_USAGE, CommandError, aside, print_out, write_json
 from deployments.embedded import local_analyser
-from pipelines.compare import Comparison, compare
+from pipelines.compare import Comparison, Tally
 from pipelines.log import open_reader
 from pipelines.queries import CallFilter
 from pipelines.replay import ReplaySource, SilentProducer
@@ -50,8 +49,9 @@ def replay(
     run = into or f"replay-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     if run == LIVE_RUN:
         raise CommandError(f"{LIVE_RUN} is the name of the live results: give another one", EXIT_USAGE)
-    here = system(source)
-    config = _config(config_file, {**changes, "run": run, "source": here.config.source})
+    here = system(source, config_file)
+    whole = {"share": 1.0, "worker": {**here.config.worker.model_dump(), **WORKER}}
+    config = configuration(config_file, {**changes, **whole, "run": run, "source": here.config.source})
     with aside().status("loading the networks …"):
         try:
             analyser = local_analyser(config)
@@ -78,8 +78,10 @@ def compare_runs(
     wanted = CallFilter(tenant=tenant, since_ms=since_ms(since) or None)
 
     async def both(store: Store) -> Comparison:
-        calls = [found async for found in _pairs(store, (first, second), wanted, call_id)]
-        return compare((first, second), calls)
+        tally = Tally((first, second))
+        async for pair in _pairs(store, tally.runs, wanted, call_id):
+            tally.add(*pair)
+        return tally.comparison()
 
     found = here.with_store(both, LIVE_RUN)
     if not found.calls:
@@ -108,6 +110,7 @@ async def _replayed(here: System, config: AppConfig, source: ReplaySource, analy
         task = progress.add_task("")
         while not running.done() and not (source.exhausted and worker.idle):
             progress.update(task, total=source.total, completed=source.read)
+            worker.check()
             await asyncio.wait([running], timeout=LOOK_S)
     worker.stop()
     await running
@@ -128,23 +131,11 @@ async def _pairs(
         for call in page.items:
             if call_id in (None, call.call_id):
                 pair = (await first.results(call.call_id), await second.results(call.call_id))
-                if all(pair):
+                if any(pair):
                     yield pair
         cursor = page.next_cursor
         if cursor is None:
             return
-
-
-def _config(path: Path | None, changes: dict[str, object]) -> AppConfig:
-    """The configuration that served, from the Serve config file, with changes."""
-    args: dict[str, Any] = {}
-    try:
-        if path is not None:
-            args = yaml.safe_load(path.read_text())["applications"][0]["args"]
-        worker = {**args.get("worker", {}), **WORKER}
-        return AppConfig.model_validate({**args, "worker": worker, "share": 1.0, **changes})
-    except (yaml.YAMLError, LookupError, TypeError, AttributeError, ValidationError) as error:
-        raise CommandError(f"{path or 'the command line'} gives no configuration: {error}", EXIT_USAGE) from error
 
 
 def _figures(found: Comparison) -> Table:

@@ -1,10 +1,13 @@
 """`undertone serve`: the whole system on this machine; and how a command reaches a system that runs."""
 
 import signal
-from typing import Literal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import SecretStr
+import yaml  # type: ignore[import-untyped]  # comes with Ray; its stubs would be one more dependency
+from pydantic import SecretStr, ValidationError
 
 from deployments.console import EXIT_USAGE, CommandError, aside, settings, write_json
 from deployments.embedded import embedded
@@ -47,6 +50,21 @@ def source_of(where: Settings, asked: Literal["kafka", "redis"] | None) -> Liter
     if asked == "kafka" and not where.kafka:
         raise CommandError("no Kafka is named: set UNDERTONE_KAFKA=host:port, or start one: make kafka", EXIT_USAGE)
     return asked or ("kafka" if where.kafka else "redis")
+
+
+def configuration(path: Path | None, changes: Mapping[str, object]) -> AppConfig:
+    """The configuration in the Serve config file at `path`, or the defaults, with changes.
+
+    Raises:
+        CommandError: there is none, or it is wrong.
+    """
+    args: dict[str, Any] = {}
+    try:
+        if path is not None:
+            args = yaml.safe_load(path.read_text())["applications"][0]["args"]
+        return AppConfig.model_validate({**args, **changes})
+    except (OSError, yaml.YAMLError, LookupError, TypeError, UnicodeDecodeError, ValidationError) as error:
+        raise CommandError(f"{path or 'the command line'} gives no configuration: {error}", EXIT_USAGE) from error
 
 
 def reaching(where: Settings) -> Settings:

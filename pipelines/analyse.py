@@ -164,11 +164,12 @@ class Analyser:
             return Missing("absent")
         return await _timed("video", self.stages.video(utterance.frames), self.timeouts.encode_s, step_ms)
 
-    async def _fuse(self, present: Mapping[Modality, Features], step_ms: dict[str, float]) -> FusedPrediction:
+    async def _fuse(self, present: Mapping[Modality, Features], step_ms: dict[str, float]) -> FusedPrediction | None:
+        """None where the fusion answers and refuses: asked again it would refuse again, and hold up the call for ever."""
         fused = await _timed("fusion", self.stages.fuse(present), self.timeouts.fuse_s, step_ms)
-        if isinstance(fused, Missing):
-            raise EncoderUnavailableError(f"fusion: {fused.reason}; check that the Fusion deployment is healthy")
-        return fused
+        if fused in _NO_ANSWER:
+            raise EncoderUnavailableError("the fusion does not answer; check that the Fusion deployment is healthy")
+        return None if isinstance(fused, Missing) else fused
 
 
 async def _timed(step: str, work: Awaitable[T], timeout_s: float, step_ms: dict[str, float]) -> T | Missing:

@@ -57,6 +57,8 @@ class AuditReport(BaseModel):
     records: int
     calls: int
     streams: int
+    streams_cut: int
+    """Of these, how many began before what was read of the log: whether all before is accounted for cannot be seen."""
     analysed: int
     skipped: dict[str, int]
     dead_lettered: dict[str, int]
@@ -165,6 +167,8 @@ class _Totals:
         settled = [at for at in own if at.offset < account.counted_to]
         later = [at for at in own if at.offset >= account.counted_to]
         ended = account.analysed + sum(account.skipped.values())
+        read_from = self.books.read_from[places[0].partition]
+        self.counts["streams_cut"] += account.first_at is not None and account.first_at < read_from
         if ended < len(settled):
             detail = f"{len(settled)} stand in the log below offset {account.counted_to}, {ended} are accounted for"
             self.find("fragments_missing", call_id, stream, len(settled) - ended, detail)
@@ -228,6 +232,7 @@ class _Totals:
             records=self.books.records,
             calls=calls,
             streams=len(self.books.streams),
+            streams_cut=self.counts["streams_cut"],
             analysed=self.counts["analysed"],
             skipped=dict(self.skipped),
             dead_lettered=dict(inside),

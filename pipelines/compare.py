@@ -1,8 +1,8 @@
 """Two runs over the same calls side by side: where they agree, and what moved."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from statistics import fmean
 
 from pydantic import BaseModel, ConfigDict
@@ -12,6 +12,8 @@ from pipelines.types import UtteranceSentiment
 MOVED = 0.5
 """A score that differs by more than this has moved: a twelfth of its range."""
 CHANGES_MAX = 10_000
+
+Labels = tuple[str, str]
 
 
 class Change(BaseModel):
@@ -49,54 +51,62 @@ class Comparison(BaseModel):
     changed: list[Change]
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """One utterance as both runs have it."""
+@dataclass(slots=True)
+class Tally:
+    """What is remembered of the calls compared so far: labels and scores, not the results."""
 
-    first: UtteranceSentiment
-    second: UtteranceSentiment
+    runs: tuple[str, str]
+    _calls: int = 0
+    _utterances: int = 0
+    _only: list[int] = field(default_factory=lambda: [0, 0])
+    _bundles: tuple[set[str], set[str]] = field(default_factory=lambda: (set(), set()))
+    _polarities: list[Labels] = field(default_factory=list)
+    _emotions: list[Labels] = field(default_factory=list)
+    _moves: list[float] = field(default_factory=list)
+    _changed: list[Change] = field(default_factory=list)
 
-
-def compare(
-    runs: tuple[str, str], calls: Iterable[tuple[Sequence[UtteranceSentiment], Sequence[UtteranceSentiment]]]
-) -> Comparison:
-    """Compare the results of two runs, given call by call; an utterance is the same where its id is."""
-    pairs: list[Pair] = []
-    only, bundles, number = [0, 0], (set[str](), set[str]()), 0
-    for first, second in calls:
-        number += 1
+    def add(self, first: Sequence[UtteranceSentiment], second: Sequence[UtteranceSentiment]) -> None:
+        """The results of one call in both runs; an utterance is the same where its id is."""
         by_id = {one.utterance_id: one for one in second}
-        found = [Pair(one, by_id[one.utterance_id]) for one in first if one.utterance_id in by_id]
-        only = [only[0] + len(first) - len(found), only[1] + len(second) - len(found)]
-        for names, results in zip(bundles, (first, second), strict=True):
-            names.update(one.bundle for one in results)
-        pairs += found
-    judged = [pair for pair in pairs if pair.first.judgement and pair.second.judgement]
-    polarities = [(_polarity(pair.first), _polarity(pair.second)) for pair in judged]
-    emotions = [(_emotion(pair.first), _emotion(pair.second)) for pair in judged]
-    moves = [_score(pair.second) - _score(pair.first) for pair in judged]
-    return Comparison(
-        runs=runs,
-        bundles=(sorted(bundles[0]), sorted(bundles[1])),
-        calls=number,
-        utterances=len(pairs),
-        only_in=(only[0], only[1]),
-        judged=len(judged),
-        polarity_agreement=_agreement(polarities),
-        polarity_kappa=_kappa(polarities),
-        emotion_agreement=_agreement(emotions),
-        score_difference_mean=round(fmean(moves), 4) if moves else None,
-        score_difference_mean_absolute=round(fmean(map(abs, moves)), 4) if moves else None,
-        scores_moved=sum(abs(move) > MOVED for move in moves),
-        changed=[_change(pair) for pair in pairs if _polarity(pair.first) != _polarity(pair.second)][:CHANGES_MAX],
-    )
+        pairs = [(one, by_id[one.utterance_id]) for one in first if one.utterance_id in by_id]
+        self._calls += 1
+        self._utterances += len(pairs)
+        for run, results in enumerate((first, second)):
+            self._only[run] += len(results) - len(pairs)
+            self._bundles[run].update(one.bundle for one in results)
+        for one, other in pairs:
+            if one.judgement and other.judgement:
+                self._polarities.append((one.judgement.polarity, other.judgement.polarity))
+                self._emotions.append((one.judgement.emotion, other.judgement.emotion))
+                self._moves.append(other.judgement.score - one.judgement.score)
+            if _polarity(one) != _polarity(other) and len(self._changed) < CHANGES_MAX:
+                self._changed.append(_change(one, other))
+
+    def comparison(self) -> Comparison:
+        """The figures of all calls added."""
+        moves = self._moves
+        return Comparison(
+            runs=self.runs,
+            bundles=(sorted(self._bundles[0]), sorted(self._bundles[1])),
+            calls=self._calls,
+            utterances=self._utterances,
+            only_in=(self._only[0], self._only[1]),
+            judged=len(moves),
+            polarity_agreement=_agreement(self._polarities),
+            polarity_kappa=_kappa(self._polarities),
+            emotion_agreement=_agreement(self._emotions),
+            score_difference_mean=round(fmean(moves), 4) if moves else None,
+            score_difference_mean_absolute=round(fmean(map(abs, moves)), 4) if moves else None,
+            scores_moved=sum(abs(move) > MOVED for move in moves),
+            changed=self._changed,
+        )
 
 
-def _agreement(labels: Sequence[tuple[str | None, str | None]]) -> float | None:
+def _agreement(labels: Sequence[Labels]) -> float | None:
     return round(fmean(first == second for first, second in labels), 4) if labels else None
 
 
-def _kappa(labels: Sequence[tuple[str | None, str | None]]) -> float | None:
+def _kappa(labels: Sequence[Labels]) -> float | None:
     if not labels:
         return None
     observed = fmean(first == second for first, second in labels)
@@ -109,16 +119,7 @@ def _polarity(result: UtteranceSentiment) -> str | None:
     return result.judgement.polarity if result.judgement else None
 
 
-def _emotion(result: UtteranceSentiment) -> str | None:
-    return result.judgement.emotion if result.judgement else None
-
-
-def _score(result: UtteranceSentiment) -> float:
-    return result.judgement.score if result.judgement else 0.0
-
-
-def _change(pair: Pair) -> Change:
-    first, second = pair.first, pair.second
+def _change(first: UtteranceSentiment, second: UtteranceSentiment) -> Change:
     return Change(
         call_id=first.call_id,
         utterance_id=first.utterance_id,

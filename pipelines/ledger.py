@@ -51,9 +51,9 @@ class Ledger:
         """
         return await self._attempt(at.partition, at.offset, worker, ended)
 
-    async def end(self, partition: int, ended: Iterable[int]) -> None:
-        """Note that work on records has ended; nobody is to blame for what happens next."""
-        await self._attempt(partition, "", "", ended)
+    async def end(self, partition: int, worker: str, ended: Iterable[int]) -> None:
+        """Note that the worker's work on records has ended; nobody is to blame for what happens next."""
+        await self._attempt(partition, "", worker, ended)
 
     async def note_open(self, partition: int, note: OpenNote) -> None:
         """A stream of the partition is opened."""
@@ -85,8 +85,8 @@ class Ledger:
                 raise FencedError(f"call {call_id}, stream {owned.stream}: another writer owns it")
         return dead
 
-    async def note_letter(self, call_id: str, at: Coordinates, reason: str, owned: Owned | None = None) -> None:
-        """Count a record among its call's dead letters; again changes nothing.
+    async def note_letter(self, call_id: str, at: Coordinates, reason: str, owned: Owned | None = None) -> bool:
+        """Count a record among its call's dead letters; again changes nothing, and is False.
 
         Raises:
             FencedError: the stream is not `owned` any more.
@@ -100,6 +100,7 @@ class Ledger:
             )
         if word == "fenced":
             raise FencedError(f"call {call_id}, stream {stream}: another writer owns it")
+        return bool(word == "noted")
 
     async def letter_counts(self, call_id: str) -> Mapping[str, int]:
         """A call's dead letters by reason."""

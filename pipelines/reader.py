@@ -60,7 +60,7 @@ class Reader:
         self._decoder = ThreadPoolExecutor(1, "decoder")
         """Decoding keeps to one thread, so that polls go on meanwhile."""
         self._streams: dict[tuple[str, str], OpenStream] = {}
-        self._rewound: dict[int, set[tuple[str, str, int]]] = {}
+        self._rewound: dict[int, set[tuple[str, str, int | None]]] = {}
         """By partition: places already gone back to, of streams that are not open yet."""
         self._lost_before: dict[int, int] = {}
         """Where the log goes on after the last gap found in it, by partition."""
@@ -87,7 +87,6 @@ class Reader:
         self._lost_before.pop(partition, None)
         self._rewound.pop(partition, None)
         self._watchdog.forget(partition)
-        self._ended.pop(partition, None)
         self._metrics.open_streams.set(len(self._streams))
 
     def note_gap(self, gap: Gap) -> None:
@@ -103,7 +102,7 @@ class Reader:
             opened.cancel()
         self._decoder.shutdown(wait=False)
         try:
-            await self._note_ended(self._store.ledger.end)
+            await self._note_ended()
         except StoreUnavailableError as error:
             logger.warning("the store is away at the end: %s", error)
 
@@ -129,7 +128,7 @@ class Reader:
         """Nothing can be read now: count what needs no cut to move, and note that no record is at work."""
         for opened in list(self._streams.values()):
             await self._while_owned(opened, opened.let_go)
-        await self._note_ended(lambda partition, done: self._insist(partial(self._store.ledger.end, partition, done)))
+        await self._insist(self._note_ended)
 
     async def watch(self, heard: Mapping[int, Backlog]) -> None:
         """See `Watchdog.watch`."""
@@ -171,8 +170,9 @@ class Reader:
 
     async def _work(self, opened: OpenStream, fragment: MediaFragment, record: Record) -> None:
         at = record.at
-        begin = partial(self._store.ledger.begin, at, self._ports.owner, self._ended.pop(at.partition, []))
-        attempts = await self._insist(begin)
+        ended = list(self._ended.get(at.partition, ()))
+        attempts = await self._insist(partial(self._store.ledger.begin, at, self._ports.owner, ended))
+        del self._ended.setdefault(at.partition, [])[: len(ended)]
         try:
             verdict = await self._verdict(fragment, attempts)
             if verdict is not None:
@@ -190,7 +190,7 @@ class Reader:
             await self._bury(opened, fragment, record, BadFragmentError("crashed", repr(error)), attempts)
             return
         finally:
-            self._ended.setdefault(at.partition, []).append(at.offset)
+            self._ended[at.partition].append(at.offset)
         if opened.ended:
             return  # lost meanwhile, and read again where the partition is still ours
         if fed.skipped is not None:
@@ -237,19 +237,22 @@ class Reader:
             if record.at.offset not in checkpoint.dead and record.at.offset >= checkpoint.account.counted_to:
                 counted = Counted(record.at.offset + 1, record.at.offset, {"already_stored": 1})
                 settle = self._store.settle
-                await self._insist(lambda: settle(fragment.call_id, fragment.stream, owner=None, counted=counted))
-                self._count_skipped("already_stored")
+                try:
+                    await self._insist(lambda: settle(fragment.call_id, fragment.stream, owner=None, counted=counted))
+                except FencedError:  # the store has forgotten meanwhile that it is final
+                    self._rewind(record.at.partition, record.at.offset)
+                else:
+                    self._count_skipped("already_stored")
             return None
-        if checkpoint.resume_at is not None and checkpoint.resume_at < record.at.offset:
+        place = (fragment.call_id, fragment.stream, checkpoint.resume_at)
+        gone_back_to = self._rewound.setdefault(record.at.partition, set())
+        if checkpoint.resume_at is not None and checkpoint.resume_at < record.at.offset and place not in gone_back_to:
             # Reading began after the place this stream must be resumed from: go back, the store knows what is done.
             # Once: where the log has lost that place, what is left of the stream goes on behind a gap.
-            place = (fragment.call_id, fragment.stream, checkpoint.resume_at)
-            gone_back_to = self._rewound.setdefault(record.at.partition, set())
-            if place not in gone_back_to:
-                gone_back_to.add(place)
-                self._rewind(record.at.partition, checkpoint.resume_at)
-                return None
-            gone_back_to.discard(place)
+            gone_back_to.add(place)
+            self._rewind(record.at.partition, checkpoint.resume_at)
+            return None
+        gone_back_to.discard(place)
         note = OpenNote(fragment.tenant, fragment.call_id, fragment.stream)
         await self._insist(partial(self._store.ledger.note_open, record.at.partition, note))
         tenant = self._config.tenant(fragment.tenant)
@@ -336,15 +339,17 @@ class Reader:
         logger.warning("dead-lettered (%s): %s", reason, detail)
         value = record.value[:RECORD_MAX_BYTES]
         await self._send(TOPIC_DEAD_LETTER, key, value, letter_headers(record, reason, detail, attempts))
-        if call_id is not None:
-            await self._insist(lambda: ledger.note_letter(call_id, record.at, reason, owned))
+        if call_id is not None and not await self._insist(
+            lambda: ledger.note_letter(call_id, record.at, reason, owned)
+        ):
+            return
         self._metrics.fragments_in.inc()
         self._metrics.fragments_dead_lettered.labels(reason).inc()
 
-    async def _note_ended(self, note: Callable[[int, list[int]], Awaitable[None]]) -> None:
-        ended, self._ended = self._ended, {}
-        for partition, offsets in ended.items():
-            await note(partition, offsets)
+    async def _note_ended(self) -> None:
+        for partition, offsets in list(self._ended.items()):
+            await self._store.ledger.end(partition, self._ports.owner, offsets)
+            del self._ended[partition]
 
     async def _decode(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._decoder, work)

@@ -10,9 +10,13 @@ from pipelines.errors import BadFragmentError
 from pipelines.records import fragment_headers, parse_record
 from pipelines.settings import MediaLimits
 from pipelines.store_keys import letter_name
-from pipelines.types import Checkpoint, MediaFragment
+from pipelines.types import Checkpoint, Coordinates, MediaFragment
 
 _STREAM_KEPT = 40
+
+NOTHING_BEGUN: Mapping[Coordinates, str] = {}
+BEGUN = "redriving"
+"""A letter's state between being sent and being known to be sent."""
 
 Obstacle = Literal["cut", "still_refused", "duplicate"]
 
@@ -32,14 +36,24 @@ class Redrive:
         return () if self.fragment is None else fragment_headers(self.fragment)
 
 
+def begun(fragment: MediaFragment) -> str:
+    """What to note of a letter before its fragment is sent, so that a redrive that broke off repeats itself."""
+    return f"{BEGUN} {fragment.stream} {fragment.seq} {int(fragment.final)}"
+
+
 def redrives(
-    letters: Iterable[Letter], known: Mapping[str, Mapping[str, Checkpoint]], limits: MediaLimits
+    letters: Iterable[Letter],
+    known: Mapping[str, Mapping[str, Checkpoint]],
+    limits: MediaLimits,
+    states: Mapping[Coordinates, str] = NOTHING_BEGUN,
 ) -> Iterator[Redrive]:
     """What to send for each letter, in the order in which to send it.
 
     A stream of which nothing is `known` (by call, then stream) gets its own fragments. One that has gone on without
     them would take them for duplicates: they make a stream of their own beside it, `STREAM.rOFFSET`, with the times they
     had in the call, one for each run of consecutive fragments; so their utterances stand where they were spoken.
+
+    What `states` (by the record's place) says to have begun is sent as it was then: a worker knows it if it has come.
     """
     sound: list[tuple[MediaFragment, Letter]] = []
     for letter in letters:
@@ -47,9 +61,16 @@ def redrives(
             yield Redrive(letter, None, "cut", "the dead-letter topic did not take all of it")
             continue
         try:
-            sound.append((parse_record(letter.record, limits), letter))
+            fragment = parse_record(letter.record, limits)
         except BadFragmentError as error:
             yield Redrive(letter, None, "still_refused", str(error))
+            continue
+        state = states.get(letter.record.at, "")
+        if state.startswith(BEGUN):
+            _, stream, seq, final = state.split()
+            yield Redrive(letter, replace(fragment, stream=stream, seq=int(seq), final=final == "1"))
+        else:
+            sound.append((fragment, letter))
     # One of each number: a sender that repeated itself would have its speech judged twice.
     firsts: dict[tuple[str, str, int], tuple[MediaFragment, Letter]] = {}
     for fragment, letter in sound:

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from zlib import crc32
 
+from pipelines.errors import SourceUnavailableError
 from pipelines.source import Backlog, Polled
 from pipelines.topic_reader import Extent, TopicReader
 from pipelines.types import Record
@@ -20,6 +21,8 @@ class ReplaySource:
         self._extents: dict[int, Extent] = {}
         self._unread: list[int] = []
         self._records: Iterator[Record] = iter(())
+        self._next = 0
+        """The offset after the last record given, in the first of the unread partitions."""
         self._paused = False
         self._begun = self._exhausted = False
         self.read = 0
@@ -49,12 +52,20 @@ class ReplaySource:
         self._exhausted = not self._unread
         found: list[Record] = []
         while self._unread and not self._paused and len(found) < records_max:
-            record = next(self._records, None)
+            try:
+                record = next(self._records, None)
+            except SourceUnavailableError:
+                # A generator that has raised is at its end: the next poll begins behind what was given.
+                self._read_on(self._unread[0], self._next)
+                if found:
+                    break
+                raise
             if record is None:
                 self._unread.pop(0)
                 self._go_to_next()
                 break
             self.read += 1
+            self._next = record.at.offset + 1
             if self._key in (None, record.key):
                 found.append(record)
                 self.calls.add(record.key)
@@ -75,11 +86,9 @@ class ReplaySource:
 
     def seek(self, partition: int, offset: int) -> None:
         """See `Source.seek`."""
-        extent = self._extents[partition]
-        start = max(offset, extent.start)
         self._exhausted = False
         self._unread = [partition, *(other for other in self._unread if other != partition)]
-        self._records = self._reader.records({partition: Extent(start, extent.end, None)})
+        self._read_on(partition, offset)
 
     def committed(self, partition: int) -> int | None:
         """None: a replay commits nothing."""
@@ -98,7 +107,14 @@ class ReplaySource:
     def _go_to_next(self) -> None:
         if self._unread:
             partition = self._unread[0]
+            self._next = self._extents[partition].start
             self._records = self._reader.records({partition: self._extents[partition]}, self._since_ms)
+
+    def _read_on(self, partition: int, offset: int) -> None:
+        extent = self._extents[partition]
+        self._next = max(offset, extent.start)
+        since_ms = self._since_ms if self._next == extent.start else 0
+        self._records = self._reader.records({partition: Extent(self._next, extent.end, None)}, since_ms)
 
 
 class SilentProducer:

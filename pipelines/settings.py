@@ -170,6 +170,16 @@ class AppConfig(Configuration):
             )
         return self
 
+    @model_validator(mode="after")
+    def _results_outlive_silence(self) -> Self:
+        shortest_s = min((tenant.results_ttl_s for tenant in self.tenants.values()), default=self.worker.closed_after_s)
+        if shortest_s < self.worker.closed_after_s:
+            raise ValueError(
+                f"worker.closed_after_s ({self.worker.closed_after_s:g}) is longer than a tenant's results_ttl_s"
+                f" ({shortest_s}): a call that only falls silent would be forgotten"
+            )
+        return self
+
     @property
     def is_live(self) -> bool:
         """Whether this is the run that everybody sees."""

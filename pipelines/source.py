@@ -155,7 +155,13 @@ class KafkaSource:
             self._ends(consumer)
         for partition in self._changes.pending():
             self._next.pop(partition, None)
-        gaps = self._gaps(consumer, fetched)
+        try:
+            gaps = self._gaps(consumer, fetched)
+        except SourceUnavailableError:
+            # The consumer has gone past what it gave us.
+            for partition, raws in fetched.items():
+                self.seek(partition.partition, raws[0].offset)
+            raise
         # Nothing may fail from here on: what is taken is told once.
         revoked, assigned = self._changes.take()
         owned = consumer.assignment()

@@ -240,8 +240,8 @@ class Store:
                     *_flat(counted),
                 ],
             )
-            if word == "deleted" and result is not None and trend is not None:
-                await self._redis.hdel(trend, result.utterance_id)
+            if word != "stored" and result is not None and trend is not None:
+                await self._mend_trend(keys("digests"), name, trend, result.utterance_id)
         _judge(word, first.call_id, first.stream)
 
     async def settle(
@@ -260,7 +260,7 @@ class Store:
         Without an `owner` it is for what comes of a stream that is final, which nobody owns.
 
         Raises:
-            FencedError: `owner` does not own the stream any more.
+            FencedError: `owner` does not own the stream any more, or there is none and the stream is not final.
             CallDeletedError: the call was deleted.
         """
         with redis_errors():
@@ -463,6 +463,14 @@ class Store:
         pipe.expire(trend, ttl_s)
         await pipe.execute()
         return trend
+
+    async def _mend_trend(self, digests: str, name: str, trend: str, utterance_id: str) -> None:
+        """A step that was refused has filled the bucket: what is stored of the utterance, if anything, belongs there."""
+        stored = await self._redis.hget(digests, name)
+        if stored is None:
+            await self._redis.hdel(trend, utterance_id)
+        else:
+            await self._redis.hset(trend, utterance_id, stored)
 
     async def _call_infos(self, call_ids: Sequence[str]) -> list[CallInfo | None]:
         pipe = self._redis.pipeline(transaction=False)

@@ -158,6 +158,9 @@ class Worker:
             await self._close()
 
     async def _turn(self) -> None:
+        if self._rewinds:
+            # Whoever was refused may have been by a store that has forgotten it.
+            await self._keeping(self._ask_epoch())
         rewinds, self._rewinds = self._rewinds, {}
         try:
             polled = await self._in(self._polling, lambda: self._poll(rewinds, waits=bool(self._waiting)))
@@ -178,7 +181,7 @@ class Worker:
                 return
 
     async def _work(self) -> None:
-        while self._waiting and self._has_room():
+        while self._waiting and self._has_room() and not self._rewinds:
             self._beat_s = time.monotonic()
             await self._handle(self._waiting.popleft())
         await self._reader.rest()
@@ -198,7 +201,9 @@ class Worker:
         """Poll with every partition paused; what is being done for a partition that is lost ends here."""
         try:
             polled = await self._in(self._polling, lambda: self._poll({}, waits=True))
+            self.backlog = await self._in(self._polling, self._source.backlog)
         except SourceUnavailableError as error:
+            self.backlog = {}
             logger.warning("the log of fragments is away as well: %s", error)
             return
         if self._handled in polled.revoked | polled.assigned:
@@ -255,9 +260,11 @@ class Worker:
     def _rewind(self, partition: int, offset: int) -> None:
         """Read the partition again from `offset`, from the next poll on; a poll under way must not run ahead of it."""
         self._waiting = deque(record for record in self._waiting if record.at.partition != partition)
-        if partition in self._offsets.read_to:
+        read_to = self._offsets.read_to.get(partition, -1)
+        if read_to >= 0:  # else everything that is still needed is to come
+            # What an earlier rewind has not been read up to again lies before this one.
             self._offsets.rewind(partition, offset)
-            self._rewinds[partition] = min(self._rewinds.get(partition, offset), offset)
+            self._rewinds[partition] = min(read_to, offset)
 
     async def _publish(self, result: UtteranceSentiment) -> None:
         headers = (("v", b"1"), ("utterance-id", result.utterance_id.encode()))
@@ -280,6 +287,10 @@ class Worker:
             logger.warning("the store is away, no offset moves: %s", error)
         except SourceUnavailableError as error:
             logger.warning("offsets could not be committed, trying again: %s", error)
+
+    async def _ask_epoch(self) -> None:
+        asked = partial(self._retry, StoreUnavailableError, self._store_is_another)
+        await self._retry(SourceUnavailableError, asked)
 
     async def _store_is_another(self) -> bool:
         """Whether the store was started anew or replaced: then everything is read again from the committed offsets."""

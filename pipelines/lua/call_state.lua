@@ -6,6 +6,7 @@ local EVENT = {final = 'call-final', closed = 'call-final', stalled = 'call-stal
 
 local function set_state(call, streams, events, events_max, stream, state)
     redis.call('HSET', streams, stream, state)
+    if redis.call('EXISTS', call) == 0 then return end  -- its results have expired
     local status = 'final'
     for _, other in ipairs(redis.call('HVALS', streams)) do
         if OPENNESS[other] > OPENNESS[status] then status = other end

@@ -5,6 +5,7 @@
 -- Returns 'stored', 'fenced' or 'deleted'
 if redis.call('EXISTS', KEYS[4]) == 1 then return 'deleted' end
 if ARGV[1] ~= '' and redis.call('HGET', KEYS[3], 'owner') ~= ARGV[1] then return 'fenced' end
+if ARGV[1] == '' and redis.call('HEXISTS', KEYS[3], 'final') == 0 then return 'fenced' end
 count(KEYS[3], ARGV[5], ARGV[6], 7)
 if ARGV[3] == '' or redis.call('HEXISTS', KEYS[3], 'final') == 1 then return 'stored' end
 if redis.call('HGET', KEYS[2], ARGV[2]) == ARGV[3] then return 'stored' end

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from deployments.embedded import embedded_redis, local_analyser
-from pipelines.ledger import Ledger
+from pipelines.ledger import Ledger, OpenNote
 from pipelines.queries import CallState
 from pipelines.redis_log import RedisStreamProducer, RedisStreamSource
 from pipelines.settings import AppConfig
@@ -46,6 +46,7 @@ SETTLED_MIN = 5
 MANY_CALLS = 1_000
 MANY_SETTLED = 50
 MEDIA_S = 20
+DONE_S = 300.0
 
 Analyse = Callable[[Utterance], Awaitable[UtteranceSentiment]]
 
@@ -57,8 +58,14 @@ class _NoLedger(Ledger):
         del at, worker, ended
         return 1
 
-    async def end(self, partition: int, ended: Iterable[int]) -> None:
-        del partition, ended
+    async def end(self, partition: int, worker: str, ended: Iterable[int]) -> None:
+        del partition, worker, ended
+
+    async def note_open(self, partition: int, note: OpenNote) -> None:
+        del partition, note
+
+    async def forget_open(self, partition: int, note: OpenNote) -> None:
+        del partition, note
 
 
 class PlainStore(Store):
@@ -131,8 +138,9 @@ async def _worker(url: str, store: Store, analyse: Analyse) -> AsyncIterator[Wor
 
 async def _through(worker: Worker, fragments: int) -> None:
     """Until that many fragments are analysed and nothing is under way."""
-    while worker.metrics.fragments_analysed._value.get() < fragments or not worker.idle:
-        await asyncio.sleep(0.002)
+    async with asyncio.timeout(DONE_S):
+        while worker.metrics.fragments_analysed._value.get() < fragments or not worker.idle:
+            await asyncio.sleep(0.002)
 
 
 async def checkpoint_share(
@@ -170,8 +178,9 @@ async def long_call() -> dict[str, float]:
                     for second in range((minute - 1) * 60, minute * 60)
                 ]
                 await asyncio.to_thread(send, producer, fragments)
-                while worker.metrics.fragments_analysed._value.get() < minute * 60:
-                    await asyncio.sleep(0.01)
+                async with asyncio.timeout(DONE_S):
+                    while worker.metrics.fragments_analysed._value.get() < minute * 60:
+                        await asyncio.sleep(0.01)
                 resident[minute] = resident_mb()
     return {
         f"minute_{SETTLED_MIN}_mb": resident[SETTLED_MIN],

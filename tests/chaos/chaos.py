@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,7 +37,9 @@ from pipelines.types import TOPIC_DEAD_LETTER, TOPIC_MEDIA, MediaFragment, Parti
 from tests.chaos.world import FAULTS, World, await_true, built, replicas
 
 RATE = 8000
-CALLS = 20
+CALLS = 40
+"""One of the two workers has at least half of them, and is killed first of all."""
+STREAMS_OPEN = "undertone_streams_open "
 PAUSE_S = (0.3, 3.0)
 HEAD_START = 0.15
 """What part of the calls is sent before the first fault."""
@@ -219,14 +221,15 @@ def run(
     media_s: int,
     data: Path | None,
     folder: Path,
+    calls: int = CALLS,
     pause_s: tuple[float, float] = PAUSE_S,
 ) -> dict[str, Any]:
     """One chaos run, a pause between two faults; says what it does as it does it, and returns what it found."""
     random, sound = Random(seed), speech(data)
-    say(f"{CALLS} calls of {media_s} s, {'real speech' if data else 'the sample call'}; starting everything …")
+    say(f"{calls} calls of {media_s} s, {'real speech' if data else 'the sample call'}; starting everything …")
     with built(folder, CONFIG) as world:
-        calm_names = [f"calm-{index}" for index in range(CALLS)]
-        storm_names = [f"storm-{index}" for index in range(CALLS)]
+        calm_names = [f"calm-{index}" for index in range(calls)]
+        storm_names = [f"storm-{index}" for index in range(calls)]
         started_s = time.monotonic()
         Sender(world, interleaved(sound, calm_names, media_s), due=1.0).run()
         calm = await_final(world, calm_names)
@@ -235,8 +238,8 @@ def run(
         sending = threading.Thread(target=sender.run)
         sending.start()
         await_true(lambda: sender.sent >= int(HEAD_START * len(sender.fragments)), 60, "the head start is not sent")
-        worker_s = worker_catch_up_s(world, random)
-        say(f"a killed worker with {CALLS} open calls was caught up with after {worker_s:.1f} s")
+        held, worker_s = worker_catch_up_s(world, calls)
+        say(f"a killed worker with {held} open calls was caught up with after {worker_s:.1f} s")
         try:
             done = _break(world, random, number, sender, pause_s)
         finally:
@@ -253,38 +256,43 @@ def run(
     return {
         "seed": seed,
         "faults": dict(sorted(done.items())),
-        "calls": CALLS,
+        "calls": calls,
         "utterances": sum(map(len, storm.values())),
         **found,
         "audit": "clean" if report.clean else [one.model_dump() for one in report.findings],
         "dead_lettered": report.dead_lettered,
         "catch_up_s": round(catch_up_s, 1),
         "worker_catch_up_s": round(worker_s, 1),
+        "worker_open_calls": held,
     }
 
 
-def worker_catch_up_s(world: World, random: Random) -> float:
-    """Kill the worker that holds most of the calls: seconds until others have all of them open with nothing unread."""
+def worker_catch_up_s(world: World, calls: int) -> tuple[int, float]:
+    """Kill the worker that holds most of the calls: how many, and seconds until others have them open with nothing unread."""
 
     def caught_up(dead: int) -> bool:
-        found = asyncio.run(_workers(_url(world)))
-        living = [text for owner, text in found.items() if f"-{dead}-" not in owner]
+        living = [text for owner, text in asyncio.run(_workers(_url(world))).items() if f"-{dead}-" not in owner]
         partitions = {
             line.split('"')[1] for text in living for line in text if line.startswith("undertone_lag_records{")
         }
         return (
-            _sum(living, "undertone_streams_open ") == CALLS
+            _sum(living, STREAMS_OPEN) == calls
             and _sum(living, "undertone_lag_records{") == 0
             and _sum(living, "undertone_utterances_in_flight ") == 0
             and len(partitions) == world.settings.kafka_partitions
         )
 
     await_true(lambda: caught_up(0), 300, "the calls are not open")
-    victim = random.choice(replicas("Ingest"))
+    held = {pid: _held(asyncio.run(_workers(_url(world))), pid) for pid in replicas("Ingest")}
+    victim = max(held, key=lambda pid: held[pid])
     started_s = time.monotonic()
     os.kill(victim, signal.SIGKILL)
     await_true(lambda: caught_up(victim), 300, "a killed worker's calls were not taken over")
-    return time.monotonic() - started_s
+    return held[victim], time.monotonic() - started_s
+
+
+def _held(workers: Mapping[str, Sequence[str]], pid: int) -> int:
+    return round(_sum([text for owner, text in workers.items() if f"-{pid}-" in owner], STREAMS_OPEN))
 
 
 async def _workers(url: str) -> dict[str, list[str]]:

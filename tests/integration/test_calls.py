@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -16,8 +17,9 @@ from typing import Any
 import httpx
 import pytest
 from ray import serve
+from websockets.sync import client as sync_client
 
-from deployments.app import APP_NAME
+from deployments.app import APP_NAME, build_shadow
 from deployments.embedded import Embedded, embedded
 from deployments.sample import ANGRY_TO_CONTENT
 from pipelines.settings import AppConfig
@@ -58,8 +60,9 @@ def send(path: Path | str, call_id: str, *options: str) -> None:
     undertone("send", *str(path).split("\n"), "--source", "kafka", "--call-id", call_id, *options)
 
 
-def utterances(system: Embedded, call_id: str) -> list[dict[str, Any]]:
-    answer = httpx.get(f"{system.url}/v1/calls/{call_id}/utterances", params={"limit": 500}, timeout=30)
+def utterances(system: Embedded, call_id: str, run: str = "live") -> list[dict[str, Any]]:
+    wanted: dict[str, str | int] = {"limit": 500, "run": run}
+    answer = httpx.get(f"{system.url}/v1/calls/{call_id}/utterances", params=wanted, timeout=30)
     items: list[dict[str, Any]] = answer.json()["utterances"] if answer.status_code == 200 else []
     return items
 
@@ -184,6 +187,42 @@ def test_analyze_prints_one_result_a_line_and_says_what_was_used(data_dir: Path)
         for modality in ("text", "audio", "video"):
             outcome = line["modalities"][modality]
             assert outcome["used"] or outcome["missing"]
+
+
+def test_a_sender_that_vanishes_leaves_what_it_sent(running: Embedded, undisturbed: list[dict[str, Any]]) -> None:
+    """Its connection is reset in the middle of the call: what came before is analysed, and the call ends there."""
+    order = json.dumps({"participants": "agent,customer"})
+    with sync_client.connect(f"ws://127.0.0.1:{PORT}/v1/calls/vanished/media") as sender:
+        sender.send(order)
+        assert json.loads(sender.recv(30))["call_id"] == "vanished"
+        media = ANGRY_TO_CONTENT.read_bytes()
+        for start in range(0, len(media) // 2, 4_096):
+            sender.send(media[start : start + 4_096])
+        while not utterances(running, "vanished"):
+            sender.ping().wait(0.2)
+        sender.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sender.socket.close()
+    found = said(final_utterances(running, "vanished"))
+    assert 2 <= len(found) < len(undisturbed)
+    # The last utterance of each party may have been cut short.
+    assert set(map(str, found[:-2])) < set(map(str, said(undisturbed)))
+
+
+def test_a_shadow_judges_the_same_calls_under_its_own_name(running: Embedded) -> None:
+    config = AppConfig(source="kafka", transcriber="pocketsphinx", run="next", share=0.999)
+    serve.run(build_shadow(config), name="shadow", route_prefix=None)
+    try:
+        send(ANGRY_TO_CONTENT, "watched", "--participants", "agent,customer")
+        live = said(final_utterances(running, "watched"))
+        deadline = time.monotonic() + FINAL_S
+        while len(shadowed := utterances(running, "watched", run="next")) < len(live):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+    finally:
+        serve.delete("shadow")
+    assert said(shadowed) == live
+    compared = json.loads(undertone("compare", "live", "next", "--call", "watched", "--json").stdout)
+    assert (compared["calls"], compared["polarity_agreement"], compared["only_in"]) == (1, 1.0, [0, 0])
 
 
 def test_the_books_of_all_these_calls_balance(running: Embedded, undisturbed: list[dict[str, Any]]) -> None:

@@ -1,7 +1,19 @@
+from collections.abc import Sequence
+
 import pytest
 
-from pipelines.compare import compare
+from pipelines.compare import Comparison, Tally
+from pipelines.types import UtteranceSentiment
 from tests.deployments.results import result
+
+Calls = Sequence[tuple[Sequence[UtteranceSentiment], Sequence[UtteranceSentiment]]]
+
+
+def compare(runs: tuple[str, str], calls: Calls) -> Comparison:
+    tally = Tally(runs)
+    for first, second in calls:
+        tally.add(first, second)
+    return tally.comparison()
 
 
 def test_runs_that_say_the_same_agree() -> None:

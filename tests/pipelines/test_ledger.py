@@ -19,8 +19,15 @@ async def test_work_that_begins_again_without_an_end_is_counted(ledger: Ledger) 
     assert await ledger.begin(Coordinates(1, 7), "c") == 1
     assert await ledger.begin(Coordinates(0, 8), "c", ended=[7]) == 1
     assert await ledger.begin(Coordinates(0, 7), "d") == 1
-    await ledger.end(0, [7, 8])
+    await ledger.end(0, "d", [7])
+    await ledger.end(0, "c", [8])
     assert await ledger.begin(Coordinates(0, 8), "d") == 1
+
+
+async def test_only_who_began_last_can_end(ledger: Ledger) -> None:
+    assert [await ledger.begin(Coordinates(0, 7), worker) for worker in "ab"] == [1, 2]
+    await ledger.end(0, "a", [7])
+    assert await ledger.begin(Coordinates(0, 7), "c") == 3
 
 
 async def test_one_worker_that_begins_again_after_a_lost_reply_has_died_of_nothing(ledger: Ledger) -> None:
