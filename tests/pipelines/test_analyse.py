@@ -191,6 +191,15 @@ async def test_a_fusion_that_is_away_is_an_error_because_nothing_true_can_be_sai
         await analyse(utterance(), fuse=failing)
 
 
+async def test_a_fusion_that_answers_and_refuses_costs_the_judgement_and_holds_nothing() -> None:
+    async def refusing(_present: Mapping[Modality, Features]) -> FusedPrediction:
+        raise ValueError("these are no features")
+
+    result = await analyse(utterance(), fuse=refusing)
+    assert result.judgement is None
+    assert result.transcript is not None
+
+
 def test_loudness_is_the_root_mean_square_in_decibels() -> None:
     assert loudness_dbfs(np.full(100, 0.1, np.float32)) == pytest.approx(-20, abs=0.01)
     assert loudness_dbfs(np.zeros(100, np.float32)) == -120

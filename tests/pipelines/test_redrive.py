@@ -7,7 +7,7 @@ from pipelines.deadletter import Letter
 from pipelines.errors import MediaError
 from pipelines.records import fragment_headers
 from pipelines.redis_log import RedisStreamProducer
-from pipelines.redrive import redrives
+from pipelines.redrive import begun, redrives
 from pipelines.settings import MediaLimits
 from pipelines.store import Store
 from pipelines.types import TOPIC_MEDIA, Checkpoint, Coordinates, MediaFragment, Record
@@ -45,6 +45,14 @@ def test_a_stream_that_went_on_gets_one_beside_it_for_each_run(fragments: list[M
 def test_a_fragment_that_was_sent_twice_is_redriven_once(fragments: list[MediaFragment]) -> None:
     plan = list(redrives([letter(fragments[5], 10), letter(fragments[5], 11)], KNOWN, MediaLimits()))
     assert [(one.letter.record.at.offset, one.obstacle) for one in plan] == [(11, "duplicate"), (10, None)]
+
+
+def test_a_redrive_that_broke_off_sends_the_same_again(fragments: list[MediaFragment]) -> None:
+    letters = [letter(fragments[seq], seq) for seq in (0, 1)]
+    first = [one.fragment for one in redrives(letters, {}, MediaLimits()) if one.fragment]
+    states = {one.letter.record.at: begun(one.fragment) for one in redrives(letters, {}, MediaLimits()) if one.fragment}
+    again = [one.fragment for one in redrives(letters, KNOWN, MediaLimits(), states) if one.fragment]
+    assert again == first
 
 
 def test_what_is_cut_or_still_breaks_the_contract_stays_where_it_is(fragments: list[MediaFragment]) -> None:

@@ -1,15 +1,19 @@
 import asyncio
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import redis
 
 from models.types import FloatArray
+from pipelines.errors import SourceUnavailableError
 from pipelines.redis_log import RedisStreamProducer, RedisTopicReader
 from pipelines.replay import ReplaySource, SilentProducer, in_share
 from pipelines.settings import AppConfig
 from pipelines.store import Store
-from pipelines.types import TOPIC_MEDIA, TOPIC_SENTIMENT, UtteranceSentiment
+from pipelines.topic_reader import Extent, TopicReader
+from pipelines.types import TOPIC_MEDIA, TOPIC_SENTIMENT, Record, UtteranceSentiment
 from pipelines.worker import Worker
 from tests.pipelines.working import Voice, call, found, judge, records, results, running, send, speech, working
 
@@ -19,8 +23,15 @@ def sound(vowels: Voice) -> FloatArray:
     return speech(vowels)
 
 
-async def replayed(url: str, run: str, call_id: str | None = None, *, stop_after: int | None = None) -> None:
-    source = ReplaySource(RedisTopicReader(url, TOPIC_MEDIA), call_id=call_id)
+async def replayed(
+    url: str,
+    run: str,
+    call_id: str | None = None,
+    *,
+    stop_after: int | None = None,
+    reader: TopicReader | None = None,
+) -> None:
+    source = ReplaySource(reader or RedisTopicReader(url, TOPIC_MEDIA), call_id=call_id)
     store = Store.connect(url, run)
     quick = {"closed_after_s": 0.2, "stalled_after_s": 0.1, "commit_interval_s": 0.05}
     worker = Worker(
@@ -67,6 +78,34 @@ async def test_a_replay_that_was_stopped_goes_on_under_its_name(redis_url: str, 
     for _ in range(2):
         await replayed(redis_url, "mine")
         assert found(await of_run(redis_url, "mine", "c1")) == found(live)
+
+
+class Hiccup:
+    """A reader of the log that fails once after every few records."""
+
+    def __init__(self, reader: RedisTopicReader) -> None:
+        self._reader = reader
+        self.failures = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reader, name)
+
+    def records(self, extents: Mapping[int, Extent], since_ms: int = 0) -> Iterator[Record]:
+        for number, record in enumerate(self._reader.records(extents, since_ms)):
+            if number == 5:
+                self.failures += 1
+                raise SourceUnavailableError("away", retry_after_s=0.01)
+            yield record
+
+
+async def test_a_log_that_goes_away_in_the_middle_of_a_replay_is_read_on(redis_url: str, sound: FloatArray) -> None:
+    send(RedisStreamProducer(redis_url), [*call(sound, "c1"), *call(sound, "c2")])
+    await replayed(redis_url, "calm")
+    reader = Hiccup(RedisTopicReader(redis_url, TOPIC_MEDIA))
+    await replayed(redis_url, "torn", reader=reader)
+    assert reader.failures > 3
+    for name in ("c1", "c2"):
+        assert found(await of_run(redis_url, "torn", name)) == found(await of_run(redis_url, "calm", name))
 
 
 async def test_a_call_without_an_end_does_not_hold_a_replay(redis_url: str, sound: FloatArray) -> None:

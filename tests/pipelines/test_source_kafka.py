@@ -7,10 +7,13 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import closing
+from typing import Any
 
 import pytest
-from kafka import KafkaProducer
+from kafka import KafkaConsumer, KafkaProducer
 from kafka.admin import ConfigResource, KafkaAdminClient
+from kafka.errors import KafkaTimeoutError
 from kafka.record.default_records import DefaultRecordBatch
 
 from pipelines import header_names
@@ -386,3 +389,32 @@ def test_security_settings_reach_every_client() -> None:
     assert options["sasl_mechanism"] == "SCRAM-SHA-512"
     assert (options["sasl_plain_username"], options["sasl_plain_password"]) == ("undertone", "secret")
     assert "secret" not in repr(secured)
+
+
+def test_records_that_came_while_the_broker_could_not_be_asked_come_again(
+    settings: Settings, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ensure_topics(settings, [topic])
+    with closing(KafkaRecordProducer(settings)) as producer:
+        for number in range(5):
+            producer.send(topic, "c", str(number).encode())
+        producer.flush()
+    asked = KafkaConsumer.committed
+    failures = iter([KafkaTimeoutError("asked to fail")])
+
+    def failing(consumer: KafkaConsumer, *args: Any, **options: Any) -> Any:
+        for failure in failures:
+            raise failure
+        return asked(consumer, *args, **options)
+
+    monkeypatch.setattr(KafkaConsumer, "committed", failing)
+    source, read = KafkaSource(settings, topic), list[bytes]()
+    deadline_s = time.monotonic() + PATIENCE_S
+    failed = 0
+    while len(read) < 5 and time.monotonic() < deadline_s:
+        try:
+            read += [record.value for record in source.poll(0.2, 100).records]
+        except SourceUnavailableError:
+            failed += 1
+    source.close()
+    assert (failed, read) == (1, [b"0", b"1", b"2", b"3", b"4"])

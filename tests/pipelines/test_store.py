@@ -20,6 +20,7 @@ from pipelines.queries import CallFilter, Page
 from pipelines.store import Store
 from pipelines.types import (
     DEFAULT_CONSENT,
+    Account,
     Counted,
     Judgement,
     MediaFragment,
@@ -152,6 +153,36 @@ async def test_a_zombie_writer_changes_nothing(store: Store) -> None:
     checkpoint = await store.open_stream("c", "acme", "main", "successor", STARTED_MS)
     assert checkpoint is not None
     assert checkpoint.tracks == {CUSTOMER: TrackCut(16_000, 1)}
+
+
+async def test_a_zombie_that_judged_otherwise_leaves_the_trends_as_its_successor_has_them(store: Store) -> None:
+    await store.open_stream("c", "acme", "main", "zombie", STARTED_MS)
+    await store.open_stream("c", "acme", "main", "successor", STARTED_MS)
+    with pytest.raises(FencedError):
+        await advance(store, result(0, score=-3.0), 0, 16_000, owner="zombie")
+    assert await store.trends("acme", STARTED_MS, STARTED_MS + MINUTE_MS) == ()
+    await advance(store, result(0, score=2.0), 0, 16_000, owner="successor")
+    with pytest.raises(FencedError):
+        await advance(store, result(0, score=-3.0), 0, 16_000, owner="zombie")
+    (minute,) = await store.trends("acme", STARTED_MS, STARTED_MS + MINUTE_MS)
+    assert minute.score_mean == 2.0
+
+
+async def test_nobody_counts_for_a_stream_that_is_not_final(store: Store) -> None:
+    await store.open_stream("c", "acme", "main", "w1", STARTED_MS)
+    with pytest.raises(FencedError):
+        await store.settle("c", "main", owner=None, counted=Counted(9, 8, {"already_stored": 1}))
+    assert (await store.checkpoints("c"))["main"].account == Account()
+
+
+async def test_a_stream_that_ends_after_its_results_have_expired_leaves_nothing_for_ever(
+    store: Store, raw: Any
+) -> None:
+    await store.open_stream("c", "acme", "main", "w1", STARTED_MS)
+    await advance(store, result(0), 0, 16_000)
+    raw.delete("ut:{c}:call")
+    await store.settle("c", "main", owner="w1", state="closed")
+    assert [key for key in raw.scan_iter("ut:{c}:*") if raw.ttl(key) == -1] == []
 
 
 async def test_a_writer_with_a_wrong_belief_is_refused(store: Store) -> None:

@@ -397,6 +397,61 @@ async def test_a_worker_that_waits_for_the_store_stays_a_reader_of_the_log(
             assert len(await results(own_redis.url, "c1")) == 4
 
 
+async def test_a_worker_that_loses_two_streams_one_after_the_other_reads_both_again_from_their_places(
+    redis_url: str, sound: FloatArray
+) -> None:
+    """The second loss, of a stream that begins later, does not make it skip what it has yet to read of the first."""
+    gates = {name: asyncio.Event() for name in ("early", "late", "calm")}
+
+    async def hold(utterance: Utterance) -> UtteranceSentiment:
+        await gates[utterance.call_id].wait()
+        return await judge(utterance)
+
+    producer, store = RedisStreamProducer(redis_url), Store.connect(redis_url)
+    send(producer, call(sound, "early"))
+    send(producer, call(sound, "late"))
+    async with working(redis_url, analyse=hold) as worker:
+        while worker.metrics.fragments_analysed._value.get() < 40:
+            await asyncio.sleep(0.01)
+        for name in ("early", "late"):
+            await store.open_stream(name, "default", "phone", "another", 0)
+        gates["early"].set()
+        while worker.metrics.fenced._value.get() == 0:
+            await asyncio.sleep(0)
+        gates["late"].set()
+        early, late = found(await results(redis_url, "early")), found(await results(redis_url, "late"))
+        accounts = [(await store.checkpoints(name))["phone"].account for name in ("early", "late")]
+        assert [(account.analysed, account.missing) for account in accounts] == [(20, 0), (20, 0)]
+        gates["calm"].set()
+        send(producer, call(sound, "calm"))
+        assert early == late == found(await results(redis_url, "calm"))
+    await store.close()
+
+
+async def test_an_outage_of_the_store_is_no_silence_of_the_calls(
+    redis_url: str, own_redis: OwnRedis, sound: FloatArray
+) -> None:
+    """It lasts longer than a stream may be silent, and their fragments wait in the log."""
+    producer, fragments = RedisStreamProducer(redis_url), call(sound, "c1")
+    worker_settings = WorkerSettings(stalled_after_s=1.0, closed_after_s=3.0, commit_interval_s=0.05, retry_max_s=0.2)
+    async with working(own_redis.url, log=redis_url, worker=worker_settings) as worker:
+        send(producer, fragments[:3])
+        while worker.metrics.fragments_analysed._value.get() < 3:
+            await asyncio.sleep(0.01)
+        with redis.Redis.from_url(own_redis.url) as client:
+            client.save()
+        own_redis.kill()
+        send(producer, [one for fragment in fragments[3:] for one in (fragment, replace(fragment, call_id="c2"))])
+        while worker.metrics.retries.labels("store_away")._value.get() < 30:
+            await asyncio.sleep(0.05)
+        own_redis.restart()
+        assert len(await results(own_redis.url, "c1")) == 4
+    store = Store.connect(own_redis.url)
+    kinds = [event.kind for event in await store.events("c1") if event.kind != "utterance"]
+    await store.close()
+    assert kinds == ["call-final"]
+
+
 async def test_a_worker_that_loses_its_partition_while_it_waits_for_the_store_drops_what_it_was_at(
     redis_url: str, own_redis: OwnRedis, sound: FloatArray
 ) -> None:
