@@ -24,7 +24,8 @@ serve: setup ## Start everything in one place and serve HTTP on port 8000 until 
 	@$(RUN) undertone serve
 
 test: check ## Every test: unit, then with Redis, Kafka and Ray
-	@$(RUN) pytest -q -m slow
+	@OMP_NUM_THREADS=1 $(RUN) pytest -q -n 2 --dist loadfile -m "slow and not ray"
+	@$(RUN) pytest -q -m ray
 
 check: setup ## The fast part: lint, types, import rule, unit tests
 	@$(RUN) ruff check .

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 import numpy as np
+from pydantic import ValidationError
 
 from models.types import (
     EMOTIONS,
@@ -108,6 +109,22 @@ class Analyser:
             raise EncoderUnavailableError(f"no answer on {', '.join(late)}, which this configuration waits for")
         fused = await self._fuse(present, step_ms) if present else None
         step_ms["total"] = _elapsed_ms(started)
+        try:
+            return self._result(utterance, transcript, outcomes, fused, step_ms)
+        except ValidationError:  # no number, say: tried again it would be none again, and hold up the call for ever
+            logger.exception("the networks gave no result for %s", utterance.utterance_id)
+            unusable = Missing(UnusableInputError.reason)
+            refused = {modality: unusable if modality in present else outcomes[modality] for modality in Modality}
+            return self._result(utterance, None, refused, None, step_ms)
+
+    def _result(
+        self,
+        utterance: Utterance,
+        transcript: Transcript | None,
+        outcomes: Mapping[Modality, Features | Missing],
+        fused: FusedPrediction | None,
+        step_ms: Mapping[str, float],
+    ) -> UtteranceSentiment:
         names = self.stages.names
         return UtteranceSentiment(
             utterance_id=utterance.utterance_id,
@@ -124,7 +141,7 @@ class Analyser:
             modalities={modality: _modality_out(modality, outcomes[modality], fused, names) for modality in Modality},
             fusion=None if fused is None else names.fusion,
             bundle=names.bundle,
-            step_ms=step_ms,
+            step_ms=dict(step_ms),
             analysed_at=datetime.now(UTC),
         )
 

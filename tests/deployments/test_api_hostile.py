@@ -417,7 +417,7 @@ def send_until_held_back(connection: socket.socket, message: bytes) -> tuple[int
     return count, message[at:] if at else b""
 
 
-@pytest.mark.parametrize("how", ["uvicorn", "serve"])
+@pytest.mark.parametrize("how", ["uvicorn", pytest.param("serve", marks=pytest.mark.ray)])
 def test_who_sends_faster_than_the_log_takes_is_held_back_and_loses_nothing(
     redis_url: str, tmp_path: Path, how: Literal["uvicorn", "serve"]
 ) -> None:
@@ -436,6 +436,7 @@ def test_who_sends_faster_than_the_log_takes_is_held_back_and_loses_nothing(
         assert accepted["call_id"] == "a-17"
 
 
+@pytest.mark.ray
 def test_an_upload_through_ray_serve_is_cut_off_at_the_limit_too(redis_url: str, tmp_path: Path) -> None:
     with gateway_process(redis_url, tmp_path, {"upload_max_bytes": 256 << 20}, "serve") as gateway:
         gateway.forget_peak()

@@ -306,6 +306,7 @@ def test_a_file_name_becomes_a_call_id() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.ray
 def test_serve_prints_one_json_object_when_it_is_up(tmp_path_factory: pytest.TempPathFactory) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

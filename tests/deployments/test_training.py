@@ -16,7 +16,7 @@ from models import checkpoint, train
 from models.recipes.debug import debug
 from models.training_state import TrainError
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(600)]
 
 
 def command(out: Path) -> list[str]:

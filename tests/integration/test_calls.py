@@ -26,6 +26,7 @@ from pipelines.settings import AppConfig
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.ray,
     pytest.mark.timeout(600),
     # Ray leaves sockets and an event loop to the garbage collector when it shuts down.
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"),

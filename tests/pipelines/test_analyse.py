@@ -200,6 +200,17 @@ async def test_a_fusion_that_answers_and_refuses_costs_the_judgement_and_holds_n
     assert result.transcript is not None
 
 
+async def test_networks_that_give_no_numbers_cost_the_judgement_and_hold_nothing() -> None:
+    nothing = Prediction(float("nan"), np.full(3, np.nan, np.float32), np.full(7, np.nan, np.float32))
+
+    async def broken(_samples: FloatArray) -> Features:
+        return Features(Modality.AUDIO, np.zeros(4, np.float32), nothing)
+
+    result = await analyse(utterance(), audio=broken)
+    assert result.judgement is None
+    assert result.modalities[Modality.AUDIO].missing == "unusable"
+
+
 def test_loudness_is_the_root_mean_square_in_decibels() -> None:
     assert loudness_dbfs(np.full(100, 0.1, np.float32)) == pytest.approx(-20, abs=0.01)
     assert loudness_dbfs(np.zeros(100, np.float32)) == -120

@@ -391,6 +391,7 @@ def test_security_settings_reach_every_client() -> None:
     assert "secret" not in repr(secured)
 
 
+@pytest.mark.slow
 def test_records_that_came_while_the_broker_could_not_be_asked_come_again(
     settings: Settings, topic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
