@@ -437,7 +437,7 @@ async def test_an_outage_of_the_store_is_no_silence_of_the_calls(
     worker_settings = WorkerSettings(stalled_after_s=4.0, closed_after_s=5.0, commit_interval_s=0.05, retry_max_s=0.2)
     async with working(own_redis.url, log=redis_url, worker=worker_settings) as worker:
         send(producer, [*calls[0][:3], *calls[1][:3]])
-        while worker.metrics.fragments_analysed._value.get() < 6:
+        while worker.metrics.fragments_analysed._value.get() < 6 or not worker.backlog:
             await asyncio.sleep(0.01)
         with redis.Redis.from_url(own_redis.url) as client:
             client.save()
