@@ -242,6 +242,9 @@ def run(
         say(f"a killed worker with {held} open calls was caught up with after {worker_s:.1f} s")
         try:
             done = _break(world, random, number, sender, pause_s)
+        except BaseException:
+            sender.stopped.set()
+            raise
         finally:
             sender.due = 1.0
             world.heal_due(everything=True)

