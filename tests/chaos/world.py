@@ -1,6 +1,5 @@
 """The whole system on one machine, in pieces that can be killed, stopped and cut off one by one."""
 
-import contextlib
 import logging
 import os
 import signal
@@ -136,7 +135,7 @@ def _kill_broker(world: World, _: Random) -> bool:
     stop(world.broker.pid, kill=True)
     world.broker_proxy.heal()  # it is asked through there whether it answers
     # A broker that comes back at once may find its former self still registered, and has been seen not to get over it.
-    for _ in range(BROKER_STARTS):
+    for _attempt in range(BROKER_STARTS):
         with suppress(BrokerError):
             world.broker = start(world.folder / "kafka")
             return True
@@ -291,7 +290,7 @@ def _processes(title: str) -> list[int]:
     parents, titles = {}, {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 titles[int(entry.name)] = (entry / "cmdline").read_bytes()
                 parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
 
@@ -304,7 +303,7 @@ def _processes(title: str) -> list[int]:
 
 
 def _go_on(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
+    with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGCONT)
 
 
