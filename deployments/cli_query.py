@@ -45,6 +45,9 @@ def show(call_id: str, tenant: str, *, as_json: bool) -> None:
     print_out(Group(render.transcript(found), "", render.sentiment_line(found), "", summary))
 
 
+STILLNESS = {"call-stalled": "nothing comes of the call any more: stalled", "call-live": "the call goes on"}
+
+
 def watch(call_id: str | None, tenant: str, *, as_json: bool) -> None:
     """Print what happens in a call as it happens, until its end; then its summary.
 
@@ -54,6 +57,8 @@ def watch(call_id: str | None, tenant: str, *, as_json: bool) -> None:
     with gateway(settings().url) as client:
         wanted = newest(client, tenant) if call_id is None else call_id
         for event in events(client, wanted, {"tenant": tenant}):
+            if event.kind in STILLNESS:
+                aside().print(STILLNESS[event.kind])
             result = utterance_of(event)
             if result is None:
                 continue

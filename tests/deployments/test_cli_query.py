@@ -1,3 +1,4 @@
+import asyncio
 import json
 import threading
 import time
@@ -137,6 +138,22 @@ def test_watching_a_call_that_is_over_shows_all_of_it(cli: CliRunner, redis_url:
     assert ended.exit_code == 0
     assert "nobody helps me" in ended.stdout
     assert "Call summary" in ended.stdout
+
+
+def test_watch_says_when_a_call_falls_silent_and_when_it_goes_on(cli: CliRunner, redis_url: str) -> None:
+    async def stall() -> None:
+        store = Store.connect(redis_url)
+        await store.settle("quiet", "main", owner="w1", state="stalled")
+        await store.close()
+
+    keep(redis_url, "quiet", CALL[:2], final=False)
+    asyncio.run(stall())
+    keep(redis_url, "quiet", CALL, first=2)
+
+    ended = cli.invoke(app, ["watch", "quiet"])
+
+    assert ended.exit_code == 0
+    assert ended.stderr.index("stalled") < ended.stderr.index("goes on")
 
 
 def test_watch_without_a_live_call_says_what_to_do(cli: CliRunner, redis_url: str) -> None:
