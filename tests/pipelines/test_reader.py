@@ -248,7 +248,9 @@ async def test_a_stalled_call_that_speaks_again_is_live_and_ends_as_an_undisturb
         send(producer, fragments[10:])
         await until("final", redis_url, "c1")
         assert found(await results(redis_url, "c1")) == undisturbed
-    assert await kinds(redis_url, "c1") == ["call-stalled", "call-live", "call-final"]
+    *before, last = await kinds(redis_url, "c1")
+    assert last == "call-final"
+    assert before == ["call-stalled", "call-live"] * max(1, len(before) // 2)  # more than once on a slow machine
 
 
 async def test_what_the_log_dropped_before_it_was_read_is_counted_on_its_call(
