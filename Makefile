@@ -32,7 +32,7 @@ check: setup ## The fast part: lint, types, import rule, unit tests
 	@$(RUN) ruff format --check .
 	@$(RUN) mypy
 	@$(RUN) lint-imports --no-cache >/dev/null || $(RUN) lint-imports --no-cache
-	@OMP_NUM_THREADS=1 $(RUN) pytest -q -n 3 -m "not slow"
+	@OMP_NUM_THREADS=1 $(RUN) pytest -q -n 2 -m "not slow"
 
 kafka: setup ## Start a real one-node Kafka broker (Java 17 and Maven) and print its address
 	@$(RUN) python tools/kafka/broker.py start
