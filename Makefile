@@ -23,16 +23,18 @@ demo: setup ## Start everything in one place, send the sample call, show its utt
 serve: setup ## Start everything in one place and serve HTTP on port 8000 until Ctrl-C
 	@$(RUN) undertone serve
 
-test: check ## Every test: unit, then with Redis, Kafka and Ray
-	@OMP_NUM_THREADS=1 $(RUN) pytest -q -n 2 --dist loadfile -m "slow and not ray"
+test: lint ## Every test; those with Ray after the others, one by one
+	@OMP_NUM_THREADS=1 $(RUN) pytest -q -n 2 --dist loadfile -m "not ray"
 	@$(RUN) pytest -q -m ray
 
-check: setup ## The fast part: lint, types, import rule, unit tests
+check: lint ## The fast part: lint, types, import rule, unit tests
+	@OMP_NUM_THREADS=1 $(RUN) pytest -q -n 2 -m "not slow"
+
+lint: setup
 	@$(RUN) ruff check .
 	@$(RUN) ruff format --check .
 	@$(RUN) mypy
 	@$(RUN) lint-imports --no-cache >/dev/null || $(RUN) lint-imports --no-cache
-	@OMP_NUM_THREADS=1 $(RUN) pytest -q -n 2 -m "not slow"
 
 kafka: setup ## Start a real one-node Kafka broker (Java 17 and Maven) and print its address
 	@$(RUN) python tools/kafka/broker.py start
@@ -57,4 +59,4 @@ format: setup ## Format the code and mend what ruff can mend
 	@$(RUN) ruff check --fix .
 	@$(RUN) ruff format .
 
-.PHONY: help setup demo serve test check kafka bench soak fuzz chaos format
+.PHONY: help setup demo serve test check lint kafka bench soak fuzz chaos format

@@ -104,6 +104,8 @@ _GROUP_OPTIONS = {
     "session_timeout_ms": 10_000,
     "heartbeat_interval_ms": 1_000,  # members learn of a rebalance by them
     "max_poll_interval_ms": 120_000,
+    # A topic that was not known yet when the group was formed, and partitions added later, are found after this.
+    "metadata_max_age_ms": 10_000,
     # At most 16 MiB a fetch from each broker, and one fetched chunk a partition waiting to be polled.
     "fetch_max_bytes": 16 << 20,
     "max_partition_fetch_bytes": RECORD_MAX_BYTES,

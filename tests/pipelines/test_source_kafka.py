@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 import pytest
@@ -419,3 +419,20 @@ def test_records_that_came_while_the_broker_could_not_be_asked_come_again(
             failed += 1
     source.close()
     assert (failed, read) == (1, [b"0", b"1", b"2", b"3", b"4"])
+
+
+@pytest.mark.slow
+def test_partitions_that_are_added_later_are_read(settings: Settings, topic: str) -> None:
+    ensure_topics(settings, [topic])
+    send(settings, topic, 1)
+    source, held = KafkaSource(settings, topic), set[int]()
+    assert read_one(source) == b"0"
+    admin = KafkaAdminClient(bootstrap_servers=settings.kafka)
+    admin.create_partitions({topic: settings.kafka_partitions + 1})
+    admin.close()
+    deadline_s = time.monotonic() + PATIENCE_S
+    while settings.kafka_partitions not in held and time.monotonic() < deadline_s:
+        with suppress(SourceUnavailableError):  # while the broker moves leaders, it may not say how far they are
+            held |= source.poll(0.1, 100).assigned
+    source.close()
+    assert settings.kafka_partitions in held
