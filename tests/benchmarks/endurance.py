@@ -21,7 +21,7 @@ from deployments.embedded import embedded_redis, local_analyser
 from pipelines.ledger import Ledger, OpenNote
 from pipelines.queries import CallState
 from pipelines.redis_log import RedisStreamProducer, RedisStreamSource
-from pipelines.settings import AppConfig
+from pipelines.settings import AppConfig, WorkerSettings
 from pipelines.store import Store
 from pipelines.store_keys import CallKeys
 from pipelines.types import (
@@ -129,7 +129,8 @@ async def _worker(url: str, store: Store, analyse: Analyse) -> AsyncIterator[Wor
         producer=RedisStreamProducer(url),
         store=store,
         analyse=analyse,
-        config=AppConfig(),
+        # What is not committed stays in the log, which holds 64 MB.
+        config=AppConfig(worker=WorkerSettings(commit_delay_s=0)),
         owner=f"bench-{time.monotonic_ns()}",
     )
     async with running(worker, store):
