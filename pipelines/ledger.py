@@ -82,7 +82,7 @@ class Ledger:
         with redis_errors():
             dead = await self._redis.zscore(keys("letters"), letter_name(at)) is not None
             if owned is not None and await self._redis.hget(keys(f"stream:{owned.stream}"), "owner") != owned.owner:
-                raise FencedError(f"call {call_id}, stream {owned.stream}: another writer owns it")
+                raise fenced(call_id, owned.stream)
         return dead
 
     async def note_letter(self, call_id: str, at: Coordinates, reason: str, owned: Owned | None = None) -> bool:
@@ -99,7 +99,7 @@ class Ledger:
                 args=[at.offset, letter_name(at), reason, LETTERS_KEPT_MAX, CHECKPOINT_TTL_S, owner],
             )
         if word == "fenced":
-            raise FencedError(f"call {call_id}, stream {stream}: another writer owns it")
+            raise fenced(call_id, stream)
         return bool(word == "noted")
 
     async def letter_counts(self, call_id: str) -> Mapping[str, int]:
@@ -129,6 +129,11 @@ class Ledger:
                 keys=[work_key(self._run, partition)], args=[offset, _WORK_TTL_S, worker, *ended]
             )
         return int(attempts)
+
+
+def fenced(call_id: str, stream: str) -> FencedError:
+    """What a writer is told that does not own the stream any more."""
+    return FencedError(f"call {call_id}, stream {stream}: another writer owns it; drop its state")
 
 
 def _written(note: OpenNote) -> str:

@@ -13,11 +13,10 @@ from pipelines.errors import (
     BadFragmentError,
     CallDeletedError,
     CorruptResultError,
-    FencedError,
     StoreTrouble,
     StoreUnavailableError,
 )
-from pipelines.ledger import Ledger
+from pipelines.ledger import Ledger, fenced
 from pipelines.queries import (
     MINUTE_MS,
     CallEvent,
@@ -504,7 +503,7 @@ def _judge(word: str, call_id: str, stream: str) -> None:
     if word == "deleted":
         raise CallDeletedError(f"call {call_id} was deleted")
     if word == "fenced":
-        raise FencedError(f"call {call_id}, stream {stream}: another writer owns it; drop its state")
+        raise fenced(call_id, stream)
 
 
 def _chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
