@@ -7,6 +7,8 @@ UV = $(shell command -v uv || echo $(PYTHON) -m uv)
 # Ray would repeat `uv run` in every worker.
 RUN := RAY_ENABLE_UV_RUN_RUNTIME_ENV=0 RAY_AUTH_MODE=disabled RAY_USAGE_STATS_ENABLED=0 $(UV) run --no-sync
 export PATH := $(HOME)/.local/bin:$(PATH)
+# Where it is set, every one of Ray's processes compiles torch anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  \1|\2/' | column -t -s '|'

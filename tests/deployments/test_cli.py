@@ -232,6 +232,7 @@ def test_two_files_are_sent_as_one_stream_of_two_channels(
     assert sum(len(fragment.media) for fragment in found) == 30 * 16_000 * 4
 
 
+@pytest.mark.slow  # waits for the clock
 def test_an_interrupted_send_says_how_to_go_on_and_goes_on(redis_url: str, half_minute: Path, tmp_path: Path) -> None:
     environment = {
         **os.environ,

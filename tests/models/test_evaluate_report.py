@@ -26,6 +26,7 @@ def found(given: Answers, n: int) -> dict[str, object]:
     return {"dataset": "some", "split": "all", "n": n, "skipped": given.skipped, "tasks": tasks}
 
 
+@pytest.mark.slow  # computes for seconds
 @pytest.mark.parametrize("n", [1, 40])
 def test_a_report_holds_the_json_a_table_and_readable_pictures_of_every_task(tmp_path: Path, n: int) -> None:
     given = answers(n)

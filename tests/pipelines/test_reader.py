@@ -72,6 +72,7 @@ async def test_every_fragment_of_a_call_is_counted_once_with_its_end(redis_url: 
     assert await letters_of(redis_url, "c1") == {"undecodable": 1, "unknown_version": 1}
 
 
+@pytest.mark.slow  # waits for the clock
 async def test_a_call_torn_at_every_fragment_is_counted_as_an_undisturbed_one(
     redis_url: str, sound: FloatArray
 ) -> None:
@@ -215,6 +216,7 @@ async def until(condition: str, url: str, call_id: str) -> None:
         await asyncio.sleep(0.01)
 
 
+@pytest.mark.slow  # waits for the clock
 async def test_a_call_without_an_end_is_stalled_then_closed_and_lets_its_offset_go(
     redis_url: str, sound: FloatArray
 ) -> None:
@@ -234,6 +236,7 @@ async def test_a_call_without_an_end_is_stalled_then_closed_and_lets_its_offset_
     assert max(one.end_ms for one in await results(redis_url, "c1", final=False)) > 9_900
 
 
+@pytest.mark.slow  # waits for the clock
 async def test_a_stalled_call_that_speaks_again_is_live_and_ends_as_an_undisturbed_one(
     redis_url: str, sound: FloatArray
 ) -> None:
@@ -273,6 +276,7 @@ async def test_what_the_log_dropped_before_it_was_read_is_counted_on_its_call(
     assert counted.analysed + counted.lost == 20
 
 
+@pytest.mark.slow  # waits for the clock
 async def test_a_call_whose_end_the_log_has_lost_is_closed(redis_url: str, sound: FloatArray) -> None:
     """Its last fragments are gone before anybody read them, and nothing of it will ever come again."""
     producer = RedisStreamProducer(redis_url)
@@ -295,6 +299,7 @@ async def test_a_call_whose_end_the_log_has_lost_is_closed(redis_url: str, sound
     assert (await account(redis_url, "c1")).lost == 1
 
 
+@pytest.mark.slow  # waits for the clock
 async def test_a_stream_that_speaks_is_not_closed_however_long(redis_url: str, sound: FloatArray) -> None:
     """Fragments come more often than `closed_after_s`, and the call lasts longer than that."""
     producer = RedisStreamProducer(redis_url)
@@ -309,6 +314,7 @@ async def test_a_stream_that_speaks_is_not_closed_however_long(redis_url: str, s
     assert await status(redis_url, "c1") == "final"
 
 
+@pytest.mark.slow  # waits for the clock
 async def test_a_stream_that_speaks_again_while_it_is_being_closed_loses_nothing(
     redis_url: str, sound: FloatArray
 ) -> None:
@@ -330,6 +336,8 @@ async def test_a_stream_that_speaks_again_while_it_is_being_closed_loses_nothing
         await until("stalled", redis_url, "c1")
         await asyncio.sleep(0.5)  # it is being closed now, and cannot be: nothing tells from outside
         send(producer, fragments[10:])
+        while metric(worker, "undertone_fragments_analysed_total") <= 10:  # else it may be closed before it is heard
+            await asyncio.sleep(0.01)
         gate.set()
         await until("final", redis_url, "c1")
     counted = await account(redis_url, "c1")

@@ -108,6 +108,7 @@ async def test_a_log_that_goes_away_in_the_middle_of_a_replay_is_read_on(redis_u
         assert found(await of_run(redis_url, "torn", name)) == found(await of_run(redis_url, "calm", name))
 
 
+@pytest.mark.slow  # waits for the clock
 async def test_a_call_without_an_end_does_not_hold_a_replay(redis_url: str, sound: FloatArray) -> None:
     send(RedisStreamProducer(redis_url), call(sound, "c1")[:10])
     await replayed(redis_url, "mine")
@@ -130,6 +131,7 @@ async def test_deleting_a_call_takes_what_replays_made_of_it(redis_url: str, sou
     assert await of_run(redis_url, "mine", "c1") == []
 
 
+@pytest.mark.slow  # waits for the clock
 async def test_a_shadow_takes_its_share_of_the_calls_and_leaves_the_live_ones_alone(
     redis_url: str, sound: FloatArray
 ) -> None:

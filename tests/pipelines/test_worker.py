@@ -248,6 +248,7 @@ async def test_offsets_move_only_as_far_as_open_streams_need(redis_url: str, sou
     assert read[0].at.offset == 0
 
 
+@pytest.mark.slow  # waits for the clock
 async def test_a_stream_that_falls_silent_is_let_go_and_goes_on_when_it_speaks_again(
     redis_url: str, sound: FloatArray
 ) -> None:
@@ -375,6 +376,7 @@ async def test_a_store_that_refuses_to_write_holds_everything_until_it_writes_ag
     await store.close()
 
 
+@pytest.mark.slow  # waits for the clock
 async def test_a_worker_that_waits_for_the_store_stays_a_reader_of_the_log(
     redis_url: str, own_redis: OwnRedis, sound: FloatArray
 ) -> None:
@@ -453,6 +455,7 @@ async def test_an_outage_of_the_store_is_no_silence_of_the_calls(
     await store.close()
 
 
+@pytest.mark.slow  # waits for the clock
 async def test_a_worker_that_loses_its_partition_while_it_waits_for_the_store_drops_what_it_was_at(
     redis_url: str, own_redis: OwnRedis, sound: FloatArray
 ) -> None:

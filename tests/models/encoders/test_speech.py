@@ -53,6 +53,7 @@ def sounds() -> list[FloatArray]:
     return [(rng.standard_normal(n) * 0.1).astype(np.float32) for n in (8_000, 40_000, 23_456)]
 
 
+@pytest.mark.slow  # computes for seconds
 def test_a_batch_of_whisper_equals_its_singles(random_whisper: WhisperTranscriber) -> None:
     batch = sounds()
     together = random_whisper.transcribe(batch)

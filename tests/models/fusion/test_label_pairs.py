@@ -118,6 +118,7 @@ def test_training_drops_modalities_and_sometimes_all() -> None:
     }
 
 
+@pytest.mark.slow  # computes for seconds
 def test_a_fusion_trained_on_pairs_beats_the_single_encoders_and_knows_the_prior() -> None:
     torch.manual_seed(0)
     train, held_out = pools(0.7), pools(0.7, seed=1)
