@@ -101,7 +101,7 @@ _GROUP_OPTIONS = {
     "partition_assignment_strategy": [CooperativeStickyAssignor],
     # A killed worker's partitions move after this; heartbeats come from kafka-python's own thread, so a worker
     # that is busy for longer keeps them as long as it polls within `max_poll_interval_ms`.
-    "session_timeout_ms": 10_000,
+    "session_timeout_ms": 6_000,  # by default the least that a broker allows
     "heartbeat_interval_ms": 1_000,  # members learn of a rebalance by them
     "max_poll_interval_ms": 120_000,
     # A topic that was not known yet when the group was formed, and partitions added later, are found after this.
@@ -328,7 +328,12 @@ def _fetched(consumer: KafkaConsumer, timeout_s: float, records_max: int) -> Map
     # kafka-python 3.0.12 throws away a join that is answered while nobody polls, and asks for another one:
     # members that poll briefly would rebalance for ever, so stay until it is done.
     deadline_s = time.monotonic() + _REBALANCE_MAX_S
-    while not fetched and not _settled(consumer) and time.monotonic() < deadline_s:
+    while not _settled(consumer):
+        # A join that follows from new metadata is forgotten by it, for ever, if the poll ends before the answer comes
+        # (in Kafka's own client that was KAFKA-9815).
+        consumer._coordinator.request_rejoin()  # noqa: SLF001  # kafka-python offers no other way
+        if fetched or time.monotonic() > deadline_s:
+            break
         fetched = consumer.poll(timeout_ms=_JOIN_POLL_MS, max_records=records_max)
     return fetched  # type: ignore[no-any-return]  # kafka-python ships no types
 

@@ -27,10 +27,10 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     stop(broker.pid, kill=True)
 
 
-def start_broker(folder: Path) -> Broker:
+def start_broker(folder: Path, port: int = 0, advertised: str | None = None) -> Broker:
     """A broker of the test's own; skips, or fails when everything is required, where none can be had."""
     try:
-        return start(folder)
+        return start(folder, port, advertised)
     except BrokerError as error:
         missing(f"no Kafka broker: {error}")
 

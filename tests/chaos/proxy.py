@@ -10,6 +10,8 @@ class Proxy:
 
     def __init__(self, target_port: int, port: int = 0) -> None:
         self._target_port = target_port
+        self.delay_s = 0.0
+        """How long the target's answers take more."""
         self._loop = asyncio.new_event_loop()
         self._through = asyncio.Event()
         self._through.set()
@@ -47,15 +49,16 @@ class Proxy:
         except OSError:
             writer.close()
             return
-        for source, sink in ((reader, there[1]), (there[0], writer)):
-            pump = asyncio.create_task(self._pump(source, sink))
+        for source, sink, answers in ((reader, there[1], False), (there[0], writer, True)):
+            pump = asyncio.create_task(self._pump(source, sink, answers=answers))
             self._pumps.add(pump)
             pump.add_done_callback(self._pumps.discard)
 
-    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, answers: bool) -> None:
         with contextlib.suppress(OSError):
             while chunk := await source.read(1 << 16):
                 await self._through.wait()
+                await asyncio.sleep(self.delay_s * answers)
                 sink.write(chunk)
                 await sink.drain()
         with contextlib.suppress(OSError):
