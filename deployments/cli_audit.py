@@ -206,11 +206,7 @@ def _send(here: System, plan: Sequence[Redrive]) -> None:
 
 
 def _decide(here: System, states: Mapping[Coordinates, str]) -> None:
-    async def note(store: Store) -> None:
-        for at, state in states.items():
-            await store.ledger.settle_letter(at, state)
-
-    here.with_store(note, LIVE_RUN)
+    here.with_store(lambda store: store.ledger.settle_letters(states), LIVE_RUN)
 
 
 def _print_plan(plan: Sequence[Redrive], done: str, *, as_json: bool) -> None:

@@ -108,10 +108,13 @@ class Ledger:
             counts = await self._redis.hgetall(CallKeys(call_id, self._run)("letter-counts"))
         return {reason: int(number) for reason, number in counts.items()}
 
-    async def settle_letter(self, at: Coordinates, state: str) -> None:
-        """Note what a person has decided about a letter: `redriven` or `dropped`."""
+    async def settle_letters(self, states: Mapping[Coordinates, str]) -> None:
+        """Note what has been decided about letters, of all or of none."""
         with redis_errors():
-            await self._redis.set(f"{LETTER_STATES}:{letter_name(at)}", state, ex=_LETTER_TTL_S)
+            pipe = self._redis.pipeline(transaction=True)
+            for at, state in states.items():
+                pipe.set(f"{LETTER_STATES}:{letter_name(at)}", state, ex=_LETTER_TTL_S)
+            await pipe.execute()
 
     async def letter_states(self, letters: Iterable[Coordinates]) -> Mapping[Coordinates, str]:
         """What was decided about these letters; those that nobody has looked at are left out."""

@@ -90,7 +90,7 @@ def stream_metrics() -> StreamMetrics:
             buckets=STEP_BUCKETS_S,
             registry=registry,
         ),
-        Gauge("undertone_utterances_in_flight", "Utterances under analysis", registry=registry),
+        Gauge("undertone_utterances_in_flight", "Utterances found and not yet stored", registry=registry),
         Gauge("undertone_streams_open", "Streams with an open state", registry=registry),
         Gauge("undertone_lag_records", "Records not yet read", ["partition"], registry=registry),
         Gauge("undertone_oldest_fragment_age_seconds", "Age of the oldest record not yet settled", registry=registry),

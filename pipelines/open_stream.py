@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class InFlight:
-    """How many utterances a worker has under analysis; `freed` is set whenever one is done."""
+    """How many utterances a worker has found and not stored yet; `freed` is set whenever that is one less."""
 
     count: int = 0
     freed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -167,7 +167,6 @@ class OpenStream:
                 spoken_at_s -= max(0, media_end_ms - event.utterance.end_ms) / 1000
                 analysis = asyncio.create_task(self._analyse(track, event.utterance))
                 self._count_in_flight(1)
-                analysis.add_done_callback(lambda _task: self._count_in_flight(-1))
             track.pending.put_nowait(_Pending(event, analysis, spoken_at_s))
             if track.storing is None:
                 track.storing = asyncio.create_task(self._store_track(event.participant, track))
@@ -213,6 +212,7 @@ class OpenStream:
                 pending = track.pending.get_nowait()
                 if pending.analysis is not None:
                     pending.analysis.cancel()
+                    self._count_in_flight(-1)
             if track.storing is not None:
                 track.storing.cancel()
         if self._finishing is not None:
@@ -251,6 +251,9 @@ class OpenStream:
             except FencedError as error:
                 await self._end(error)
                 return
+            finally:
+                if pending.analysis is not None:
+                    self._count_in_flight(-1)
             if result is not None:
                 _count(self._ports.metrics, result, pending.spoken_at_s)
             track.pending.task_done()

@@ -324,6 +324,8 @@ class Reader:
         if not await self._while_owned(opened, bury):
             return
         opened.dead.add(record.at.offset)
+        # It has its own count; noted all the same, so that a stream of nothing else can be let go.
+        opened.outcomes.note(record.at.offset, {})
         # It ends its stream even when its own media is damaged.
         await self._end_if_final(opened, fragment, record)
 

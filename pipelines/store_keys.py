@@ -33,7 +33,7 @@ them again changes nothing, so a crash in between loses nothing.
     ut:open:PARTITION         sorted set of `tenant/call/stream` of streams that are not stored to their end, by when
                               they were opened, s since 1970
     ut:probe                  written to see whether Redis takes anything
-    ut:letter:PARTITION:OFFSET  what was decided about a dead letter: redriven | dropped
+    ut:{letter}:PARTITION:OFFSET  what was decided about a dead letter: redriving STREAM SEQ FINAL | redriven | dropped
 """
 
 import logging
@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 _STATES: Mapping[str, CallState] = {state: state for state in get_args(CallState)}
 _KINDS: Mapping[str, CallChange] = {kind: kind for kind in get_args(CallChange)}
 
-LETTER_STATES = "ut:letter"
+LETTER_STATES = "ut:{letter}"
 PROBE = "ut:probe"
 
 CHECKPOINT_TTL_S = 8 * 86_400

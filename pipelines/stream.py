@@ -142,7 +142,7 @@ class CallStream:
         if skipped is not None:
             return Fed([], skipped, 0, 0)
         self._identity = (fragment.call_id, fragment.tenant, fragment.stream)
-        self._see(fragment.seq)
+        self._see(fragment)
         if self._broken or (self._expected_seq is not None and fragment.seq > self._expected_seq):
             self._interrupt()
         if self._demuxer is None:
@@ -158,6 +158,7 @@ class CallStream:
         self._remember(fragment, start_sample, whole=demuxed.whole)
         self._apply_consent(fragment, start_sample)
         self._listen(demuxed)
+        self._settle_silence(start_sample)
         missing, self._missing = self._missing, 0
         heard = any(listener.consent for listener in self._listeners.values())
         return Fed(self._paid(), None if heard else "not_consented", demuxed.damaged, _media_ms(demuxed), missing)
@@ -165,13 +166,14 @@ class CallStream:
     def refuse(self, fragment: MediaFragment) -> None:
         """Takes a fragment that is known to be damaged: as `feed` does where it raises, it leaves a gap."""
         if self._skip_reason(fragment) is None:
-            self._see(fragment.seq)
+            self._see(fragment)
             self._broken = True
 
-    def _see(self, seq: int) -> None:
-        """The fragment of this number has come, so that it is not missing, whether or not it can be used."""
-        self._missing += max(0, seq - self._unseen_seq)
-        self._unseen_seq = max(self._unseen_seq, seq + 1)
+    def _see(self, fragment: MediaFragment) -> None:
+        """It has come, so that it is not missing, whether or not it can be used."""
+        if fragment.at is None or fragment.at.offset >= self._checkpoint.account.counted_to:  # else counted long ago
+            self._missing += max(0, fragment.seq - self._unseen_seq)
+        self._unseen_seq = max(self._unseen_seq, fragment.seq + 1)
 
     def finish(self) -> list[TrackEvent]:
         """The stream has ended: open speech becomes a last utterance, and every cut moves to the end of the sound."""
@@ -269,6 +271,12 @@ class CallStream:
             frames = [frame for frame in demuxed.frames if frame.participant is participant]
             seen = frames if Modality.VIDEO in listener.consent else []
             self._owe(participant, listener, listener.track.feed(blocks, seen))
+
+    def _settle_silence(self, start_sample: int) -> None:
+        """Of who is neither heard nor seen, nothing before this fragment is needed again."""
+        for participant, listener in self._listeners.items():
+            if listener.consent:
+                self._owe(participant, listener, listener.track.settle_silence(start_sample))
 
     def _owe(self, participant: Participant, listener: _Listener, found: list[Found]) -> None:
         # Kept until a call returns: a fragment that raises must not lose what its gap has ended.

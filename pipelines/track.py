@@ -75,6 +75,19 @@ class Track:
         self._forget_before(self._segmenter.needed_from_sample)
         return found + self._watch()
 
+    def settle_silence(self, until_sample: int) -> list[Found]:
+        """Takes how far the stream has come: where it is far ahead of all sound and pictures, the cut follows it.
+
+        It stays a picture window behind, for what comes late.
+        """
+        cut = until_sample - self._picture_window
+        if cut - self.end_sample < self._picture_window or self._pictures():
+            return []
+        found = self._close()
+        found.append(self._take(Segment(cut, cut, cut)))
+        self._restart(cut)
+        return found
+
     def interrupt(self) -> list[Found]:
         """What comes next does not continue what came before: open speech, or pictures without sound, end here."""
         found = self._close()

@@ -158,8 +158,8 @@ class Worker:
             await self._close()
 
     async def _turn(self) -> None:
-        if self._rewinds:
-            # Whoever was refused may have been by a store that has forgotten it.
+        if self._rewinds or not self._epoch:
+            # Whoever was refused may have been by a store that has forgotten it; and what is stored first may be as well.
             await self._keeping(self._ask_epoch())
         rewinds, self._rewinds = self._rewinds, {}
         try:

@@ -62,7 +62,7 @@ async def test_a_flood_of_dead_letters_is_counted_and_only_the_latest_remembered
 async def test_what_was_decided_about_letters_is_remembered(ledger: Ledger) -> None:
     places = [Coordinates(0, offset) for offset in range(3)]
     assert await ledger.letter_states([]) == {}
-    await ledger.settle_letter(places[1], "dropped")
+    await ledger.settle_letters({places[1]: "dropped"})
     assert await ledger.letter_states(places) == {places[1]: "dropped"}
 
 

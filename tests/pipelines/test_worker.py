@@ -8,7 +8,7 @@ from models.types import FloatArray, Modality
 from pipelines.errors import EncoderUnavailableError
 from pipelines.records import fragment_headers
 from pipelines.redis_log import RedisStreamProducer, RedisStreamSource
-from pipelines.settings import WorkerSettings
+from pipelines.settings import AppConfig, WorkerSettings
 from pipelines.store import Store
 from pipelines.types import (
     DEFAULT_CONSENT,
@@ -20,7 +20,8 @@ from pipelines.types import (
     Utterance,
     UtteranceSentiment,
 )
-from tests.pipelines.working import Voice, call, found, judge, records, results, send, speech, working
+from pipelines.worker import Worker
+from tests.pipelines.working import Voice, call, found, judge, records, results, running, send, speech, working
 from tests.servers import OwnRedis
 
 
@@ -216,6 +217,65 @@ async def test_work_in_flight_is_bounded_and_the_rest_waits_in_the_log(redis_url
             assert len(await results(redis_url, f"c{index}")) == 4
     # One fragment may end two utterances at once, one of each party.
     assert most <= 3
+
+
+async def test_results_that_cannot_be_published_are_work_in_flight_too(
+    redis_url: str, own_redis: OwnRedis, sound: FloatArray
+) -> None:
+    """The topic of fragments can be read and that of results not written: what waits in memory is bounded."""
+    for index in range(4):
+        send(RedisStreamProducer(redis_url), call(sound, f"c{index}"))
+    store = Store.connect(redis_url)
+    worker = Worker(
+        source=RedisStreamSource(redis_url),
+        producer=RedisStreamProducer(own_redis.url),
+        store=store,
+        analyse=judge,
+        config=AppConfig(worker=WorkerSettings(utterances_in_flight=2, retry_max_s=0.1)),
+        owner="w",
+    )
+    own_redis.kill()
+    async with running(worker, store):
+        while worker.metrics.retries.labels("source_unavailable")._value.get() < 20:
+            await asyncio.sleep(0.01)
+        assert worker.metrics.in_flight._value.get() <= 3
+        assert worker.metrics.fragments_analysed._value.get() < 40
+        own_redis.restart()
+        for index in range(4):
+            assert len(await results(redis_url, f"c{index}")) == 4
+        while worker.metrics.in_flight._value.get():
+            await asyncio.sleep(0.01)
+
+
+async def test_a_stream_of_dead_letters_alone_holds_no_offset(redis_url: str, sound: FloatArray) -> None:
+    noise = [replace(one, media=b"noise", content_type="audio/x-matroska", final=False) for one in call(sound, "c1")]
+    send(RedisStreamProducer(redis_url), noise)
+    quick = WorkerSettings(commit_interval_s=0.05, commit_delay_s=0)
+    with redis.Redis.from_url(redis_url) as client:
+        async with working(redis_url, worker=quick) as worker:
+            while int(client.hget("ut:log:{call-media}:group:undertone", "committed") or 0) < 19:
+                await asyncio.sleep(0.01)
+            assert not worker.idle
+        # A successor takes none of them for missing.
+        send(RedisStreamProducer(redis_url), [replace(call(sound, "c1")[-1], seq=20)])
+        async with working(redis_url, "successor", worker=quick):
+            await results(redis_url, "c1")
+    store = Store.connect(redis_url)
+    counted = (await store.checkpoints("c1"))["phone"].account
+    assert (counted.analysed, counted.missing) == (1, 0)
+    assert sum((await store.ledger.letter_counts("c1")).values()) == 20
+    await store.close()
+
+
+async def test_a_store_that_forgets_a_workers_first_call_is_told_again(
+    redis_url: str, own_redis: OwnRedis, sound: FloatArray
+) -> None:
+    """It is killed before the worker commits, and so before it looks for the first time whether it is another."""
+    send(RedisStreamProducer(redis_url), call(sound, "c1"))
+    async with working(own_redis.url, log=redis_url, worker=WorkerSettings(commit_interval_s=3.0)):
+        before = found(await results(own_redis.url, "c1"))
+        own_redis.restart()
+        assert found(await results(own_redis.url, "c1")) == before
 
 
 async def test_a_deleted_call_takes_nothing_more(redis_url: str, sound: FloatArray) -> None:
