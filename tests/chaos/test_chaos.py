@@ -19,7 +19,7 @@ CALLS_MIN = 20
 def test_twenty_faults_lose_nothing_double_nothing_and_change_nothing(kafka: str, tmp_path: Path) -> None:
     assert kafka  # a broker of its own is started where this one could be had
     data = Path(os.environ["UNDERTONE_DATA"]) if os.environ.get("UNDERTONE_DATA") else None
-    found = run(7, 20, media_s=8, data=data, folder=tmp_path, calls=CALLS_MIN, pause_s=(0.2, 1.2))
+    found = run(7, 20, media_s=6, data=data, folder=tmp_path, calls=CALLS_MIN, pause_s=(0.2, 1.2))
     assert sum(found["faults"].values()) == 20
     assert found["calls"] == CALLS_MIN
     assert found["utterances"] > CALLS_MIN
