@@ -41,7 +41,7 @@ CALLS = 40
 """One of the two workers has at least half of them, and is killed first of all."""
 STREAMS_OPEN = "undertone_streams_open "
 PAUSE_S = (0.3, 3.0)
-HEAD_START = 0.15
+HEAD_START = 0.2
 """What part of the calls is sent before the first fault."""
 FINAL_S = 900.0
 TOLERANCE = 2e-3
