@@ -27,6 +27,9 @@ from pipelines.types import (
 logger = logging.getLogger(__name__)
 
 
+NOTHING_LEFT_OUT: Mapping[str, int] = {}
+
+
 @dataclass(slots=True)
 class InFlight:
     """How many utterances a worker has found and not stored yet; `freed` is set whenever that is one less."""
@@ -79,14 +82,19 @@ class Outcomes:
         self._first_at = account.first_at
         self._noted: deque[tuple[int, Mapping[str, int]]] = deque()
 
-    def note(self, offset: int, outcomes: Mapping[str, int]) -> bool:
-        """The fragment at `offset` has come to its end. False for one that was noted before and is only read again."""
+    def note(self, offset: int, outcome: str | None, left_out: Mapping[str, int] = NOTHING_LEFT_OUT) -> bool:
+        """The fragment at `offset` has come to its end, and what was left out before it to its own.
+
+        Without an `outcome` it is counted elsewhere. False for one that was noted before and is only read again.
+        """
         if offset < self.noted_to:
             return False
         if self._first_at is None:
             self._first_at = offset
         self.noted_to = offset + 1
-        self._noted.append((offset, {outcome: number for outcome, number in outcomes.items() if number}))
+        # What was left out lies before it: a successor that begins with this fragment does not see that gap.
+        self._noted.append((offset - 1, left_out))
+        self._noted.append((offset, {} if outcome is None else {outcome: 1}))
         return True
 
     def take(self, below: int | None = None) -> Counted:

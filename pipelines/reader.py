@@ -27,7 +27,7 @@ from pipelines.errors import (
     StoreUnavailableError,
 )
 from pipelines.ledger import OpenNote, Owned
-from pipelines.open_stream import OpenStream, Ports
+from pipelines.open_stream import NOTHING_LEFT_OUT, OpenStream, Ports
 from pipelines.records import is_call_id, parse_record
 from pipelines.sandbox import trial
 from pipelines.settings import AppConfig
@@ -140,7 +140,7 @@ class Reader:
     async def _close_silent(self, opened: OpenStream) -> None:
         lost_before = self._lost_before.get(opened.partition, 0)
         if opened.outcomes.noted_to < lost_before:
-            opened.outcomes.note(lost_before - 1, {"lost": 1})
+            opened.outcomes.note(lost_before - 1, "lost")
         opened.take(await self._decode(opened.stream.finish), round(time.time() * 1000), 0)
         opened.finish("closed")
 
@@ -157,6 +157,7 @@ class Reader:
         opened.seen_s = time.monotonic()
         if record.at.offset in opened.dead:
             opened.stream.refuse(fragment)
+            self._note(opened, record, None, opened.stream.take_missing())
             await self._end_if_final(opened, fragment, record)
         elif opened.finishing == "closed":
             # It speaks again while its last words are judged: begin anew from what is stored.
@@ -294,13 +295,13 @@ class Reader:
             return False
         return True
 
-    def _note(self, opened: OpenStream, record: Record, outcome: str, missing: int = 0) -> bool:
-        """Count how the record ended, unless it is only read again: then False."""
+    def _note(self, opened: OpenStream, record: Record, outcome: str | None, missing: int = 0) -> bool:
+        """Note how the record ended and what was left out before it, unless it is only read again: then False."""
         lost_before = self._lost_before.get(record.at.partition, 0)
         left_out = "lost" if opened.outcomes.noted_to < lost_before <= record.at.offset else "missing"
-        if not opened.outcomes.note(record.at.offset, {outcome: 1, left_out: missing}):
+        if not opened.outcomes.note(record.at.offset, outcome, {left_out: missing} if missing else NOTHING_LEFT_OUT):
             return False
-        self._metrics.fragments_in.inc()
+        self._metrics.fragments_in.inc(outcome is not None)
         self._metrics.fragments_missing.inc(missing)
         return True
 
@@ -325,7 +326,7 @@ class Reader:
             return
         opened.dead.add(record.at.offset)
         # It has its own count; noted all the same, so that a stream of nothing else can be let go.
-        opened.outcomes.note(record.at.offset, {})
+        self._note(opened, record, None, opened.stream.take_missing())
         # It ends its stream even when its own media is damaged.
         await self._end_if_final(opened, fragment, record)
 

@@ -326,11 +326,11 @@ class _Heard:
 def _fetched(consumer: KafkaConsumer, timeout_s: float, records_max: int) -> Mapping[TopicPartition, Any]:
     fetched = consumer.poll(timeout_ms=max(_POLL_MIN_MS, round(timeout_s * 1000)), max_records=records_max)
     # kafka-python 3.0.12 throws away a join that is answered while nobody polls, and asks for another one:
-    # members that poll briefly would rebalance for ever, so stay until it is done.
+    # members that poll briefly would rebalance for ever, so stay until it is done, or for long.
     deadline_s = time.monotonic() + _REBALANCE_MAX_S
     while not _settled(consumer):
-        # A join that follows from new metadata is forgotten by it, for ever, if the poll ends before the answer comes
-        # (in Kafka's own client that was KAFKA-9815).
+        # Before every way out: a join that follows from new metadata is not asked for again if the poll ends in its
+        # middle, and the member reads nothing for ever (in Kafka's own client that was KAFKA-9815).
         consumer._coordinator.request_rejoin()  # noqa: SLF001  # kafka-python offers no other way
         if fetched or time.monotonic() > deadline_s:
             break

@@ -159,15 +159,21 @@ class CallStream:
         self._apply_consent(fragment, start_sample)
         self._listen(demuxed)
         self._settle_silence(start_sample)
-        missing, self._missing = self._missing, 0
         heard = any(listener.consent for listener in self._listeners.values())
-        return Fed(self._paid(), None if heard else "not_consented", demuxed.damaged, _media_ms(demuxed), missing)
+        return Fed(
+            self._paid(), None if heard else "not_consented", demuxed.damaged, _media_ms(demuxed), self.take_missing()
+        )
 
     def refuse(self, fragment: MediaFragment) -> None:
         """Takes a fragment that is known to be damaged: as `feed` does where it raises, it leaves a gap."""
         if self._skip_reason(fragment) is None:
             self._see(fragment)
             self._broken = True
+
+    def take_missing(self) -> int:
+        """How many sequence numbers were left out before the last fragment, and not told yet."""
+        missing, self._missing = self._missing, 0
+        return missing
 
     def _see(self, fragment: MediaFragment) -> None:
         """It has come, so that it is not missing, whether or not it can be used."""

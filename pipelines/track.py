@@ -41,6 +41,7 @@ class Track:
         self._buffer = np.zeros(0, np.float32)
         self._buffer_start = self._judged = cut_sample
         self._heard = False
+        """Whether there was sound since the cut; a new owner that begins there knows of no other."""
         self._since = cut_sample
         self._frames: list[VideoFrame] = []
         self._picture_window = settings.segment.picture_window_ms * SAMPLES_PER_MS
@@ -78,14 +79,15 @@ class Track:
     def settle_silence(self, until_sample: int) -> list[Found]:
         """Takes how far the stream has come: where it is far ahead of all sound and pictures, the cut follows it.
 
-        It stays a picture window behind, for what comes late.
+        It stays a picture window behind, for what comes late, and moves by one at a time: a time may be wrong once.
         """
-        cut = until_sample - self._picture_window
-        if cut - self.end_sample < self._picture_window or self._pictures():
+        cut = self.end_sample + self._picture_window
+        if until_sample - cut < self._picture_window or self._pictures():
             return []
         found = self._close()
         found.append(self._take(Segment(cut, cut, cut)))
         self._restart(cut)
+        self._heard = False
         return found
 
     def interrupt(self) -> list[Found]:
@@ -107,11 +109,11 @@ class Track:
         return found
 
     def _hear(self, block: AudioBlock) -> list[Found]:
-        self._heard = True
         found: list[Found] = []
         samples = block.samples[max(0, self.end_sample - block.start_sample) :]
         if not samples.size:
             return found
+        self._heard = True
         if block.start_sample > self.end_sample:
             found += self._close()
             self._restart(block.start_sample)
@@ -190,5 +192,6 @@ class Track:
     def _take_pictures(self, start_sample: int, end_sample: int) -> Found:
         found = self._take(Segment(start_sample, end_sample, end_sample))
         self._restart(end_sample)
+        self._heard = False
         self._frames = self._pictures()
         return found

@@ -113,7 +113,7 @@ class Worker:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is open, nothing waits, and nothing is under analysis."""
+        """Whether nothing is open, nothing waits, and nothing is under way."""
         return (
             not self._waiting
             and not self._rewinds
@@ -159,7 +159,8 @@ class Worker:
 
     async def _turn(self) -> None:
         if self._rewinds or not self._epoch:
-            # Whoever was refused may have been by a store that has forgotten it; and what is stored first may be as well.
+            # Whoever was refused may have been by a store that has forgotten it. At the start: a store that is
+            # replaced before the first commit would be taken for the one it was.
             await self._keeping(self._ask_epoch())
         rewinds, self._rewinds = self._rewinds, {}
         try:

@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from typing import Any
 
 import pytest
@@ -425,23 +425,23 @@ def test_records_that_came_while_the_broker_could_not_be_asked_come_again(
 @pytest.mark.slow
 def test_partitions_that_are_added_later_are_read(tmp_path_factory: pytest.TempPathFactory, topic: str) -> None:
     """Also where polls end in the middle of the rebalance, because the broker takes its time."""
-    port = free_port()
-    with closing(Proxy(port)) as proxy:
+    port, held = free_port(), set[int]()
+    with ExitStack() as stack:
+        proxy = stack.enter_context(closing(Proxy(port)))
         address = f"127.0.0.1:{proxy.port}"
         broker = start_broker(tmp_path_factory.mktemp("kafka"), port, advertised=address)
+        stack.callback(stop, broker.pid, kill=True)
         settings = Settings(kafka=address, kafka_group="g", kafka_partitions=4)
         ensure_topics(settings, [topic])
         send(settings, topic, 1)
-        source, held = KafkaSource(settings, topic), set[int]()
+        source = stack.enter_context(closing(KafkaSource(settings, topic)))
         assert read_one(source) == b"0"
         admin = KafkaAdminClient(bootstrap_servers=address)
         admin.create_partitions({topic: 5})
         admin.close()
-        proxy.delay_s = 1.2
+        proxy.delay_s = 1.2 * source_module._JOIN_POLL_MS / 1000
         deadline_s = time.monotonic() + PATIENCE_S
         while 4 not in held and time.monotonic() < deadline_s:
             with suppress(SourceUnavailableError):  # while the broker moves leaders, it may not say how far they are
                 held |= source.poll(0.1, 100).assigned
-        source.close()
-        stop(broker.pid, kill=True)
     assert 4 in held

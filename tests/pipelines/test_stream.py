@@ -224,16 +224,21 @@ def test_without_consent_for_the_face_no_picture_is_kept(vowels: Voice, tmp_path
 
 def test_a_camera_that_may_not_be_seen_holds_nothing_back(vowels: Voice, tmp_path: Path) -> None:
     """The microphone is off for 30 s, and a new owner need not decode them again."""
-    camera = filmed(film(tmp_path / "a.mkv", vowels(6.0, 11), 36, key_every=10, late_s=30))
+    unseen = {CUSTOMER: frozenset({Modality.AUDIO})}
+    path = film(tmp_path / "a.mkv", vowels(6.0, 11), 36, key_every=10, late_s=30)
+    camera = [replace(one, consent=unseen) for one in filmed(path)]
     stream, resumes, spoken = CallStream(SETTINGS, NEW), [0], []
     for one in camera:
-        events = stream.feed(replace(one, consent={CUSTOMER: frozenset({Modality.AUDIO})})).events
+        events = stream.feed(one).events
         resumes += [stream.resume_point(event.participant, event.cut_sample).seq for event in events]
         assert one.seq - resumes[-1] < 20
         spoken += utterances(events)
     spoken += utterances(stream.finish())
     assert [one.start_ms // 1000 for one in spoken] == [30]
     assert 5_000 < sum(one.end_ms - one.start_ms for one in spoken) <= 6_000
+    undisturbed = by_participant(run(CallStream(SETTINGS, NEW), camera))
+    for before, after in resumed_everywhere(camera, SETTINGS):
+        assert by_participant(before + after) == undisturbed
 
 
 def test_samples_that_are_no_numbers_do_not_stop_the_stream(vowels: Voice, tmp_path: Path) -> None:

@@ -129,6 +129,16 @@ def test_pictures_that_go_on_after_the_sound_stopped_are_not_lost(vowels: Voice)
     assert (pictures.segment.start_sample, len(pictures.frames)) == (2 * RATE, 25)
 
 
+def test_silence_is_settled_a_window_at_a_time_and_leaves_a_track_like_a_new_one(vowels: Voice) -> None:
+    track = Track(SETTINGS, 0)
+    track.feed([block(0, vowels(2.0, 3))], [])
+    assert track.settle_silence(11 * RATE) == []
+    voice, quiet = track.settle_silence(1000 * RATE)
+    assert (voice.samples.size, quiet.segment.cut_sample) == (2 * RATE, 7 * RATE)
+    seen, new = [frame(t) for t in range(8000, 11_000, 200)], Track(SETTINGS, 7 * RATE)
+    assert [*map(key, track.feed([], seen) + track.finish())] == [*map(key, new.feed([], seen) + new.finish())]
+
+
 def test_pictures_soon_after_the_last_sound_are_no_utterance(vowels: Voice) -> None:
     track = Track(SETTINGS, 0)
     found = track.feed([block(0, vowels(2.0, 3))], [frame(t) for t in range(0, 4000, 200)]) + track.finish()

@@ -238,7 +238,7 @@ async def test_results_that_cannot_be_published_are_work_in_flight_too(
     async with running(worker, store):
         while worker.metrics.retries.labels("source_unavailable")._value.get() < 20:
             await asyncio.sleep(0.01)
-        assert worker.metrics.in_flight._value.get() <= 3
+        assert 2 <= worker.metrics.in_flight._value.get() <= 3
         assert worker.metrics.fragments_analysed._value.get() < 40
         own_redis.restart()
         for index in range(4):
@@ -249,21 +249,21 @@ async def test_results_that_cannot_be_published_are_work_in_flight_too(
 
 async def test_a_stream_of_dead_letters_alone_holds_no_offset(redis_url: str, sound: FloatArray) -> None:
     noise = [replace(one, media=b"noise", content_type="audio/x-matroska", final=False) for one in call(sound, "c1")]
-    send(RedisStreamProducer(redis_url), noise)
+    send(RedisStreamProducer(redis_url), noise[5:])
     quick = WorkerSettings(commit_interval_s=0.05, commit_delay_s=0)
     with redis.Redis.from_url(redis_url) as client:
         async with working(redis_url, worker=quick) as worker:
-            while int(client.hget("ut:log:{call-media}:group:undertone", "committed") or 0) < 19:
+            while int(client.hget("ut:log:{call-media}:group:undertone", "committed") or 0) < 14:
                 await asyncio.sleep(0.01)
             assert not worker.idle
-        # A successor takes none of them for missing.
+        # A successor takes none of them for missing, and keeps what was.
         send(RedisStreamProducer(redis_url), [replace(call(sound, "c1")[-1], seq=20)])
         async with working(redis_url, "successor", worker=quick):
             await results(redis_url, "c1")
     store = Store.connect(redis_url)
     counted = (await store.checkpoints("c1"))["phone"].account
-    assert (counted.analysed, counted.missing) == (1, 0)
-    assert sum((await store.ledger.letter_counts("c1")).values()) == 20
+    assert (counted.analysed, counted.missing) == (1, 5)
+    assert sum((await store.ledger.letter_counts("c1")).values()) == 15
     await store.close()
 
 
