@@ -235,12 +235,13 @@ def run(
         calm = await_final(world, calm_names)
         say(f"undisturbed: {sum(map(len, calm.values()))} utterances in {time.monotonic() - started_s:.0f} s")
         sender = Sender(world, interleaved(sound, storm_names, media_s), due=HEAD_START)
-        sending = threading.Thread(target=sender.run)
+        sending = threading.Thread(target=sender.run, daemon=True)
         sending.start()
-        await_true(lambda: sender.sent >= int(HEAD_START * len(sender.fragments)), 60, "the head start is not sent")
-        held, worker_s = worker_catch_up_s(world, calls)
-        say(f"a killed worker with {held} open calls was caught up with after {worker_s:.1f} s")
         try:
+            started = int(HEAD_START * len(sender.fragments))
+            await_true(lambda: sender.sent >= started, 60, "the head start is not sent")
+            held, worker_s = worker_catch_up_s(world, calls)
+            say(f"a killed worker with {held} open calls was caught up with after {worker_s:.1f} s")
             done = _break(world, random, number, sender, pause_s)
         except BaseException:
             sender.stopped.set()

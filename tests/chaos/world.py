@@ -226,6 +226,7 @@ def _environment(stack: ExitStack, broker: Broker, server: RedisServer) -> Setti
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         "RAY_AUTH_MODE": "disabled",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": "20",  # pipelines/README.md says why
     }
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
