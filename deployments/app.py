@@ -32,7 +32,6 @@ NETWORK_OPTIONS: dict[str, Any] = {
     "health_check_period_s": 10,
     "health_check_timeout_s": 60,
     "graceful_shutdown_timeout_s": 30,
-    "max_constructor_retry_count": 3,
 }
 LOOP_OPTIONS: dict[str, Any] = {**NETWORK_OPTIONS, "max_ongoing_requests": 256}
 
