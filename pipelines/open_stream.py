@@ -27,9 +27,6 @@ from pipelines.types import (
 logger = logging.getLogger(__name__)
 
 
-NOTHING_LEFT_OUT: Mapping[str, int] = {}
-
-
 @dataclass(slots=True)
 class InFlight:
     """How many utterances a worker has found and not stored yet; `freed` is set whenever that is one less."""
@@ -82,8 +79,8 @@ class Outcomes:
         self._first_at = account.first_at
         self._noted: deque[tuple[int, Mapping[str, int]]] = deque()
 
-    def note(self, offset: int, outcome: str | None, left_out: Mapping[str, int] = NOTHING_LEFT_OUT) -> bool:
-        """The fragment at `offset` has come to its end, and what was left out before it to its own.
+    def note(self, offset: int, outcome: str | None, missing: int = 0, left_out: str = "missing") -> bool:
+        """The fragment at `offset` has come to its end, and the `missing` ones before it to theirs, `left_out`.
 
         Without an `outcome` it is counted elsewhere. False for one that was noted before and is only read again.
         """
@@ -92,8 +89,9 @@ class Outcomes:
         if self._first_at is None:
             self._first_at = offset
         self.noted_to = offset + 1
-        # What was left out lies before it: a successor that begins with this fragment does not see that gap.
-        self._noted.append((offset - 1, left_out))
+        if missing:
+            # They lie before it: a successor that begins with this fragment does not see that gap.
+            self._noted.append((offset - 1, {left_out: missing}))
         self._noted.append((offset, {} if outcome is None else {outcome: 1}))
         return True
 

@@ -27,7 +27,7 @@ from pipelines.errors import (
     StoreUnavailableError,
 )
 from pipelines.ledger import OpenNote, Owned
-from pipelines.open_stream import NOTHING_LEFT_OUT, OpenStream, Ports
+from pipelines.open_stream import OpenStream, Ports
 from pipelines.records import is_call_id, parse_record
 from pipelines.sandbox import trial
 from pipelines.settings import AppConfig
@@ -299,7 +299,7 @@ class Reader:
         """Note how the record ended and what was left out before it, unless it is only read again: then False."""
         lost_before = self._lost_before.get(record.at.partition, 0)
         left_out = "lost" if opened.outcomes.noted_to < lost_before <= record.at.offset else "missing"
-        if not opened.outcomes.note(record.at.offset, outcome, {left_out: missing} if missing else NOTHING_LEFT_OUT):
+        if not opened.outcomes.note(record.at.offset, outcome, missing, left_out):
             return False
         self._metrics.fragments_in.inc(outcome is not None)
         self._metrics.fragments_missing.inc(missing)
