@@ -24,8 +24,9 @@ from deployments.answers import (
 )
 from deployments.problems import ProblemError
 from models.types import SCORE_MAX, SCORE_MIN
+from pipelines.archive import PAGE_MAX
 from pipelines.queries import CallEvent, CallFilter, CallInfo
-from pipelines.store import PAGE_MAX, Store
+from pipelines.store import Store
 from pipelines.summary import CallSummary, summarise
 from pipelines.types import CALL_ID_PATTERN, LIVE_RUN, NAME_PATTERN, Participant, UtteranceSentiment
 
@@ -89,7 +90,7 @@ def _add_lists(routes: APIRouter, store: Store) -> None:
             score_min=min_score,
             score_max=max_score,
         )
-        page = await store.calls(wanted, cursor, limit)
+        page = await store.archive.calls(wanted, cursor, limit)
         return CallPage(calls=[CallOut(**call_fields(call)) for call in page.items], next_cursor=page.next_cursor)
 
     @routes.get("/trends", summary="Score and labels by minute")
@@ -103,7 +104,7 @@ def _add_lists(routes: APIRouter, store: Store) -> None:
         until = until or datetime.now(UTC)
         try:
             since = since or until - TREND_DEFAULT
-            minutes = await store.trends(tenant, _epoch_ms(since), _epoch_ms(until), participant)
+            minutes = await store.archive.trends(tenant, _epoch_ms(since), _epoch_ms(until), participant)
         except OverflowError as error:
             raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_input", f"no such range: {error}") from error
         except ValueError as error:
@@ -136,7 +137,7 @@ def _add_call(routes: APIRouter, store: Store) -> None:
     ) -> UtterancePage:
         """While the call is live, a result may still come to stand before a page already read; `events` misses none."""
         await _known(store, call_id, tenant)
-        page = await store.of_run(run).utterances(call_id, cursor, limit)
+        page = await store.of_run(run).archive.utterances(call_id, cursor, limit)
         return UtterancePage(utterances=list(page.items), next_cursor=page.next_cursor, corrupt=[*page.corrupt])
 
     @routes.delete("/calls/{call_id}", status_code=HTTPStatus.NO_CONTENT, summary="Forget a call")
@@ -175,7 +176,7 @@ def _add_events(routes: APIRouter, store: Store, heartbeat_ms: int) -> None:
         """From the start of the call, or from `Last-Event-ID` on; ends after the call's end."""
         found = await _known(store, call_id, tenant)
         # An id that is none must be refused now: once the stream has begun there is no status to say so.
-        first = await store.events(call_id, last_event_id)
+        first = await store.archive.events(call_id, last_event_id)
         if not first and found.over:
             return Response(status_code=HTTPStatus.NO_CONTENT)  # tells a browser not to connect again
         happenings = _happenings(store, call_id, last_event_id, heartbeat_ms)
@@ -187,7 +188,7 @@ async def _happenings(store: Store, call_id: str, last_id: str, heartbeat_ms: in
     # The headers leave with the first bytes: a watcher of a quiet call knows at once that it listens.
     yield format_sse_event(comment="listening")
     while True:
-        found = await store.events(call_id, last_id, heartbeat_ms)
+        found = await store.archive.events(call_id, last_id, heartbeat_ms)
         for event in found:
             last_id = event.id
             if event.kind == "utterance" and event.utterance is not None:
@@ -197,11 +198,11 @@ async def _happenings(store: Store, call_id: str, last_id: str, heartbeat_ms: in
                 yield format_sse_event(data_str=data, event=event.kind, id=event.id)
             elif event.kind == "unreadable":
                 yield format_sse_event(comment="unreadable", id=event.id)  # whoever connects again resumes after it
-        call = await store.call(call_id)
+        call = await store.archive.call(call_id)
         if call is None:
             return  # deleted meanwhile
         # A call that ended may begin again with another stream: only the last end is one.
-        ended = bool(found) and found[-1].kind == "call-final" and not await store.events(call_id, last_id)
+        ended = bool(found) and found[-1].kind == "call-final" and not await store.archive.events(call_id, last_id)
         if call.over and (ended or not found):
             if ended:
                 yield _written(found[-1], await _summary(store, call))
@@ -215,7 +216,7 @@ def _written(event: CallEvent, content: UtteranceSentiment | CallSummary) -> byt
 
 
 async def _known(store: Store, call_id: str, tenant: str) -> CallInfo:
-    found = await store.call(call_id)
+    found = await store.archive.call(call_id)
     if found is None or found.tenant != tenant:
         raise ProblemError(
             HTTPStatus.NOT_FOUND,
@@ -227,7 +228,7 @@ async def _known(store: Store, call_id: str, tenant: str) -> CallInfo:
 
 
 async def _summary(store: Store, call: CallInfo) -> CallSummary:
-    return summarise(await store.results(call.call_id), final=call.over)
+    return summarise(await store.archive.results(call.call_id), final=call.over)
 
 
 def _epoch_ms(moment: datetime) -> int:

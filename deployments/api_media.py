@@ -194,7 +194,7 @@ async def _refuse_taken(store: Store, call_id: str, order: MediaOrder, *, live: 
     """Refuse what the worker would only skip: a deleted call, another tenant's, and a stream that is there already."""
     if await store.deleted(call_id):
         raise CallDeletedError(f"call {call_id!r} was deleted, and nothing more is taken of it; take another call id")
-    call = await store.call(call_id)
+    call = await store.archive.call(call_id)
     if call is None:
         return
     if call.tenant != order.tenant:

@@ -14,12 +14,13 @@ from deployments.cli_audit import LogName, System, since_ms, system
 from deployments.cli_serve import configuration
 from deployments.console import EXIT_USAGE, CommandError, aside, print_out, write_json
 from deployments.embedded import local_analyser
+from pipelines.archive import PAGE_MAX
 from pipelines.compare import Comparison, Tally
 from pipelines.log import open_reader
 from pipelines.queries import CallFilter
 from pipelines.replay import ReplaySource, SilentProducer
 from pipelines.settings import AppConfig
-from pipelines.store import PAGE_MAX, Store
+from pipelines.store import Store
 from pipelines.types import LIVE_RUN, TOPIC_MEDIA, UtteranceSentiment
 from pipelines.worker import Worker, owner_name
 
@@ -123,7 +124,7 @@ async def _replayed(here: System, config: AppConfig, source: ReplaySource, analy
 async def _pairs(
     store: Store, runs: tuple[str, str], wanted: CallFilter, call_id: str | None
 ) -> AsyncIterator[tuple[Sequence[UtteranceSentiment], Sequence[UtteranceSentiment]]]:
-    first, second = (store.of_run(run) for run in runs)
+    first, second = (store.of_run(run).archive for run in runs)
     rarer = first if runs[1] == LIVE_RUN else second  # a replay has fewer calls than there are
     cursor: str | None = None
     while True:

@@ -126,8 +126,8 @@ async def audit(
             totals.without_account(call_id, "", [at], "a record that breaks the contract has no dead letter")
     for call_id in sorted(taken - deleted):
         totals.letters(call_id, noted[call_id])
-        if await store.call(call_id) is not None:  # results may expire before the checkpoints do
-            totals.utterances(call_id, await store.results(call_id), checkpoints[call_id])
+        if await store.archive.call(call_id) is not None:  # results may expire before the checkpoints do
+            totals.utterances(call_id, await store.archive.results(call_id), checkpoints[call_id])
     totals.offsets()
     return totals.report(run, calls=len(calls))
 

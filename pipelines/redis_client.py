@@ -1,10 +1,10 @@
 """What everything on Redis shares: how to connect, to one server or to a Cluster, the scripts, and one error."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import redis.asyncio
@@ -12,6 +12,10 @@ from redis.exceptions import AskError, ClusterError, OutOfMemoryError, ReadOnlyE
 
 from pipelines.errors import StoreTrouble, StoreUnavailableError
 
+T = TypeVar("T")
+
+CHUNK = 100
+"""How many commands stand in one pipeline at most: a long one would hold up everybody else."""
 CLUSTER_SCHEMES = {"redis+cluster": "redis", "rediss+cluster": "rediss"}
 _SOCKET_TIMEOUT_S = 5.0
 _PROBES = 200
@@ -90,3 +94,8 @@ def _trouble(error: Exception) -> tuple[StoreTrouble, str]:
 def lua(name: str, *, before: str = "") -> str:
     """The script of that name in `lua/`, with another one's functions before it."""
     return "".join((files("pipelines") / "lua" / f"{one}.lua").read_text() for one in (before, name) if one)
+
+
+def chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """The items in order, at most `CHUNK` at a time."""
+    return (items[start : start + CHUNK] for start in range(0, len(items), CHUNK))

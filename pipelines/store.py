@@ -1,48 +1,31 @@
-"""The store: checkpoints, results and what is asked of them, in Redis 6.2 or later. `store_keys.py` lists the keys.
+"""The store: checkpoints and results, in Redis 6.2 or later. `store_keys.py` lists the keys, `archive.py` reads the results.
 
 Run the server with `maxmemory-policy noeviction`: an evicted checkpoint would be a call analysed twice.
 """
 
-import re
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
+from pipelines.archive import Archive
 from pipelines.errors import (
-    BadCursorError,
     BadFragmentError,
     CallDeletedError,
-    CorruptResultError,
     StoreTrouble,
     StoreUnavailableError,
 )
 from pipelines.ledger import Ledger, fenced
 from pipelines.queries import (
-    MINUTE_MS,
-    CallEvent,
-    CallFilter,
-    CallInfo,
     CallState,
     Digest,
-    Page,
-    TrendMinute,
-    read_call_cursor,
-    read_member_cursor,
-    read_result,
-    trend_minute,
-    write_cursor,
 )
-from pipelines.redis_client import connect, epoch, lua, probe, redis_errors
+from pipelines.redis_client import chunks, connect, epoch, lua, probe, redis_errors
 from pipelines.store_keys import (
     CHECKPOINT_TTL_S,
     PROBE,
     CallKeys,
     calls_key,
     member,
-    read_call,
     read_checkpoint,
-    read_digests,
-    read_event,
     trend_key,
     worker_key,
     workers_key,
@@ -59,19 +42,11 @@ from pipelines.types import (
     UtteranceSentiment,
 )
 
-T = TypeVar("T")
-
 EVENTS_MAX = 10_000
 OPEN_TTL_S = 86_400
 """How long a call stays of which nothing was ever stored."""
 TOMBSTONE_TTL_S = 30 * 86_400
-PAGE_MAX = 500
-CALLS_SCANNED_MAX = 2_000
-"""How many calls one page looks at; a page that finds less than it may is followed by another."""
-TREND_MINUTES_MAX = 7 * 24 * 60
-_CHUNK = 100
 _CALL_KEYS = ("call", "streams", "results", "order", "digests", "events", "letters", "letter-counts", "runs")
-_BLOCK_MAX_MS = 3_000
 
 
 class Store:
@@ -83,7 +58,7 @@ class Store:
 
     def __init__(self, client: Any, run: str = LIVE_RUN) -> None:
         self._redis, self._run = client, run
-        self.ledger = Ledger(client, run)
+        self.ledger, self.archive = Ledger(client, run), Archive(client, run)
         self._open_script = client.register_script(lua("open_stream", before="call_state"))
         self._advance_script = client.register_script(lua("advance", before="call_state"))
         self._settle_script = client.register_script(lua("settle", before="call_state"))
@@ -285,120 +260,6 @@ class Store:
             found = [await self._redis.hgetall(keys(f"stream:{stream}")) for stream in streams]
         return {stream: read_checkpoint(fields) for stream, fields in zip(streams, found, strict=True)}
 
-    async def call(self, call_id: str) -> CallInfo | None:
-        """What is known of a call; None when it is unknown, expired or deleted."""
-        with redis_errors():
-            return (await self._call_infos([call_id]))[0]
-
-    async def utterances(self, call_id: str, cursor: str | None = None, limit: int = 100) -> Page[UtteranceSentiment]:
-        """The call's results in the order of `start_ms`, then participant; none for an unknown call.
-
-        While the call is live, a result may still come to stand before a page already read; `events` misses none.
-
-        Raises:
-            BadCursorError: `cursor` is not one of a page's.
-        """
-        keys, limit = self._keys(call_id), max(1, min(limit, PAGE_MAX))
-        after = "-" if cursor is None else f"({read_member_cursor(cursor)}"
-        with redis_errors():
-            members = await self._redis.zrangebylex(keys("order"), after, "+", start=0, num=limit)
-            texts = await self._redis.hmget(keys("results"), members) if members else []
-        items, corrupt = [], []
-        for name, text in zip(members, texts, strict=True):
-            try:
-                items.append(read_result(text or ""))
-            except CorruptResultError:
-                corrupt.append(name)
-        return Page(tuple(items), write_cursor(members[-1]) if len(members) == limit else None, tuple(corrupt))
-
-    async def results(self, call_id: str) -> list[UtteranceSentiment]:
-        """All of the call's results, in the order of `utterances`; unreadable ones are left out."""
-        found: list[UtteranceSentiment] = []
-        cursor: str | None = None
-        while True:
-            page = await self.utterances(call_id, cursor, PAGE_MAX)
-            found += page.items
-            cursor = page.next_cursor
-            if cursor is None:
-                return found
-
-    async def calls(self, wanted: CallFilter, cursor: str | None = None, limit: int = 50) -> Page[CallInfo]:
-        """Calls that match, the latest first. A page may hold fewer than `limit` and still have a next one.
-
-        Raises:
-            BadCursorError: `cursor` is not one of a page's.
-        """
-        limit = max(1, min(limit, PAGE_MAX))
-        place = None if cursor is None else read_call_cursor(cursor)
-        key = calls_key(self._run, wanted.tenant)
-        since = "-inf" if wanted.since_ms is None else str(wanted.since_ms)
-        until = "+inf" if wanted.until_ms is None else f"({wanted.until_ms}"
-        found: list[CallInfo] = []
-        expired: list[str] = []
-        with redis_errors():
-            for skip in range(0, CALLS_SCANNED_MAX, _CHUNK):
-                listed = await self._redis.zrevrangebyscore(
-                    key, until if place is None else str(place[0]), since, skip, _CHUNK, withscores=True
-                )
-                ids = [call_id for call_id, ms in listed if place is None or (int(ms), call_id) < place]
-                calls = await self._call_infos(ids)
-                expired += [call_id for call_id, call in zip(ids, calls, strict=True) if call is None]
-                found += await self._matching(wanted, [call for call in calls if call is not None])
-                if len(found) >= limit or len(listed) < _CHUNK:
-                    break
-            if expired:
-                await self._redis.zrem(key, *expired)
-        if len(found) >= limit:
-            last = found[limit - 1]
-            return Page(tuple(found[:limit]), write_cursor(last.started_ms, last.call_id))
-        more = len(listed) == _CHUNK
-        return Page(tuple(found), write_cursor(int(listed[-1][1]), listed[-1][0]) if more else None)
-
-    async def events(self, call_id: str, last_id: str = "0-0", block_ms: int = 0) -> tuple[CallEvent, ...]:
-        """What happened in a call after the event `last_id`, at most 100; waits up to `block_ms` for the first.
-
-        A call keeps about its last 10,000 events. One whose result is gone or unreadable comes as `unreadable`.
-
-        Raises:
-            BadCursorError: `last_id` is not an event's id.
-        """
-        if not re.fullmatch(r"\d{1,18}-\d{1,18}", last_id):
-            raise BadCursorError(f"{last_id[:80]!r} is not the id of an event: start with 0-0")
-        keys = self._keys(call_id)
-        deadline_s = time.monotonic() + block_ms / 1000
-        with redis_errors():
-            while True:
-                left_ms = min(_BLOCK_MAX_MS, round((deadline_s - time.monotonic()) * 1000))
-                found = await self._redis.xread({keys("events"): last_id}, count=_CHUNK, block=max(1, left_ms))
-                if found or left_ms <= 0:
-                    break
-            entries = found[0][1] if found else []
-            names = [fields["member"] for _, fields in entries if "member" in fields]
-            texts = await self._redis.hmget(keys("results"), names) if names else []
-        results = dict(zip(names, texts, strict=True))
-        return tuple(read_event(entry, results) for entry in entries)
-
-    async def trends(
-        self, tenant: str, since_ms: int, until_ms: int, participant: Participant | None = None
-    ) -> tuple[TrendMinute, ...]:
-        """The minutes in `[since_ms, until_ms)`, ms since 1970, that hold judged utterances, in order.
-
-        Raises:
-            ValueError: the range holds more than `TREND_MINUTES_MAX` minutes.
-        """
-        minutes = range(since_ms // MINUTE_MS * MINUTE_MS, until_ms, MINUTE_MS)
-        if len(minutes) > TREND_MINUTES_MAX:
-            raise ValueError(f"the range holds {len(minutes)} minutes: ask for at most {TREND_MINUTES_MAX} (a week)")
-        trends: list[TrendMinute] = []
-        with redis_errors():
-            for chunk in _chunks(minutes):
-                pipe = self._redis.pipeline(transaction=False)
-                for minute_ms in chunk:
-                    pipe.hvals(trend_key(self._run, tenant, minute_ms))
-                for minute_ms, texts in zip(chunk, await pipe.execute(), strict=True):
-                    trends.append(trend_minute(minute_ms, read_digests(texts), participant))
-        return tuple(trend for trend in trends if trend.utterances)
-
     async def delete_call(self, call_id: str) -> bool:
         """Remove a call, its part of the trends and what replays made of it, and refuse what still comes of it.
 
@@ -416,7 +277,7 @@ class Store:
     async def _erase(self, keys: CallKeys) -> None:
         tenant, started_ms = await self._redis.hmget(keys("call"), "tenant", "started_ms")
         if tenant is not None:
-            for names in _chunks(await self._redis.hkeys(keys("digests"))):
+            for names in chunks(await self._redis.hkeys(keys("digests"))):
                 pipe = self._redis.pipeline(transaction=False)
                 for name in names:
                     start_ms, participant, stream = name.split("/")
@@ -471,29 +332,6 @@ class Store:
         else:
             await self._redis.hset(trend, utterance_id, stored)
 
-    async def _call_infos(self, call_ids: Sequence[str]) -> list[CallInfo | None]:
-        pipe = self._redis.pipeline(transaction=False)
-        for call_id in call_ids:
-            pipe.hgetall(self._keys(call_id)("call"))
-            pipe.hgetall(self._keys(call_id)("streams"))
-        answers = await pipe.execute() if call_ids else []
-        return [
-            read_call(call_id, fields, streams)
-            for call_id, fields, streams in zip(call_ids, answers[::2], answers[1::2], strict=True)
-        ]
-
-    async def _matching(self, wanted: CallFilter, calls: Sequence[CallInfo]) -> list[CallInfo]:
-        if not wanted.asks_for_utterances or not calls:
-            return list(calls)
-        pipe = self._redis.pipeline(transaction=False)
-        for call in calls:
-            pipe.hvals(self._keys(call.call_id)("digests"))
-        return [
-            call
-            for call, texts in zip(calls, await pipe.execute(), strict=True)
-            if any(wanted.accepts(digest) for digest in read_digests(texts))
-        ]
-
 
 def _flat(counted: Counted) -> list[str | int]:
     return [part for outcome in counted.outcomes.items() for part in outcome]
@@ -504,7 +342,3 @@ def _judge(word: str, call_id: str, stream: str) -> None:
         raise CallDeletedError(f"call {call_id} was deleted")
     if word == "fenced":
         raise fenced(call_id, stream)
-
-
-def _chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    return (items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK))

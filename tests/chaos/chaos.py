@@ -134,8 +134,8 @@ async def _results(url: str, names: Sequence[str]) -> tuple[dict[str, list[Utter
     """Each call's results, and whether all are final."""
     store = Store.connect(url)
     try:
-        infos = [await store.call(name) for name in names]
-        found = {name: await store.results(name) for name in names}
+        infos = [await store.archive.call(name) for name in names]
+        found = {name: await store.archive.results(name) for name in names}
         return found, all(info is not None and info.status == "final" for info in infos)
     finally:
         await store.close()

@@ -692,7 +692,7 @@ async def test_a_call_that_began_again_has_only_its_last_end(site: Site) -> None
 
 async def test_what_is_unreadable_at_the_end_of_a_call_is_passed_once(site: Site, redis_url: str) -> None:
     await site.call(result(0), final=True)
-    first, last = await site.store.events("a-17")
+    first, last = await site.store.archive.events("a-17")
     with redis.Redis.from_url(redis_url) as client:
         client.hset("ut:{a-17}:results", client.hkeys("ut:{a-17}:results")[0], "nonsense")
         client.xdel("ut:{a-17}:events", last.id)

@@ -1,15 +1,19 @@
-"""Sound that silero-vad takes for speech, made here: no recording of a person is needed."""
+"""A store, and sound that silero-vad takes for speech, made here: no recording of a person is needed."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import cache
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
+import pytest_asyncio
+import redis
 
 from models.types import FloatArray
+from pipelines.store import Store
 
 
 @cache
@@ -48,3 +52,17 @@ def media() -> ModuleType:
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest_asyncio.fixture
+async def store(redis_url: str) -> AsyncIterator[Store]:
+    connected = Store.connect(redis_url)
+    yield connected
+    await connected.close()
+
+
+@pytest.fixture
+def raw(redis_url: str) -> Iterator[Any]:
+    """The same Redis, key by key."""
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        yield client

@@ -1,5 +1,4 @@
 import asyncio
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
@@ -22,12 +21,6 @@ LOG = "ut:log:{call-media}"
 @pytest.fixture(scope="module")
 def sound(vowels: Voice) -> FloatArray:
     return speech(vowels)
-
-
-@pytest.fixture
-def raw(redis_url: str) -> Iterator[Any]:
-    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
-        yield client
 
 
 def letters(url: str) -> list[Letter]:

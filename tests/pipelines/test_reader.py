@@ -199,14 +199,14 @@ async def test_work_that_has_ended_is_blamed_for_nothing(redis_url: str, sound: 
 
 async def kinds(url: str, call_id: str) -> list[str]:
     store = Store.connect(url)
-    happened = await store.events(call_id)
+    happened = await store.archive.events(call_id)
     await store.close()
     return [event.kind for event in happened if event.kind != "utterance"]
 
 
 async def status(url: str, call_id: str) -> Any:
     store = Store.connect(url)
-    call_info = await store.call(call_id)
+    call_info = await store.archive.call(call_id)
     await store.close()
     return call_info.status if call_info else None
 

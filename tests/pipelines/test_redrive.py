@@ -76,9 +76,9 @@ async def test_redriven_fragments_land_where_they_were_spoken(redis_url: str, fr
             for one in redrives([letter(fragments[seq], seq) for seq in refused], known, MediaLimits()):
                 assert one.fragment is not None
                 producer.send(TOPIC_MEDIA, "c1", one.fragment.media, one.headers)
-        while (call_info := await store.call("c1")) is None or call_info.streams.get("phone.r9") != "final":
+        while (call_info := await store.archive.call("c1")) is None or call_info.streams.get("phone.r9") != "final":
             await asyncio.sleep(0.01)
-        after = list((await store.utterances("c1")).items)
+        after = list((await store.archive.utterances("c1")).items)
         await store.close()
     assert set(found(before)) < set(found(after))
     starts = [one.start_ms for one in after]

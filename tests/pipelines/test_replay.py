@@ -50,7 +50,7 @@ async def replayed(
 async def of_run(url: str, run: str, call_id: str) -> list[UtteranceSentiment]:
     store = Store.connect(url, run)
     try:
-        return await store.results(call_id)
+        return await store.archive.results(call_id)
     finally:
         await store.close()
 
@@ -148,9 +148,9 @@ async def test_a_shadow_takes_its_share_of_the_calls_and_leaves_the_live_ones_al
     async with working(redis_url, "shadow", group="undertone-shadow", run="shadow", share=0.5):
         store = Store.connect(redis_url, "shadow")
         for name in taken:
-            while (known := await store.call(name)) is None or known.status != "final":
+            while (known := await store.archive.call(name)) is None or known.status != "final":
                 await asyncio.sleep(0.01)
-        assert [name for name in names if await store.call(name)] == taken
+        assert [name for name in names if await store.archive.call(name)] == taken
         await store.close()
     for name in names:
         assert found(await of_run(redis_url, "live", name))

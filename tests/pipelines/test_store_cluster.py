@@ -36,15 +36,15 @@ async def test_calls_on_a_cluster_are_analysed_listed_watched_and_deleted(
         while not await store.metrics():
             await asyncio.sleep(0.05)
     assert len(set(map(tuple, stored.values()))) == 1
-    page = await store.calls(CallFilter())
+    page = await store.archive.calls(CallFilter())
     assert {one.call_id for one in page.items} == set(CALLS)
     assert all(one.status == "final" for one in page.items)
     assert (await store.checkpoints(CALLS[0]))["phone"].account.analysed == 20
     assert await store.trouble() is None
     assert len((await store.epoch()).split()) == 3
     assert await store.delete_call(CALLS[0])
-    assert await store.call(CALLS[0]) is None
-    assert await store.trends("default", 0, 60_000) == ()
+    assert await store.archive.call(CALLS[0]) is None
+    assert await store.archive.trends("default", 0, 60_000) == ()
     await store.close()
 
 

@@ -140,7 +140,7 @@ async def test_a_worker_that_lost_its_stream_stores_nothing(redis_url: str, soun
         gate.release()
         while zombie.metrics.fenced._value.get() == 0:
             await asyncio.sleep(0)
-        assert (await store.utterances("c1")).items == ()
+        assert (await store.archive.utterances("c1")).items == ()
         await store.close()
 
 
@@ -289,7 +289,7 @@ async def test_a_deleted_call_takes_nothing_more(redis_url: str, sound: FloatArr
         await store.delete_call("c1")
         send(producer, [*fragments[10:], *call(sound, "c2")])
         assert len(await results(redis_url, "c2")) == 4
-        assert await store.call("c1") is None
+        assert await store.archive.call("c1") is None
         assert worker.metrics.fragments_skipped.labels("call_deleted")._value.get() > 0
     await store.close()
 
@@ -511,7 +511,7 @@ async def test_an_outage_of_the_store_is_no_silence_of_the_calls(
         assert found(await results(own_redis.url, "c1")) == found(await results(own_redis.url, "c2"))
     store = Store.connect(own_redis.url)
     for name in ("c1", "c2"):
-        assert [event.kind for event in await store.events(name) if event.kind != "utterance"] == ["call-final"]
+        assert [event.kind for event in await store.archive.events(name) if event.kind != "utterance"] == ["call-final"]
     await store.close()
 
 
@@ -531,5 +531,5 @@ async def test_a_worker_that_loses_its_partition_while_it_waits_for_the_store_dr
                 await asyncio.sleep(0.01)
             own_redis.restart()
             store = Store.connect(own_redis.url)
-            assert await store.call("c1") is None
+            assert await store.archive.call("c1") is None
             await store.close()

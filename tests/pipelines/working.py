@@ -126,11 +126,11 @@ async def results(url: str, call_id: str, *, final: bool = True) -> list[Utteran
     kind = ""
     while final and kind != "call-final":
         try:
-            for event in await store.events(call_id, last_id, block_ms=5000):
+            for event in await store.archive.events(call_id, last_id, block_ms=5000):
                 last_id, kind = event.id, event.kind
         except StoreUnavailableError:
             await asyncio.sleep(0.1)
-    found = await store.results(call_id)
+    found = await store.archive.results(call_id)
     await store.close()
     return found
 
