@@ -1,4 +1,4 @@
-"""What is asked of the stored calls: lists, pages of results, events as they come, trends. All it writes: expired calls leave the lists."""
+"""What is asked of the stored calls: lists, pages of results, events as they come, trends."""
 
 import re
 import time

@@ -1,4 +1,4 @@
-"""Every Redis key of the store, and how what it holds is read. Only `store.py`, `archive.py`, `ledger.py` and the scripts in `lua/` use them.
+"""Every Redis key of the store, and how what it holds is read, for `store.py`, `archive.py`, `ledger.py` and `lua/`.
 
 All keys of one call carry the call id as hash tag, so they share a slot and one script may touch them all on a
 Cluster. They expire together, `ttl_s` after the last result.
