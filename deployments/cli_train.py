@@ -14,7 +14,7 @@ from models import train as training
 from models.bundles import BundleError
 from models.checkpoint import CheckpointError
 from models.data import DataError
-from models.encoders.audio import AudioInputError
+from models.encoders.mel import AudioInputError
 from models.encoders.text import TextInputError
 from models.encoders.video import VideoInputError
 from models.evaluate_report import class_rows, confusion_rows, metric_rows

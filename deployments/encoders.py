@@ -17,6 +17,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from models.bundles import Bundle, bundle_folder, load_bundle, load_encoder, load_fusion
+from models.encoders import mel
 from models.types import SAMPLE_RATE_HZ, FloatArray, Modality
 from pipelines.analyse import ModelNames, Stages
 from pipelines.errors import EncoderUnavailableError, NoFaceError, UnusableInputError
@@ -65,11 +66,9 @@ def load_text(config: AppConfig) -> Network:
 
 def load_audio(config: AppConfig) -> Network:
     """The voice encoder."""
-    from models.encoders import audio  # noqa: PLC0415  # see the module
-
     encoder = load_encoder(bundle_of(config), Modality.AUDIO, config.device)
     tone = np.sin(np.arange(SAMPLE_RATE_HZ // 2)).astype(np.float32)
-    return Network(encoder.name, encoder.encode, audio.prepare(tone), len)
+    return Network(encoder.name, encoder.encode, mel.prepare(tone), len)
 
 
 def load_video(config: AppConfig) -> Network:
@@ -104,7 +103,7 @@ def like_lengths(lengths: Sequence[int]) -> list[list[int]]:
 
 
 def run_batch(network: Network, items: list[Any]) -> list[Any]:
-    """Run a batch; an input that the network refuses gets its `ValueError` as its output, its neighbours theirs."""
+    """Run a batch; an input that the network refuses gets a `ValueError` as its output, its neighbours theirs."""
     if network.length is None:
         groups = [list(range(len(items)))]
     else:
@@ -114,7 +113,12 @@ def run_batch(network: Network, items: list[Any]) -> list[Any]:
         try:
             found = network.run([items[index] for index in group])
         except ValueError as error:
-            found = [error] if len(group) == 1 else [run_batch(network, [items[index]])[0] for index in group]
+            # A plain one: to read the network's own kind, the caller would have to import torch.
+            found = (
+                [ValueError(str(error))]
+                if len(group) == 1
+                else [run_batch(network, [items[index]])[0] for index in group]
+            )
         for index, output in zip(group, found, strict=True):
             outputs[index] = output
     return outputs
@@ -149,7 +153,7 @@ class NetworkReplica:
         return await asyncio.get_running_loop().run_in_executor(self._thread, run_batch, self._network, items)
 
     async def infer(self, item: Any) -> Any:
-        """One input's output; a refused input raises its `ValueError`."""
+        """One input's output; a refused input raises a `ValueError`."""
         output = await self._batched(item)
         if isinstance(output, Exception):
             raise output
@@ -181,7 +185,7 @@ async def ask(handle: DeploymentHandle[Any], item: Any) -> Any:
         except (ActorDiedError, ActorUnavailableError) as error:
             if attempt + 1 == DEAD_REPLICA_TRIES:
                 raise EncoderUnavailableError(f"{handle.deployment_name}: its replicas died: {error}") from error
-        except ValueError as error:  # the network's own refusal; Ray raises it as the kind of error it was
+        except ValueError as error:  # the network's refusal; Ray raises it as the kind of error it was
             raise UnusableInputError(f"{handle.deployment_name}: {error}") from error
         except (RayError, RayServeException) as error:
             raise EncoderUnavailableError(f"{handle.deployment_name}: {error}") from error
@@ -248,8 +252,6 @@ def _stages(
     see: Callable[[Any], Awaitable[Any]],
     fuse: Callable[[Any], Awaitable[Any]],
 ) -> Stages:
-    from models.encoders import audio, video  # noqa: PLC0415  # see the module
-
     bundle = bundle_of(config)
     # MTCNN keeps no state between utterances, but one at a time keeps the memory of its pyramids bounded.
     preparing = ThreadPoolExecutor(1, "prepare")
@@ -259,8 +261,8 @@ def _stages(
 
     async def voice(samples: FloatArray) -> Any:
         try:
-            log_mel = await prepared(audio.prepare, samples)
-        except audio.AudioInputError as error:
+            log_mel = await prepared(mel.prepare, samples)
+        except mel.AudioInputError as error:
             raise UnusableInputError(str(error)) from error
         return await hear(log_mel)
 
@@ -268,7 +270,7 @@ def _stages(
         return await see(await prepared(crops, frames))
 
     def crops(frames: Sequence[VideoFrame]) -> Any:
-        from models.encoders import faces  # noqa: PLC0415  # seconds that a telephone call never needs
+        from models.encoders import faces, video  # noqa: PLC0415  # seconds that a telephone call never needs
 
         found = faces.find_faces([(frame.time_ms, frame.pixels) for frame in frames])
         if not len(found):

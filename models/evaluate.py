@@ -32,7 +32,8 @@ from models.data.labels import emotion_matrix, score_of
 from models.data.media import PICTURES_PER_S
 from models.data.recordings import Recordings
 from models.data.sentences import Sentences, as_recognised
-from models.encoders.audio import AudioEncoder, prepare_all
+from models.encoders.audio import AudioEncoder
+from models.encoders.mel import prepare_all
 from models.encoders.text import TextEncoder
 from models.encoders.video import VideoEncoder
 from models.encoders.video import prepare as prepare_faces

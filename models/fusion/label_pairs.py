@@ -21,7 +21,7 @@ from models.calibration import Temperatures, temperature
 from models.data import DataError, fer2013, meld, ravdess
 from models.data.labels import FER2013_LABELS, RAVDESS_LABELS, emotion_matrix
 from models.data.sentences import as_recognised
-from models.encoders import audio, text, video
+from models.encoders import mel, text, video
 from models.fusion.attention import MODALITIES, log_answers, subsets
 from models.metrics import classification
 from models.types import EMOTIONS, Features, FloatArray, Modality
@@ -87,7 +87,7 @@ def read(bundle: Bundle, data: Path, split: str) -> Pools:
     faces = fer2013.read(data, split)
     rows = rng.permutation(len(faces.labels))[:FACES_MAX]
     pictures = [faces.pictures[row][None] for row in rows]
-    heard, spoken = audio.prepare_all(recordings.clips)
+    heard, spoken = mel.prepare_all(recordings.clips)
     if not heard:
         raise DataError("every recording is silent, broken or too short: nothing to pair.")
     emotions = {

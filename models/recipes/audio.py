@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from models.calibration import temperature
 from models.data import ravdess, sound
-from models.encoders import audio
-from models.encoders.audio import AudioConfig, LogMel, VoiceNetwork
+from models.encoders import audio, mel
+from models.encoders.audio import AudioConfig, VoiceNetwork
+from models.encoders.mel import LogMel
 from models.metrics import classification
 from models.recipes.recipe import Batch, Recipe, balanced_class_weights
 from models.types import FloatArray
@@ -23,7 +24,7 @@ FRAMES_MAX = 224
 VERSIONS = 8
 MIXUP = 0.4
 """Both parameters of mixup's Beta distribution (Zhang et al. 2018, arXiv:1710.09412, section 2)."""
-SILENT = np.log(audio.FLOOR)
+SILENT = np.log(mel.FLOOR)
 
 HELD_OUT_ACTORS = tuple(range(first, last) for first, last in ((1, 5), (5, 9), (9, 13), (13, 16), (16, 19), (19, 22)))
 """Actors held out in each fold. Odd actors are men, even ones women; the last fold is the set's own validation split."""
@@ -81,13 +82,13 @@ def vary(log_mel: LogMel, rng: np.random.Generator) -> FloatArray:
     frames = min(FRAMES_MAX, int(len(log_mel) / pace))
     first = rng.uniform(0, max(0.0, len(log_mel) - 1 - frames * pace))
     x = _between(log_mel.astype(np.float32), first + pace * np.arange(frames), axis=0)
-    x = _between(x, np.arange(audio.MELS) + shift, axis=1)
-    colour = np.interp(np.linspace(0, 4, audio.MELS), np.arange(5), rng.uniform(-0.9, 0.9, 5))
+    x = _between(x, np.arange(mel.MELS) + shift, axis=1)
+    colour = np.interp(np.linspace(0, 4, mel.MELS), np.arange(5), rng.uniform(-0.9, 0.9, 5))
     x = np.maximum(x + colour.astype(np.float32), np.float32(SILENT))
     mean = x.mean()
     for _ in range(2):
         band, moment = int(rng.integers(0, 11)), int(rng.integers(0, 26))
-        low, start = int(rng.integers(0, audio.MELS - band)), int(rng.integers(0, max(1, len(x) - moment)))
+        low, start = int(rng.integers(0, mel.MELS - band)), int(rng.integers(0, max(1, len(x) - moment)))
         x[:, low : low + band] = mean
         x[start : start + moment] = mean
     return x
@@ -109,13 +110,13 @@ def _voices(data: Path) -> Voices:
     for part in parts:
         for clip, label, speaker in zip(part.clips, part.labels, part.speakers, strict=True):
             try:
-                audio.prepare(clip)
-            except audio.AudioInputError:
+                mel.prepare(clip)
+            except mel.AudioInputError:
                 skipped += 1
             else:
-                found.append((audio.trim(clip), int(label), int(speaker)))
+                found.append((mel.trim(clip), int(label), int(speaker)))
     rng = np.random.default_rng(0)
-    recorded = [audio.prepare(clip) for clip, _, _ in found]
+    recorded = [mel.prepare(clip) for clip, _, _ in found]
 
     def changed(change: Callable[[FloatArray], FloatArray]) -> list[LogMel]:
         return [_prepared(change(clip), own) for (clip, _, _), own in zip(found, recorded, strict=True)]
@@ -132,8 +133,8 @@ def _voices(data: Path) -> Voices:
 def _prepared(samples: FloatArray, otherwise: LogMel) -> LogMel:
     """A changed clip's log-mel; `otherwise` where the change left nothing to hear: a click made shorter, hum by telephone."""
     try:
-        return audio.prepare(samples)
-    except audio.AudioInputError:
+        return mel.prepare(samples)
+    except mel.AudioInputError:
         return otherwise
 
 

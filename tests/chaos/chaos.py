@@ -7,6 +7,7 @@ committed, and the audit must be clean. What is done, and when, follows from the
 import argparse
 import asyncio
 import json
+import math
 import os
 import signal
 import sys
@@ -14,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +44,8 @@ STREAMS_OPEN = "undertone_streams_open "
 PAUSE_S = (0.3, 3.0)
 HEAD_START = 0.2
 """What part of the calls is sent before the first fault."""
+STEADY_S = 5.0
+"""What workers tell of themselves every 2 s holds when it has held for so long: records wait in a worker untold."""
 FINAL_S = 900.0
 TOLERANCE = 2e-3
 """Of scores and probabilities: batches of other sizes round differently."""
@@ -286,13 +289,26 @@ def worker_catch_up_s(world: World, calls: int) -> tuple[int, float]:
             and len(partitions) == world.settings.kafka_partitions
         )
 
-    await_true(lambda: caught_up(0), 300, "the calls are not open")
+    held_since_s(lambda: caught_up(0), "the calls are not open")
     held = {pid: _held(asyncio.run(_workers(_url(world))), pid) for pid in replicas("Ingest")}
     victim = max(held, key=lambda pid: held[pid])
     started_s = time.monotonic()
     os.kill(victim, signal.SIGKILL)
-    await_true(lambda: caught_up(victim), 300, "a killed worker's calls were not taken over")
-    return held[victim], time.monotonic() - started_s
+    caught_up_s = held_since_s(lambda: caught_up(victim), "a killed worker's calls were not taken over")
+    return held[victim], caught_up_s - started_s
+
+
+def held_since_s(condition: Callable[[], bool], otherwise: str) -> float:
+    """Wait until a condition has held for a while: since when it has, by the monotonic clock."""
+    since_s = math.inf
+
+    def held() -> bool:
+        nonlocal since_s
+        since_s = min(since_s, time.monotonic()) if condition() else math.inf
+        return time.monotonic() - since_s > STEADY_S
+
+    await_true(held, 300, otherwise)
+    return since_s
 
 
 def _held(workers: Mapping[str, Sequence[str]], pid: int) -> int:

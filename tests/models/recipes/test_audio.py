@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from models.encoders.audio import MELS, LogMel
+from models.encoders.mel import MELS, LogMel
 from models.recipes.audio import FRAMES_MAX, HELD_OUT_ACTORS, SILENT, Voices, _mixed, _recipe, _voices, vary
 
 

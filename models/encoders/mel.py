@@ -1,0 +1,104 @@
+"""What the voice encoder hears: the log-mel spectrogram of an utterance. Made where the sound is, so without torch."""
+
+from collections.abc import Iterable
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.types import SAMPLE_RATE_HZ, FloatArray
+
+WINDOW_SAMPLES = 400  # 25 ms
+HOP_SAMPLES = 160  # 10 ms
+FFT_SAMPLES = 512
+MELS = 64
+LOW_HZ, HIGH_HZ = 60.0, 7_600.0
+SOUND_MIN_S = 0.2
+SOUND_MAX_S = 20.0
+SILENCE_RMS = 1e-4
+"""-80 dBFS: below it not even a quiet telephone line."""
+TRIM_DB = 33.0
+LEVEL_RMS = 0.05
+FLOOR = 1e-5
+
+LogMel = NDArray[np.float16]
+
+
+class AudioInputError(ValueError):
+    """Sound that cannot be judged; the utterance goes on without the audio modality."""
+
+
+def prepare(samples: FloatArray) -> LogMel:
+    """Turn an utterance into what the network hears; this runs where the samples are.
+
+    Leading and trailing parts more than 33 dB below the loudest 10 ms are cut off, and the level is normalised, so
+    neither matters. Of more than 20 s the first 20 s are heard. Samples beyond [-1, 1] are clipped.
+
+    Args:
+        samples: Mono float32 (N,) at 16 kHz.
+
+    Returns:
+        Natural log of mel powers, float16 (T, 64), one row per 10 ms, T from 20 to 2000.
+
+    Raises:
+        AudioInputError: Another shape, NaN or infinity, silence, or less than 0.2 s of sound.
+    """
+    if samples.ndim != 1:
+        raise AudioInputError(f"samples must be mono (N,), not {samples.shape}.")
+    sound = samples[: int(SOUND_MAX_S * SAMPLE_RATE_HZ)].astype(np.float32)
+    if not np.isfinite(sound).all():
+        raise AudioInputError("samples hold NaN or infinity: the decoder or the sender is broken.")
+    if len(sound) < SOUND_MIN_S * SAMPLE_RATE_HZ:
+        raise AudioInputError(f"{len(sound) / SAMPLE_RATE_HZ:.2f} s of sound, at least {SOUND_MIN_S} s are needed.")
+    sound = trim(sound.clip(-1, 1))
+    rms = float(np.sqrt(np.mean(sound.astype(np.float64) ** 2)))
+    frames = np.lib.stride_tricks.sliding_window_view(sound * np.float32(LEVEL_RMS / rms), WINDOW_SAMPLES)
+    window = np.hanning(WINDOW_SAMPLES).astype(np.float32)
+    power = np.abs(np.fft.rfft(frames[::HOP_SAMPLES] * window, FFT_SAMPLES)) ** 2
+    log_mel: LogMel = np.log(power.astype(np.float32) @ _mel_filters() + FLOOR).astype(np.float16)
+    return log_mel
+
+
+def prepare_all(clips: Iterable[FloatArray]) -> tuple[list[LogMel], list[int]]:
+    """The clips that `prepare` accepts, prepared, and their places among all."""
+    heard, places = [], []
+    for place, clip in enumerate(clips):
+        try:
+            heard.append(prepare(clip))
+        except AudioInputError:
+            continue
+        places.append(place)
+    return heard, places
+
+
+def trim(sound: FloatArray) -> FloatArray:
+    """Cut off the ends of samples (N,) that are 33 dB below the loudest 10 ms, keeping 50 ms and at least 0.2 s.
+
+    Raises:
+        AudioInputError: Silence.
+    """
+    size = len(sound) // HOP_SAMPLES
+    power = (sound[: size * HOP_SAMPLES].reshape(size, HOP_SAMPLES).astype(np.float64) ** 2).mean(axis=1)
+    if power.max() < SILENCE_RMS**2:
+        raise AudioInputError("silence: leave the audio modality out.")
+    loud = np.flatnonzero(power > power.max() * 10 ** (-TRIM_DB / 10))
+    start = max(0, int(loud[0]) - 5) * HOP_SAMPLES
+    end = min(len(sound), (int(loud[-1]) + 6) * HOP_SAMPLES)
+    missing = int(SOUND_MIN_S * SAMPLE_RATE_HZ) + WINDOW_SAMPLES - (end - start)
+    if missing > 0:
+        start, end = max(0, start - missing), min(len(sound), end + missing)
+    return sound[start:end]
+
+
+@cache
+def _mel_filters() -> FloatArray:
+    """Triangles (257, 64), evenly spaced on O'Shaughnessy's mel scale between 60 Hz and 7600 Hz."""
+
+    def mel(hz: FloatArray | float) -> FloatArray:
+        return np.asarray(2595 * np.log10(1 + np.asarray(hz) / 700))
+
+    edges = np.linspace(mel(LOW_HZ), mel(HIGH_HZ), MELS + 2)
+    bins = mel(np.fft.rfftfreq(FFT_SAMPLES, 1 / SAMPLE_RATE_HZ).astype(np.float32))[:, None]
+    rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
+    return np.minimum(rising, falling).clip(0).astype(np.float32)

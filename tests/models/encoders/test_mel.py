@@ -1,0 +1,61 @@
+import numpy as np
+import pytest
+
+from models.encoders.mel import AudioInputError, prepare
+from models.types import FloatArray
+from tests.models.encoders.voice import voice
+
+
+def test_one_row_per_10_ms_of_64_mels() -> None:
+    log_mel = prepare(voice(1.0))
+
+    assert log_mel.dtype == np.float16
+    assert log_mel.shape == (98, 64)
+    assert np.isfinite(log_mel).all()
+
+
+def test_a_tone_lands_in_its_mel() -> None:
+    def loudest(hz: float) -> int:
+        return int(
+            prepare(np.sin(2 * np.pi * hz * np.arange(16_000) / 16_000).astype(np.float32)).mean(axis=0).argmax()
+        )
+
+    # 64 triangles evenly spaced in mel between 60 Hz (92 mel) and 7600 Hz (2787 mel): 1000 Hz is 1000 mel.
+    assert loudest(1000) == round((1000 - 92.3) / (2786.6 - 92.3) * 65) - 1
+    assert loudest(200) < loudest(1000) < loudest(5000)
+
+
+@pytest.mark.parametrize("gain", [0.01, 0.3, 5.0])
+def test_the_level_does_not_matter(gain: float) -> None:
+    np.testing.assert_allclose(prepare(voice(1.0) * 0.2 * gain), prepare(voice(1.0) * 0.2), atol=0.02)
+
+
+def test_silence_around_the_utterance_does_not_matter() -> None:
+    silence = np.zeros(16_000, dtype=np.float32)
+
+    padded = prepare(np.concatenate([silence, voice(1.0), silence]))
+
+    assert 98 <= len(padded) <= 110
+
+
+def test_loud_samples_are_clipped_and_long_sound_is_cut() -> None:
+    assert np.isfinite(prepare(voice(1.0) * 1e30)).all()
+    assert len(prepare(np.tile(voice(10.0), 180))) == 1998
+
+
+@pytest.mark.parametrize(
+    ("samples", "reason"),
+    [
+        (np.zeros(0, dtype=np.float32), "at least 0.2 s"),
+        (voice(0.05), "at least 0.2 s"),
+        (np.zeros(16_000, dtype=np.float32), "silence"),
+        (np.full(16_000, 1e-6, dtype=np.float32), "silence"),
+        (np.full(16_000, np.nan, dtype=np.float32), "NaN"),
+        (np.append(voice(1.0), np.float32(np.inf)), "NaN or infinity"),
+        (np.zeros((2, 16_000), dtype=np.float32), "mono"),
+    ],
+    ids=["empty", "50 ms", "silence", "nearly silence", "NaN", "infinity", "stereo"],
+)
+def test_what_cannot_be_judged_says_why(samples: FloatArray, reason: str) -> None:
+    with pytest.raises(AudioInputError, match=reason):
+        prepare(samples)
