@@ -33,7 +33,9 @@ NETWORK_OPTIONS: dict[str, Any] = {
     "health_check_timeout_s": 60,
     "graceful_shutdown_timeout_s": 30,
 }
-LOOP_OPTIONS: dict[str, Any] = {**NETWORK_OPTIONS, "max_ongoing_requests": 256}
+# Serve sees that a process is gone at its next check. A worker that is replaced before the group's session is over (6 s)
+# inherits; one that comes later makes the survivors take partitions over and give them up again.
+LOOP_OPTIONS: dict[str, Any] = {**NETWORK_OPTIONS, "max_ongoing_requests": 256, "health_check_period_s": 1}
 
 
 def build(args: AppConfig) -> Application:
