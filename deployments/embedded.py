@@ -112,7 +112,6 @@ def _served(config: AppConfig, settings: Settings, host: str, port: int) -> Iter
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "deployments.back_pressure:middlewares")
-    os.environ.setdefault("RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT", "20")  # pipelines/README.md says why
     import ray  # noqa: PLC0415  # reads the environment when imported
     from ray import serve  # noqa: PLC0415
 

@@ -4,6 +4,7 @@ Networks are imported where they are loaded: a replica of one spares the seconds
 """
 
 import asyncio
+import importlib
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -267,10 +268,12 @@ def _stages(
         return await hear(log_mel)
 
     async def face(frames: Sequence[VideoFrame]) -> Any:
+        # Seconds, once, that a telephone call never needs; not on the thread that voices wait for.
+        await asyncio.get_running_loop().run_in_executor(None, importlib.import_module, "models.encoders.faces")
         return await see(await prepared(crops, frames))
 
     def crops(frames: Sequence[VideoFrame]) -> Any:
-        from models.encoders import faces, video  # noqa: PLC0415  # seconds that a telephone call never needs
+        from models.encoders import faces, video  # noqa: PLC0415  # see the module
 
         found = faces.find_faces([(frame.time_ms, frame.pixels) for frame in frames])
         if not len(found):

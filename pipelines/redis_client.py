@@ -1,4 +1,4 @@
-"""What everything on Redis shares: how to connect, to one server or to a Cluster, the scripts, and one error."""
+"""What everything on Redis shares: how to connect, to one server or to a Cluster, the scripts, how much at a time, and one error."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from pipelines.errors import StoreTrouble, StoreUnavailableError
 T = TypeVar("T")
 
 CHUNK = 100
-"""How many commands stand in one pipeline at most: a long one would hold up everybody else."""
+"""How many keys, calls or events one step takes at most: a long one would hold up everybody else."""
 CLUSTER_SCHEMES = {"redis+cluster": "redis", "rediss+cluster": "rediss"}
 _SOCKET_TIMEOUT_S = 5.0
 _PROBES = 200

@@ -1,4 +1,4 @@
-"""The store: checkpoints and results, in Redis 6.2 or later. `store_keys.py` lists the keys, `archive.py` reads the results.
+"""The store: checkpoints and results, in Redis 6.2 or later. `store_keys.py` lists the keys.
 
 Run the server with `maxmemory-policy noeviction`: an evicted checkpoint would be a call analysed twice.
 """
@@ -7,17 +7,9 @@ import time
 from typing import Any, Self
 
 from pipelines.archive import Archive
-from pipelines.errors import (
-    BadFragmentError,
-    CallDeletedError,
-    StoreTrouble,
-    StoreUnavailableError,
-)
+from pipelines.errors import BadFragmentError, CallDeletedError, StoreTrouble, StoreUnavailableError
 from pipelines.ledger import Ledger, fenced
-from pipelines.queries import (
-    CallState,
-    Digest,
-)
+from pipelines.queries import CallState, Digest
 from pipelines.redis_client import chunks, connect, epoch, lua, probe, redis_errors
 from pipelines.store_keys import (
     CHECKPOINT_TTL_S,
@@ -51,6 +43,8 @@ _CALL_KEYS = ("call", "streams", "results", "order", "digests", "events", "lette
 
 class Store:
     """Everything that lasts. `Store.connect(url)` makes one; its methods may run concurrently on one event loop.
+
+    `archive` answers what is asked of the stored calls, `ledger` holds what is noted of single records.
 
     Every method raises `StoreUnavailableError` when Redis does not answer, or refuses to write because it is full or
     read-only; all of them may then be called again.

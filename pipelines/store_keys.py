@@ -1,4 +1,4 @@
-"""Every Redis key of the store, and how what it holds is read, for `store.py`, `archive.py`, `ledger.py` and `lua/`.
+"""Every Redis key of the store, and how what it holds is read. Nobody but the store's own files and `lua/` builds them.
 
 All keys of one call carry the call id as hash tag, so they share a slot and one script may touch them all on a
 Cluster. They expire together, `ttl_s` after the last result.

@@ -45,7 +45,11 @@ PAUSE_S = (0.3, 3.0)
 HEAD_START = 0.2
 """What part of the calls is sent before the first fault."""
 STEADY_S = 5.0
-"""What workers tell of themselves every 2 s holds when it has held for so long: records wait in a worker untold."""
+"""How long a condition must hold to count.
+
+Workers report every 2 s, and leave out what they have read and not begun; a replacement that joins late moves partitions
+once more.
+"""
 FINAL_S = 900.0
 TOLERANCE = 2e-3
 """Of scores and probabilities: batches of other sizes round differently."""
@@ -275,7 +279,7 @@ def run(
 
 
 def worker_catch_up_s(world: World, calls: int) -> tuple[int, float]:
-    """Kill the worker that holds most of the calls: how many, and seconds until others have them open with nothing unread."""
+    """Kill the worker that holds most of the calls: how many, and seconds until others have them open for good, all read."""
 
     def caught_up(dead: int) -> bool:
         living = [text for owner, text in asyncio.run(_workers(_url(world))).items() if f"-{dead}-" not in owner]
@@ -302,12 +306,12 @@ def held_since_s(condition: Callable[[], bool], otherwise: str) -> float:
     """Wait until a condition has held for a while: since when it has, by the monotonic clock."""
     since_s = math.inf
 
-    def held() -> bool:
+    def steady() -> bool:
         nonlocal since_s
         since_s = min(since_s, time.monotonic()) if condition() else math.inf
         return time.monotonic() - since_s > STEADY_S
 
-    await_true(held, 300, otherwise)
+    await_true(steady, 300, otherwise)
     return since_s
 
 

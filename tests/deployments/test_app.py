@@ -7,6 +7,7 @@ from pydantic import ValidationError
 from ray.serve.schema import ServeDeploySchema
 
 from deployments import app
+from pipelines import source
 from pipelines.settings import AppConfig
 
 CONFIG = Path(app.__file__).with_name("serve.yaml")
@@ -39,6 +40,13 @@ def test_every_deployment_is_built_by_the_name_that_the_file_overrides() -> None
     _, handles, ingest = gateway._bound_deployment.init_args
     bound = [handles.transcriber, handles.text, handles.audio, handles.video, handles.fusion, ingest]
     assert names | {one._bound_deployment.name for one in bound} == DEPLOYMENTS
+
+
+def test_a_dead_worker_is_seen_well_before_its_session_in_the_group_is_over() -> None:
+    gateway: Any = app.build(AppConfig())
+    ingest = gateway._bound_deployment.init_args[2]._bound_deployment
+    # What is left is for its replacement to start.
+    assert ingest._deployment_config.health_check_period_s * 4_000 <= source._GROUP_OPTIONS["session_timeout_ms"]
 
 
 def test_a_shadow_has_networks_and_workers_and_no_http() -> None:

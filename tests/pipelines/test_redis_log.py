@@ -2,17 +2,11 @@ import threading
 from typing import Any
 
 import pytest
-import redis
 
 from pipelines.errors import SourceUnavailableError
 from pipelines.redis_log import RedisStreamProducer, RedisStreamSource
 from pipelines.types import TOPIC_DEAD_LETTER, TOPIC_MEDIA
 from tests.servers import redis_url_of, start_redis
-
-
-@pytest.fixture
-def raw(redis_url: str) -> Any:
-    return redis.Redis.from_url(redis_url)
 
 
 def test_the_producer_waits_while_the_log_is_full(redis_url: str) -> None:

@@ -5,12 +5,7 @@ from typing import Any
 import pytest
 import redis
 
-from pipelines.errors import (
-    BadFragmentError,
-    CallDeletedError,
-    FencedError,
-    StoreUnavailableError,
-)
+from pipelines.errors import BadFragmentError, CallDeletedError, FencedError, StoreUnavailableError
 from pipelines.queries import CallFilter
 from pipelines.store import Store
 from pipelines.types import Account, Counted, TrackCut
