@@ -56,7 +56,7 @@ def film(
         if picture_codec is not None:
             moving = output.add_stream(picture_codec, rate=pictures_per_s, options=picture_options or {})
             if picture_codec == "libx264":
-                # With its assembler x264 writes other bytes about once in 200 films (seen with the macroblock tree on).
+                # With its assembler x264 writes other bytes about once in 100 films (seen with the macroblock tree on).
                 moving.options = {
                     "x264-params": f"keyint={key_every}:min-keyint={key_every}:scenecut=0:no-asm=1",
                     **moving.options,
