@@ -114,12 +114,10 @@ def run_batch(network: Network, items: list[Any]) -> list[Any]:
         try:
             found = network.run([items[index] for index in group])
         except ValueError as error:
-            # A plain one: to read the network's own kind, the caller would have to import torch.
-            found = (
-                [ValueError(str(error))]
-                if len(group) == 1
-                else [run_batch(network, [items[index]])[0] for index in group]
-            )
+            if len(group) > 1:
+                found = [run_batch(network, [items[index]])[0] for index in group]
+            else:  # a plain one: to read the network's own kind, the caller would have to import torch
+                found = [ValueError(str(error))]
         for index, output in zip(group, found, strict=True):
             outputs[index] = output
     return outputs

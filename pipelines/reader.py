@@ -157,8 +157,7 @@ class Reader:
         opened.seen_s = time.monotonic()
         if record.at.offset in opened.dead:
             opened.stream.refuse(fragment)
-            self._note(opened, record, None, opened.stream.take_missing())
-            await self._end_if_final(opened, fragment, record)
+            await self._leave_out(opened, fragment, record)
         elif opened.finishing == "closed":
             # It speaks again while its last words are judged: begin anew from what is stored.
             opened.cancel()
@@ -213,7 +212,10 @@ class Reader:
             return f"{attempts - 1} processes ended while they worked on it"
         return verdict
 
-    async def _end_if_final(self, opened: OpenStream, fragment: MediaFragment, record: Record) -> None:
+    async def _leave_out(self, opened: OpenStream, fragment: MediaFragment, record: Record) -> None:
+        """A dead letter has its own count; noted all the same, so that a stream of nothing else can be let go."""
+        self._note(opened, record, None, opened.stream.take_missing())
+        # It ends its stream even when its own media is damaged.
         if fragment.final and not opened.finishing and not opened.ended:
             opened.take(await self._decode(opened.stream.finish), record.appended_ms, fragment.start_ms)
             opened.finish()
@@ -325,10 +327,7 @@ class Reader:
         if not await self._while_owned(opened, bury):
             return
         opened.dead.add(record.at.offset)
-        # It has its own count; noted all the same, so that a stream of nothing else can be let go.
-        self._note(opened, record, None, opened.stream.take_missing())
-        # It ends its stream even when its own media is damaged.
-        await self._end_if_final(opened, fragment, record)
+        await self._leave_out(opened, fragment, record)
 
     async def _dead_letter(
         self, record: Record, reason: str, detail: str, attempts: int = 1, of: OpenStream | None = None

@@ -1,4 +1,4 @@
-"""What everything on Redis shares: how to connect, to one server or to a Cluster, the scripts, how much at a time, and one error."""
+"""What everything on Redis shares: connecting to a server or a Cluster, scripts, how much at a time, one error."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -6,20 +6,15 @@ from datetime import UTC, datetime
 from models.types import Modality
 from pipelines.store import Store
 from pipelines.types import (
-    DEFAULT_CONSENT,
     LIVE_RUN,
     ContributionOut,
     Judgement,
-    MediaFragment,
     ModalityOut,
     Participant,
-    ResumePoint,
-    TrackCut,
     TranscriptOut,
     UtteranceSentiment,
 )
-
-STARTED_MS = 1_763_700_000_000
+from tests.pipelines.stored import store_call
 
 
 def result(
@@ -78,38 +73,11 @@ def keep(
     run: str = LIVE_RUN,
 ) -> None:
     """Store `results[first:]` as an ingest worker would."""
-    asyncio.run(_keep(Store.connect(url, run), call_id, results, final=final, first=first))
 
+    async def stored() -> None:
+        store = Store.connect(url, run)
+        own = [found.model_copy(update={"call_id": call_id}) for found in results]
+        await store_call(store, call_id, own, final=final, first=first)
+        await store.close()
 
-async def _keep(store: Store, call_id: str, results: list[UtteranceSentiment], *, final: bool, first: int) -> None:
-    start = MediaFragment(
-        call_id,
-        "default",
-        "main",
-        0,
-        0,
-        "audio/L16;rate=8000",
-        (Participant.CUSTOMER,),
-        DEFAULT_CONSENT,
-        final=False,
-        media=b"",
-    )
-    await store.open_stream(call_id, "default", "main", "w1", STARTED_MS)
-    cuts: dict[Participant, int] = {Participant.AGENT: 0, Participant.CUSTOMER: 0}
-    for number, found in enumerate(results):
-        new = (number + 1) * 16_000
-        if number >= first:
-            await store.advance(
-                start,
-                owner="w1",
-                participant=found.participant,
-                believed_cut_sample=cuts[found.participant],
-                new=TrackCut(new, number),
-                resume=ResumePoint(number, number, 0),
-                result=found.model_copy(update={"call_id": call_id}),
-                ttl_s=3600,
-            )
-        cuts[found.participant] = new
-    if final:
-        await store.settle(call_id, "main", owner="w1", state="final")
-    await store.close()
+    asyncio.run(stored())

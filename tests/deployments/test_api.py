@@ -32,20 +32,16 @@ from pipelines.redis_log import RedisStreamProducer, RedisStreamSource
 from pipelines.settings import AppConfig, MediaLimits, TenantSettings
 from pipelines.store import Store
 from pipelines.types import (
-    DEFAULT_CONSENT,
     Judgement,
     MediaFragment,
     ModalityOut,
     Participant,
-    ResumePoint,
-    TrackCut,
     Utterance,
     UtteranceSentiment,
 )
 from tests.pipelines.media import film, sound
+from tests.pipelines.stored import AGENT, CUSTOMER, STARTED_MS, advance, fragment, store_call
 
-AGENT, CUSTOMER = Participant.AGENT, Participant.CUSTOMER
-STARTED_MS = 1_760_000_000_000
 PROBLEM = "application/problem+json"
 AS_JSON = {"content-type": "application/json"}
 LIMITS = HttpLimits(
@@ -115,24 +111,7 @@ class Site:
 
     async def call(self, *results: UtteranceSentiment, final: bool = False, call_id: str = "a-17") -> None:
         """Stores results as a worker does."""
-        await self.store.open_stream(call_id, "default", "main", "w", STARTED_MS)
-        cuts = dict[Participant, int]()
-        first = MediaFragment(call_id, "default", "main", 0, 0, "audio/PCMU", (CUSTOMER,), DEFAULT_CONSENT, False, b"")
-        for stored in results:
-            believed, new = cuts.get(stored.participant, 0), stored.end_ms * 16
-            await self.store.advance(
-                first,
-                owner="w",
-                participant=stored.participant,
-                believed_cut_sample=believed,
-                new=TrackCut(new, 1),
-                resume=ResumePoint(0, 0, 0),
-                result=stored,
-                ttl_s=3600,
-            )
-            cuts[stored.participant] = new
-        if final:
-            await self.store.settle(call_id, "main", owner="w", state="final")
+        await store_call(self.store, call_id, results, final=final)
 
     def fragments(self) -> list[MediaFragment]:
         """Everything in the log, from its start."""
@@ -653,19 +632,9 @@ async def test_events_come_live_and_end_with_the_call(site: Site, address: str) 
         assert answer.headers["content-type"].startswith("text/event-stream")
         async for event in heard(answer):
             if event.comment == "heartbeat" and len(events) == 1:
-                await site.store.advance(
-                    MediaFragment(
-                        "a-17", "default", "main", 0, 0, "audio/PCMU", (CUSTOMER,), DEFAULT_CONSENT, True, b""
-                    ),
-                    owner="w",
-                    participant=CUSTOMER,
-                    believed_cut_sample=early.end_ms * 16,
-                    new=TrackCut(late.end_ms * 16, 2),
-                    resume=ResumePoint(0, 0, 0),
-                    result=late,
-                    ttl_s=3600,
-                )
-                await site.store.settle("a-17", "main", owner="w", state="final")
+                first = fragment("a-17", tenant="default")
+                await advance(site.store, late, early.end_ms * 16, late.end_ms * 16, first=first)
+                await site.store.settle("a-17", "main", owner="w1", state="final")
             if event.kind is not None:
                 events.append(event)
 

@@ -28,9 +28,10 @@ from pipelines.records import parse_record
 from pipelines.redis_log import RedisStreamSource
 from pipelines.settings import MediaLimits
 from pipelines.store import Store
-from pipelines.types import DEFAULT_CONSENT, MediaFragment, Participant, ResumePoint, TrackCut
+from pipelines.types import MediaFragment, Participant
 from tests.deployments.gateway_process import GatewayProcess, gateway_process
 from tests.deployments.results import result
+from tests.pipelines import stored
 
 pytestmark = pytest.mark.slow  # servers of its own, and senders that take their time
 
@@ -49,21 +50,8 @@ for kind in ("audio/wav", "audio/PCMU", "video/mp4"):
 async def store_call(redis_url: str, *, utterances: int = 1, final: bool = True) -> None:
     """The call a-17, stored as a worker does."""
     store = Store.connect(redis_url)
-    first = MediaFragment("a-17", "default", "main", 0, 0, "audio/PCMU", (CUSTOMER,), DEFAULT_CONSENT, False, b"")
-    await store.open_stream("a-17", "default", "main", "w", 0)
-    for number in range(utterances):
-        await store.advance(
-            first,
-            owner="w",
-            participant=CUSTOMER,
-            believed_cut_sample=number * 16_000,
-            new=TrackCut((number + 1) * 16_000, number + 1),
-            resume=ResumePoint(0, 0, 0),
-            result=result(number * 1_000, "What " * 1_000, -1.0),
-            ttl_s=3600,
-        )
-    if final:
-        await store.settle("a-17", "main", owner="w", state="final")
+    results = [result(number * 1_000, "What " * 1_000, -1.0) for number in range(utterances)]
+    await stored.store_call(store, "a-17", results, started_ms=0, final=final)
     await store.close()
 
 

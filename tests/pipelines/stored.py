@@ -1,5 +1,7 @@
 """Results, and a short way to store them."""
 
+from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from models.types import EMOTIONS, POLARITIES, Modality
@@ -83,11 +85,29 @@ async def advance(
     )
 
 
+async def store_call(
+    store: Store,
+    call_id: str,
+    results: Sequence[UtteranceSentiment],
+    *,
+    tenant: str = "default",
+    started_ms: int = STARTED_MS,
+    final: bool = True,
+    first: int = 0,
+) -> None:
+    """Store `results[first:]` of a call's one stream as a worker does."""
+    await store.open_stream(call_id, tenant, "main", "w1", started_ms)
+    beginning, cuts = fragment(call_id, tenant=tenant), Counter[Participant]()
+    for number, found in enumerate(results):
+        who, new = found.participant, found.end_ms * 16
+        if number >= first:
+            await advance(store, found, cuts[who], new, first=beginning, participant=who)
+        cuts[who] = new
+    if final:
+        await store.settle(call_id, "main", owner="w1", state="final")
+
+
 async def stored_call(store: Store, call_id: str, started_ms: int, *scores: float, tenant: str = "acme") -> None:
     """A finished call of one stream with an utterance a second."""
-    await store.open_stream(call_id, tenant, "main", "w1", started_ms)
-    first = fragment(call_id, tenant=tenant)
-    for number, score in enumerate(scores):
-        judged = result(number * 1000, call_id, score=score, tenant=tenant)
-        await advance(store, judged, number * 16_000, (number + 1) * 16_000, first=first)
-    await store.settle(call_id, "main", owner="w1", state="final")
+    judged = [result(number * 1000, call_id, score=score, tenant=tenant) for number, score in enumerate(scores)]
+    await store_call(store, call_id, judged, tenant=tenant, started_ms=started_ms)
