@@ -3,7 +3,7 @@
 To add a data set: write `def my_set(bundle: Path, data: Path, split: str) -> Answers`, which loads what it judges from the
 folder `bundle` and asks it about everything in the split, and add it to `DATASETS` at the end of this file.
 
-The score's truth is declared, not measured: `models.data.labels` gives every emotion, or where a set knows no emotion
+The score's truth is declared, not measured: `models.labels` gives every emotion, or where a set knows no emotion
 every polarity, a number in [-3, 3]. The signs mean something; the size is a convention, so `mae` says how well a network
 follows the convention and `pearson` how well it orders.
 """
@@ -28,7 +28,6 @@ from models.data import meld as meld_files
 from models.data import ravdess as ravdess_files
 from models.data import ravdess_films as ravdess_film_files
 from models.data.faces import Faces
-from models.data.labels import emotion_matrix, score_of
 from models.data.media import PICTURES_PER_S
 from models.data.recordings import Recordings
 from models.data.sentences import Sentences, as_recognised
@@ -39,6 +38,7 @@ from models.encoders.video import VideoEncoder
 from models.encoders.video import prepare as prepare_faces
 from models.fusion import label_pairs, tables
 from models.fusion.attention import MODALITIES, AttentionFusion
+from models.labels import emotion_matrix, score_of
 from models.metrics import (
     EMOTION_SCORES,
     POLARITY_SCORES,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.data.labels import (
+from models.labels import (
     EMOTION_SCORE,
     POLARITY_SCORE,
     TO_EMOTION,
@@ -91,7 +91,7 @@ def emotion_tasks(
 
     Returns:
         Emotion in the set's own labels where the network knows exactly these, else both mapped to `EMOTIONS`; and
-        polarity and score, both sides by `models.data.labels`.
+        polarity and score, both sides by `models.labels`.
     """
     mapped = emotion_matrix(known)
     predictions = [prediction_from_emotions(one) for one in probabilities @ mapped]

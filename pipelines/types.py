@@ -13,6 +13,8 @@ from models.types import SAMPLE_RATE_HZ, FloatArray, Modality
 
 SAMPLES_PER_MS = SAMPLE_RATE_HZ // 1000
 FRAGMENT_MAX_BYTES = 1 << 20
+START_MAX_MS = 7 * 86_400_000
+"""The latest that a fragment may start in its call."""
 CALL_ID_PATTERN = r"^[A-Za-z0-9._:-]{1,128}$"
 NAME_PATTERN = r"^[A-Za-z0-9._-]{1,64}$"
 """Of tenants and streams."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from models.data import DataError
 from models.data.faces import PICTURE_MAX_BYTES, Faces, collect, in_class_folders
 from models.data.files import files_below, set_folder
-from models.data.labels import CKPLUS48_LABELS
+from models.labels import CKPLUS48_LABELS
 
 FOLDERS = ("ckplus48", "ck+48", "ckplus", "ck+")
 
@@ -20,7 +20,7 @@ VALIDATION_SHARE = 5
 def read(data: Path, split: str) -> Faces:
     """Read `CLASS/*.png` and `ANY/CLASS/*.png` below `CK+48/` or `ckplus48/`.
 
-    Names of classes may be in any case, or a synonym of `models.data.labels`; how the folders above them are called
+    Names of classes may be in any case, or a synonym of `models.labels`; how the folders above them are called
     does not matter.
 
     Args:

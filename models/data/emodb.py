@@ -9,9 +9,9 @@ from pathlib import Path
 
 from models.data import DataError
 from models.data.files import files_below, set_folder
-from models.data.labels import EMODB_LABELS
 from models.data.media import FILE_MAX_BYTES, SOUND_SUFFIXES
 from models.data.recordings import Recordings, decode_all
+from models.labels import EMODB_LABELS
 
 LETTERS: Mapping[str, str] = {
     "W": "anger",  # Wut

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.data import DataError
-from models.data.labels import find_label
+from models.labels import find_label
 
 SIDE_PX = 48
 PICTURE_MAX_BYTES = 1 << 20

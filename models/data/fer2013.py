@@ -14,8 +14,8 @@ from torch.nn import functional
 from models.data import DataError
 from models.data.faces import PICTURE_MAX_BYTES, SIDE_PX, Faces, Found, collect, decode, in_class_folders
 from models.data.files import FILES_MAX, files_below, is_usable, set_folder
-from models.data.labels import FER2013_LABELS, find_label
 from models.data.sentences import read_csv
+from models.labels import FER2013_LABELS, find_label
 
 CROP_PX = 40
 FRAMES = 8
@@ -41,7 +41,7 @@ SPLIT_NAMES: Mapping[str, str] = {
 def read(data: Path, split: str) -> Faces:
     """Read FER2013 in whichever form lies there; the first of these that is found counts.
 
-    * a folder `fer2013/` with `SPLIT/CLASS/*` or `CLASS/*`, classes in any case or by a synonym of `models.data.labels`;
+    * a folder `fer2013/` with `SPLIT/CLASS/*` or `CLASS/*`, classes in any case or by a synonym of `models.labels`;
     * `fer2013.csv`, `icml_face_data.csv` or `fer2013.tar.xz` in that folder or beside it: the original CSV
       (`emotion,pixels,Usage`), or such folders, read without unpacking them;
     * every CSV of these columns below that folder, or else below `data`, whatever its name;

@@ -7,8 +7,8 @@ import numpy as np
 
 from models.data import DataError
 from models.data.files import files_below, is_usable, set_folder
-from models.data.labels import EMOTION_POLARITY, TO_EMOTION
 from models.data.sentences import CSV_MAX_BYTES, Sentence, Sentences, collect, one_hot
+from models.labels import EMOTION_POLARITY, TO_EMOTION
 from models.types import EMOTIONS, POLARITIES, FloatArray
 
 UNSURE = "surprise"
@@ -69,7 +69,7 @@ def _label_names(folder: Path) -> list[str]:
             except OSError as error:
                 raise DataError(f"cannot read {path} ({error.strerror}): see the data README.") from error
             if unknown := [name for name in names if TO_EMOTION.get(name) is None]:
-                raise DataError(f"{path} names {unknown[:10]}, which models.data.labels maps to no emotion.")
+                raise DataError(f"{path} names {unknown[:10]}, which models.labels maps to no emotion.")
             return names
     raise DataError(f"no labels.txt in {folder} or its parent: see the data README.")
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from models.data import DataError
 from models.data.files import Files, files_below, set_folder
-from models.data.labels import RAVDESS_LABELS
 from models.data.media import FILE_MAX_BYTES, FILM_SUFFIXES, SOUND_SUFFIXES
 from models.data.recordings import Recordings, decode_all
+from models.labels import RAVDESS_LABELS
 
 SPLIT_ACTORS: Mapping[str, Sequence[int]] = {
     "train": range(1, 19),

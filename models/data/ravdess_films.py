@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.data import DataError, ravdess
-from models.data.labels import RAVDESS_LABELS
 from models.data.media import FILM_SUFFIXES, Pictures, read_pictures, read_sound
+from models.labels import RAVDESS_LABELS
 from models.types import FloatArray
 
 

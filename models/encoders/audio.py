@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models import checkpoint
-from models.data.labels import RAVDESS_LABELS, emotion_matrix, prediction_from_emotions
 from models.encoders.mel import MELS, SOUND_MAX_S, AudioInputError, LogMel
 from models.encoders.residual import ResidualBlock
+from models.labels import RAVDESS_LABELS, emotion_matrix, prediction_from_emotions
 from models.types import Features, FloatArray, Modality
 
 BATCH_CLIPS = 32
@@ -26,7 +26,7 @@ class AudioConfig:
         widths: Channels of the stem and of each residual stage; each halves time and mel.
         embedding: Length of the embedding.
         dropout: Before the embedding, while training.
-        labels: Classes of the head, names that `models.data.labels.TO_EMOTION` knows.
+        labels: Classes of the head, names that `models.labels.TO_EMOTION` knows.
         temperature: What logits are divided by before the softmax (Guo et al. 2017, arXiv:1706.04599, section 4.2).
     """
 

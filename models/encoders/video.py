@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models import checkpoint
-from models.data.labels import FER2013_LABELS, emotion_matrix, prediction_from_emotions
 from models.encoders.residual import ResidualBlock
+from models.labels import FER2013_LABELS, emotion_matrix, prediction_from_emotions
 from models.types import Features, FloatArray, Modality
 
 SIDE_PX = 48
@@ -38,7 +38,7 @@ class VideoConfig:
         widths: Channels of the four residual stages, each halving the side.
         embedding: Length of the embedding.
         dropout: Before the embedding, while training.
-        labels: Classes of the head, names that `models.data.labels.TO_EMOTION` knows.
+        labels: Classes of the head, names that `models.labels.TO_EMOTION` knows.
         temperature: What logits are divided by before the softmax (Guo et al. 2017, arXiv:1706.04599, section 4.2).
         weight_temperature: What the frames' weight logits are divided by; as trained (1) a few frames decide alone.
     """

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models import checkpoint
-from models.data.labels import score_of
+from models.labels import score_of
 from models.types import (
     EMOTIONS,
     POLARITIES,

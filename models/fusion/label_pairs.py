@@ -19,10 +19,10 @@ from torch.nn import functional
 from models.bundles import Bundle, load_encoder
 from models.calibration import Temperatures, temperature
 from models.data import DataError, fer2013, meld, ravdess
-from models.data.labels import FER2013_LABELS, RAVDESS_LABELS, emotion_matrix
 from models.data.sentences import as_recognised
 from models.encoders import mel, text, video
 from models.fusion.attention import MODALITIES, log_answers, subsets
+from models.labels import FER2013_LABELS, RAVDESS_LABELS, emotion_matrix
 from models.metrics import classification
 from models.types import EMOTIONS, Features, FloatArray, Modality
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.data import mosi, ravdess_av
-from models.data.labels import RAVDESS_LABELS
 from models.data.tables import Table
 from models.fusion.tables import TableConfig, TableNetwork, others, probabilities, standardised
+from models.labels import RAVDESS_LABELS
 from models.metrics import Task, calibration_error, classification
 from models.recipes.recipe import Batch, Recipe
 from models.types import FloatArray, Modality

@@ -22,14 +22,14 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from deployments.embedded import Embedded, embedded, forget_embedded, local_analyser
 from deployments.sample import ANGRY_TO_CONTENT
-from pipelines.fragment import fragments as cut
-from pipelines.log import open_producer
-from pipelines.records import fragment_headers
+from deployments.serve.embedded import Embedded, embedded, forget_embedded, local_analyser
+from pipelines.log.choose import open_producer
+from pipelines.log.records import fragment_headers
+from pipelines.media.call_stream import utterances_of
+from pipelines.media.fragment import fragments as cut
 from pipelines.settings import AppConfig, Settings, StreamSettings
-from pipelines.store import Store
-from pipelines.stream import utterances_of
+from pipelines.store.store import Store
 from pipelines.types import (
     TOPIC_MEDIA,
     MediaFragment,

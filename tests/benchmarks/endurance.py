@@ -17,13 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from deployments.embedded import embedded_redis, local_analyser
-from pipelines.ledger import Ledger, OpenNote
-from pipelines.queries import CallState
-from pipelines.redis_log import RedisStreamProducer, RedisStreamSource
+from deployments.serve.embedded import embedded_redis, local_analyser
+from pipelines.ingest.worker import Worker
+from pipelines.log.redis_streams import RedisStreamProducer, RedisStreamSource
 from pipelines.settings import AppConfig, WorkerSettings
-from pipelines.store import Store
-from pipelines.store_keys import CallKeys
+from pipelines.store.keys import CallKeys
+from pipelines.store.ledger import Ledger, OpenNote
+from pipelines.store.queries import CallState
+from pipelines.store.store import Store
 from pipelines.types import (
     NOTHING_COUNTED,
     Checkpoint,
@@ -36,7 +37,6 @@ from pipelines.types import (
     Utterance,
     UtteranceSentiment,
 )
-from pipelines.worker import Worker
 from tests.pipelines.conftest import vowels_of
 from tests.pipelines.working import call, judge, running, send, speech
 

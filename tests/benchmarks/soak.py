@@ -19,9 +19,9 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from deployments.embedded import Embedded, embedded, forget_embedded
+from deployments.serve.embedded import Embedded, embedded, forget_embedded
 from pipelines.settings import AppConfig, Settings
-from pipelines.store import Store
+from pipelines.store.store import Store
 from tests.benchmarks.bench import PORT, resident_mb, sample_fragments, send
 
 LINES = 6

@@ -27,13 +27,13 @@ import numpy as np
 
 from deployments.sample import ANGRY_TO_CONTENT
 from models.types import FloatArray
-from pipelines.audit import AuditReport, Books, audit
-from pipelines.deadletter import Letter, read_letters
 from pipelines.errors import SourceUnavailableError, StoreUnavailableError
-from pipelines.log import open_producer, open_reader
-from pipelines.records import fragment_headers
+from pipelines.log.choose import open_producer, open_reader
+from pipelines.log.dead_letter import Letter, read_letters
+from pipelines.log.records import fragment_headers
+from pipelines.review.audit import AuditReport, Books, audit
 from pipelines.settings import AppConfig, MediaLimits, TimeoutSettings, WorkerSettings
-from pipelines.store import Store
+from pipelines.store.store import Store
 from pipelines.types import TOPIC_DEAD_LETTER, TOPIC_MEDIA, MediaFragment, Participant, UtteranceSentiment
 from tests.chaos.world import FAULTS, World, await_true, built, replicas
 

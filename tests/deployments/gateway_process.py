@@ -22,12 +22,12 @@ from typing import Any, Literal
 import uvicorn
 from fastapi import FastAPI
 
-from deployments.answers import Health, Part
-from deployments.api import create_api
-from deployments.intake import HttpLimits
-from pipelines.redis_log import RedisStreamProducer
+from deployments.http.api import create_api
+from deployments.http.bodies import Health, Part
+from deployments.http.uploads import HttpLimits
+from pipelines.log.redis_streams import RedisStreamProducer
 from pipelines.settings import AppConfig
-from pipelines.store import Store
+from pipelines.store.store import Store
 from pipelines.types import Utterance, UtteranceSentiment
 from tests.deployments.results import result
 from tests.servers import free_port
@@ -39,7 +39,7 @@ RAY = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.back_pressure:middlewares",
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.serve.back_pressure:middlewares",
 }
 
 
@@ -143,13 +143,13 @@ def api_of(redis_url: str, limits: dict[str, Any]) -> FastAPI:
 
 
 class Replica:
-    """What Ray Serve serves, as `deployments.gateway.Gateway`."""
+    """What Ray Serve serves, as `deployments.serve.gateway.Gateway`."""
 
     def __init__(self, redis_url: str, limits: dict[str, Any]) -> None:
         self._redis_url, self._limits = redis_url, limits
 
     def __serve_build_asgi_app__(self) -> FastAPI:  # the name that Serve calls
-        from deployments.back_pressure import BoundedReplica  # noqa: PLC0415  # imports Ray, seconds for the others
+        from deployments.serve.back_pressure import BoundedReplica  # noqa: PLC0415  # imports Ray, seconds for the others
 
         api = api_of(self._redis_url, self._limits)
         api.add_middleware(BoundedReplica)

@@ -4,7 +4,7 @@ import asyncio
 from datetime import UTC, datetime
 
 from models.types import Modality
-from pipelines.store import Store
+from pipelines.store.store import Store
 from pipelines.types import (
     LIVE_RUN,
     ContributionOut,

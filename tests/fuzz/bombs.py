@@ -13,7 +13,7 @@ import numpy as np
 
 from tests.fuzz.mutate import crc8, crc16, crc32_mpeg, mend_ogg
 from tests.fuzz.seeds import seeds
-from tests.pipelines.media import film
+from tests.pipelines.media_files import film
 
 FRAGMENT_BYTES = 1 << 20
 STREAMS = 10_000

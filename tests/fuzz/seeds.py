@@ -8,7 +8,7 @@ from typing import Any
 import av
 import numpy as np
 
-from tests.pipelines.media import cut, film, sound
+from tests.pipelines.media_files import cut, film, sound
 
 RATE_HZ = 16_000
 SECONDS = 0.6

@@ -7,12 +7,20 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pipelines.demux import Demuxed, Demuxer
 from pipelines.errors import BadFragmentError, MediaError
-from pipelines.fragment import fragments
-from pipelines.records import START_MAX_MS, fragment_headers, parse_record
+from pipelines.log.records import fragment_headers, parse_record
+from pipelines.media.demux import Demuxed, Demuxer
+from pipelines.media.fragment import fragments
 from pipelines.settings import MediaLimits, StreamSettings
-from pipelines.types import FRAGMENT_MAX_BYTES, SAMPLES_PER_MS, Coordinates, MediaFragment, Participant, Record
+from pipelines.types import (
+    FRAGMENT_MAX_BYTES,
+    SAMPLES_PER_MS,
+    START_MAX_MS,
+    Coordinates,
+    MediaFragment,
+    Participant,
+    Record,
+)
 from tests.fuzz.cases import Case
 
 _SETTINGS = StreamSettings()

@@ -20,9 +20,9 @@ import soundfile
 from ray import serve
 from websockets.sync import client as sync_client
 
-from deployments.app import APP_NAME, build_shadow
-from deployments.embedded import Embedded, embedded
 from deployments.sample import ANGRY_TO_CONTENT
+from deployments.serve.app import APP_NAME, build_shadow
+from deployments.serve.embedded import Embedded, embedded
 from pipelines.settings import AppConfig
 
 pytestmark = [
@@ -169,7 +169,7 @@ def test_an_encoder_that_is_killed_costs_no_call(running: Embedded, undisturbed:
 
 @pytest.mark.parametrize("endless", [b"X-1: a\r\n" * 1_024, b"a" * 8_192])
 def test_headers_without_an_end_are_cut_off(running: Embedded, endless: bytes) -> None:
-    """By h11: `tests/deployments/test_api_hostile.py` measures what they would cost else."""
+    """By h11: `tests/deployments/http/test_api_hostile.py` measures what they would cost else."""
     with socket.create_connection(("127.0.0.1", PORT), 30) as sender, contextlib.suppress(ConnectionError):
         sender.sendall(b"GET /healthz HTTP/1.1\r\nHost: gateway\r\nX: ")
         while not select.select([sender], [], [], 0)[0]:

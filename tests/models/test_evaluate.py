@@ -13,9 +13,9 @@ from models import checkpoint, evaluate
 from models.bundles import BundleError
 from models.checkpoint import CheckpointError
 from models.data import DataError
-from models.data.labels import FER2013_LABELS
 from models.encoders.audio import AudioConfig, VoiceNetwork
 from models.encoders.video import FaceNetwork, VideoConfig
+from models.labels import FER2013_LABELS
 from models.metrics import EvaluateError
 from models.types import EMOTIONS, POLARITIES
 

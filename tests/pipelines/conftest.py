@@ -13,7 +13,7 @@ import pytest_asyncio
 import redis
 
 from models.types import FloatArray
-from pipelines.store import Store
+from pipelines.store.store import Store
 
 
 @cache
@@ -45,8 +45,8 @@ def vowels() -> Callable[[float, int], FloatArray]:
 
 @pytest.fixture(scope="session")
 def media() -> ModuleType:
-    """tests/pipelines/media.py: test media made by PyAV, and short ways to cut and demux it."""
-    spec = spec_from_file_location("media", Path(__file__).with_name("media.py"))
+    """tests/pipelines/media_files.py: test media made by PyAV, and short ways to cut and demux it."""
+    spec = spec_from_file_location("media", Path(__file__).with_name("media_files.py"))
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)

@@ -13,14 +13,15 @@ import numpy as np
 import redis.asyncio
 
 from models.types import FloatArray, Modality
-from pipelines.audit import Books
-from pipelines.deadletter import Letter, read_letter
 from pipelines.errors import EncoderUnavailableError, MediaError, SourceUnavailableError
-from pipelines.records import fragment_headers
+from pipelines.ingest.worker import Worker
+from pipelines.log.dead_letter import Letter, read_letter
+from pipelines.log.records import fragment_headers
+from pipelines.log.source import Backlog, Polled
+from pipelines.media.call_stream import NEW_STREAM, CallStream
+from pipelines.review.audit import Books
 from pipelines.settings import AppConfig, MediaLimits, SegmentSettings, StreamSettings
-from pipelines.source import Backlog, Polled
-from pipelines.store import Store
-from pipelines.stream import NEW_STREAM, CallStream
+from pipelines.store.store import Store
 from pipelines.types import (
     TOPIC_DEAD_LETTER,
     Coordinates,
@@ -30,7 +31,6 @@ from pipelines.types import (
     Utterance,
     UtteranceSentiment,
 )
-from pipelines.worker import Worker
 from tests.pipelines.working import Voice, call, judge
 
 FRAGMENT_MS = 300

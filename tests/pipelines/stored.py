@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from models.types import EMOTIONS, POLARITIES, Modality
-from pipelines.store import Store
+from pipelines.store.store import Store
 from pipelines.types import (
     DEFAULT_CONSENT,
     Judgement,

@@ -10,9 +10,9 @@ import av
 import numpy as np
 
 from models.types import FloatArray
-from pipelines.fragment import fragments as cut_into_fragments
+from pipelines.media.call_stream import NEW_STREAM, CallStream, TrackEvent
+from pipelines.media.fragment import fragments as cut_into_fragments
 from pipelines.settings import StreamSettings
-from pipelines.stream import NEW_STREAM, CallStream, TrackEvent
 from pipelines.types import (
     DEFAULT_CONSENT,
     Checkpoint,

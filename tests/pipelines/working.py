@@ -9,11 +9,12 @@ import numpy as np
 
 from models.types import FloatArray
 from pipelines.errors import StoreUnavailableError
-from pipelines.producer import Producer
-from pipelines.records import fragment_headers
-from pipelines.redis_log import RedisStreamProducer, RedisStreamSource
+from pipelines.ingest.worker import Worker
+from pipelines.log.producer import Producer
+from pipelines.log.records import fragment_headers
+from pipelines.log.redis_streams import RedisStreamProducer, RedisStreamSource
 from pipelines.settings import AppConfig
-from pipelines.store import Store
+from pipelines.store.store import Store
 from pipelines.types import (
     DEFAULT_CONSENT,
     TOPIC_MEDIA,
@@ -23,7 +24,6 @@ from pipelines.types import (
     Utterance,
     UtteranceSentiment,
 )
-from pipelines.worker import Worker
 
 RATE = 8000
 Voice = Callable[[float, int], FloatArray]

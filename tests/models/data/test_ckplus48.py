@@ -6,7 +6,7 @@ from PIL import Image
 
 from models.data import DataError, ckplus48
 from models.data.faces import Faces
-from models.data.labels import CKPLUS48_LABELS, emotion_matrix, polarity_of
+from models.labels import CKPLUS48_LABELS, emotion_matrix, polarity_of
 
 
 @pytest.fixture

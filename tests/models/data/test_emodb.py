@@ -5,7 +5,7 @@ import pytest
 import soundfile
 
 from models.data import DataError, emodb
-from models.data.labels import EMODB_LABELS
+from models.labels import EMODB_LABELS
 
 
 @pytest.fixture

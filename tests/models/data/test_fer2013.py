@@ -9,7 +9,7 @@ from PIL import Image
 
 from models.data import DataError, fer2013
 from models.data.faces import Faces
-from models.data.labels import FER2013_LABELS
+from models.labels import FER2013_LABELS
 
 
 @pytest.fixture

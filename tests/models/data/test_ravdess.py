@@ -6,7 +6,7 @@ import soundfile
 
 from models.data import DataError, ravdess
 from models.data import recordings as recordings_file
-from models.data.labels import RAVDESS_LABELS
+from models.labels import RAVDESS_LABELS
 from tests.films import film, tone
 
 

@@ -5,7 +5,7 @@ import pytest
 import soundfile
 
 from models.data import DataError, ravdess_films
-from models.data.labels import RAVDESS_LABELS
+from models.labels import RAVDESS_LABELS
 from tests.films import film
 
 

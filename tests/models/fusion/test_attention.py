@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from models import checkpoint
-from models.data.labels import score_of
 from models.fusion.attention import (
     MODALITIES,
     AttentionFusion,
@@ -16,6 +15,7 @@ from models.fusion.attention import (
     FusionNetwork,
     as_tensors,
 )
+from models.labels import score_of
 from models.types import EMOTIONS, POLARITIES, Features, Modality, Prediction
 
 TINY = FusionConfig(embeddings=(4, 5, 6), width=8, heads=2)

@@ -6,12 +6,12 @@ import torch
 
 from models import checkpoint
 from models.checkpoint import CheckpointError
-from models.data.labels import RAVDESS_LABELS
 from models.data.mosi import LABELS, LENGTHS
 from models.data.tables import Table
 from models.fusion import tables
 from models.fusion.attention import FusionInputError
 from models.fusion.tables import TableConfig, TableNetwork, others, probabilities
+from models.labels import RAVDESS_LABELS
 from models.types import Modality
 from tests.models.data.test_mosi import write as write_mosi
 from tests.models.data.test_ravdess_av import row

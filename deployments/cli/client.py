@@ -1,0 +1,158 @@
+"""The gateway's HTTP from outside: what the command line asks of it."""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from deployments.cli.console import CommandError
+
+ANSWER_S = 30.0
+KEEP_ALIVE_MAX_S = 60.0
+"""The gateway sends a comment far more often than this on a quiet stream of events."""
+RECONNECTS_MAX = 5
+RECONNECT_PAUSE_S = 1.0
+POLL_S = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One server-sent event: its place in the stream, its kind, and its JSON text."""
+
+    id: str
+    kind: str
+    text: str
+
+
+@contextmanager
+def gateway(url: str) -> Iterator[httpx.Client]:
+    """A client of the gateway at `url`."""
+    try:
+        client = httpx.Client(base_url=url, timeout=ANSWER_S)
+    except (httpx.InvalidURL, ValueError) as error:
+        raise CommandError(f"UNDERTONE_URL={url!r} is no address: {error}") from error
+    with client:
+        yield client
+
+
+def get(client: httpx.Client, path: str, query: Mapping[str, object] | None = None) -> dict[str, Any]:
+    """The JSON object at `path`; query values that are None are left out.
+
+    Raises:
+        CommandError: nothing answers, or it answers with a problem, whose detail is the message.
+    """
+    asked = {name: str(value) for name, value in (query or {}).items() if value is not None}
+    try:
+        answer = client.get(path, params=asked)
+        if not answer.is_success:
+            raise CommandError(problem_text(answer))
+        found: dict[str, Any] = answer.json()
+    except (httpx.HTTPError, ValueError) as error:
+        raise CommandError(_away(client, error)) from error
+    return found
+
+
+def pages(
+    client: httpx.Client, path: str, query: Mapping[str, object], name: str, limit: int
+) -> Iterator[dict[str, Any]]:
+    """At most `limit` of the items under `name`, page by page."""
+    cursor: str | None = None
+    left = limit
+    while left > 0:
+        page = get(client, path, {**query, "cursor": cursor, "limit": min(left, 100)})
+        items = page[name][:left]
+        yield from items
+        left -= len(items)
+        cursor = page["next_cursor"]
+        if cursor is None:
+            return
+
+
+def call_path(call_id: str, rest: str = "") -> str:
+    """The path of a call, or of what belongs to it."""
+    return f"/v1/calls/{quote(call_id, safe='')}{rest}"
+
+
+def await_call(client: httpx.Client, call_id: str, query: Mapping[str, str], timeout_s: float) -> None:
+    """Wait until the gateway knows the call, which it does once the first fragment is read.
+
+    Raises:
+        CommandError: it does not within `timeout_s`.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    while time.monotonic() < deadline_s:
+        with suppress(httpx.HTTPError):
+            if client.get(call_path(call_id), params=query).is_success:
+                return
+        time.sleep(POLL_S)
+    raise CommandError(f"nothing has read the call {call_id} within {timeout_s:.0f} s: is an ingest worker running?")
+
+
+def events(client: httpx.Client, call_id: str, query: Mapping[str, str]) -> Iterator[Event]:
+    """The call's events from its start, then live; a torn connection is resumed where it tore. Ends after `call-final`.
+
+    Raises:
+        CommandError: the gateway stays away, or answers with a problem.
+    """
+    last_id: str | None = None
+    failures = 0
+    while True:
+        headers = {"Accept": "text/event-stream"} | ({} if last_id is None else {"Last-Event-ID": last_id})
+        timeout = httpx.Timeout(ANSWER_S, read=KEEP_ALIVE_MAX_S)
+        path = call_path(call_id, "/events")
+        try:
+            with client.stream("GET", path, params=query, headers=headers, timeout=timeout) as answer:
+                if not answer.is_success:
+                    answer.read()
+                    raise CommandError(problem_text(answer))
+                if answer.status_code == httpx.codes.NO_CONTENT:
+                    return  # everything was sent before: the call is over
+                for event in read_events(answer.iter_lines()):
+                    last_id, failures = event.id or last_id, 0
+                    yield event
+                    if event.kind == "call-final":
+                        return
+        except httpx.HTTPError as error:
+            failures += 1
+            if failures > RECONNECTS_MAX:
+                raise CommandError(_away(client, error)) from error
+        time.sleep(RECONNECT_PAUSE_S)
+
+
+def read_events(lines: Iterable[str]) -> Iterator[Event]:
+    """Parse `text/event-stream` (WHATWG HTML, 9.2.6); comments and events without data are dropped."""
+    event_id, kind = "", "message"
+    text: list[str] = []
+    for line in lines:
+        field, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        if not line:
+            if text:
+                yield Event(event_id, kind, "\n".join(text))
+            kind, text = "message", []
+        elif field == "id":
+            event_id = value
+        elif field == "event":
+            kind = value
+        elif field == "data":
+            text.append(value)
+
+
+def problem_text(answer: httpx.Response) -> str:
+    """What a refusal says: the detail of its problem (RFC 9457), else its status."""
+    try:
+        detail = answer.json()["detail"]
+    except (ValueError, KeyError, TypeError):
+        return f"{answer.url} answers {answer.status_code} {answer.reason_phrase}; is that an Undertone gateway?"
+    return str(detail)
+
+
+def _away(client: httpx.Client, error: Exception) -> str:
+    return (
+        f"no gateway answers at {client.base_url} ({error}): start one with `undertone serve`, "
+        "or set UNDERTONE_URL to where it is"
+    )

@@ -1,0 +1,120 @@
+"""`undertone demo`: everything on this machine, the sample call through it, and what a supervisor would read."""
+
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack, closing
+from datetime import UTC, datetime
+
+import httpx
+from rich.console import Console
+
+from deployments.cli import render
+from deployments.cli.client import await_call, events, gateway
+from deployments.cli.console import CommandError, aside, print_out, screen, settings, write_json
+from deployments.cli.query import summary_of, utterance_of
+from deployments.cli.send import Order, fragments_of, send
+from deployments.sample import ANGRY_TO_CONTENT
+from deployments.serve.embedded import Embedded, embedded, forget_embedded
+from pipelines.log.choose import open_producer
+from pipelines.settings import AppConfig
+from pipelines.types import UtteranceSentiment
+
+UTTERANCES_MIN = 8
+RESULTS_S = 240.0
+"""How long after the last fragment the last result may come before the demo gives up."""
+CALL_OPENS_S = 60.0
+"""How long the first fragment may take from the log to the store."""
+TENANT = "default"
+
+
+def run(*, realtime: bool, port: int, as_json: bool) -> None:
+    """Start, send, print each result as it arrives, summarise, stop.
+
+    Raises:
+        CommandError: something did not start, or fewer results came out than the sample call has to give.
+    """
+    console = aside()
+    config = AppConfig(source="redis")
+    port = port or _free_port()
+    with ExitStack() as stack:
+        stack.callback(forget_embedded, settings(), port)
+        system = _started(stack, config, port, console)
+        call_id = f"demo-{datetime.now(UTC):%Y%m%dT%H%M%S}"
+        client = stack.enter_context(gateway(system.url))
+        results = _following(client, call_id, as_json=as_json)
+        _play(config, system, call_id, realtime=realtime)
+        try:
+            found = results.result(RESULTS_S)
+        except TimeoutError as error:
+            raise CommandError(f"the results of {call_id} did not all come within {RESULTS_S:.0f} s") from error
+        summary = summary_of(client, call_id, TENANT)
+        if as_json:
+            write_json([summary])
+        else:
+            print_out(render.sentiment_line(sorted(found, key=lambda result: result.start_ms)))
+            print_out(render.summary(summary))
+            console.print(_made_by(found))
+    if len(found) < UTTERANCES_MIN:
+        raise CommandError(f"only {len(found)} utterances came out, at least {UTTERANCES_MIN} should; undertone doctor")
+
+
+def _started(stack: ExitStack, config: AppConfig, port: int, console: Console) -> Embedded:
+    started_s = time.monotonic()
+    console.print("starting Redis, Ray and the networks …")
+    try:
+        system = stack.enter_context(embedded(config, port=port))
+    except (RuntimeError, ValueError) as error:
+        raise CommandError(f"the demo did not start: {error}; undertone doctor says what is missing") from error
+    console.print(f"{system.url} is up after {time.monotonic() - started_s:.0f} s; the sample call goes in now")
+    return system
+
+
+def _play(config: AppConfig, system: Embedded, call_id: str, *, realtime: bool) -> None:
+    order = Order((ANGRY_TO_CONTENT,), call_id, "agent,customer", None)
+    with closing(open_producer(config, system.settings)) as producer:
+        for _ in send(producer, fragments_of(order, call_id), realtime=realtime):
+            pass
+
+
+def _following(client: httpx.Client, call_id: str, *, as_json: bool) -> Future[list[UtteranceSentiment]]:
+    """Print the call's results in a thread of their own, while the call is still being sent."""
+    done: Future[list[UtteranceSentiment]] = Future()
+
+    def follow() -> None:
+        found = []
+        try:
+            await_call(client, call_id, {"tenant": TENANT}, CALL_OPENS_S)
+            for event in events(client, call_id, {"tenant": TENANT}):
+                result = utterance_of(event)
+                if result is not None:
+                    found.append(result)
+                    _print(result, as_json=as_json)
+        except BaseException as error:  # noqa: BLE001  # whatever it is, it is raised again where the result is asked for
+            done.set_exception(error)
+        else:
+            done.set_result(found)
+
+    threading.Thread(target=follow, name="follow", daemon=True).start()
+    return done
+
+
+def _print(result: UtteranceSentiment, *, as_json: bool) -> None:
+    if as_json:
+        write_json([result])
+    else:
+        screen().print(render.utterance(result))
+
+
+def _made_by(found: Sequence[UtteranceSentiment]) -> str:
+    engines = {result.transcript.engine for result in found if result.transcript is not None}
+    bundles = {result.bundle for result in found}
+    return f"words by {', '.join(sorted(engines)) or 'nobody'}; judged by {', '.join(sorted(bundles))}"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

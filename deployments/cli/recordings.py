@@ -1,0 +1,145 @@
+"""Recordings on disk: who is on which channel, how long they are, and one file per party as one stream."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from itertools import chain
+from pathlib import Path
+
+import av
+import numpy as np
+from av.container import InputContainer
+
+from deployments.cli.console import EXIT_USAGE, CommandError
+from models.types import SAMPLE_RATE_HZ
+from pipelines.consent import parse_consent
+from pipelines.errors import BadFragmentError, MediaError
+from pipelines.log.records import parse_participants
+from pipelines.media.container import open_media, sound_and_picture
+from pipelines.settings import MediaLimits
+from pipelines.types import Consent, Participant
+
+BLOCK_SAMPLES = SAMPLE_RATE_HZ
+"""Samples per channel in a merged block: a second."""
+
+Pcm = np.ndarray[tuple[int], np.dtype[np.int16]]
+
+
+def consent_of(text: str | None) -> Consent | None:
+    """The policy that the command line names; None leaves it to the tenant's.
+
+    Raises:
+        CommandError: it is not written like `customer=audio+video+text;agent=text`.
+    """
+    try:
+        return None if text is None else parse_consent(text)
+    except BadFragmentError as error:
+        raise CommandError(str(error).replace("header consent", "--consent"), EXIT_USAGE) from error
+
+
+def participants_of(paths: Sequence[Path], text: str | None) -> tuple[Participant, ...]:
+    """Who is on which channel (one file) or in which file (several).
+
+    Unsaid, a recording with a picture or one channel is the customer's. Sound with more channels is never guessed at:
+    whoever is taken for the customer is judged by voice.
+
+    Raises:
+        CommandError: a file is missing, or `text` is, or it does not fit.
+        MediaError: FFmpeg cannot open the file.
+    """
+    for path in paths:
+        if not path.is_file():
+            raise CommandError(f"no such file: {path}", EXIT_USAGE)
+    if text is None:
+        return _unsaid(paths)
+    try:
+        named = parse_participants(text)
+    except BadFragmentError as error:
+        raise CommandError(str(error).replace("header participants", "--participants"), EXIT_USAGE) from error
+    if len(paths) > 1 and len(named) != len(paths):
+        raise CommandError(f"{len(paths)} files, but --participants names {len(named)}: one for each file", EXIT_USAGE)
+    channels, _ = _channels(paths[0])
+    if len(paths) == 1 and len(named) not in (1, channels):
+        raise CommandError(f"{paths[0]} has {channels} channel(s), but --participants names {len(named)}", EXIT_USAGE)
+    return named
+
+
+def length_s(paths: Sequence[Path]) -> float | None:
+    """Seconds of the longest of the recordings; None where a file does not say."""
+    longest = 0.0
+    for path in paths:
+        with path.open("rb") as file, open_media(file, str(path), MediaLimits().picture_max_pixels) as container:
+            if container.duration is None:
+                return None
+            longest = max(longest, container.duration / av.time_base)
+    return longest
+
+
+def merged_l16(paths: Sequence[Path]) -> Iterator[bytes]:
+    """The first sound track of each file as one channel, in order: 16 kHz, 16 bit, big-endian (RFC 2586 §2).
+
+    Yields a second at a time; a party that ends early is silent from there on.
+
+    Raises:
+        MediaError: a file cannot be opened, is damaged, or holds no sound.
+    """
+    with ExitStack() as opened:
+        channels = [_blocks(path, opened) for path in paths]
+        while True:
+            blocks = [next(channel, None) for channel in channels]
+            length = max((len(block) for block in blocks if block is not None), default=0)
+            if not length:
+                return
+            mixed = np.zeros((length, len(paths)), dtype=">i2")
+            for column, block in enumerate(blocks):
+                if block is not None:
+                    mixed[: len(block), column] = block
+            yield mixed.tobytes()
+
+
+def merged_content_type(channels: int) -> str:
+    """What `merged_l16` yields."""
+    return f"audio/L16;rate={SAMPLE_RATE_HZ};channels={channels}"
+
+
+def _unsaid(paths: Sequence[Path]) -> tuple[Participant, ...]:
+    what = "several files"
+    if len(paths) == 1:
+        channels, has_picture = _channels(paths[0])
+        if channels == 1 or has_picture:
+            return (Participant.CUSTOMER,)
+        what = f"{paths[0]} has {channels} channels"
+    raise CommandError(
+        f"{what}: say who is where with --participants agent,customer (or, where every channel holds the same, "
+        "--participants customer, or mixed)",
+        EXIT_USAGE,
+    )
+
+
+def _channels(path: Path) -> tuple[int, bool]:
+    """How many channels the sound has, 1 where there is none; and whether there is a picture."""
+    with path.open("rb") as file, open_media(file, str(path), MediaLimits().picture_max_pixels) as container:
+        sound, picture = sound_and_picture(container, str(path))
+        return 1 if sound is None else sound.codec_context.channels, picture is not None
+
+
+def _blocks(path: Path, opened: ExitStack) -> Iterator[Pcm]:
+    file = opened.enter_context(path.open("rb"))
+    container = opened.enter_context(open_media(file, str(path), MediaLimits().picture_max_pixels))
+    if not container.streams.audio:
+        raise MediaError(f"{path} holds no sound; files are merged by their sound only, so send it by itself")
+    return _resampled(path, container)
+
+
+def _resampled(path: Path, container: InputContainer) -> Iterator[Pcm]:
+    resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE_HZ)
+    waiting: Pcm = np.zeros(0, np.int16)
+    try:
+        for frame in chain(container.decode(audio=0), (None,)):
+            waiting = np.concatenate([waiting, *(part.to_ndarray()[0] for part in resampler.resample(frame))])
+            while len(waiting) >= BLOCK_SAMPLES:
+                yield waiting[:BLOCK_SAMPLES]
+                waiting = waiting[BLOCK_SAMPLES:]
+    except av.FFmpegError as error:
+        raise MediaError(f"{path} is damaged: {error}") from error
+    if len(waiting):
+        yield waiting

@@ -1,0 +1,208 @@
+"""Results as the terminal shows them: values in, Rich renderables out."""
+
+from collections.abc import Mapping, Sequence
+
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from models.types import SCORE_MAX, SCORE_MIN, Modality
+from pipelines.review.summary import CallSummary, ParticipantSummary
+from pipelines.types import MissingReason, Participant, UtteranceSentiment
+
+PARTICIPANT_STYLE = {Participant.AGENT: "cyan", Participant.CUSTOMER: "magenta", Participant.MIXED: "blue"}
+POLARITY_STYLE = {"negative": "red", "neutral": "bright_black", "positive": "green"}
+MODALITY_NAME = {Modality.TEXT: "words", Modality.AUDIO: "voice", Modality.VIDEO: "face"}
+NOTHING = "-"
+MISSING_NAME: Mapping[MissingReason, str] = {
+    "absent": NOTHING,
+    "no_face": "no face",
+    "no_speech_text": "no words",
+    "unreliable_text": "unsure",
+    "unusable": "unusable",
+    "not_consented": "no consent",
+    "encoder_unavailable": "down",
+    "timeout": "too slow",
+}
+BARS = "▁▂▃▄▅▆▇█"
+NO_SCORE = "·"
+PULL_MIN_SCORE = 0.005
+"""A smaller pull would be shown as 0.00."""
+NEUTRAL_BAND = 0.25
+"""Scores nearer to 0 than this are shown without a colour."""
+
+
+def clock(time_ms: int) -> str:
+    """`65432` as `1:05.4`: time from the start of the call."""
+    minutes, rest_ms = divmod(time_ms, 60_000)
+    hours, minutes = divmod(minutes, 60)
+    head = f"{hours}:{minutes:02}" if hours else f"{minutes}"
+    return f"{head}:{rest_ms // 1000:02}.{rest_ms % 1000 // 100}"
+
+
+def score(value: float | None) -> Text:
+    """A score or a change of one, signed and coloured; a dash for None."""
+    if value is None:
+        return Text(NOTHING, style="bright_black")
+    return Text(f"{value:+.1f}", style=_score_style(value))
+
+
+def feeling(result: UtteranceSentiment) -> Text:
+    """Polarity and emotion with the emotion's probability: `negative, anger 82%`."""
+    judged = result.judgement
+    if judged is None:
+        return Text("not judged", style="bright_black")
+    share = judged.emotion_probabilities.get(judged.emotion, 0.0)
+    text = Text(judged.polarity, style=POLARITY_STYLE.get(judged.polarity, ""))
+    return text.append(f", {judged.emotion} {share:.0%}", style="default")
+
+
+def words(result: UtteranceSentiment) -> Text:
+    """What was said; dim with the reason when it may not be believed, and said so when nothing was heard."""
+    heard = result.transcript
+    if heard is None or not heard.text.strip():
+        return Text("(no words)", style="bright_black")
+    if not heard.reliable:
+        return Text(f"{_printable(heard.text)} ({heard.unreliable_reason})", style="bright_black")
+    return Text(_printable(heard.text))
+
+
+def contribution(result: UtteranceSentiment, modality: Modality) -> Text:
+    """How the score changes through `modality`, or why it gave nothing."""
+    part = result.modalities.get(modality)
+    if part is None:
+        return Text(NOTHING, style="bright_black")
+    if part.contribution is None:
+        return Text(MISSING_NAME[part.missing or "absent"], style="bright_black")
+    return score(part.contribution.score)
+
+
+def utterance(result: UtteranceSentiment) -> RenderableType:
+    """One utterance as two rows, for calls that go on: who, when and the words; then what was felt and why."""
+    value = None if result.judgement is None else result.judgement.score
+    parts = [Text.assemble((f"{name} ", "dim"), contribution(result, m)) for m, name in MODALITY_NAME.items()]
+    table = Table.grid(padding=(0, 1))
+    table.add_column(width=8, justify="right")
+    table.add_column(width=9)
+    table.add_column()
+    who = Text(result.participant, style=PARTICIPANT_STYLE[result.participant])
+    table.add_row(clock(result.start_ms), who, words(result))
+    table.add_row("", "", Text("   ").join([Text.assemble(score(value), "  ", feeling(result)), *parts]))
+    return table
+
+
+def transcript(results: Sequence[UtteranceSentiment]) -> Table:
+    """A call's utterances as a table, one a row."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("time", justify="right")
+    table.add_column("who")
+    table.add_column("said", ratio=1, min_width=12)
+    table.add_column("score", justify="right", no_wrap=True)
+    table.add_column("felt", min_width=9)
+    for name in MODALITY_NAME.values():
+        table.add_column(name, justify="right", no_wrap=True)
+    for result in results:
+        value = None if result.judgement is None else result.judgement.score
+        table.add_row(
+            clock(result.start_ms),
+            Text(result.participant, style=PARTICIPANT_STYLE[result.participant]),
+            words(result),
+            score(value),
+            feeling(result),
+            *(contribution(result, modality) for modality in MODALITY_NAME),
+        )
+    return table
+
+
+def sentiment_line(results: Sequence[UtteranceSentiment]) -> RenderableType:
+    """A bar per utterance and a line per participant: low and red is bad, high and green is good."""
+    lines = []
+    for who, style in PARTICIPANT_STYLE.items():
+        own = [result for result in results if result.participant is who]
+        if own:
+            bars = (_bar(None if result.judgement is None else result.judgement.score) for result in own)
+            lines.append(Text.assemble((f"{who:<9} ", style), *bars))
+    return Group(*lines)
+
+
+def summary(call: CallSummary) -> Panel:
+    """What a supervisor wants to read first: the sentence, then the figures per participant."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("who", "talk", "share", "mean", "Q1", "Q2", "Q3", "Q4", "per min", "dBFS"):
+        table.add_column(name, justify="left" if name == "who" else "right", no_wrap=True)
+    for part in call.participants:
+        table.add_row(*_participant_row(part))
+    lines: list[RenderableType] = [Text(call.headline, style="bold"), Text(), table]
+    for part in call.participants:
+        lines += _moments(part)
+    pulls = sorted(call.negative_by.items(), key=lambda item: -item[1])
+    why = ", ".join(f"{MODALITY_NAME[modality]} {-pull:+.2f}" for modality, pull in pulls if pull >= PULL_MIN_SCORE)
+    if why:
+        lines.append(Text(f"pulled down by: {why} (points of score, mean of the negative utterances)"))
+    interruptions = ", ".join(f"{found.participant} at {clock(found.at_ms)}" for found in call.interruptions)
+    lines.append(Text(f"silence {call.silence_ms / 1000:.0f} s; interruptions: {interruptions or 'none'}"))
+    return Panel(Group(*lines), title="Call summary" if call.final else "Call so far", title_align="left")
+
+
+def calls(rows: Sequence[Mapping[str, object]], columns: Mapping[str, str]) -> Table:
+    """Calls as the gateway lists them; `columns` maps a key of the row to its heading."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in columns.values():
+        table.add_column(heading)
+    for row in rows:
+        table.add_row(*(_cell(row.get(key)) for key in columns))
+    return table
+
+
+def _participant_row(part: ParticipantSummary) -> tuple[RenderableType, ...]:
+    loudness = NOTHING if part.loudness_dbfs is None else f"{part.loudness_dbfs:.0f}"
+    return (
+        Text(part.participant, style=PARTICIPANT_STYLE[part.participant]),
+        f"{part.talk_ms / 1000:.0f} s",
+        f"{part.talk_share:.0%}",
+        score(part.score_mean),
+        *(score(quarter) for quarter in part.score_by_quarter),
+        score(part.score_trend_per_min),
+        loudness,
+    )
+
+
+def _moments(part: ParticipantSummary) -> list[Text]:
+    lines = []
+    if part.turn is not None:
+        turn = part.turn
+        after = f" after “{turn.after_words}”" if turn.after_words else ""
+        before_to_after = Text.assemble(score(turn.score_before), " to ", score(turn.score_after))
+        lines.append(Text.assemble(f"{part.participant} turned at {clock(turn.at_ms)}{after}: ", before_to_after))
+    for name, moment in (("lowest", part.most_negative), ("highest", part.most_positive)):
+        if moment is not None:
+            said = f" “{moment.words}”" if moment.words else ""
+            lines.append(
+                Text.assemble(f"{part.participant} {name} ", score(moment.score), f" at {clock(moment.start_ms)}{said}")
+            )
+    return lines
+
+
+def _bar(value: float | None) -> tuple[str, str]:
+    if value is None:
+        return NO_SCORE, "bright_black"
+    place = (min(max(value, SCORE_MIN), SCORE_MAX) - SCORE_MIN) / (SCORE_MAX - SCORE_MIN)
+    return BARS[min(len(BARS) - 1, int(place * len(BARS)))], _score_style(value)
+
+
+def _printable(said: str) -> str:
+    """Words come from outside: without control characters they cannot steer the terminal."""
+    return "".join(letter if letter.isprintable() else " " for letter in said)
+
+
+def _score_style(value: float) -> str:
+    if abs(value) < NEUTRAL_BAND:
+        return "bright_black"
+    return "green" if value > 0 else "red"
+
+
+def _cell(value: object) -> Text:
+    if value is None:
+        return Text(NOTHING, style="bright_black")
+    return score(value) if isinstance(value, float) else Text(str(value))

@@ -1,0 +1,175 @@
+"""`undertone replay` and `undertone compare`: what another model makes of calls that are over, and where it differs."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from deployments.cli.audit import LogName, System, since_ms, system
+from deployments.cli.console import EXIT_USAGE, CommandError, aside, print_out, write_json
+from deployments.cli.serve import configuration
+from deployments.serve.embedded import local_analyser
+from pipelines.ingest.worker import Worker, owner_name
+from pipelines.log.choose import open_reader
+from pipelines.log.producer import SilentProducer
+from pipelines.review.compare import Comparison, Tally
+from pipelines.review.replay import ReplaySource
+from pipelines.settings import AppConfig
+from pipelines.store.archive import PAGE_MAX
+from pipelines.store.queries import CallFilter
+from pipelines.store.store import Store
+from pipelines.types import LIVE_RUN, TOPIC_MEDIA, UtteranceSentiment
+
+LOOK_S = 0.1
+CHANGES_SHOWN_MAX = 40
+WORKER = {"stalled_after_s": 1.0, "closed_after_s": 2.0, "commit_interval_s": 0.2}
+"""The log holds nothing more of a stream that has no end: there is nobody to wait for."""
+
+
+def replay(
+    call_id: str | None,
+    since: str | None,
+    *,
+    into: str | None,
+    changes: dict[str, object],
+    config_file: Path | None,
+    source: LogName | None,
+    as_json: bool,
+) -> None:
+    """Read the topic again and store what comes of it under the name `into`; again with that name it goes on.
+
+    `changes` are fields of the configuration in which the replay differs from `config_file`.
+
+    Raises:
+        CommandError: the name or the configuration is wrong, or a network cannot be loaded.
+    """
+    run = into or f"replay-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    if run == LIVE_RUN:
+        raise CommandError(f"{LIVE_RUN} is the name of the live results: give another one", EXIT_USAGE)
+    here = system(source, config_file)
+    whole = {"share": 1.0, "worker": {**here.config.worker.model_dump(), **WORKER}}
+    config = configuration(config_file, {**changes, **whole, "run": run, "source": here.config.source})
+    with aside().status("loading the networks …"):
+        try:
+            analyser = local_analyser(config)
+        except ValueError as error:  # a checkpoint or bundle that cannot be trusted; it says what to do next
+            raise CommandError(str(error)) from error
+    read = ReplaySource(open_reader(here.config, here.where, TOPIC_MEDIA), since_ms=since_ms(since), call_id=call_id)
+    stored = asyncio.run(_replayed(here, config, read, analyser))
+    if as_json:
+        write_json([{"run": run, "records": read.read, **stored}])
+        return
+    print_out(f"{stored['utterances']} new utterances of {stored['calls']} call(s) stand under {run}")
+    aside().print(f"compare them: undertone compare {LIVE_RUN} {run}")
+
+
+def compare_runs(
+    first: str, second: str, tenant: str, call_id: str | None, since: str | None, *, as_json: bool
+) -> None:
+    """Print where two runs agree and what moved.
+
+    Raises:
+        CommandError: one of the runs holds nothing of these calls.
+    """
+    here = system(None)
+    wanted = CallFilter(tenant=tenant, since_ms=since_ms(since) or None)
+
+    async def both(store: Store) -> Comparison:
+        tally = Tally((first, second))
+        async for pair in _pairs(store, tally.runs, wanted, call_id):
+            tally.add(*pair)
+        return tally.comparison()
+
+    found = here.with_store(both, LIVE_RUN)
+    if not found.calls:
+        raise CommandError(
+            f"no call has results under both {first} and {second}; undertone replay --into NAME makes them", EXIT_USAGE
+        )
+    if as_json:
+        write_json([found])
+    else:
+        print_out(Group(_figures(found), "", _changes(found)))
+
+
+async def _replayed(here: System, config: AppConfig, source: ReplaySource, analyser: Any) -> dict[str, int]:
+    store = Store.connect(here.where.redis.get_secret_value(), config.run)
+    worker = Worker(
+        source=source,
+        producer=SilentProducer(),
+        store=store,
+        analyse=analyser,
+        config=config,
+        owner=owner_name(),
+    )
+    running = asyncio.create_task(worker.run())
+    columns = (TextColumn("replaying"), BarColumn(), TextColumn("{task.completed:.0f} of {task.total:.0f} records"))
+    with Progress(*columns, TimeRemainingColumn(), console=aside(), transient=True) as progress:
+        task = progress.add_task("")
+        while not running.done() and not (source.exhausted and worker.idle):
+            progress.update(task, total=source.total, completed=source.read)
+            worker.check()
+            await asyncio.wait([running], timeout=LOOK_S)
+    worker.stop()
+    await running
+    await store.close()
+    families = worker.metrics.utterances.collect()
+    new = sum(sample.value for family in families for sample in family.samples if sample.name.endswith("_total"))
+    return {"calls": len(source.calls), "utterances": round(new)}
+
+
+async def _pairs(
+    store: Store, runs: tuple[str, str], wanted: CallFilter, call_id: str | None
+) -> AsyncIterator[tuple[Sequence[UtteranceSentiment], Sequence[UtteranceSentiment]]]:
+    first, second = (store.of_run(run).archive for run in runs)
+    rarer = first if runs[1] == LIVE_RUN else second  # a replay has fewer calls than there are
+    cursor: str | None = None
+    while True:
+        page = await rarer.calls(wanted, cursor, PAGE_MAX)
+        for call in page.items:
+            if call_id in (None, call.call_id):
+                pair = (await first.results(call.call_id), await second.results(call.call_id))
+                if any(pair):
+                    yield pair
+        cursor = page.next_cursor
+        if cursor is None:
+            return
+
+
+def _figures(found: Comparison) -> Table:
+    table = Table("", *found.runs, "both", box=None, pad_edge=False)
+    table.add_row("bundle", *(", ".join(names) for names in found.bundles), "")
+    table.add_row("utterances only there", *map(str, found.only_in), str(found.utterances))
+    table.add_row("judged", "", "", str(found.judged))
+    table.add_row("polarity agrees", "", "", _share(found.polarity_agreement))
+    table.add_row("Cohen's kappa", "", "", "-" if found.polarity_kappa is None else f"{found.polarity_kappa:.2f}")
+    table.add_row("emotion agrees", "", "", _share(found.emotion_agreement))
+    moved = found.score_difference_mean_absolute
+    table.add_row("score moves by", "", "", "-" if moved is None else f"{moved:.2f} (mean of absolutes)")
+    table.add_row("scores moved by more than 0.5", "", "", str(found.scores_moved))
+    return table
+
+
+def _changes(found: Comparison) -> Table | str:
+    if not found.changed:
+        return "no utterance changed its polarity"
+    table = Table("call", "at", "who", *found.runs, "words", box=None, pad_edge=False)
+    for one in found.changed[:CHANGES_SHOWN_MAX]:
+        said = [
+            "not judged" if polarity is None or score is None else f"{polarity} {score:+.1f}"
+            for polarity, score in zip(one.polarities, one.scores, strict=True)
+        ]
+        at = f"{one.start_ms // 60_000}:{one.start_ms % 60_000 / 1000:04.1f}"
+        table.add_row(one.call_id, at, one.participant, *said, one.text)
+    hidden = len(found.changed) - CHANGES_SHOWN_MAX
+    if hidden > 0:
+        table.add_row(f"and {hidden} more: --json")
+    return table
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0%}"

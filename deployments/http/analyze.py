@@ -1,0 +1,200 @@
+"""`POST /v1/analyze`: one text, sound, picture or video judged at once, without the log and the store."""
+
+import asyncio
+import contextlib
+import io
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from http import HTTPStatus
+from typing import Any
+
+import numpy as np
+from fastapi import APIRouter, Request
+
+from deployments.http.bodies import Analysis, MediaOrder, TextOrder
+from deployments.http.media import read_body, refuse_oversize, valid
+from deployments.http.multipart import FIELDS_MAX_BYTES
+from deployments.http.pictures import picture_codec, read_picture
+from deployments.http.problems import ProblemError
+from deployments.http.uploads import BodyRoom, HttpLimits, MediaThreads, PacedMedia
+from models.types import Modality
+from pipelines.errors import MediaTooLongError
+from pipelines.media.call_stream import utterances_of
+from pipelines.media.fragment import fragments
+from pipelines.settings import AppConfig, StreamSettings
+from pipelines.types import Consent, Participant, Utterance, UtteranceSentiment, VideoFrame
+
+Analyse = Callable[[Utterance], Awaitable[UtteranceSentiment]]
+
+ANALYSES_MAX = 8
+"""Utterances of one request under analysis at once."""
+JSON_MAX_BYTES = 256 << 10
+"""The longest text fits, however it is escaped; what else JSON holds takes many times its length in memory."""
+CALL_ID = "analyze"
+NOTHING_SENT = (
+    'the request has no body; send {"text": "…"} as application/json, or the bytes of a sound, a picture or a video '
+    "(curl --data-binary @clip.mp4 -H 'Content-Type: video/mp4'), or a multipart form with a field text or a file"
+)
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+ANALYZE_OPENAPI: dict[str, Any] = {
+    "parameters": [
+        {
+            "name": name,
+            "in": "query",
+            "required": False,
+            "schema": {"type": "string"},
+            "description": description,
+            "example": example,
+        }
+        for name, description, example in (
+            ("participants", "Who is heard, seen or quoted; one channel each. By default `customer`.", "customer"),
+            ("consent", "What may be analysed; by default the tenant's policy.", "customer=audio+video+text"),
+            ("tenant", "By default `default`.", "default"),
+        )
+    ],
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": TextOrder.model_json_schema(),
+                "example": {"text": "I have been waiting for three weeks!"},
+            },
+            "audio/*": _BINARY,
+            "image/*": _BINARY,
+            "video/*": _BINARY,
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "properties": {"file": {"type": "string", "format": "binary"}, "text": {"type": "string"}},
+                }
+            },
+        },
+    },
+}
+
+
+def analyze_routes(analyse: Analyse, threads: MediaThreads, config: AppConfig, limits: HttpLimits) -> APIRouter:
+    """The one route."""
+    routes = APIRouter(prefix="/v1", tags=["analyze"])
+    room = BodyRoom(limits.analyze_held_max_bytes)
+
+    @routes.post("/analyze", summary="Judge one text, sound, picture or video", openapi_extra=ANALYZE_OPENAPI)
+    async def analyze(request: Request) -> Analysis:
+        """The results of everything that is said in it; a text or a picture gives one.
+
+        FFmpeg looks at the bytes; the content type matters for JSON and raw sound only. Nothing is stored.
+        """
+        refuse_oversize(request, limits.analyze_max_bytes + FIELDS_MAX_BYTES)
+        chunks, fields, content_type = await read_body(request, NOTHING_SENT, limits.idle_max_s)
+        text = fields.pop("text", None)
+        order = valid(MediaOrder, {"participants": Participant.CUSTOMER, **request.query_params, **fields}, "query")
+        consent = order.policy()
+        if consent is None:
+            consent = config.tenant(order.tenant).policy
+        with room.share() as take:
+            is_json = (content_type or "").partition(";")[0].strip().lower() == "application/json"
+            max_bytes = min(limits.analyze_max_bytes, JSON_MAX_BYTES) if is_json else limits.analyze_max_bytes
+            media = b"" if text is not None else await _whole(chunks, limits, max_bytes, take)
+            if is_json:
+                text = valid(TextOrder, _json_of(media), "body").text
+            if text is not None:
+                text = valid(TextOrder, {"text": text}, "body").text
+                utterances = [_utterance(order, consent, order.everyone()[0], text=text)]
+            elif not media:
+                raise ProblemError(HTTPStatus.BAD_REQUEST, "no_body", NOTHING_SENT)
+            else:
+                utterances = await threads.start(
+                    lambda: _of_media(media, content_type, order, consent, config.stream, limits)
+                )
+        at_once = asyncio.Semaphore(ANALYSES_MAX)
+
+        async def judged(utterance: Utterance) -> UtteranceSentiment:
+            async with at_once:
+                return await analyse(utterance)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(judged(utterance)) for utterance in utterances]
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from failed
+        return Analysis(results=[task.result() for task in tasks])
+
+    return routes
+
+
+async def _whole(
+    chunks: AsyncIterator[bytes], limits: HttpLimits, max_bytes: int, take: Callable[[int], None]
+) -> bytes:
+    """All of `chunks`, each of which `take` finds room for."""
+    media, paced = bytearray(), PacedMedia(chunks, limits, limits.analyze_body_max_s)
+    while (chunk := await paced.next()) is not None:
+        take(len(chunk))
+        media += chunk
+        if len(media) > max_bytes:
+            raise ProblemError(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                "oversize",
+                f"more than {max_bytes} bytes; send longer recordings to POST /v1/calls",
+            )
+    return bytes(media)
+
+
+def _json_of(body: bytes) -> Any:
+    """The text of a JSON body, or whatever stands in its place: the form it must have refuses that."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise ProblemError(HTTPStatus.BAD_REQUEST, "bad_json", f"the body is no JSON: {error}") from error
+
+
+def _of_media(  # noqa: PLR0917  # one caller, in this file
+    media: bytes,
+    content_type: str | None,
+    order: MediaOrder,
+    consent: Consent,
+    settings: StreamSettings,
+    limits: HttpLimits,
+) -> list[Utterance]:
+    """The utterances of a recording, or one for a picture. Blocks."""
+    if picture_codec(media[:16]) is not None:
+        participant = order.everyone()[0]
+        frame = VideoFrame(participant, 0, read_picture(media, settings))
+        return [_utterance(order, consent, participant, frames=(frame,))]
+    pieces = fragments(
+        io.BytesIO(media),
+        call_id=order.call_id or CALL_ID,
+        tenant=order.tenant,
+        stream=order.stream,
+        participants=order.everyone(),
+        consent=consent,
+        content_type=content_type,
+        start_ms=order.start_ms,
+    )
+    with contextlib.closing(pieces):  # type: ignore[type-var]  # a generator, which has `close`
+        try:
+            return list(utterances_of(pieces, settings, media_max_ms=limits.analyze_max_ms))
+        except MediaTooLongError as error:
+            detail = f"{error}; send longer recordings to POST /v1/calls"
+            raise ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, error.reason, detail) from error
+
+
+def _utterance(
+    order: MediaOrder,
+    consent: Consent,
+    participant: Participant,
+    *,
+    frames: tuple[VideoFrame, ...] = (),
+    text: str | None = None,
+) -> Utterance:
+    return Utterance(
+        call_id=order.call_id or CALL_ID,
+        tenant=order.tenant,
+        stream=order.stream,
+        participant=participant,
+        start_ms=order.start_ms,
+        end_ms=order.start_ms,
+        consent=consent.get(participant, frozenset[Modality]()),
+        samples=np.zeros(0, np.float32),
+        frames=frames,
+        text=text,
+    )

@@ -1,0 +1,118 @@
+"""The HTTP side: `create_api` puts the routes together. Plain FastAPI without Ray; what it needs is passed in."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from http import HTTPStatus
+from importlib.metadata import version
+
+from fastapi import FastAPI, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from deployments.http.analyze import Analyse, analyze_routes
+from deployments.http.bodies import Health, Liveness, Part
+from deployments.http.calls import call_routes
+from deployments.http.media import media_routes
+from deployments.http.problems import PROBLEM_RESPONSES, ProblemError, install_problems
+from deployments.http.uploads import HttpLimits, Intake, LogWriter, MediaThreads
+from pipelines.errors import UndertoneError
+from pipelines.log.producer import Producer
+from pipelines.metrics import exposition
+from pipelines.settings import AppConfig
+from pipelines.store.store import Store
+
+HEALTH_S = 2.0
+"""A part that does not say within this time how it is, is not well."""
+
+DESCRIPTION = """\
+Sentiment and emotion of customer-service calls, from voice, face and words, while they happen.
+
+Send a recording to `POST /v1/calls` or live media to `WS /v1/calls/{call_id}/media`, then follow
+`GET /v1/calls/{call_id}/events`. Every error is a problem (RFC 9457, `application/problem+json`); its `reason` is a
+stable word.
+"""
+
+
+def create_api(
+    *,
+    store: Store,
+    producer: Producer,
+    analyse: Analyse,
+    health: Callable[[], Awaitable[Health]],
+    config: AppConfig,
+    limits: HttpLimits | None = None,
+) -> FastAPI:
+    """The whole API. It closes neither `store` nor `producer`; `producer` is used from one thread of its own.
+
+    Args:
+        store: where results are.
+        producer: the way into the log of fragments.
+        analyse: one utterance in, its result out, for `POST /v1/analyze`.
+        health: asked by `/healthz` and `/readyz`; may raise any `UndertoneError`.
+        config: the application's.
+        limits: what one request may take.
+    """
+    limits = limits or HttpLimits()
+    threads = MediaThreads(limits.media_streams_max)
+    writer = LogWriter(producer)
+
+    @asynccontextmanager
+    async def lifespan(_api: FastAPI) -> AsyncIterator[None]:
+        yield
+        threads.close()
+        writer.close()
+
+    api = FastAPI(
+        title="Undertone",
+        version=version("undertone"),
+        description=DESCRIPTION,
+        responses=PROBLEM_RESPONSES,
+        lifespan=lifespan,
+    )
+    install_problems(api)
+    api.include_router(media_routes(store, Intake(threads, writer, limits)))
+    api.include_router(call_routes(store, limits.heartbeat_ms))
+    api.include_router(analyze_routes(analyse, threads, config, limits))
+    _add_operation(api, store, health)
+    return api
+
+
+def _add_operation(api: FastAPI, store: Store, health: Callable[[], Awaitable[Health]]) -> None:
+    @api.get("/healthz", tags=["operation"], summary="Does the process answer, and which models serve")
+    async def healthz() -> Liveness:
+        """Always 200 while the gateway answers, whatever else fails."""
+        found: Health | None = None
+        with suppress(TimeoutError, UndertoneError):
+            found = await asyncio.wait_for(health(), HEALTH_S)
+        if found is None:
+            return Liveness(transcriber=None, bundle=None)
+        return Liveness(transcriber=found.transcriber, bundle=found.bundle)
+
+    @api.get("/readyz", tags=["operation"], summary="Does everything answer that a request needs")
+    async def readyz() -> Health:
+        """200 when every part is well; else the problem `not_ready`, which names the others."""
+        try:
+            found = await asyncio.wait_for(health(), HEALTH_S)
+        except (TimeoutError, UndertoneError) as error:
+            raise _not_ready([Part(name="health", ok=False, detail=str(error) or "no answer")]) from error
+        if not all(part.ok for part in found.parts):
+            raise _not_ready(found.parts)
+        return found
+
+    @api.get(
+        "/metrics",
+        tags=["operation"],
+        summary="Prometheus metrics of every ingest worker",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    )
+    async def metrics() -> Response:
+        """Each worker leaves its own in the store every few seconds; here they stand with a `worker` label."""
+        trouble = await store.trouble()
+        texts = {} if trouble == "away" else await store.metrics()
+        return Response(exposition(texts, trouble), media_type=CONTENT_TYPE_LATEST)
+
+
+def _not_ready(parts: list[Part]) -> ProblemError:
+    broken = "; ".join(f"{part.name}: {part.detail or 'does not answer'}" for part in parts if not part.ok)
+    return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, "not_ready", broken)

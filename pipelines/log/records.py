@@ -1,0 +1,172 @@
+"""The border of the log: a record becomes a `MediaFragment` or a named refusal, and back (DESIGN §4.1)."""
+
+import re
+from collections.abc import Mapping
+from zlib import crc32
+
+from pipelines.consent import format_consent, parse_consent
+from pipelines.errors import BadFragmentError
+from pipelines.settings import MediaLimits
+from pipelines.types import CALL_ID_PATTERN, NAME_PATTERN, START_MAX_MS, MediaFragment, Participant, Record
+
+VERSION = "1"
+SEQ_MAX = 2**31 - 1
+HEADERS_MAX = 64
+HEADER_MAX_BYTES = 4096
+
+_PARTICIPANTS = frozenset(participant.value for participant in Participant)
+_CALL_ID = re.compile(CALL_ID_PATTERN)
+_NAME = re.compile(NAME_PATTERN)
+_WHOLE_NUMBER = re.compile(r"[0-9]{1,12}")
+_CONTENT_TYPE = re.compile(r"[a-z]+/[A-Za-z0-9.+-]+(?:\s*;\s*[A-Za-z0-9-]+=[A-Za-z0-9._+-]+)*")
+_PARAMETER = re.compile(r";\s*(rate|channels)=([^;\s]+)")
+
+
+def parse_record(record: Record, limits: MediaLimits) -> MediaFragment:
+    """The fragment that `record` holds.
+
+    Raises:
+        BadFragmentError: the record breaks the contract; `reason` is one of `errors.DEAD_LETTER_REASONS` and the
+            message says what the sender has to mend.
+    """
+    call_id = _call_id(record.key)
+    if len(record.value) > limits.fragment_max_bytes:
+        raise BadFragmentError(
+            "oversize",
+            f"the value has {len(record.value)} bytes, allowed are {limits.fragment_max_bytes}: send shorter fragments",
+        )
+    headers = _headers(record.headers)
+    version = _required(headers, "v")
+    if version != VERSION:
+        raise BadFragmentError("unknown_version", f"header v is {version[:20]!r}, understood is {VERSION!r}")
+    final = _one_of(headers, "final", {"0": False, "1": True}, default=False)
+    if not record.value and not final:
+        raise BadFragmentError("undecodable", "the value is empty, which only a fragment with final=1 may be")
+    return MediaFragment(
+        call_id=call_id,
+        tenant=_name(headers, "tenant", "default"),
+        stream=_name(headers, "stream", "main"),
+        seq=_whole_number(headers, "seq", SEQ_MAX),
+        start_ms=_whole_number(headers, "start-ms", START_MAX_MS),
+        content_type=_content_type(headers, limits),
+        participants=parse_participants(_required(headers, "participants"), limits.channels_max),
+        consent=parse_consent(headers["consent"]) if "consent" in headers else None,
+        final=final,
+        media=record.value,
+        at=record.at,
+    )
+
+
+def fragment_headers(fragment: MediaFragment) -> tuple[tuple[str, bytes], ...]:
+    """The headers from which `parse_record` makes the same fragment again."""
+    headers = {
+        "v": VERSION,
+        "tenant": fragment.tenant,
+        "stream": fragment.stream,
+        "seq": str(fragment.seq),
+        "start-ms": str(fragment.start_ms),
+        "content-type": fragment.content_type,
+        "participants": ",".join(fragment.participants),
+    }
+    if fragment.consent is not None:
+        headers["consent"] = format_consent(fragment.consent)
+    if fragment.final:
+        headers["final"] = "1"
+    return tuple((name, value.encode()) for name, value in headers.items())
+
+
+def is_call_id(text: str) -> bool:
+    """Whether `text` may be a call's id."""
+    return _CALL_ID.fullmatch(text) is not None
+
+
+def in_share(key: bytes | None, share: float) -> bool:
+    """Whether the call of this key is among the given share of calls; always the same ones."""
+    return crc32(key or b"") < share * 2**32
+
+
+def parse_participants(text: str, channels_max: int = 64) -> tuple[Participant, ...]:
+    """`agent,customer` as participants, one a channel in order.
+
+    Raises:
+        BadFragmentError: an unknown or repeated participant, or more than `channels_max`.
+    """
+    names = [name.strip() for name in text.split(",")]
+    known = tuple(Participant(name) for name in names if name in _PARTICIPANTS)
+    if len(known) != len(names) or len(set(known)) != len(known) or len(known) > channels_max:
+        raise BadFragmentError(
+            "bad_header", f"header participants is {text[:80]!r}: name each of {', '.join(Participant)} at most once"
+        )
+    return known
+
+
+def _call_id(key: bytes | None) -> str:
+    text = (key or b"")[:129].decode("ascii", errors="replace")
+    if key is None or not is_call_id(text):
+        raise BadFragmentError(
+            "bad_call_id", f"the key {text!r} is no call id: use 1 to 128 characters of A-Z a-z 0-9 . _ : -"
+        )
+    return text
+
+
+def _headers(raw: tuple[tuple[str, bytes], ...]) -> dict[str, str]:
+    if len(raw) > HEADERS_MAX:
+        raise BadFragmentError("bad_header", f"{len(raw)} headers, allowed are {HEADERS_MAX}")
+    headers: dict[str, str] = {}
+    for name, value in raw:
+        if name in headers:
+            raise BadFragmentError("bad_header", f"header {name[:40]!r} stands there twice")
+        if len(value) > HEADER_MAX_BYTES:
+            raise BadFragmentError("bad_header", f"header {name[:40]!r} has more than {HEADER_MAX_BYTES} bytes")
+        try:
+            headers[name] = value.decode("utf-8")
+        except UnicodeDecodeError:
+            raise BadFragmentError("bad_header", f"header {name[:40]!r} is not UTF-8") from None
+    return headers
+
+
+def _required(headers: Mapping[str, str], name: str) -> str:
+    if name not in headers:
+        raise BadFragmentError("missing_header", f"header {name} is missing: every fragment needs it")
+    return headers[name]
+
+
+def _name(headers: Mapping[str, str], name: str, default: str) -> str:
+    value = headers.get(name, default)
+    if not _NAME.fullmatch(value):
+        raise BadFragmentError(
+            "bad_header", f"header {name} is {value[:80]!r}: use 1 to 64 characters of A-Z a-z 0-9 . _ -"
+        )
+    return value
+
+
+def _whole_number(headers: Mapping[str, str], name: str, largest: int) -> int:
+    value = _required(headers, name)
+    if not _WHOLE_NUMBER.fullmatch(value) or int(value) > largest:
+        raise BadFragmentError(
+            "bad_header", f"header {name} is {value[:20]!r}: give a whole number from 0 to {largest}"
+        )
+    return int(value)
+
+
+def _one_of(headers: Mapping[str, str], name: str, meaning: Mapping[str, bool], *, default: bool) -> bool:
+    if name not in headers:
+        return default
+    if headers[name] not in meaning:
+        raise BadFragmentError("bad_header", f"header {name} is {headers[name][:20]!r}: give {' or '.join(meaning)}")
+    return meaning[headers[name]]
+
+
+def _content_type(headers: Mapping[str, str], limits: MediaLimits) -> str:
+    value = _required(headers, "content-type")
+    if len(value) > 255 or not _CONTENT_TYPE.fullmatch(value):
+        raise BadFragmentError(
+            "bad_header", f"header content-type is {value[:80]!r}: write audio/L16;rate=8000;channels=2"
+        )
+    largest = {"rate": limits.sample_rate_max_hz, "channels": limits.channels_max}
+    for name, number in _PARAMETER.findall(value):
+        if not _WHOLE_NUMBER.fullmatch(number) or not 1 <= int(number) <= largest[name]:
+            raise BadFragmentError(
+                "bad_header", f"content-type says {name}={number[:20]}: give a whole number from 1 to {largest[name]}"
+            )
+    return value

@@ -1,0 +1,209 @@
+"""From fragments to blocks of sound per participant and sampled pictures; decoders live on from one to the next."""
+
+import io
+import re
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import av
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from av.packet import Packet
+from av.stream import Stream
+from av.video.stream import VideoStream
+
+from pipelines.errors import MediaError
+from pipelines.media.container import START_TAG, open_media, packets, skipped_samples, sound_and_picture
+from pipelines.media.decode import DecodedSound, PictureDecoder, SoundDecoder
+from pipelines.media.raw_audio import RawAudio, raw_audio
+from pipelines.media.resample import Sound, Tracks
+from pipelines.settings import MediaLimits, StreamSettings
+from pipelines.types import AudioBlock, MediaFragment, Participant, VideoFrame
+
+_EXPANSION_MAX = 8
+"""Matroska may hold packed packets; unpacked they may be this many times the fragment's own limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demuxed:
+    """What one fragment gave.
+
+    The last samples of a fragment (2 ms at 8 kHz, held in the resampler) come with the next one, so the first block
+    may start before `start_sample`, the exact place of this fragment's own first sample at 16 kHz (None without
+    sound). A later `Demuxer` may take it as its `start_sample` to start at this fragment. `damaged` counts packets
+    that were left out, with silence in the place of sound.
+    """
+
+    blocks: list[AudioBlock] = field(default_factory=list)
+    frames: list[VideoFrame] = field(default_factory=list)
+    damaged: int = 0
+    start_sample: int | None = None
+    whole: bool = True
+    """False when its pictures need an earlier fragment: a decoder that starts here shows none until a key frame."""
+
+
+class Demuxer:
+    """Turns the fragments of one stream, fed in order, into sound and pictures.
+
+    The place of a sample is its count from the first fragment's `start_ms`, or from `start_sample` where an earlier
+    run left off, and is given up only when a fragment's `start_ms` is more than 100 ms away from it.
+    """
+
+    def __init__(self, settings: StreamSettings, start_sample: int | None = None) -> None:
+        self._limits = settings.limits
+        self._tracks = Tracks(start_sample)
+        self._sound = SoundDecoder()
+        self._picture = PictureDecoder(settings.video)
+        self._seq: int | None = None
+        self._participant = Participant.MIXED
+
+    def feed(self, fragment: MediaFragment) -> Demuxed:
+        """Decodes one fragment; a final one without media gives nothing.
+
+        Raises:
+            MediaError: it cannot be opened, or passes a limit of the settings. The stream can go on without it.
+        """
+        if len(fragment.media) > self._limits.fragment_max_bytes:
+            raise MediaError(f"{len(fragment.media)} bytes; at most {self._limits.fragment_max_bytes} are allowed")
+        if self._seq is not None and fragment.seq != self._seq + 1:
+            self._picture.lose()
+        self._seq = fragment.seq
+        if fragment.final and not fragment.media:
+            return Demuxed()
+        raw = raw_audio(fragment.content_type)
+        return self._raw(fragment, raw) if raw is not None else self._container(fragment)
+
+    def finish(self) -> Demuxed:
+        """What decoders and resamplers still hold at the end of the stream."""
+        return Demuxed(self._tracks.finish(), self._picture.finish(self._participant))
+
+    def _raw(self, fragment: MediaFragment, raw: RawAudio) -> Demuxed:
+        _check_raw(raw, len(fragment.media), self._limits)
+        start_sample = self._tracks.next_sample(fragment.start_ms)
+        sound = Sound(raw.rate_hz, raw.decode(fragment.media))
+        blocks = self._tracks.place(sound, fragment.participants, fragment.start_ms)
+        return Demuxed(blocks, [], int(len(fragment.media) % raw.step_bytes > 0), start_sample)
+
+    def _container(self, fragment: MediaFragment) -> Demuxed:
+        what = f"fragment {fragment.seq} of stream {fragment.stream}"
+        with open_media(io.BytesIO(fragment.media), what, self._limits.picture_max_pixels) as container:
+            if len(container.streams) > self._limits.streams_max:
+                raise MediaError(f"{what} holds {len(container.streams)} streams; send sound and picture only")
+            parts = _read(container, what, self._limits, fragment.seq)
+            if not parts.sound_packets and not parts.picture_packets:
+                raise MediaError(f"{what} opens, but holds no packet of sound or picture")
+            frames, damaged = self._pictures(parts, fragment)
+            whole = not parts.picture_packets or parts.picture_packets[0].is_keyframe
+            if parts.sound is None or not parts.sound_packets:
+                return Demuxed([], frames, damaged + parts.damaged, whole=whole)
+            decoded = self._sound.decode(parts.sound, parts.sound_packets, self._limits)
+        start_ms = fragment.start_ms + round((parts.heard - parts.start) * 1000)
+        blocks, start_sample = self._place(decoded, parts, start_ms, fragment)
+        return Demuxed(blocks, frames, damaged + parts.damaged + decoded.damaged, start_sample, whole)
+
+    def _pictures(self, parts: "_Parts", fragment: MediaFragment) -> tuple[list[VideoFrame], int]:
+        if parts.picture is None or not parts.picture_packets:
+            return [], 0
+        everyone = fragment.participants
+        self._participant = Participant.CUSTOMER if Participant.CUSTOMER in everyone else everyone[0]
+        times_ms = [fragment.start_ms + round((_time(packet) - parts.start) * 1000) for packet in parts.picture_packets]
+        return self._picture.decode(parts.picture, parts.picture_packets, times_ms, self._participant, self._limits)
+
+    def _place(
+        self, decoded: DecodedSound, parts: "_Parts", start_ms: int, fragment: MediaFragment
+    ) -> tuple[list[AudioBlock], int]:
+        """The blocks and where the fragment's sound starts; the encoder's delay is cut off here, once per stream."""
+        start_sample = self._tracks.next_sample(start_ms)
+        blocks: list[AudioBlock] = []
+        for part, sound in enumerate(decoded.sounds):
+            if part:  # the rate or the channels changed on the way: the rest simply follows
+                blocks += self._tracks.follow(sound, fragment.participants)
+                continue
+            skip = round(parts.skip_s * sound.rate_hz)
+            index = None if parts.index_s is None else max(round(parts.index_s * sound.rate_hz), 0)
+            heard = Sound(sound.rate_hz, sound.samples[:, skip:], index)
+            blocks += self._tracks.place(heard, fragment.participants, start_ms)
+        return blocks, start_sample
+
+
+@dataclass(slots=True)
+class _Parts:
+    """A fragment's packets, and its times in seconds of its own clock."""
+
+    sound: AudioStream | None
+    picture: VideoStream | None
+    sound_packets: "list[Packet[Stream]]" = field(default_factory=list)
+    picture_packets: "list[Packet[Stream]]" = field(default_factory=list)
+    damaged: int = 0
+    index_s: Fraction | None = None
+    """The exact place of the first sample in the source media, when the `Fragmenter` wrote it down."""
+    skip_s: Fraction = Fraction(0)
+    """The encoder's delay at the front."""
+    heard: Fraction = Fraction(0)
+    start: Fraction = Fraction(0)
+    """When the first sound is heard, and the first sound or picture of all: that moment is `start_ms`."""
+    end: Fraction = Fraction(0)
+    """When the last of them is: the first sound or any picture."""
+
+
+def _read(container: InputContainer, what: str, limits: MediaLimits, seq: int) -> _Parts:
+    """All packets of a fragment; what cannot be read any more counts as one damaged packet."""
+    sound, picture = sound_and_picture(container, what)
+    parts = _Parts(sound, picture)
+    size_bytes = 0
+    try:
+        for count, packet in enumerate(packets(container, sound, picture), 1):
+            size_bytes += packet.size
+            if count > limits.packets_max:
+                raise MediaError(
+                    f"{what} holds more than {limits.packets_max} packets; cut it shorter "
+                    "(settings: stream.limits.packets_max)"
+                )
+            if size_bytes > _EXPANSION_MAX * limits.fragment_max_bytes:
+                raise MediaError(f"{what} unpacks to more than {_EXPANSION_MAX} times the allowed size")
+            if packet.size:
+                (parts.sound_packets if isinstance(packet.stream, AudioStream) else parts.picture_packets).append(
+                    packet
+                )
+    except av.FFmpegError:
+        parts.damaged = 1
+    _time_parts(parts, container.metadata.get(START_TAG, ""), seq)
+    apart_s = max(parts.end - parts.start, parts.skip_s)
+    if apart_s > limits.fragment_max_s:
+        raise MediaError(
+            f"{what}: its times are {float(apart_s):.3g} s apart; at most {limits.fragment_max_s:g} s of media are one "
+            "fragment (settings: stream.limits.fragment_max_s)"
+        )
+    return parts
+
+
+def _time_parts(parts: _Parts, tag: str, seq: int) -> None:
+    """Finds the encoder's delay and the start, on the fragment's own clock."""
+    times = [_time(packet) for packet in parts.picture_packets]
+    if parts.sound is not None and parts.sound_packets:
+        first = parts.sound_packets[0]
+        if match := re.fullmatch(r"(-?\d{1,15})/([1-9]\d{0,5})", tag):
+            parts.index_s = Fraction(int(match[1]), int(match[2]))
+            parts.skip_s = max(-parts.index_s, Fraction(0))
+        elif seq == 0:
+            # Others write the delay into every header (Matroska's CodecDelay); it is there to be skipped only once.
+            parts.skip_s = Fraction(skipped_samples(first)[0], max(parts.sound.codec_context.sample_rate, 1))
+        parts.heard = _time(first) + parts.skip_s
+        times.append(parts.heard)
+    parts.start, parts.end = min(times, default=Fraction(0)), max(times, default=Fraction(0))
+
+
+def _time(packet: "Packet[Stream]") -> Fraction:
+    """When it is shown or heard, in seconds of the file's own clock."""
+    ticks = packet.pts if packet.pts is not None else packet.dts
+    return packet.time_base * (ticks or 0)
+
+
+def _check_raw(raw: RawAudio, size_bytes: int, limits: MediaLimits) -> None:
+    if raw.channels > limits.channels_max or raw.rate_hz > limits.sample_rate_max_hz:
+        raise MediaError(
+            f"sound of {raw.channels} channels at {raw.rate_hz} Hz; at most {limits.channels_max} channels at "
+            f"{limits.sample_rate_max_hz} Hz are allowed (settings: stream.limits)"
+        )
+    if size_bytes / raw.step_bytes / raw.rate_hz > limits.fragment_max_s:
+        raise MediaError(f"more than {limits.fragment_max_s:g} s of sound in one fragment; cut it shorter")

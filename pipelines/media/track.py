@@ -1,0 +1,197 @@
+"""One participant of one stream: sound and pictures in, stretches of speech with their pictures out. No IO, no clock."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from models.types import SAMPLE_RATE_HZ, FloatArray
+from pipelines.media.segment import Segmenter
+from pipelines.media.vad import WINDOW_SAMPLES, SpeechDetector
+from pipelines.settings import StreamSettings
+from pipelines.types import SAMPLES_PER_MS, AudioBlock, Segment, VideoFrame
+
+FRAMES_MAX: Final = 80
+"""Pictures kept per utterance: 16 s at the default 5 per s."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A segment with what was heard and seen in it, and the track's cut before it; silence holds neither."""
+
+    segment: Segment
+    believed_cut_sample: int
+    samples: FloatArray
+    frames: tuple[VideoFrame, ...]
+
+
+class Track:
+    """Detector and segmenter over one participant's sound, both fresh after every cut, beside the pictures.
+
+    Pictures without sound, for `picture_window_ms` or for the whole stream, are utterances without samples.
+    Memory is bounded by the longest utterance, or the picture window, and what one fragment brings.
+    """
+
+    def __init__(self, settings: StreamSettings, cut_sample: int) -> None:
+        """`cut_sample` is where the track is settled up to: what lies before is dropped."""
+        self.cut_sample = cut_sample
+        self._segmenter = Segmenter(settings.segment, cut_sample)
+        self._detector = SpeechDetector()
+        self._buffer = np.zeros(0, np.float32)
+        self._buffer_start = self._judged = cut_sample
+        self._heard = False
+        """Whether there was sound since the cut; a new owner that begins there knows of no other."""
+        self._since = cut_sample
+        self._frames: list[VideoFrame] = []
+        self._picture_window = settings.segment.picture_window_ms * SAMPLES_PER_MS
+        self._picture_period = round(SAMPLE_RATE_HZ / settings.video.frames_per_s)
+        longest_ms = max(settings.segment.utterance_max_ms, settings.segment.picture_window_ms)
+        self._frame_cell_ms = max(1, -(-longest_ms // FRAMES_MAX))
+        self._frame_cell = -1
+
+    @property
+    def end_sample(self) -> int:
+        """Where the sound heard so far ends."""
+        return self._buffer_start + self._buffer.size
+
+    @property
+    def held_bytes(self) -> int:
+        """What the track's sound and pictures take in memory."""
+        return self._buffer.nbytes + sum(frame.pixels.nbytes for frame in self._frames)
+
+    def skip_to(self, sample: int) -> None:
+        """Sound and pictures before `sample` are none of this track's business."""
+        self._since = max(self._since, sample)
+        if sample > self.end_sample:
+            self._restart(sample)
+
+    def feed(self, blocks: Iterable[AudioBlock], frames: Iterable[VideoFrame]) -> list[Found]:
+        """Takes a fragment's sound and pictures; blocks in order, gaps between them end open speech."""
+        for frame in frames:
+            self._see(frame)
+        found: list[Found] = []
+        for block in blocks:
+            found += self._hear(block)
+        self._forget_before(self._segmenter.needed_from_sample)
+        return found + self._watch()
+
+    def settle_silence(self, until_sample: int) -> list[Found]:
+        """Takes how far the stream has come: where it is far ahead of all sound and pictures, the cut follows it.
+
+        It stays a picture window behind, for what comes late, and moves by one at a time: a time may be wrong once.
+        """
+        cut = self.end_sample + self._picture_window
+        if until_sample - cut < self._picture_window or self._pictures():
+            return []
+        found = self._close()
+        found.append(self._take(Segment(cut, cut, cut)))
+        self._restart(cut)
+        self._heard = False
+        return found
+
+    def interrupt(self) -> list[Found]:
+        """What comes next does not continue what came before: open speech, or pictures without sound, end here."""
+        found = self._close()
+        pictures = [] if self._heard else self._pictures()
+        if pictures:
+            start, end = (frame.time_ms * SAMPLES_PER_MS for frame in (pictures[0], pictures[-1]))
+            found.append(self._take_pictures(start, end + self._picture_period))
+        self._frames.clear()
+        return found
+
+    def finish(self) -> list[Found]:
+        """The stream ends here: like `interrupt`, and the cut moves to the end of the sound."""
+        found = self.interrupt()
+        end = self.end_sample
+        if end > self.cut_sample:
+            found.append(self._take(Segment(end, end, end)))
+        return found
+
+    def _hear(self, block: AudioBlock) -> list[Found]:
+        found: list[Found] = []
+        samples = block.samples[max(0, self.end_sample - block.start_sample) :]
+        if not samples.size:
+            return found
+        self._heard = True
+        if block.start_sample > self.end_sample:
+            found += self._close()
+            self._restart(block.start_sample)
+        self._buffer = np.concatenate([self._buffer, samples])
+        while self.end_sample - self._judged >= WINDOW_SAMPLES:
+            segment = self._judge()
+            if segment is not None:
+                found.append(self._take(segment))
+                # The segmenter has started afresh at the cut: so do we.
+                self._judged = segment.cut_sample
+                self._detector.reset()
+        return found
+
+    def _judge(self) -> Segment | None:
+        window = self._slice(self._judged, self._judged + WINDOW_SAMPLES)
+        self._judged += WINDOW_SAMPLES
+        # Whole numbers, so that the sum is the same in whatever order it is taken.
+        energy = np.square(np.rint(window * 32768).astype(np.int64)).sum()
+        return self._segmenter.push(float(self._detector.feed(window)[0]), float(energy))
+
+    def _close(self) -> list[Found]:
+        end = self.end_sample
+        segment = self._segmenter.close(end)
+        found = [self._take(segment)] if segment.end_sample > segment.start_sample else []
+        self._restart(end)
+        return found
+
+    def _restart(self, sample: int) -> None:
+        self._segmenter.restart(sample)
+        self._detector.reset()
+        self._buffer = np.zeros(0, np.float32)
+        self._buffer_start = self._judged = sample
+
+    def _take(self, segment: Segment) -> Found:
+        start_ms, end_ms = segment.start_sample // SAMPLES_PER_MS, segment.end_sample // SAMPLES_PER_MS
+        found = Found(
+            segment,
+            self.cut_sample,
+            self._slice(segment.start_sample, segment.end_sample).copy(),
+            tuple(frame for frame in self._frames if start_ms <= frame.time_ms < end_ms)[:FRAMES_MAX],
+        )
+        self.cut_sample = segment.cut_sample
+        self._since = max(self._since, self.cut_sample)
+        return found
+
+    def _slice(self, start_sample: int, end_sample: int) -> FloatArray:
+        return self._buffer[start_sample - self._buffer_start : end_sample - self._buffer_start]
+
+    def _forget_before(self, sample: int) -> None:
+        self._buffer = self._buffer[sample - self._buffer_start :].copy()
+        self._buffer_start = sample
+        self._frames = [frame for frame in self._frames if frame.time_ms * SAMPLES_PER_MS >= sample]
+
+    def _see(self, frame: VideoFrame) -> None:
+        # One picture per cell of a grid that is fixed in time: whatever came before, the same ones are kept.
+        cell = frame.time_ms // self._frame_cell_ms
+        if cell != self._frame_cell and frame.time_ms * SAMPLES_PER_MS >= self._since:
+            self._frames.append(frame)
+        self._frame_cell = cell
+
+    def _pictures(self) -> list[VideoFrame]:
+        """The pictures taken after the sound ended."""
+        return [frame for frame in self._frames if frame.time_ms * SAMPLES_PER_MS >= self.end_sample]
+
+    def _watch(self) -> list[Found]:
+        """Pictures that have run ahead of the sound by a whole window: there is no sound."""
+        found: list[Found] = []
+        while pictures := self._pictures():
+            start = pictures[0].time_ms * SAMPLES_PER_MS
+            if pictures[-1].time_ms * SAMPLES_PER_MS - start < self._picture_window:
+                break
+            found += self._close()
+            found.append(self._take_pictures(start, start + self._picture_window))
+        return found
+
+    def _take_pictures(self, start_sample: int, end_sample: int) -> Found:
+        found = self._take(Segment(start_sample, end_sample, end_sample))
+        self._restart(end_sample)
+        self._heard = False
+        self._frames = self._pictures()
+        return found

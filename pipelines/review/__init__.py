@@ -1,0 +1,1 @@
+"""What is asked of calls afterwards: audit, replay, redrive, comparison, summary."""

@@ -1,0 +1,255 @@
+"""Do the books balance: the log's offsets, the store's accounts and the dead-letter topic against each other.
+
+Read in this order, each may only know more than the one before: how far the log goes, its records, the accounts, the
+dead letters. What is still under way when the audit looks is counted as pending, not as missing.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from pipelines.errors import BadFragmentError
+from pipelines.log.dead_letter import Letter
+from pipelines.log.records import is_call_id, parse_record
+from pipelines.log.topic_reader import Extent
+from pipelines.settings import MediaLimits
+from pipelines.store.store import Store
+from pipelines.types import LIVE_RUN, Account, Checkpoint, Coordinates, Record, UtteranceSentiment
+
+FINDINGS_MAX = 1_000
+
+Kind = Literal[
+    "fragments_missing",
+    "fragments_doubled",
+    "letters_missing",
+    "letters_uncounted",
+    "utterances_missing",
+    "utterances_doubled",
+    "offsets_ahead",
+]
+
+
+class Finding(BaseModel):
+    """Something that does not add up: how many, of which call and stream (empty where that cannot be known)."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: Kind
+    call_id: str
+    stream: str
+    count: int
+    detail: str
+
+
+class AuditReport(BaseModel):
+    """What the audit counted, and what it found.
+
+    `records` is the sum of `analysed`, `skipped`, `dead_lettered`, `deleted`, `pending` and of what is missing, where the
+    log still holds every fragment that the accounts count.
+    `missing` and `lost` count sequence numbers that never reached the log's readers: no fault of the books.
+    """
+
+    run: str
+    records: int
+    calls: int
+    streams: int
+    streams_cut: int
+    """Of these, how many began before what was read of the log: whether all before is accounted for cannot be seen."""
+    analysed: int
+    skipped: dict[str, int]
+    dead_lettered: dict[str, int]
+    deleted: int
+    pending: int
+    missing: int
+    lost: int
+    utterances: int
+    findings: list[Finding]
+
+    @property
+    def clean(self) -> bool:
+        """Whether everything adds up."""
+        return not self.findings
+
+
+@dataclass(slots=True)
+class Books:
+    """The log's side: which records each stream and call has, and which belong to none."""
+
+    limits: MediaLimits
+    streams: dict[tuple[str, str], list[Coordinates]] = field(default_factory=lambda: defaultdict(list))
+    refused: list[tuple[str, Coordinates]] = field(default_factory=list)
+    read_from: dict[int, int] = field(default_factory=dict)
+    """The first offset read, by partition."""
+    records: int = 0
+
+    def enter(self, record: Record) -> None:
+        """One record of the log."""
+        self.records += 1
+        self.read_from.setdefault(record.at.partition, record.at.offset)
+        try:
+            fragment = parse_record(record, self.limits)
+        except BadFragmentError:
+            self.refused.append(((record.key or b"").decode(errors="replace"), record.at))
+        else:
+            self.streams[fragment.call_id, fragment.stream].append(record.at)
+
+
+async def audit(
+    books: Books, extents: Mapping[int, Extent], store: Store, letters: Callable[[], Iterable[Letter]], run: str
+) -> AuditReport:
+    """Compare `books`, made of all records in `extents`, with the store, and with the letters that are then read.
+
+    Raises:
+        StoreUnavailableError: Redis is away.
+        SourceUnavailableError: the log is away.
+    """
+    keys = {call_id for call_id, _ in books.streams} | {call_id for call_id, _ in books.refused}
+    calls = sorted(call_id for call_id in keys if is_call_id(call_id))
+    checkpoints = {call_id: await store.checkpoints(call_id) for call_id in calls}
+    noted = {call_id: await store.ledger.letter_counts(call_id) for call_id in calls}
+    deleted = {call_id for call_id in calls if await store.deleted(call_id)}
+    dead = {letter.record.at: _without_media(letter) for letter in letters()}
+    totals = _Totals(extents, books, dead, frozenset(keys))
+    # A replay or a shadow takes the calls it is asked to take.
+    taken = {call_id for call_id in calls if run == LIVE_RUN or checkpoints[call_id]}
+    for (call_id, stream), places in books.streams.items():
+        if call_id in deleted:
+            totals.deleted += len(places)
+        elif call_id in taken:
+            totals.stream(call_id, stream, places, checkpoints[call_id].get(stream))
+    for call_id, at in books.refused if run == LIVE_RUN else ():
+        if at not in dead:
+            totals.without_account(call_id, "", [at], "a record that breaks the contract has no dead letter")
+    for call_id in sorted(taken - deleted):
+        totals.letters(call_id, noted[call_id])
+        if await store.archive.call(call_id) is not None:  # results may expire before the checkpoints do
+            totals.utterances(call_id, await store.archive.results(call_id), checkpoints[call_id])
+    totals.offsets()
+    return totals.report(run, calls=len(calls))
+
+
+def _without_media(letter: Letter) -> Letter:
+    return replace(letter, record=replace(letter.record, value=b"", headers=()))
+
+
+@dataclass(slots=True)
+class _Totals:
+    extents: Mapping[int, Extent]
+    books: Books
+    dead: Mapping[Coordinates, Letter]
+    keys: frozenset[str]
+    counts: Counter[str] = field(default_factory=Counter)
+    skipped: Counter[str] = field(default_factory=Counter)
+    deleted: int = 0
+    findings: list[Finding] = field(default_factory=list)
+    by_call: dict[str, list[Letter]] = field(default_factory=lambda: defaultdict(list))
+
+    def __post_init__(self) -> None:
+        for letter in self.dead.values():
+            self.by_call[(letter.record.key or b"").decode(errors="replace")].append(letter)
+
+    def find(self, kind: Kind, call_id: str, stream: str, count: int, detail: str) -> None:
+        if len(self.findings) < FINDINGS_MAX:
+            self.findings.append(Finding(kind=kind, call_id=call_id, stream=stream, count=count, detail=detail))
+
+    def stream(self, call_id: str, stream: str, places: Sequence[Coordinates], checkpoint: Checkpoint | None) -> None:
+        """One stream's records against its account."""
+        own = [at for at in places if at not in self.dead]
+        account = Account() if checkpoint is None else checkpoint.account
+        self.counts["analysed"] += account.analysed
+        self.counts["missing"] += account.missing
+        self.counts["lost"] += account.lost
+        self.skipped.update(account.skipped)
+        settled = [at for at in own if at.offset < account.counted_to]
+        later = [at for at in own if at.offset >= account.counted_to]
+        ended = account.analysed + sum(account.skipped.values())
+        read_from = self.books.read_from[places[0].partition]
+        self.counts["streams_cut"] += account.first_at is not None and account.first_at < read_from
+        if ended < len(settled):
+            detail = f"{len(settled)} stand in the log below offset {account.counted_to}, {ended} are accounted for"
+            self.find("fragments_missing", call_id, stream, len(settled) - ended, detail)
+        if ended > len(settled) and self._sees_all(account, places):
+            detail = f"{ended} are accounted for, {len(settled)} stand in the log below offset {account.counted_to}"
+            self.find("fragments_doubled", call_id, stream, ended - len(settled), detail)
+        self.without_account(call_id, stream, later, "below the committed offset, and in no account")
+
+    def without_account(self, call_id: str, stream: str, places: Sequence[Coordinates], detail: str) -> None:
+        """Records that nobody has accounted for: pending, unless the group has gone past them."""
+        passed = [at for at in places if at.offset < (self.extents[at.partition].committed or 0)]
+        self.counts["pending"] += len(places) - len(passed)
+        if passed:
+            first, last = passed[0], passed[-1]
+            where = f"partition {first.partition}, offsets {first.offset} to {last.offset}"
+            self.find("fragments_missing", call_id, stream, len(passed), f"{detail} ({where})")
+
+    def offsets(self) -> None:
+        """Committed offsets against the ends of their partitions."""
+        for partition, extent in self.extents.items():
+            ahead = (extent.committed or 0) - extent.end
+            if ahead > 0:
+                self.find("offsets_ahead", "", "", ahead, f"partition {partition} is committed behind its end")
+
+    def letters(self, call_id: str, noted: Mapping[str, int]) -> None:
+        """A call's dead letters in the topic against those that the store has counted."""
+        own = self.by_call.get(call_id, [])
+        inside = [one for one in own if self._inside(one.record.at)]
+        counted = sum(noted.values())
+        if counted > len(own):
+            detail = f"{counted} are counted, {len(own)} stand in the dead-letter topic"
+            self.find("letters_missing", call_id, "", counted - len(own), detail)
+        settled = [
+            one for one in inside if one.record.at.offset < (self.extents[one.record.at.partition].committed or 0)
+        ]
+        if len(settled) > counted:
+            detail = f"{len(settled)} stand in the dead-letter topic, {counted} are counted"
+            self.find("letters_uncounted", call_id, "", len(settled) - counted, detail)
+
+    def utterances(
+        self, call_id: str, results: Sequence[UtteranceSentiment], checkpoints: Mapping[str, Checkpoint]
+    ) -> None:
+        """A call's results against the number of utterances in its checkpoints, and against each other."""
+        self.counts["utterances"] += len(results)
+        for stream, checkpoint in checkpoints.items():
+            for participant, cut in checkpoint.tracks.items():
+                track = [one for one in results if (one.stream, one.participant) == (stream, participant)]
+                if len(track) < cut.utterances:
+                    detail = f"{participant}: {cut.utterances} were stored, {len(track)} are there"
+                    self.find("utterances_missing", call_id, stream, cut.utterances - len(track), detail)
+                twice = sum(one.end_ms > following.start_ms for one, following in pairwise(track))
+                if len(track) > cut.utterances or twice:
+                    detail = f"{participant}: {cut.utterances} were stored, {len(track)} are there, {twice} overlap"
+                    self.find("utterances_doubled", call_id, stream, max(twice, len(track) - cut.utterances), detail)
+
+    def report(self, run: str, calls: int) -> AuditReport:
+        own = (letter for key in self.keys for letter in self.by_call.get(key, []))
+        inside = Counter(letter.reason for letter in own if self._inside(letter.record.at))
+        return AuditReport(
+            run=run,
+            records=self.books.records,
+            calls=calls,
+            streams=len(self.books.streams),
+            streams_cut=self.counts["streams_cut"],
+            analysed=self.counts["analysed"],
+            skipped=dict(self.skipped),
+            dead_lettered=dict(inside),
+            deleted=self.deleted,
+            pending=self.counts["pending"],
+            missing=self.counts["missing"],
+            lost=self.counts["lost"],
+            utterances=self.counts["utterances"],
+            findings=self.findings,
+        )
+
+    def _sees_all(self, account: Account, places: Sequence[Coordinates]) -> bool:
+        """Whether every fragment that the account counts is among the records read."""
+        extent = self.extents[places[0].partition]
+        start = self.books.read_from[places[0].partition]
+        return (account.first_at or 0) >= start and account.counted_to <= extent.end
+
+    def _inside(self, at: Coordinates) -> bool:
+        extent = self.extents.get(at.partition)
+        return extent is not None and self.books.read_from.get(at.partition, extent.end) <= at.offset < extent.end

@@ -1,0 +1,95 @@
+"""Dead letters back into the log, at the right place of their call."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Literal
+
+from pipelines.errors import BadFragmentError
+from pipelines.log.dead_letter import Letter
+from pipelines.log.records import fragment_headers, parse_record
+from pipelines.settings import MediaLimits
+from pipelines.store.keys import letter_name
+from pipelines.types import Checkpoint, Coordinates, MediaFragment
+
+_STREAM_KEPT = 40
+
+NOTHING_BEGUN: Mapping[Coordinates, str] = {}
+BEGUN = "redriving"
+"""A letter's state between being sent and being known to be sent."""
+
+Obstacle = Literal["cut", "still_refused", "duplicate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Redrive:
+    """What is to be sent for a letter, or why it cannot be: `detail` then says more."""
+
+    letter: Letter
+    fragment: MediaFragment | None
+    obstacle: Obstacle | None = None
+    detail: str = ""
+
+    @property
+    def headers(self) -> tuple[tuple[str, bytes], ...]:
+        """The headers of the record to send."""
+        return () if self.fragment is None else fragment_headers(self.fragment)
+
+
+def begun(fragment: MediaFragment) -> str:
+    """What to note of a letter before its fragment is sent, so that a redrive that broke off repeats itself."""
+    return f"{BEGUN} {fragment.stream} {fragment.seq} {int(fragment.final)}"
+
+
+def redrives(
+    letters: Iterable[Letter],
+    known: Mapping[str, Mapping[str, Checkpoint]],
+    limits: MediaLimits,
+    states: Mapping[Coordinates, str] = NOTHING_BEGUN,
+) -> Iterator[Redrive]:
+    """What to send for each letter, in the order in which to send it.
+
+    A stream of which nothing is `known` (by call, then stream) gets its own fragments. One that has gone on without
+    them would take them for duplicates: they make a stream of their own beside it, `STREAM.rOFFSET`, with the times they
+    had in the call, one for each run of consecutive fragments; so their utterances stand where they were spoken.
+
+    What `states` (by the record's place) says to have begun is sent as it was then: a worker knows it if it has come.
+    """
+    sound: list[tuple[MediaFragment, Letter]] = []
+    for letter in letters:
+        if not letter.whole:
+            yield Redrive(letter, None, "cut", "the dead-letter topic did not take all of it")
+            continue
+        try:
+            fragment = parse_record(letter.record, limits)
+        except BadFragmentError as error:
+            yield Redrive(letter, None, "still_refused", str(error))
+            continue
+        state = states.get(letter.record.at, "")
+        if state.startswith(BEGUN):
+            _, stream, seq, final = state.split()
+            yield Redrive(letter, replace(fragment, stream=stream, seq=int(seq), final=final == "1"))
+        else:
+            sound.append((fragment, letter))
+    # One of each number: a sender that repeated itself would have its speech judged twice.
+    firsts: dict[tuple[str, str, int], tuple[MediaFragment, Letter]] = {}
+    for fragment, letter in sound:
+        place = (fragment.call_id, fragment.stream, fragment.seq)
+        if firsts.setdefault(place, (fragment, letter))[1] is not letter:
+            yield Redrive(letter, None, "duplicate", f"{letter_name(firsts[place][1].record.at)} is the same fragment")
+    once = [firsts[place] for place in sorted(firsts)]
+    for (call_id, stream), group in groupby(once, key=lambda one: (one[0].call_id, one[0].stream)):
+        if stream in known.get(call_id, {}):
+            yield from _beside(list(group))
+        else:
+            yield from (Redrive(letter, fragment) for fragment, letter in group)
+
+
+def _beside(group: list[tuple[MediaFragment, Letter]]) -> Iterator[Redrive]:
+    runs = groupby(enumerate(group), key=lambda one: one[1][0].seq - one[0])
+    for _, run in runs:
+        members = [member for _, member in run]
+        name = f"{members[0][0].stream[:_STREAM_KEPT]}.r{members[0][1].record.at.offset}"
+        for seq, (fragment, letter) in enumerate(members):
+            own = replace(fragment, stream=name, seq=seq, final=seq == len(members) - 1)
+            yield Redrive(letter, own)

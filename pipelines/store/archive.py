@@ -1,0 +1,175 @@
+"""What is asked of the stored calls: lists, pages of results, events as they come, trends."""
+
+import re
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from pipelines.errors import BadCursorError, CorruptResultError
+from pipelines.store.client import CHUNK, chunks, redis_errors
+from pipelines.store.keys import CallKeys, calls_key, read_call, read_digests, read_event, trend_key
+from pipelines.store.queries import (
+    MINUTE_MS,
+    CallEvent,
+    CallFilter,
+    CallInfo,
+    Page,
+    TrendMinute,
+    read_call_cursor,
+    read_member_cursor,
+    read_result,
+    trend_minute,
+    write_cursor,
+)
+from pipelines.types import Participant, UtteranceSentiment
+
+PAGE_MAX = 500
+CALLS_SCANNED_MAX = 2_000
+"""How many calls one page looks at; a page that finds less than it may is followed by another."""
+TREND_MINUTES_MAX = 7 * 24 * 60
+_BLOCK_MAX_MS = 3_000
+
+
+class Archive:
+    """The results and calls of one run; every method raises `StoreUnavailableError` as `Store`'s do."""
+
+    def __init__(self, client: Any, run: str) -> None:
+        """`run` is the name under which results were written."""
+        self._redis, self._run = client, run
+
+    async def call(self, call_id: str) -> CallInfo | None:
+        """What is known of a call; None when it is unknown, expired or deleted."""
+        with redis_errors():
+            return (await self._call_infos([call_id]))[0]
+
+    async def utterances(self, call_id: str, cursor: str | None = None, limit: int = 100) -> Page[UtteranceSentiment]:
+        """The call's results in the order of `start_ms`, then participant; none for an unknown call.
+
+        While the call is live, a result may still come to stand before a page already read; `events` misses none.
+
+        Raises:
+            BadCursorError: `cursor` is not one of a page's.
+        """
+        keys, limit = CallKeys(call_id, self._run), max(1, min(limit, PAGE_MAX))
+        after = "-" if cursor is None else f"({read_member_cursor(cursor)}"
+        with redis_errors():
+            members = await self._redis.zrangebylex(keys("order"), after, "+", start=0, num=limit)
+            texts = await self._redis.hmget(keys("results"), members) if members else []
+        items, corrupt = [], []
+        for name, text in zip(members, texts, strict=True):
+            try:
+                items.append(read_result(text or ""))
+            except CorruptResultError:
+                corrupt.append(name)
+        return Page(tuple(items), write_cursor(members[-1]) if len(members) == limit else None, tuple(corrupt))
+
+    async def results(self, call_id: str) -> list[UtteranceSentiment]:
+        """All of the call's results, in the order of `utterances`; unreadable ones are left out."""
+        found: list[UtteranceSentiment] = []
+        cursor: str | None = None
+        while True:
+            page = await self.utterances(call_id, cursor, PAGE_MAX)
+            found += page.items
+            cursor = page.next_cursor
+            if cursor is None:
+                return found
+
+    async def calls(self, wanted: CallFilter, cursor: str | None = None, limit: int = 50) -> Page[CallInfo]:
+        """Calls that match, the latest first. A page may hold fewer than `limit` and still have a next one.
+
+        Raises:
+            BadCursorError: `cursor` is not one of a page's.
+        """
+        limit = max(1, min(limit, PAGE_MAX))
+        place = None if cursor is None else read_call_cursor(cursor)
+        key = calls_key(self._run, wanted.tenant)
+        since = "-inf" if wanted.since_ms is None else str(wanted.since_ms)
+        until = "+inf" if wanted.until_ms is None else f"({wanted.until_ms}"
+        found: list[CallInfo] = []
+        expired: list[str] = []
+        with redis_errors():
+            for skip in range(0, CALLS_SCANNED_MAX, CHUNK):
+                listed = await self._redis.zrevrangebyscore(
+                    key, until if place is None else str(place[0]), since, skip, CHUNK, withscores=True
+                )
+                ids = [call_id for call_id, ms in listed if place is None or (int(ms), call_id) < place]
+                calls = await self._call_infos(ids)
+                expired += [call_id for call_id, call in zip(ids, calls, strict=True) if call is None]
+                found += await self._matching(wanted, [call for call in calls if call is not None])
+                if len(found) >= limit or len(listed) < CHUNK:
+                    break
+            if expired:
+                await self._redis.zrem(key, *expired)
+        if len(found) >= limit:
+            last = found[limit - 1]
+            return Page(tuple(found[:limit]), write_cursor(last.started_ms, last.call_id))
+        more = len(listed) == CHUNK
+        return Page(tuple(found), write_cursor(int(listed[-1][1]), listed[-1][0]) if more else None)
+
+    async def events(self, call_id: str, last_id: str = "0-0", block_ms: int = 0) -> tuple[CallEvent, ...]:
+        """What happened in a call after the event `last_id`, at most 100; waits up to `block_ms` for the first.
+
+        A call keeps about its last 10,000 events. One whose result is gone or unreadable comes as `unreadable`.
+
+        Raises:
+            BadCursorError: `last_id` is not an event's id.
+        """
+        if not re.fullmatch(r"\d{1,18}-\d{1,18}", last_id):
+            raise BadCursorError(f"{last_id[:80]!r} is not the id of an event: start with 0-0")
+        keys = CallKeys(call_id, self._run)
+        deadline_s = time.monotonic() + block_ms / 1000
+        with redis_errors():
+            while True:
+                left_ms = min(_BLOCK_MAX_MS, round((deadline_s - time.monotonic()) * 1000))
+                found = await self._redis.xread({keys("events"): last_id}, count=CHUNK, block=max(1, left_ms))
+                if found or left_ms <= 0:
+                    break
+            entries = found[0][1] if found else []
+            names = [fields["member"] for _, fields in entries if "member" in fields]
+            texts = await self._redis.hmget(keys("results"), names) if names else []
+        results = dict(zip(names, texts, strict=True))
+        return tuple(read_event(entry, results) for entry in entries)
+
+    async def trends(
+        self, tenant: str, since_ms: int, until_ms: int, participant: Participant | None = None
+    ) -> tuple[TrendMinute, ...]:
+        """The minutes in `[since_ms, until_ms)`, ms since 1970, that hold judged utterances, in order.
+
+        Raises:
+            ValueError: the range holds more than `TREND_MINUTES_MAX` minutes.
+        """
+        minutes = range(since_ms // MINUTE_MS * MINUTE_MS, until_ms, MINUTE_MS)
+        if len(minutes) > TREND_MINUTES_MAX:
+            raise ValueError(f"the range holds {len(minutes)} minutes: ask for at most {TREND_MINUTES_MAX} (a week)")
+        trends: list[TrendMinute] = []
+        with redis_errors():
+            for chunk in chunks(minutes):
+                pipe = self._redis.pipeline(transaction=False)
+                for minute_ms in chunk:
+                    pipe.hvals(trend_key(self._run, tenant, minute_ms))
+                for minute_ms, texts in zip(chunk, await pipe.execute(), strict=True):
+                    trends.append(trend_minute(minute_ms, read_digests(texts), participant))
+        return tuple(trend for trend in trends if trend.utterances)
+
+    async def _call_infos(self, call_ids: Sequence[str]) -> list[CallInfo | None]:
+        pipe = self._redis.pipeline(transaction=False)
+        for call_id in call_ids:
+            pipe.hgetall(CallKeys(call_id, self._run)("call"))
+            pipe.hgetall(CallKeys(call_id, self._run)("streams"))
+        answers = await pipe.execute() if call_ids else []
+        return [
+            read_call(call_id, fields, streams)
+            for call_id, fields, streams in zip(call_ids, answers[::2], answers[1::2], strict=True)
+        ]
+
+    async def _matching(self, wanted: CallFilter, calls: Sequence[CallInfo]) -> list[CallInfo]:
+        if not wanted.asks_for_utterances or not calls:
+            return list(calls)
+        pipe = self._redis.pipeline(transaction=False)
+        for call in calls:
+            pipe.hvals(CallKeys(call.call_id, self._run)("digests"))
+        return [
+            call
+            for call, texts in zip(calls, await pipe.execute(), strict=True)
+            if any(wanted.accepts(digest) for digest in read_digests(texts))
+        ]

@@ -1,0 +1,101 @@
+"""What everything on Redis shares: connecting to a server or a Cluster, scripts, how much at a time, one error."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from importlib.resources import files
+from typing import Any, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+import redis.asyncio
+from redis.exceptions import AskError, ClusterError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
+
+from pipelines.errors import StoreTrouble, StoreUnavailableError
+
+T = TypeVar("T")
+
+CHUNK = 100
+"""How many keys, calls or events one step takes at most: a long one would hold up everybody else."""
+CLUSTER_SCHEMES = {"redis+cluster": "redis", "rediss+cluster": "rediss"}
+_SOCKET_TIMEOUT_S = 5.0
+_PROBES = 200
+"""Names enough that some fall to each primary of any Cluster of a few dozen."""
+_CONNECTIONS_MAX = 10_000  # one for each watcher of a live call
+
+
+def connect(url: str) -> Any:  # redis-py types each reply as a union of all protocols
+    """An asyncio client of `redis://…`, `rediss://…`, `unix://…`, or a Cluster; it connects at the first use.
+
+    `redis+cluster://host:port` names any node of a Cluster (`rediss+cluster://` with TLS); the others are asked for.
+    """
+    options: dict[str, Any] = {
+        "decode_responses": True,
+        "encoding_errors": "replace",
+        "socket_timeout": _SOCKET_TIMEOUT_S,
+        "socket_connect_timeout": _SOCKET_TIMEOUT_S,
+        "max_connections": _CONNECTIONS_MAX,
+    }
+    parts = urlsplit(url)
+    if parts.scheme in CLUSTER_SCHEMES:
+        plain = urlunsplit(parts._replace(scheme=CLUSTER_SCHEMES[parts.scheme]))
+        return redis.asyncio.RedisCluster.from_url(plain, **options)
+    return redis.asyncio.Redis.from_url(url, **options)
+
+
+async def epoch(client: Any) -> str:
+    """The names that the servers behind `client` gave themselves when they started.
+
+    Raises:
+        ReadOnlyError: one of them is a replica, so that what it says of the past may be old.
+    """
+    if isinstance(client, redis.asyncio.RedisCluster):
+        told = await client.info(target_nodes=redis.asyncio.RedisCluster.PRIMARIES)
+        servers = [told] if "run_id" in told else list(told.values())  # one primary answers for itself
+    else:
+        servers = [await client.info()]
+    if any(server["role"] != "master" for server in servers):
+        raise ReadOnlyError("it has become a replica")
+    return " ".join(sorted(server["run_id"] for server in servers))
+
+
+async def probe(client: Any, key: str) -> None:
+    """Write something to every server behind `client` that takes writes; it is gone after a minute."""
+    names = {key}
+    if isinstance(client, redis.asyncio.RedisCluster):
+        await client.initialize()
+        owners = {client.get_node_from_key(name): name for name in (f"{key}:{number}" for number in range(_PROBES))}
+        names = set(owners.values())
+    for name in names:
+        await client.set(name, "1", ex=60)
+
+
+@contextmanager
+def redis_errors() -> Iterator[None]:
+    """Turns redis-py's errors into `StoreUnavailableError`, whose `cause` says whether to wait, to mend or to make room."""
+    try:
+        yield
+    except (RedisError, OSError) as error:
+        cause, remedy = _trouble(error)
+        raise StoreUnavailableError(f"Redis: {error}; {remedy}", cause) from error
+
+
+def _trouble(error: Exception) -> tuple[StoreTrouble, str]:
+    # What fails within a script comes as a plain error with the true one in its text.
+    if isinstance(error, OutOfMemoryError) or "OOM command not allowed" in str(error):
+        return "out_of_memory", "raise maxmemory, or lower results_ttl_s"
+    if isinstance(error, ReadOnlyError) or "READONLY" in str(error):
+        return "read_only", "point UNDERTONE_REDIS at the primary"
+    if isinstance(error, ResponseError) and not isinstance(error, ClusterError | AskError):
+        return "refused", "see the server's log: a full disk, say, or too few replicas"
+    return "away", "check UNDERTONE_REDIS and the server"
+
+
+@cache
+def lua(name: str, *, before: str = "") -> str:
+    """The script of that name in `lua/`, with another one's functions before it."""
+    return "".join((files("pipelines.store") / "lua" / f"{one}.lua").read_text() for one in (before, name) if one)
+
+
+def chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """The items in order, at most `CHUNK` at a time."""
+    return (items[start : start + CHUNK] for start in range(0, len(items), CHUNK))

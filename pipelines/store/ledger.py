@@ -1,0 +1,143 @@
+"""What is noted of single records: how often their work began, and which of them are dead letters."""
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.errors import FencedError
+from pipelines.store.client import lua, redis_errors
+from pipelines.store.keys import CHECKPOINT_TTL_S, LETTER_STATES, CallKeys, letter_name, open_key, work_key
+from pipelines.types import Coordinates
+
+LETTERS_KEPT_MAX = 1_000
+"""How many dead letters of a call are remembered by their place; all are counted."""
+_WORK_TTL_S = 86_400
+_LETTER_TTL_S = 31 * 86_400
+"""A day longer than the dead-letter topic keeps them."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenNote:
+    """A stream that is not stored to its end."""
+
+    tenant: str
+    call_id: str
+    stream: str
+
+
+@dataclass(frozen=True, slots=True)
+class Owned:
+    """A stream of a call, and who writes to it: what is noted for it is refused once somebody else does."""
+
+    stream: str
+    owner: str
+
+
+class Ledger:
+    """Notes beside the checkpoints, in the same Redis; every method raises `StoreUnavailableError` as `Store`'s do."""
+
+    def __init__(self, client: Any, run: str) -> None:
+        """`run` is the name under which results are written."""
+        self._redis, self._run = client, run
+        self._attempt_script = client.register_script(lua("attempt"))
+        self._letter_script = client.register_script(lua("letter"))
+
+    async def begin(self, at: Coordinates, worker: str, ended: Iterable[int] = ()) -> int:
+        """Note that `worker` begins to work on a record, and that work has ended on others of its partition.
+
+        Returns:
+            How many workers have begun without an end, this one included: 1, unless a process died over it.
+        """
+        return await self._attempt(at.partition, at.offset, worker, ended)
+
+    async def end(self, partition: int, worker: str, ended: Iterable[int]) -> None:
+        """Note that the worker's work on records has ended; nobody is to blame for what happens next."""
+        await self._attempt(partition, "", worker, ended)
+
+    async def note_open(self, partition: int, note: OpenNote) -> None:
+        """A stream of the partition is opened."""
+        with redis_errors():
+            await self._redis.zadd(open_key(self._run, partition), {_written(note): time.time()})
+
+    async def forget_open(self, partition: int, note: OpenNote) -> None:
+        """A stream of the partition is stored to its end, or deleted."""
+        with redis_errors():
+            await self._redis.zrem(open_key(self._run, partition), _written(note))
+
+    async def open_streams(self, partition: int) -> list[OpenNote]:
+        """The streams of the partition that were opened and not stored to their end; some may be over all the same."""
+        key = open_key(self._run, partition)
+        with redis_errors():
+            await self._redis.zremrangebyscore(key, "-inf", time.time() - CHECKPOINT_TTL_S)
+            return [OpenNote(*name.split("/")) for name in await self._redis.zrange(key, 0, -1)]
+
+    async def is_dead(self, call_id: str, at: Coordinates, owned: Owned | None = None) -> bool:
+        """Whether the record is noted as a dead letter of its call.
+
+        Raises:
+            FencedError: the stream is not `owned` any more.
+        """
+        keys = CallKeys(call_id, self._run)
+        with redis_errors():
+            dead = await self._redis.zscore(keys("letters"), letter_name(at)) is not None
+            if owned is not None and await self._redis.hget(keys(f"stream:{owned.stream}"), "owner") != owned.owner:
+                raise fenced(call_id, owned.stream)
+        return dead
+
+    async def note_letter(self, call_id: str, at: Coordinates, reason: str, owned: Owned | None = None) -> bool:
+        """Count a record among its call's dead letters; again changes nothing, and is False.
+
+        Raises:
+            FencedError: the stream is not `owned` any more.
+        """
+        keys = CallKeys(call_id, self._run)
+        stream, owner = ("", "") if owned is None else (owned.stream, owned.owner)
+        with redis_errors():
+            word = await self._letter_script(
+                keys=[keys("letters"), keys("letter-counts"), keys(f"stream:{stream}")],
+                args=[at.offset, letter_name(at), reason, LETTERS_KEPT_MAX, CHECKPOINT_TTL_S, owner],
+            )
+        if word == "fenced":
+            raise fenced(call_id, stream)
+        return bool(word == "noted")
+
+    async def letter_counts(self, call_id: str) -> Mapping[str, int]:
+        """A call's dead letters by reason."""
+        with redis_errors():
+            counts = await self._redis.hgetall(CallKeys(call_id, self._run)("letter-counts"))
+        return {reason: int(number) for reason, number in counts.items()}
+
+    async def settle_letters(self, states: Mapping[Coordinates, str]) -> None:
+        """Note what has been decided about letters, of all or of none."""
+        with redis_errors():
+            pipe = self._redis.pipeline(transaction=True)
+            for at, state in states.items():
+                pipe.set(f"{LETTER_STATES}:{letter_name(at)}", state, ex=_LETTER_TTL_S)
+            await pipe.execute()
+
+    async def letter_states(self, letters: Iterable[Coordinates]) -> Mapping[Coordinates, str]:
+        """What was decided about these letters; those that nobody has looked at are left out."""
+        wanted = list(letters)
+        with redis_errors():
+            pipe = self._redis.pipeline(transaction=False)
+            for at in wanted:
+                pipe.get(f"{LETTER_STATES}:{letter_name(at)}")
+            states = await pipe.execute() if wanted else []
+        return {at: state for at, state in zip(wanted, states, strict=True) if state is not None}
+
+    async def _attempt(self, partition: int, offset: int | str, worker: str, ended: Iterable[int]) -> int:
+        with redis_errors():
+            attempts = await self._attempt_script(
+                keys=[work_key(self._run, partition)], args=[offset, _WORK_TTL_S, worker, *ended]
+            )
+        return int(attempts)
+
+
+def fenced(call_id: str, stream: str) -> FencedError:
+    """What a writer is told that does not own the stream any more."""
+    return FencedError(f"call {call_id}, stream {stream}: another writer owns it; drop its state")
+
+
+def _written(note: OpenNote) -> str:
+    return f"{note.tenant}/{note.call_id}/{note.stream}"  # none of the three may hold a slash

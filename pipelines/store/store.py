@@ -1,0 +1,338 @@
+"""The store: checkpoints and results, in Redis 6.2 or later. `store_keys.py` lists the keys.
+
+Run the server with `maxmemory-policy noeviction`: an evicted checkpoint would be a call analysed twice.
+"""
+
+import time
+from typing import Any, Self
+
+from pipelines.errors import BadFragmentError, CallDeletedError, StoreTrouble, StoreUnavailableError
+from pipelines.store.archive import Archive
+from pipelines.store.client import chunks, connect, epoch, lua, probe, redis_errors
+from pipelines.store.keys import (
+    CHECKPOINT_TTL_S,
+    PROBE,
+    CallKeys,
+    calls_key,
+    member,
+    read_checkpoint,
+    trend_key,
+    worker_key,
+    workers_key,
+)
+from pipelines.store.ledger import Ledger, fenced
+from pipelines.store.queries import CallState, Digest
+from pipelines.types import (
+    LIVE_RUN,
+    NOTHING_COUNTED,
+    Checkpoint,
+    Counted,
+    MediaFragment,
+    Participant,
+    ResumePoint,
+    TrackCut,
+    UtteranceSentiment,
+)
+
+EVENTS_MAX = 10_000
+OPEN_TTL_S = 86_400
+"""How long a call stays of which nothing was ever stored."""
+TOMBSTONE_TTL_S = 30 * 86_400
+_CALL_KEYS = ("call", "streams", "results", "order", "digests", "events", "letters", "letter-counts", "runs")
+
+
+class Store:
+    """Everything that lasts. `Store.connect(url)` makes one; its methods may run concurrently on one event loop.
+
+    `archive` answers what is asked of the stored calls, `ledger` holds what is noted of single records.
+
+    Every method raises `StoreUnavailableError` when Redis does not answer, or refuses to write because it is full or
+    read-only; all of them may then be called again.
+    """
+
+    def __init__(self, client: Any, run: str = LIVE_RUN) -> None:
+        self._redis, self._run = client, run
+        self.ledger, self.archive = Ledger(client, run), Archive(client, run)
+        self._open_script = client.register_script(lua("open_stream", before="call_state"))
+        self._advance_script = client.register_script(lua("advance", before="call_state"))
+        self._settle_script = client.register_script(lua("settle", before="call_state"))
+
+    @classmethod
+    def connect(cls, url: str, run: str = LIVE_RUN) -> Self:
+        """A store at `redis://…`, `rediss://…`, `unix://…` or `redis+cluster://…`; it connects at the first use.
+
+        `run` is the name under which results are written and read: `live`, or a replay's or shadow's own.
+        """
+        return cls(connect(url), run)
+
+    def of_run(self, run: str) -> "Store":
+        """The same store under the name of another run."""
+        return self if run == self._run else Store(self._redis, run)
+
+    async def close(self) -> None:
+        """Disconnect."""
+        await self._redis.aclose()
+
+    async def ping(self) -> None:
+        """Nothing, if Redis answers."""
+        with redis_errors():
+            await self._redis.ping()
+
+    async def trouble(self) -> StoreTrouble | None:
+        """What keeps Redis from taking a result now; None when nothing does."""
+        try:
+            with redis_errors():
+                await probe(self._redis, PROBE)
+        except StoreUnavailableError as error:
+            return error.cause
+        return None
+
+    async def epoch(self) -> str:
+        """Changes when a server starts anew or another takes over: what it held last may be gone."""
+        with redis_errors():
+            return await epoch(self._redis)
+
+    async def open_stream(
+        self,
+        call_id: str,
+        tenant: str,
+        stream: str,
+        owner: str,
+        started_at_ms: int,
+        *,
+        partition: int = 0,
+        offset: int | None = None,
+    ) -> Checkpoint | None:
+        """Take ownership of a stream and read how far it is stored; whoever owned it is refused from now on.
+
+        Args:
+            call_id: the call.
+            tenant: whose call it is.
+            stream: one of its streams.
+            owner: the writer's name, different from any other process's, ever.
+            started_at_ms: when the call started if this is its first stream, ms since 1970; 0 means now.
+            partition: where in the log its fragments stand.
+            offset: where the fragment stands that opens it, if one does.
+
+        Returns:
+            None where the stream is closed and that fragment is accounted for: it is only read again.
+
+        Raises:
+            CallDeletedError: the call was deleted.
+            BadFragmentError: the call belongs to another tenant (`bad_header`), or its fragments began in another
+                partition (`wrong_partition`), in which offsets mean something else.
+        """
+        keys, place = self._keys(call_id), () if offset is None else (offset,)
+        with redis_errors():
+            word, *rest = await self._open_script(
+                keys=[*keys.stream(stream), keys("letters")],
+                args=[
+                    owner,
+                    tenant,
+                    stream,
+                    started_at_ms,
+                    OPEN_TTL_S,
+                    CHECKPOINT_TTL_S,
+                    EVENTS_MAX,
+                    partition,
+                    *place,
+                ],
+            )
+            if word == "open" and self._run != LIVE_RUN:
+                runs = CallKeys(call_id)("runs")
+                await self._redis.sadd(runs, self._run)
+                await self._redis.expire(runs, TOMBSTONE_TTL_S)
+            if word == "open" and int(rest[0]):
+                await self._redis.zadd(calls_key(self._run, tenant), {call_id: int(rest[0])}, nx=True)
+        if word == "other tenant":
+            raise BadFragmentError("bad_header", f"call {call_id} belongs to another tenant: use a call id of your own")
+        if word == "other partition":
+            raise BadFragmentError(
+                "wrong_partition",
+                f"call {call_id} began in another partition than {partition}: add partitions only while no call is open",
+            )
+        _judge(word, call_id, stream)
+        if word == "settled":
+            return None
+        _, letters, fields = rest
+        return read_checkpoint(dict(zip(fields[::2], fields[1::2], strict=True)), letters)
+
+    async def advance(
+        self,
+        first: MediaFragment,
+        *,
+        owner: str,
+        participant: Participant,
+        believed_cut_sample: int,
+        new: TrackCut,
+        resume: ResumePoint,
+        result: UtteranceSentiment | None,
+        ttl_s: int,
+        counted: Counted = NOTHING_COUNTED,
+    ) -> None:
+        """Store `result` and move the track's cut to `new` in one step; again after a lost reply changes nothing.
+
+        `first` is any fragment of the stream. `counted` holds the fragments below `resume` that were not counted yet. The trend bucket is filled before: it is keyed by utterance, so a step
+        that is refused or repeated leaves it as the utterance's true owner does.
+
+        Raises:
+            FencedError: `owner` does not own the stream any more, or the cut is neither where it believed nor at `new`.
+            CallDeletedError: the call was deleted.
+        """
+        keys = self._keys(first.call_id)
+        name, text, digest = "", "", ""
+        with redis_errors():
+            if result is not None:
+                name = member(result.start_ms, result.participant, first.stream)
+                text, digest = result.model_dump_json(), Digest.of(result).write()
+                trend = await self._fill_trend(keys, result, digest, ttl_s)
+            word = await self._advance_script(
+                keys=[*keys.stream(first.stream), *map(keys, ("results", "order", "digests"))],
+                args=[
+                    owner,
+                    participant,
+                    believed_cut_sample,
+                    new.cut_sample,
+                    new.utterances,
+                    resume.offset,
+                    resume.seq,
+                    resume.start_sample,
+                    ttl_s,
+                    max(ttl_s, CHECKPOINT_TTL_S),
+                    EVENTS_MAX,
+                    name,
+                    text,
+                    digest,
+                    0 if result is None else result.end_ms,
+                    "" if counted.first_at is None else counted.first_at,
+                    *_flat(counted),
+                ],
+            )
+            if word != "stored" and result is not None and trend is not None:
+                await self._mend_trend(keys("digests"), name, trend, result.utterance_id)
+        _judge(word, first.call_id, first.stream)
+
+    async def settle(
+        self,
+        call_id: str,
+        stream: str,
+        *,
+        owner: str | None,
+        counted: Counted = NOTHING_COUNTED,
+        state: CallState | None = None,
+    ) -> None:
+        """Count fragments that need no cut to move, and set the stream's state; again changes nothing.
+
+        `final` is for good: the stream is stored to its end. When every known stream of the call is, the call is.
+
+        Without an `owner` it is for what comes of a stream that is final, which nobody owns.
+
+        Raises:
+            FencedError: `owner` does not own the stream any more, or there is none and the stream is not final.
+            CallDeletedError: the call was deleted.
+        """
+        with redis_errors():
+            word = await self._settle_script(
+                keys=self._keys(call_id).stream(stream),
+                args=[
+                    owner or "",
+                    stream,
+                    state or "",
+                    EVENTS_MAX,
+                    counted.below,
+                    "" if counted.first_at is None else counted.first_at,
+                    *_flat(counted),
+                ],
+            )
+        _judge(word, call_id, stream)
+
+    async def checkpoints(self, call_id: str) -> dict[str, Checkpoint]:
+        """What is known of each stream of a call, with the account of its fragments; empty for an unknown call."""
+        keys = self._keys(call_id)
+        with redis_errors():
+            streams = await self._redis.hkeys(keys("streams"))
+            found = [await self._redis.hgetall(keys(f"stream:{stream}")) for stream in streams]
+        return {stream: read_checkpoint(fields) for stream, fields in zip(streams, found, strict=True)}
+
+    async def delete_call(self, call_id: str) -> bool:
+        """Remove a call, its part of the trends and what replays made of it, and refuse what still comes of it.
+
+        False if it is unknown. Again after an error removes the rest.
+        """
+        with redis_errors():
+            keys = CallKeys(call_id)
+            if not await self._redis.exists(*map(keys, ("call", "streams", "runs"))):
+                return False
+            await self._redis.set(keys("deleted"), "1", ex=TOMBSTONE_TTL_S)
+            for run in [*await self._redis.smembers(keys("runs")), LIVE_RUN]:
+                await self._erase(CallKeys(call_id, run))
+        return True
+
+    async def _erase(self, keys: CallKeys) -> None:
+        tenant, started_ms = await self._redis.hmget(keys("call"), "tenant", "started_ms")
+        if tenant is not None:
+            for names in chunks(await self._redis.hkeys(keys("digests"))):
+                pipe = self._redis.pipeline(transaction=False)
+                for name in names:
+                    start_ms, participant, stream = name.split("/")
+                    trend = trend_key(keys.run, tenant, int(started_ms) + int(start_ms))
+                    pipe.hdel(trend, f"{keys.call_id}/{stream}/{participant}/{int(start_ms)}")
+                await pipe.execute()
+            await self._redis.zrem(calls_key(keys.run, tenant), keys.call_id)
+        streams = await self._redis.hkeys(keys("streams"))
+        await self._redis.delete(*map(keys, (*_CALL_KEYS, *(f"stream:{name}" for name in streams))))
+
+    async def deleted(self, call_id: str) -> bool:
+        """Whether a call of this id was deleted, so that nothing more is taken of it; known for 30 days."""
+        with redis_errors():
+            return bool(await self._redis.exists(self._keys(call_id)("deleted")))
+
+    def _keys(self, call_id: str) -> CallKeys:
+        return CallKeys(call_id, self._run)
+
+    async def publish_metrics(self, worker_id: str, text: str, ttl_s: int) -> None:
+        """Leave a worker's metrics, Prometheus text, for `ttl_s`."""
+        now_ms = time.time() * 1000
+        with redis_errors():
+            pipe = self._redis.pipeline(transaction=True)
+            pipe.set(worker_key(self._run, worker_id), text, ex=ttl_s)
+            pipe.zadd(workers_key(self._run), {worker_id: now_ms + ttl_s * 1000})
+            pipe.zremrangebyscore(workers_key(self._run), "-inf", now_ms)
+            await pipe.execute()
+
+    async def metrics(self) -> dict[str, str]:
+        """What each living worker left last."""
+        with redis_errors():
+            workers = await self._redis.zrange(workers_key(self._run), 0, -1)
+            texts = await self._redis.mget([worker_key(self._run, worker) for worker in workers]) if workers else []
+        return {worker: text for worker, text in zip(workers, texts, strict=True) if text is not None}
+
+    async def _fill_trend(self, keys: CallKeys, result: UtteranceSentiment, digest: str, ttl_s: int) -> str | None:
+        started_ms = await self._redis.hget(keys("call"), "started_ms")
+        if started_ms is None:
+            return None  # deleted or never opened: the step itself will say so
+        trend = trend_key(self._run, result.tenant, int(started_ms) + result.start_ms)
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.hset(trend, result.utterance_id, digest)
+        pipe.expire(trend, ttl_s)
+        await pipe.execute()
+        return trend
+
+    async def _mend_trend(self, digests: str, name: str, trend: str, utterance_id: str) -> None:
+        """A step that was refused has filled the bucket: what is stored of the utterance, if anything, belongs there."""
+        stored = await self._redis.hget(digests, name)
+        if stored is None:
+            await self._redis.hdel(trend, utterance_id)
+        else:
+            await self._redis.hset(trend, utterance_id, stored)
+
+
+def _flat(counted: Counted) -> list[str | int]:
+    return [part for outcome in counted.outcomes.items() for part in outcome]
+
+
+def _judge(word: str, call_id: str, stream: str) -> None:
+    if word == "deleted":
+        raise CallDeletedError(f"call {call_id} was deleted")
+    if word == "fenced":
+        raise fenced(call_id, stream)

@@ -1,0 +1,165 @@
+import asyncio
+import json
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+import pytest
+import uvicorn
+from fastapi import FastAPI
+from typer.testing import CliRunner
+
+from deployments.cli.main import app
+from deployments.http.calls import call_routes
+from deployments.http.problems import install_problems
+from pipelines.store.store import Store
+from pipelines.types import (
+    Participant,
+    UtteranceSentiment,
+)
+from tests.deployments.results import keep, result
+
+AGENT, CUSTOMER = Participant.AGENT, Participant.CUSTOMER
+CALL = [
+    result(1000, "how can i help you", 0.3, AGENT),
+    result(4000, "nobody helps me", -2.1),
+    result(8000, "i am sorry", -0.2, AGENT),
+    result(12_000, "thank you so much", 2.2),
+]
+
+
+@pytest.fixture
+def cli(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[CliRunner]:
+    """A command line whose gateway is the real routes over a real Redis."""
+    store = Store.connect(redis_url)
+
+    @asynccontextmanager
+    async def closing(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await store.close()
+
+    api = FastAPI(lifespan=closing)
+    api.include_router(call_routes(store, heartbeat_ms=100))
+    install_problems(api)
+    server = uvicorn.Server(uvicorn.Config(api, port=0, log_level="error", ws="none", loop="asyncio"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    monkeypatch.setenv("UNDERTONE_URL", f"http://127.0.0.1:{port}")
+    yield CliRunner()
+    server.should_exit = True
+    thread.join()
+
+
+def test_calls_are_listed_as_a_table_and_as_json(cli: CliRunner, redis_url: str) -> None:
+    keep(redis_url, "angry:1", CALL)
+    keep(redis_url, "calm", CALL[:1])
+
+    table = cli.invoke(app, ["calls"])
+    lines = cli.invoke(app, ["calls", "--json"]).stdout.splitlines()
+    filtered = cli.invoke(
+        app, ["calls", "--participant", "customer", "--max-score", "-2", "--json"]
+    ).stdout.splitlines()
+
+    assert table.exit_code == 0
+    assert "angry:1" in table.stdout
+    assert {json.loads(line)["call_id"] for line in lines} == {"angry:1", "calm"}
+    assert [json.loads(line)["call_id"] for line in filtered] == ["angry:1"]
+
+
+def test_no_calls_is_an_empty_table_and_a_hint(cli: CliRunner) -> None:
+    ended = cli.invoke(app, ["calls"])
+
+    assert ended.exit_code == 0
+    assert "undertone send" in ended.stderr
+
+
+def test_a_filter_that_the_gateway_refuses_is_one_clear_line(cli: CliRunner) -> None:
+    ended = cli.invoke(app, ["calls", "--polarity", "bad"])
+
+    assert ended.exit_code == 1
+    assert "polarity" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_show_prints_the_transcript_and_the_summary(cli: CliRunner, redis_url: str) -> None:
+    keep(redis_url, "angry:1", CALL)
+
+    ended = cli.invoke(app, ["show", "angry:1"])
+
+    assert ended.exit_code == 0
+    for part in ("nobody helps me", "-2.1", "+2.2", "Call summary", "customer"):
+        assert part in ended.stdout
+
+
+def test_show_as_json_is_one_object_with_every_result(cli: CliRunner, redis_url: str) -> None:
+    keep(redis_url, "angry:1", CALL)
+
+    shown = json.loads(cli.invoke(app, ["show", "angry:1", "--json"]).stdout)
+
+    assert [UtteranceSentiment.model_validate(each).start_ms for each in shown["utterances"]] == [
+        1000,
+        4000,
+        8000,
+        12_000,
+    ]
+    assert shown["summary"]["final"] is True
+
+
+def test_an_unknown_call_is_one_clear_line(cli: CliRunner) -> None:
+    ended = cli.invoke(app, ["show", "nobody"])
+
+    assert ended.exit_code == 1
+    assert "There is no call 'nobody'" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_watch_follows_a_call_until_it_ends(cli: CliRunner, redis_url: str) -> None:
+    keep(redis_url, "live", CALL[:2], final=False)
+    later = threading.Timer(0.5, keep, [redis_url, "live", CALL], {"first": 2})
+    later.start()
+
+    ended = cli.invoke(app, ["watch", "--json"])
+    later.join()
+
+    assert ended.exit_code == 0
+    assert [json.loads(line)["start_ms"] for line in ended.stdout.splitlines()] == [1000, 4000, 8000, 12_000]
+
+
+def test_watching_a_call_that_is_over_shows_all_of_it(cli: CliRunner, redis_url: str) -> None:
+    keep(redis_url, "over", CALL)
+
+    ended = cli.invoke(app, ["watch", "over"])
+
+    assert ended.exit_code == 0
+    assert "nobody helps me" in ended.stdout
+    assert "Call summary" in ended.stdout
+
+
+def test_watch_says_when_a_call_falls_silent_and_when_it_goes_on(cli: CliRunner, redis_url: str) -> None:
+    async def stall() -> None:
+        store = Store.connect(redis_url)
+        await store.settle("quiet", "main", owner="w1", state="stalled")
+        await store.close()
+
+    keep(redis_url, "quiet", CALL[:2], final=False)
+    asyncio.run(stall())
+    keep(redis_url, "quiet", CALL, first=2)
+
+    ended = cli.invoke(app, ["watch", "quiet"])
+
+    assert ended.exit_code == 0
+    assert ended.stderr.index("stalled") < ended.stderr.index("goes on")
+
+
+def test_watch_without_a_live_call_says_what_to_do(cli: CliRunner, redis_url: str) -> None:
+    keep(redis_url, "over", CALL)
+
+    ended = cli.invoke(app, ["watch"])
+
+    assert ended.exit_code == 1
+    assert "undertone send" in ended.stderr

@@ -1,0 +1,90 @@
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deployments.cli.console import EXIT_USAGE, CommandError
+from deployments.cli.recordings import consent_of, length_s, merged_l16, participants_of
+from deployments.sample import ANGRY_TO_CONTENT
+from models.types import Modality
+from pipelines.errors import MediaError
+from pipelines.types import Participant
+
+AGENT, CUSTOMER = Participant.AGENT, Participant.CUSTOMER
+
+
+def wav(path: Path, samples: int, level: int, *, rate_hz: int = 16_000, channels: int = 1) -> Path:
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(channels)
+        file.setsampwidth(2)
+        file.setframerate(rate_hz)
+        file.writeframes(np.full(samples * channels, level, "<i2").tobytes())
+    return path
+
+
+def test_two_files_become_two_channels_and_the_shorter_falls_silent(tmp_path: Path) -> None:
+    paths = [wav(tmp_path / "a.wav", 40_000, 1000), wav(tmp_path / "c.wav", 25_000, -2000)]
+
+    blocks = list(merged_l16(paths))
+    merged = np.frombuffer(b"".join(blocks), ">i2").reshape(-1, 2)
+
+    assert [len(block) for block in blocks] == [64_000, 64_000, 32_000]
+    assert (merged[:, 0] == 1000).all()
+    assert (merged[:25_000, 1] == -2000).all()
+    assert (merged[25_000:, 1] == 0).all()
+
+
+def test_files_of_other_rates_are_brought_to_16_khz(tmp_path: Path) -> None:
+    paths = [wav(tmp_path / "a.wav", 8_000, 500, rate_hz=8_000), wav(tmp_path / "c.wav", 44_100, 500, rate_hz=44_100)]
+
+    merged = np.frombuffer(b"".join(merged_l16(paths)), ">i2").reshape(-1, 2)
+
+    assert abs(len(merged) - 16_000) <= 1
+    assert (np.abs(merged[1000:15_000].astype(int) - 500) < 5).all()
+
+
+def test_one_channel_is_the_customers_when_nobody_says_otherwise(tmp_path: Path) -> None:
+    assert participants_of([wav(tmp_path / "a.wav", 1600, 0)], None) == (CUSTOMER,)
+
+
+def test_sound_with_two_channels_is_not_guessed_at() -> None:
+    with pytest.raises(CommandError, match="--participants agent,customer") as caught:
+        participants_of([ANGRY_TO_CONTENT], None)
+    assert caught.value.exit_code == EXIT_USAGE
+
+
+@pytest.mark.parametrize(("text", "expected"), [("agent,customer", (AGENT, CUSTOMER)), ("customer", (CUSTOMER,))])
+def test_participants_are_taken_as_they_are_named(text: str, expected: tuple[Participant, ...]) -> None:
+    assert participants_of([ANGRY_TO_CONTENT], text) == expected
+
+
+def test_participants_must_fit_the_channels_and_the_files(tmp_path: Path) -> None:
+    mono = wav(tmp_path / "a.wav", 1600, 0)
+
+    for paths, text in (([mono], "agent,customer"), ([mono, mono], "agent"), ([mono, mono], None), ([mono], "boss")):
+        with pytest.raises(CommandError, match="--participants"):
+            participants_of(paths, text)
+
+
+def test_a_file_that_is_missing_or_no_media_is_named(tmp_path: Path) -> None:
+    text = tmp_path / "song.mp4"
+    text.write_text("no media at all")
+
+    with pytest.raises(CommandError, match="no such file"):
+        participants_of([tmp_path / "gone.wav"], None)
+    with pytest.raises(MediaError, match=r"song\.mp4"):
+        participants_of([text], None)
+
+
+def test_the_length_is_that_of_the_longest_file(tmp_path: Path) -> None:
+    paths = [wav(tmp_path / "a.wav", 16_000, 0), wav(tmp_path / "b.wav", 32_000, 0)]
+
+    assert length_s(paths) == pytest.approx(2.0)
+
+
+def test_consent_is_as_named_or_left_to_the_tenant() -> None:
+    assert consent_of(None) is None
+    assert consent_of("agent=text") == {AGENT: frozenset({Modality.TEXT})}
+    with pytest.raises(CommandError, match="--consent"):
+        consent_of("everything")

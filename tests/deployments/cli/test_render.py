@@ -1,0 +1,96 @@
+from typing import get_args
+
+from rich.console import Console, RenderableType
+
+from deployments.cli import render
+from pipelines.review.summary import summarise
+from pipelines.types import MissingReason, Participant
+from tests.deployments.results import result
+
+
+def seen(renderable: RenderableType) -> str:
+    console = Console(width=120, record=True, highlight=False, markup=False, file=None, force_terminal=False)
+    with console.capture() as captured:
+        console.print(renderable)
+    return captured.get()
+
+
+ANGRY = result(65_432, "nobody helps me", -2.1)
+CONTENT = result(80_000, "thank you so much", 1.9)
+
+
+def test_a_time_is_shown_with_tenths_and_with_hours_only_when_there_are_any() -> None:
+    assert [render.clock(t) for t in (0, 9_999, 65_432, 3_600_000)] == ["0:00.0", "0:09.9", "1:05.4", "1:00:00.0"]
+
+
+def test_an_utterance_shows_who_when_what_how_and_why() -> None:
+    shown = seen(render.utterance(ANGRY))
+
+    for part in ("1:05.4", "customer", "nobody helps me", "-2.1", "negative, anger 80%", "words -2.1"):
+        assert part in shown
+    assert "voice too slow" in shown
+    assert "face no face" in shown
+
+
+def test_every_reason_for_a_missing_modality_has_a_name() -> None:
+    assert set(render.MISSING_NAME) == set(get_args(MissingReason))
+
+
+def test_a_transcript_has_a_row_for_every_utterance() -> None:
+    shown = seen(render.transcript([ANGRY, CONTENT]))
+
+    assert "nobody helps me" in shown
+    assert "thank you so much" in shown
+    assert "+1.9" in shown
+
+
+def test_words_that_may_not_be_believed_come_with_their_reason() -> None:
+    assert "hallo hallo (no_speech)" in seen(render.words(result(0, "hallo hallo", None, reliable=False)))
+
+
+def test_what_could_not_be_judged_says_so() -> None:
+    assert "not judged" in seen(render.utterance(result(0, "", None)))
+    assert "(no words)" in seen(render.utterance(result(0, "", None)))
+
+
+def test_the_sentiment_line_rises_from_the_lowest_bar_to_the_highest() -> None:
+    scores = [-3.0, 0.0, 3.0, None]
+    line = seen(render.sentiment_line([result(n * 1000, "so", score) for n, score in enumerate(scores)]))
+
+    assert line.split() == ["customer", "▁▅█·"]
+
+
+def test_the_sentiment_line_has_a_line_for_each_participant() -> None:
+    agent = result(0, "hello", 0.5, Participant.AGENT)
+
+    assert [line.split()[0] for line in seen(render.sentiment_line([ANGRY, agent])).splitlines()] == [
+        "agent",
+        "customer",
+    ]
+
+
+def test_the_summary_shows_its_sentence_and_its_figures() -> None:
+    call = summarise([ANGRY, CONTENT], final=True)
+    shown = seen(render.summary(call))
+
+    assert call.headline.split(".")[0][:40] in shown
+    assert "Call summary" in shown
+    assert "words -2.10" in shown
+    assert "lowest -2.1 at 1:05.4 “nobody helps me”" in shown
+
+
+def test_a_summary_of_nothing_can_be_shown() -> None:
+    assert "Nobody has spoken yet." in seen(render.summary(summarise([], final=False)))
+
+
+def test_words_cannot_steer_the_terminal_or_the_markup() -> None:
+    shown = seen(render.utterance(result(0, "\x1b[2J [bold]hi[/bold]", 1.0)))
+
+    assert "\x1b" not in shown
+    assert "[bold]hi[/bold]" in shown
+
+
+def test_calls_show_a_dash_where_a_value_is_missing() -> None:
+    shown = seen(render.calls([{"call_id": "a", "utterances": 3, "ended": None}], {"call_id": "call", "ended": "end"}))
+
+    assert shown.splitlines()[1].split() == ["a", "-"]

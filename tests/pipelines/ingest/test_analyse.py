@@ -1,0 +1,217 @@
+import asyncio
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pytest
+
+from models.types import Contribution, Features, FloatArray, FusedPrediction, Modality, Prediction, Transcript, Word
+from pipelines.errors import EncoderUnavailableError, NoFaceError
+from pipelines.ingest.analyse import Analyser, ModelNames, Stages, loudness_dbfs
+from pipelines.settings import TimeoutSettings
+from pipelines.types import Participant, Utterance, UtteranceSentiment, VideoFrame
+
+ALL = frozenset(Modality)
+NAMES = ModelNames("tiny-1", "fusion-1", {modality: f"{modality}-1" for modality in Modality})
+PREDICTION = Prediction(1.5, np.array([0.1, 0.2, 0.7], np.float32), np.full(7, 1 / 7, np.float32))
+SPEECH = np.full(16_000, 0.1, np.float32)
+FRAME = VideoFrame(Participant.CUSTOMER, 1200, np.zeros((8, 8, 3), np.uint8))
+
+
+def features(modality: Modality) -> Features:
+    return Features(modality, np.zeros(4, np.float32), PREDICTION)
+
+
+async def transcribe(_samples: FloatArray) -> Transcript:
+    return Transcript("thank you", "en", (Word("thank", 0, 300, 0.9), Word("you", 300, 500, 0.8)), "engine-1")
+
+
+async def text(_text: str) -> Features:
+    return features(Modality.TEXT)
+
+
+async def audio(_samples: FloatArray) -> Features:
+    return features(Modality.AUDIO)
+
+
+async def video(_frames: Sequence[VideoFrame]) -> Features:
+    return features(Modality.VIDEO)
+
+
+async def fuse(present: Mapping[Modality, Features]) -> FusedPrediction:
+    change = Contribution(0.5, np.zeros(3, np.float32), np.zeros(7, np.float32))
+    return FusedPrediction(PREDICTION, dict.fromkeys(present, 1 / len(present)), dict.fromkeys(present, change))
+
+
+def stages(**replaced: object) -> Stages:
+    parts = {"transcribe": transcribe, "text": text, "audio": audio, "video": video, "fuse": fuse, **replaced}
+    return Stages(names=NAMES, **parts)  # type: ignore[arg-type]  # each test replaces one stage by another coroutine
+
+
+def utterance(consent: frozenset[Modality] = ALL, **fields: object) -> Utterance:
+    given: dict[str, object] = {"samples": SPEECH, "frames": (FRAME,), **fields}
+    return Utterance("c", "default", "main", Participant.CUSTOMER, 1000, 2000, consent, **given)  # type: ignore[arg-type]
+
+
+async def analyse(uttered: Utterance, **replaced: object) -> UtteranceSentiment:
+    return await Analyser(stages(**replaced), TimeoutSettings(encode_s=0.05, transcribe_s=0.05))(uttered)
+
+
+async def test_every_modality_reports_its_judgement_weight_and_contribution() -> None:
+    result = await analyse(utterance())
+    assert result.judgement is not None
+    assert (result.judgement.score, result.judgement.polarity) == (1.5, "positive")
+    assert {m: o.used for m, o in result.modalities.items()} == dict.fromkeys(Modality, True)
+    assert sum(o.weight or 0 for o in result.modalities.values()) == pytest.approx(1, abs=1e-3)
+    assert result.modalities[Modality.TEXT].contribution is not None
+    assert UtteranceSentiment.model_validate_json(result.model_dump_json()) == result
+
+
+async def test_word_times_are_those_of_the_call() -> None:
+    result = await analyse(utterance())
+    assert result.transcript is not None
+    assert [(word.start_ms, word.end_ms) for word in result.transcript.words] == [(1000, 1300), (1300, 1500)]
+
+
+async def test_what_is_not_consented_never_reaches_a_network() -> None:
+    asked: list[str] = []
+
+    async def spying(_input: object) -> Features:
+        asked.append("asked")
+        return features(Modality.AUDIO)
+
+    result = await analyse(utterance(frozenset({Modality.TEXT})), audio=spying, video=spying)
+    assert asked == []
+    assert result.modalities[Modality.AUDIO].missing == "not_consented"
+    assert result.modalities[Modality.VIDEO].missing == "not_consented"
+    assert result.modalities[Modality.TEXT].used
+
+
+async def test_without_consent_for_words_there_is_no_transcript() -> None:
+    result = await analyse(utterance(frozenset({Modality.AUDIO})))
+    assert result.transcript is None
+    assert result.modalities[Modality.TEXT].missing == "not_consented"
+
+
+@pytest.mark.parametrize("modality", [Modality.AUDIO, Modality.VIDEO, Modality.TEXT])
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(EncoderUnavailableError("down"), "encoder_unavailable"), (IndexError("a defect"), "unusable")],
+)
+async def test_a_failing_encoder_costs_its_modality_and_no_more(
+    modality: Modality, error: Exception, reason: str
+) -> None:
+    async def failing(_input: object) -> Features:
+        raise error
+
+    result = await analyse(utterance(), **{modality.value: failing})
+    assert result.modalities[modality].missing == reason
+    assert [m for m, o in result.modalities.items() if o.used] == [m for m in Modality if m is not modality]
+    assert result.judgement is not None
+
+
+async def test_a_slow_encoder_is_a_timeout() -> None:
+    async def hanging(_input: object) -> Features:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    result = await analyse(utterance(), audio=hanging)
+    assert result.modalities[Modality.AUDIO].missing == "timeout"
+
+
+@pytest.mark.parametrize(
+    ("heard", "reason"),
+    [
+        (Transcript("", "en", (), "e"), "no_speech_text"),
+        (Transcript("la la la la", "en", (), "e", "repetition"), "unreliable_text"),
+    ],
+)
+async def test_a_text_that_may_not_be_believed_is_kept_but_not_judged(heard: Transcript, reason: str) -> None:
+    async def hearing(_samples: FloatArray) -> Transcript:
+        return heard
+
+    result = await analyse(utterance(), transcribe=hearing)
+    assert result.modalities[Modality.TEXT].missing == reason
+    assert result.transcript is not None
+    assert result.transcript.reliable is (heard.unreliable is None)
+
+
+async def test_no_face_is_a_reason() -> None:
+    async def faceless(_frames: Sequence[VideoFrame]) -> Features:
+        raise NoFaceError("no face")
+
+    assert (await analyse(utterance(), video=faceless)).modalities[Modality.VIDEO].missing == "no_face"
+
+
+async def test_with_nothing_usable_there_is_no_judgement_and_every_reason() -> None:
+    result = await analyse(utterance(samples=np.zeros(0, np.float32), frames=()))
+    assert result.judgement is None
+    assert result.fusion is None
+    assert {o.missing for o in result.modalities.values()} == {"absent"}
+
+
+async def test_with_every_needed_encoder_away_nothing_is_stored_as_if_it_were_a_result() -> None:
+    async def away(_input: object) -> Features:
+        raise EncoderUnavailableError("down")
+
+    with pytest.raises(EncoderUnavailableError):
+        await analyse(utterance(frozenset({Modality.TEXT})), transcribe=away)
+
+
+@pytest.mark.parametrize("fault", ["away", "slow"])
+async def test_where_the_configuration_waits_a_missing_encoder_holds_the_result(fault: str) -> None:
+    async def missing(_samples: FloatArray) -> Features:
+        if fault == "slow":
+            await asyncio.Event().wait()
+        raise EncoderUnavailableError("away")
+
+    patient = TimeoutSettings(encode_s=0.05, then="wait")
+    with pytest.raises(EncoderUnavailableError, match="audio"):
+        await Analyser(stages(audio=missing), patient)(utterance())
+    assert (await Analyser(stages(), patient)(utterance())).judgement is not None
+
+
+async def test_a_reason_that_no_waiting_mends_holds_nothing() -> None:
+    async def faceless(_frames: Sequence[VideoFrame]) -> Features:
+        raise NoFaceError("nobody")
+
+    result = await Analyser(stages(video=faceless), TimeoutSettings(then="wait"))(utterance())
+    assert result.modalities[Modality.VIDEO].missing == "no_face"
+
+
+async def test_loudness_is_the_voice_and_needs_its_consent() -> None:
+    assert (await analyse(utterance(frozenset({Modality.TEXT})))).loudness_dbfs is None
+    assert (await analyse(utterance())).loudness_dbfs == -20
+
+
+async def test_a_fusion_that_is_away_is_an_error_because_nothing_true_can_be_said() -> None:
+    async def failing(_present: object) -> FusedPrediction:
+        raise EncoderUnavailableError("down")
+
+    with pytest.raises(EncoderUnavailableError):
+        await analyse(utterance(), fuse=failing)
+
+
+async def test_a_fusion_that_answers_and_refuses_costs_the_judgement_and_holds_nothing() -> None:
+    async def refusing(_present: Mapping[Modality, Features]) -> FusedPrediction:
+        raise ValueError("these are no features")
+
+    result = await analyse(utterance(), fuse=refusing)
+    assert result.judgement is None
+    assert result.transcript is not None
+
+
+async def test_networks_that_give_no_numbers_cost_the_judgement_and_hold_nothing() -> None:
+    nothing = Prediction(float("nan"), np.full(3, np.nan, np.float32), np.full(7, np.nan, np.float32))
+
+    async def broken(_samples: FloatArray) -> Features:
+        return Features(Modality.AUDIO, np.zeros(4, np.float32), nothing)
+
+    result = await analyse(utterance(), audio=broken)
+    assert result.judgement is None
+    assert result.modalities[Modality.AUDIO].missing == "unusable"
+
+
+def test_loudness_is_the_root_mean_square_in_decibels() -> None:
+    assert loudness_dbfs(np.full(100, 0.1, np.float32)) == pytest.approx(-20, abs=0.01)
+    assert loudness_dbfs(np.zeros(100, np.float32)) == -120
+    assert loudness_dbfs(np.zeros(0, np.float32)) is None

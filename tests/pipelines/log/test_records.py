@@ -1,0 +1,157 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.types import Modality
+from pipelines.consent import parse_consent
+from pipelines.errors import DEAD_LETTER_REASONS, BadFragmentError
+from pipelines.log.records import fragment_headers, parse_record
+from pipelines.settings import MediaLimits
+from pipelines.types import DEFAULT_CONSENT, Coordinates, MediaFragment, Participant, Record
+
+LIMITS = MediaLimits()
+GOOD = {
+    "v": b"1",
+    "tenant": b"acme",
+    "stream": b"phone",
+    "seq": b"7",
+    "start-ms": b"7000",
+    "content-type": b"audio/L16;rate=8000;channels=2",
+    "participants": b"agent,customer",
+    "consent": b"customer=audio+text;agent=text",
+}
+
+
+def record(key: bytes | None = b"call-1", value: bytes = b"sound", **changes: bytes | None) -> Record:
+    headers = GOOD | {name.replace("_", "-"): value for name, value in changes.items()}
+    return Record(
+        Coordinates(3, 11), key, value, tuple((name, text) for name, text in headers.items() if text is not None), 0
+    )
+
+
+def test_a_record_becomes_the_fragment_it_describes() -> None:
+    assert parse_record(record(), LIMITS) == MediaFragment(
+        call_id="call-1",
+        tenant="acme",
+        stream="phone",
+        seq=7,
+        start_ms=7000,
+        content_type="audio/L16;rate=8000;channels=2",
+        participants=(Participant.AGENT, Participant.CUSTOMER),
+        consent={
+            Participant.CUSTOMER: frozenset({Modality.AUDIO, Modality.TEXT}),
+            Participant.AGENT: frozenset({Modality.TEXT}),
+        },
+        final=False,
+        media=b"sound",
+        at=Coordinates(3, 11),
+    )
+
+
+def test_what_is_optional_has_its_default() -> None:
+    fragment = parse_record(record(tenant=None, stream=None, consent=None), LIMITS)
+    assert (fragment.tenant, fragment.stream, fragment.final) == ("default", "main", False)
+    assert fragment.consent is None
+
+
+def test_an_agents_voice_is_analysed_only_where_the_header_names_it() -> None:
+    assert Modality.AUDIO not in DEFAULT_CONSENT[Participant.AGENT]
+    assert parse_consent("agent=audio+text")[Participant.AGENT] == {Modality.AUDIO, Modality.TEXT}
+    assert Participant.AGENT not in parse_consent("customer=video")
+
+
+def test_an_empty_value_is_allowed_only_to_end_a_stream() -> None:
+    assert parse_record(record(value=b"", final=b"1"), LIMITS).final
+
+
+def test_an_unknown_header_is_left_alone() -> None:
+    assert parse_record(record(traceparent=b"00-abc"), LIMITS).seq == 7
+
+
+@pytest.mark.parametrize(
+    ("reason", "bad"),
+    [
+        ("unknown_version", record(v=b"2")),
+        ("missing_header", record(v=None)),
+        ("missing_header", record(seq=None)),
+        ("missing_header", record(start_ms=None)),
+        ("missing_header", record(content_type=None)),
+        ("missing_header", record(participants=None)),
+        ("bad_call_id", record(key=None)),
+        ("bad_call_id", record(key=b"")),
+        ("bad_call_id", record(key=b"call 1")),
+        ("bad_call_id", record(key=b"call-1\n")),
+        ("bad_call_id", record(key=b"call/{1}")),
+        ("bad_call_id", record(key="жалоба".encode())),
+        ("bad_call_id", record(key=b"c" * 129)),
+        ("oversize", record(value=bytes(LIMITS.fragment_max_bytes + 1))),
+        ("undecodable", record(value=b"")),
+        ("bad_header", record(seq=b"-1")),
+        ("bad_header", record(seq=b"2147483648")),
+        ("bad_header", record(seq="٣".encode())),
+        ("bad_header", record(seq=b"1e3")),
+        ("bad_header", record(seq=b"9" * 4000)),
+        ("bad_header", record(start_ms=b"-5")),
+        ("bad_header", record(start_ms=b"604800001")),
+        ("bad_header", record(tenant=b"a/b")),
+        ("bad_header", record(stream=b"")),
+        ("bad_header", record(stream=b"main\n")),
+        ("bad_header", record(content_type=b"audio")),
+        ("bad_header", record(content_type=b"audio/L16;rate=0")),
+        ("bad_header", record(content_type=b"audio/L16;rate=99999999")),
+        ("bad_header", record(content_type=b"audio/L16;rate=8000;channels=9")),
+        ("bad_header", record(content_type=b"audio/L16;" + b"a" * 5000)),
+        ("bad_header", record(participants=b"")),
+        ("bad_header", record(participants=b"customer,robot")),
+        ("bad_header", record(participants=b"agent,agent")),
+        ("bad_header", record(consent=b"customer")),
+        ("bad_header", record(consent=b"customer=smell")),
+        ("bad_header", record(consent=b"customer=text;customer=audio")),
+        ("bad_header", record(final=b"yes")),
+        ("bad_header", record(tenant=b"\xff\xfe")),
+        ("bad_header", Record(Coordinates(0, 0), b"c", b"x", (("v", b"1"), ("v", b"1")), 0)),
+        ("bad_header", Record(Coordinates(0, 0), b"c", b"x", tuple((f"h{n}", b"") for n in range(10_000)), 0)),
+    ],
+)
+def test_what_breaks_the_contract_is_refused_by_name(reason: str, bad: Record) -> None:
+    with pytest.raises(BadFragmentError) as refused:
+        parse_record(bad, LIMITS)
+    assert refused.value.reason == reason
+    assert reason in DEAD_LETTER_REASONS
+    assert len(str(refused.value)) < 400
+
+
+@given(
+    st.builds(
+        MediaFragment,
+        call_id=st.from_regex(r"[A-Za-z0-9._:-]{1,128}", fullmatch=True),
+        tenant=st.from_regex(r"[A-Za-z0-9._-]{1,64}", fullmatch=True),
+        stream=st.from_regex(r"[A-Za-z0-9._-]{1,64}", fullmatch=True),
+        seq=st.integers(0, 2**31 - 1),
+        start_ms=st.integers(0, 7 * 86_400_000),
+        content_type=st.sampled_from(["audio/L16;rate=8000;channels=2", "video/x-matroska", "audio/PCMU;rate=8000"]),
+        participants=st.permutations(list(Participant)).map(tuple),
+        consent=st.none() | st.dictionaries(st.sampled_from(Participant), st.frozensets(st.sampled_from(Modality))),
+        final=st.booleans(),
+        media=st.binary(min_size=1, max_size=20),
+        at=st.just(Coordinates(0, 5)),
+    )
+)
+def test_a_fragments_headers_give_the_same_fragment_again(fragment: MediaFragment) -> None:
+    assert fragment.at is not None
+    record = Record(fragment.at, fragment.call_id.encode(), fragment.media, fragment_headers(fragment), 0)
+    assert parse_record(record, LIMITS) == fragment
+
+
+@given(
+    st.none() | st.binary(max_size=200),
+    st.binary(max_size=50),
+    st.lists(st.tuples(st.sampled_from([*GOOD, "final", "x"]), st.binary(max_size=30)), max_size=12),
+)
+def test_anything_else_is_a_fragment_or_a_named_refusal(
+    key: bytes | None, value: bytes, headers: list[tuple[str, bytes]]
+) -> None:
+    try:
+        parse_record(Record(Coordinates(0, 0), key, value, tuple(headers), 0), LIMITS)
+    except BadFragmentError as refused:
+        assert refused.reason in DEAD_LETTER_REASONS  # noqa: PT017 # either outcome is right

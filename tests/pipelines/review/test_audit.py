@@ -1,0 +1,158 @@
+import asyncio
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import redis
+
+from models.types import FloatArray
+from pipelines.log.dead_letter import Letter, read_letters
+from pipelines.log.redis_streams import RedisStreamProducer, RedisTopicReader
+from pipelines.review.audit import AuditReport, Books, audit
+from pipelines.settings import MediaLimits, WorkerSettings
+from pipelines.store.store import Store
+from pipelines.types import TOPIC_DEAD_LETTER, TOPIC_MEDIA
+from tests.pipelines.working import Voice, call, records, results, send, speech, working
+
+LOG = "ut:log:{call-media}"
+
+
+@pytest.fixture(scope="module")
+def sound(vowels: Voice) -> FloatArray:
+    return speech(vowels)
+
+
+def letters(url: str) -> list[Letter]:
+    with closing(RedisTopicReader(url, TOPIC_DEAD_LETTER)) as reader:
+        return list(read_letters(reader.records(reader.extents())))
+
+
+async def audited(url: str) -> AuditReport:
+    books, store = Books(MediaLimits()), Store.connect(url)
+    with closing(RedisTopicReader(url, TOPIC_MEDIA)) as reader:
+        extents = reader.extents()
+        for record in reader.records(extents):
+            books.enter(record)
+    report = await audit(books, extents, store, lambda: letters(url), "live")
+    await store.close()
+    return report
+
+
+def kinds(report: AuditReport) -> list[tuple[str, int]]:
+    return sorted((one.kind, one.count) for one in report.findings)
+
+
+async def analysed(url: str, sound: FloatArray) -> None:
+    """Two whole calls, one with damage, and a record of no call; all settled and committed."""
+    producer = RedisStreamProducer(url)
+    fragments = call(sound, "damaged")
+    fragments[7] = replace(fragments[7], media=b"noise", content_type="audio/x-matroska")
+    send(producer, [*call(sound, "whole"), *fragments[:4], fragments[3], *fragments[5:]])
+    producer.send(TOPIC_MEDIA, "no call id", b"x", (("v", b"1"),))
+    producer.send(TOPIC_MEDIA, "damaged", b"x", (("v", b"9"),))
+    async with working(url, worker=WorkerSettings(commit_delay_s=0, commit_interval_s=0.05)):
+        await results(url, "whole")
+        await results(url, "damaged")
+        with redis.Redis.from_url(url) as client:
+            while int(client.hget(f"{LOG}:group:undertone", "committed") or 0) < 42:
+                await asyncio.sleep(0.01)
+
+
+async def test_books_that_balance(redis_url: str, sound: FloatArray) -> None:
+    await analysed(redis_url, sound)
+    report = await audited(redis_url)
+    assert report.findings == []
+    assert (report.records, report.analysed, report.skipped) == (42, 38, {"duplicate": 1})
+    assert report.dead_lettered == {"undecodable": 1, "bad_call_id": 1, "unknown_version": 1}
+    assert (report.missing, report.lost, report.pending) == (1, 0, 0)
+    assert report.utterances >= 8
+
+
+async def test_what_waits_is_pending_and_what_the_group_passed_is_missing(
+    redis_url: str, raw: Any, sound: FloatArray
+) -> None:
+    send(RedisStreamProducer(redis_url), call(sound, "c1"))
+    report = await audited(redis_url)
+    assert report.clean
+    assert report.pending == 20
+    raw.hset(f"{LOG}:group:undertone", "committed", 12)
+    report = await audited(redis_url)
+    assert kinds(report) == [("fragments_missing", 12)]
+    assert (report.findings[0].call_id, report.findings[0].stream) == ("c1", "phone")
+    assert report.pending == 8
+
+
+async def test_a_fragment_that_was_counted_by_nobody_or_twice_is_found(
+    redis_url: str, raw: Any, sound: FloatArray
+) -> None:
+    await analysed(redis_url, sound)
+    raw.hincrby("ut:{whole}:stream:phone", "n:analysed", -2)
+    raw.hincrby("ut:{damaged}:stream:phone", "n:skipped-twice", 3)
+    assert kinds(await audited(redis_url)) == [("fragments_doubled", 3), ("fragments_missing", 2)]
+
+
+async def test_a_dead_letter_that_is_gone_or_was_never_counted_is_found(
+    redis_url: str, raw: Any, sound: FloatArray
+) -> None:
+    await analysed(redis_url, sound)
+    raw.hincrby("ut:{damaged}:letter-counts", "undecodable", -1)
+    assert kinds(await audited(redis_url)) == [("letters_uncounted", 1)]
+    raw.hincrby("ut:{damaged}:letter-counts", "undecodable", 1)
+    first = records(redis_url, TOPIC_DEAD_LETTER)[0].at.offset
+    raw.xdel("ut:log:{call-media-dlq}", f"{first + 1}-0")
+    assert kinds(await audited(redis_url)) == [("fragments_missing", 1), ("letters_missing", 1)]
+
+
+async def test_an_utterance_that_is_gone_or_there_twice_is_found(redis_url: str, raw: Any, sound: FloatArray) -> None:
+    await analysed(redis_url, sound)
+    first, second = raw.zrange("ut:{whole}:order", 0, 1)
+    raw.zrem("ut:{whole}:order", first)
+    assert kinds(await audited(redis_url)) == [("utterances_missing", 1)]
+    raw.zadd("ut:{whole}:order", {first: 0})
+    twin = f"{int(second[:10]) + 5:010d}{second[10:]}"
+    text = raw.hget("ut:{whole}:results", second).replace(
+        f'"start_ms":{int(second[:10])}', f'"start_ms":{int(second[:10]) + 5}'
+    )
+    raw.hset("ut:{whole}:results", twin, text)
+    raw.zadd("ut:{whole}:order", {twin: 0})
+    assert kinds(await audited(redis_url)) == [("utterances_doubled", 1)]
+
+
+async def test_a_deleted_call_owes_nothing(redis_url: str, sound: FloatArray) -> None:
+    await analysed(redis_url, sound)
+    store = Store.connect(redis_url)
+    await store.delete_call("whole")
+    await store.close()
+    report = await audited(redis_url)
+    assert report.clean
+    assert report.deleted == 20
+
+
+async def test_results_that_have_expired_are_not_missing(redis_url: str, raw: Any, sound: FloatArray) -> None:
+    await analysed(redis_url, sound)
+    raw.delete(*(f"ut:{{whole}}:{name}" for name in ("call", "results", "order", "digests", "events")))
+    assert (await audited(redis_url)).findings == []
+
+
+async def test_a_run_is_asked_only_for_the_calls_it_took(redis_url: str, sound: FloatArray) -> None:
+    await analysed(redis_url, sound)
+    books, store = Books(MediaLimits()), Store.connect(redis_url, "mine")
+    with closing(RedisTopicReader(redis_url, TOPIC_MEDIA)) as reader:
+        extents = reader.extents()
+        for record in reader.records(extents):
+            books.enter(record)
+    report = await audit(books, extents, store, lambda: letters(redis_url), "mine")
+    await store.close()
+    assert report.clean
+
+
+async def test_only_what_is_asked_for_is_judged_where_the_log_is_cut(
+    redis_url: str, raw: Any, sound: FloatArray
+) -> None:
+    await analysed(redis_url, sound)
+    raw.xtrim(LOG, minid="11-0")
+    report = await audited(redis_url)
+    assert (report.findings, report.streams, report.streams_cut) == ([], 2, 1)
+    assert report.clean
+    assert report.records == 32

@@ -1,0 +1,146 @@
+import asyncio
+from typing import Any
+
+import pytest
+
+from pipelines.errors import BadCursorError
+from pipelines.store.queries import CallFilter, Page
+from pipelines.store.store import Store
+from pipelines.types import UtteranceSentiment
+from tests.pipelines.stored import AGENT, CUSTOMER, MINUTE_MS, STARTED_MS, advance, fragment, result, stored_call
+
+
+async def test_utterances_come_in_order_whatever_order_they_were_stored_in(store: Store) -> None:
+    await store.open_stream("c", "acme", "main", "w1", STARTED_MS)
+    await advance(store, result(5000), 0, 90_000)
+    await advance(store, result(900, participant=AGENT), 0, 20_000, participant=AGENT)
+    await advance(store, result(5000, participant=AGENT), 20_000, 90_000, participant=AGENT)
+    await advance(store, result(120_000), 90_000, 2_000_000)
+    found = (await store.archive.utterances("c")).items
+    assert [(one.start_ms, one.participant) for one in found] == [
+        (900, AGENT),
+        (5000, AGENT),
+        (5000, CUSTOMER),
+        (120_000, CUSTOMER),
+    ]
+    assert found[0] == result(900, participant=AGENT)
+
+
+async def test_pages_of_utterances_join_to_the_whole(store: Store) -> None:
+    await stored_call(store, "c", STARTED_MS, *(-1.0,) * 7)
+    starts: list[int] = []
+    cursor: str | None = None
+    for _ in range(10):
+        page: Page[UtteranceSentiment] = await store.archive.utterances("c", cursor, limit=3)
+        starts += [one.start_ms for one in page.items]
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+    assert starts == [number * 1000 for number in range(7)]
+
+
+async def test_an_unknown_call_is_empty(store: Store) -> None:
+    assert await store.archive.call("nobody") is None
+    assert (await store.archive.utterances("nobody")).items == ()
+    assert await store.archive.events("nobody") == ()
+    assert not await store.delete_call("nobody")
+
+
+@pytest.mark.parametrize("cursor", ["", "x", "WzFd", "bnVsbA", "WyJhIiwgMV0", "é" * 9, "W1tbW1tbW1tbW1tbW1tb"])
+async def test_a_made_up_cursor_is_refused(store: Store, cursor: str) -> None:
+    with pytest.raises(BadCursorError):
+        await store.archive.utterances("c", cursor)
+    with pytest.raises(BadCursorError):
+        await store.archive.calls(CallFilter("acme"), cursor)
+    with pytest.raises(BadCursorError):
+        await store.archive.events("c", cursor)
+
+
+async def test_pages_of_calls_are_latest_first_and_join_to_the_whole(store: Store) -> None:
+    # Several calls start in the same millisecond: the id decides.
+    for number in range(7):
+        await stored_call(store, f"c{number}", STARTED_MS + number // 3, -1.0)
+    await stored_call(store, "other", STARTED_MS, -1.0, tenant="rival")
+    ids: list[str] = []
+    cursor: str | None = None
+    for _ in range(10):
+        page = await store.archive.calls(CallFilter("acme"), cursor, limit=2)
+        ids += [call.call_id for call in page.items]
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+    assert ids == ["c6", "c5", "c4", "c3", "c2", "c1", "c0"]
+
+
+async def test_a_call_matches_when_one_utterance_meets_every_condition(store: Store) -> None:
+    await stored_call(store, "angry", STARTED_MS, -2.0, 1.0)
+    await stored_call(store, "happy", STARTED_MS + 10, 0.5, 2.5)
+    await stored_call(store, "silent", STARTED_MS + 20)
+
+    async def found(**conditions: object) -> list[str]:
+        wanted = CallFilter("acme", **conditions)  # type: ignore[arg-type] # conditions of several types
+        return [call.call_id for call in (await store.archive.calls(wanted)).items]
+
+    assert await found() == ["silent", "happy", "angry"]
+    assert await found(polarity="negative") == ["angry"]
+    assert await found(emotion="joy") == ["happy", "angry"]
+    assert await found(score_min=2.0) == ["happy"]
+    assert await found(score_max=-1.0) == ["angry"]
+    assert await found(score_min=0.9, score_max=1.1) == ["angry"]
+    assert await found(polarity="negative", score_min=0.0) == []
+    assert await found(participant=AGENT) == []
+    assert await found(since_ms=STARTED_MS + 10) == ["silent", "happy"]
+    assert await found(until_ms=STARTED_MS + 10) == ["angry"]
+
+
+async def test_events_resume_after_the_last_seen(store: Store) -> None:
+    await stored_call(store, "c", STARTED_MS, -1.0, 1.0)
+    first, second, last = await store.archive.events("c")
+    assert (first.kind, first.utterance) == ("utterance", result(0, score=-1.0))
+    assert last.kind == "call-final"
+    assert await store.archive.events("c", second.id) == (last,)
+    assert await store.archive.events("c", last.id) == ()
+
+
+async def test_a_watcher_is_woken_by_the_next_event(store: Store) -> None:
+    await store.open_stream("c", "acme", "main", "w1", STARTED_MS)
+    watching = asyncio.create_task(store.archive.events("c", block_ms=20_000))
+    await advance(store, result(0), 0, 16_000)
+    (event,) = await watching
+    assert event.utterance == result(0)
+
+
+async def test_trends_count_judged_utterances_by_minute_of_the_wall_clock(store: Store) -> None:
+    await stored_call(store, "a", STARTED_MS, -2.0, 1.0)
+    await stored_call(store, "b", STARTED_MS + 2 * MINUTE_MS, 3.0)
+    await store.open_stream("unjudged", "acme", "main", "w1", STARTED_MS)
+    await advance(store, result(0, "unjudged", score=None), 0, 16_000, first=fragment("unjudged"))
+    trends = await store.archive.trends("acme", STARTED_MS, STARTED_MS + 3 * MINUTE_MS)
+    assert [(minute.utterances, minute.score_mean) for minute in trends] == [(2, -0.5), (1, 3.0)]
+    assert trends[0].polarities == {"negative": 1, "positive": 1}
+    assert trends[0].emotions == {"anger": 1, "joy": 1}
+    assert await store.archive.trends("acme", STARTED_MS, STARTED_MS + MINUTE_MS, AGENT) == ()
+    with pytest.raises(ValueError, match="at most"):
+        await store.archive.trends("acme", 0, STARTED_MS)
+
+
+async def test_an_expired_call_leaves_the_listing(store: Store, raw: Any) -> None:
+    await stored_call(store, "old", STARTED_MS, -1.0)
+    await stored_call(store, "new", STARTED_MS + 5, -1.0)
+    raw.delete(*raw.scan_iter("ut:{old}:*"))
+    assert [call.call_id for call in (await store.archive.calls(CallFilter("acme"))).items] == ["new"]
+    assert raw.zrange("ut:calls:acme", 0, -1) == ["new"]
+
+
+async def test_what_is_corrupt_is_named_and_hides_nothing_else(store: Store, raw: Any) -> None:
+    await stored_call(store, "c", STARTED_MS, -1.0, 1.0, -1.0)
+    members = raw.zrange("ut:{c}:order", 0, -1)
+    raw.hset("ut:{c}:results", members[1], b"\xff\xfe{not json")
+    raw.hset("ut:{c}:digests", members[1], "nonsense")
+    page = await store.archive.utterances("c")
+    assert [one.start_ms for one in page.items] == [0, 2000]
+    assert page.corrupt == (members[1],)
+    events = await store.archive.events("c")
+    assert [event.kind for event in events] == ["utterance", "unreadable", "utterance", "call-final"]
+    assert events[1].utterance is None
+    assert len((await store.archive.calls(CallFilter("acme", polarity="negative"))).items) == 1
