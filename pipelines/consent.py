@@ -1,4 +1,4 @@
-"""What may be analysed of whom, as the `consent` header and the settings write it (DESIGN §4.4).
+"""What may be analysed of whom, as the `consent` header and the settings write it (docs/architecture.md#who-may-be-judged-by-what).
 
 A call's own header wins over its tenant's policy, whichever allows more; where neither says anything,
 `DEFAULT_CONSENT` holds.

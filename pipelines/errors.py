@@ -12,7 +12,7 @@ class UndertoneError(Exception):
 
 
 class BadFragmentError(UndertoneError, ValueError):
-    """A record that breaks the contract of DESIGN §4.1; it is dead-lettered and its call goes on."""
+    """A record that breaks the contract of docs/architecture.md#a-fragment; it is dead-lettered and its call goes on."""
 
     def __init__(self, reason: str, detail: str) -> None:
         """`reason` is one of the words in `DEAD_LETTER_REASONS`; `detail` says what to mend."""

@@ -1,6 +1,6 @@
 """How the system is operated: `AppConfig` from Serve's `args:`, and `Settings` from `UNDERTONE_…` variables.
 
-Architecture lives beside each network, experiments in `models/recipes/`; there is no fourth kind (DESIGN §7).
+Architecture lives beside each network, experiments in `models/recipes/`; there is no fourth kind (docs/architecture.md#configuration).
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The values that flow from a fragment to a result (DESIGN §2, §4). Times are integer ms from the start of the call."""
+"""The values that flow from a fragment to a result (docs/architecture.md#contracts). Times are integer ms from the start of the call."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -42,7 +42,7 @@ DEFAULT_CONSENT: Consent = {
     Participant.CUSTOMER: frozenset(Modality),
     Participant.MIXED: frozenset({Modality.TEXT}),
 }
-"""DESIGN §4.4: an agent is an employee, whose voice and face may not be judged (EU AI Act, Art. 5(1)(f)).
+"""docs/architecture.md#who-may-be-judged-by-what: an agent is an employee, whose voice and face may not be judged (EU AI Act, Art. 5(1)(f)).
 A mixed channel holds the agent's voice too."""
 
 
@@ -68,7 +68,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class MediaFragment:
-    """A record that keeps the contract of DESIGN §4.1.
+    """A record that keeps the contract of docs/architecture.md#a-fragment.
 
     `participants` is who is on which channel, in order (one entry: all channels, or the person in the picture).
     `consent` is the call's own policy; None leaves it to the tenant's.
@@ -219,7 +219,7 @@ class ModalityOut(ResultModel):
 
 
 class UtteranceSentiment(ResultModel):
-    """The result of one utterance (DESIGN §4.3): the same object in Redis, on `call-sentiment` and over HTTP.
+    """The result of one utterance (docs/architecture.md#a-result): the same object in Redis, on `call-sentiment` and over HTTP.
 
     `judgement` is None when no modality could be used; the reasons then stand in `modalities`.
     """
@@ -272,7 +272,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What Redis knows of one stream (DESIGN §4.2).
+    """What Redis knows of one stream (docs/architecture.md#nothing-lost-nothing-twice).
 
     A stream with two participants has two tracks, and their speech overlaps: each track has a cut of its own, so
     that one party's long speech does not hold the other's results back.

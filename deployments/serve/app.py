@@ -25,7 +25,7 @@ from pipelines.settings import AppConfig
 
 APP_NAME = "undertone"
 
-# A batch of 16 needs far more than Serve's default of 5 ongoing requests to fill (DESIGN §6).
+# A batch of 16 needs far more than Serve's default of 5 ongoing requests to fill (docs/architecture.md#ray-serve-and-kafka-measured).
 NETWORK_OPTIONS: dict[str, Any] = {
     "max_ongoing_requests": 64,
     "ray_actor_options": {"num_cpus": 0.1},

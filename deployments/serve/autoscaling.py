@@ -12,7 +12,7 @@ LAG_RECORDS, OLDEST_AGE_S, PARTITIONS = "lag_records", "oldest_age_s", "partitio
 class LagPolicy:
     """Scale on Kafka lag and on the age of the oldest fragment.
 
-    A bounded consumer holds its backlog back in the log, where request-based autoscaling cannot see it (DESIGN §6).
+    A bounded consumer holds its backlog back in the log, where request-based autoscaling cannot see it (docs/architecture.md#ray-serve-and-kafka-measured).
     Fragments older than `age_max_s` ask for one replica more at a time, whatever the lag; more replicas than
     partitions would be idle.
     """

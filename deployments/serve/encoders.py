@@ -206,7 +206,7 @@ def served_stages(config: AppConfig, handles: Handles) -> Stages:
     """Stages that ask the deployments; model-sized inputs are made here, where the sound and the pictures are."""
 
     def asking(handle: DeploymentHandle[Any]) -> Callable[[Any], Awaitable[Any]]:
-        # Below ~600 KB a payload travels fastest by value (DESIGN §6).
+        # Below ~600 KB a payload travels fastest by value (docs/architecture.md#ray-serve-and-kafka-measured).
         by_value = handle.options(_by_reference=False)
         return lambda item: ask(by_value, item)
 

@@ -69,7 +69,7 @@ def _paths(data: Path, split: str) -> tuple[list[Path], int]:
     if not found:
         names = ", ".join(path.name for path in files.paths[:10]) or "no CSV"
         name = "tweets_train" if split in HASHED | {"all"} else split
-        raise DataError(f"cannot read {folder / name}.csv (found: {names}): see the data README.")
+        raise DataError(f"cannot read {folder / name}.csv (found: {names}): see docs/data.md.")
     return found, files.skipped
 
 

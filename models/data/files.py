@@ -32,7 +32,7 @@ def set_folder(data: Path, *names: str) -> Path:
         children = sorted(data.iterdir())
     except OSError as error:
         raise DataError(
-            f"cannot read {data} ({error.strerror}): give the folder that holds {names[0]}/, see the data README."
+            f"cannot read {data} ({error.strerror}): give the folder that holds {names[0]}/, see docs/data.md."
         ) from error
     return next((child for name in names for child in children if child.name.lower() == name and child.is_dir()), data)
 

@@ -48,7 +48,7 @@ def _rows(paths: Sequence[Path], names: Sequence[str]) -> Iterator[Sentence | No
 def _paths(data: Path, folder: Path, split: str) -> tuple[list[Path], int]:
     if data.is_file():
         if data.stat().st_size > CSV_MAX_BYTES:
-            raise DataError(f"{data} is larger than {CSV_MAX_BYTES} bytes: give a file that the data README describes.")
+            raise DataError(f"{data} is larger than {CSV_MAX_BYTES} bytes: give a file that docs/data.md describes.")
         return [data], 0
     files = files_below(folder, frozenset({".tsv"}), CSV_MAX_BYTES)
     wanted = [path for path in files.paths if split in {"all", path.stem}]
@@ -56,7 +56,7 @@ def _paths(data: Path, folder: Path, split: str) -> tuple[list[Path], int]:
         found = ", ".join(path.name for path in files.paths[:10]) or "none"
         raise DataError(
             f"cannot read {folder / split}.tsv (usable files of at most {CSV_MAX_BYTES} bytes: {found}): "
-            "see the data README."
+            "see docs/data.md."
         )
     return wanted, files.skipped
 
@@ -67,11 +67,11 @@ def _label_names(folder: Path) -> list[str]:
             try:
                 names = path.read_text(encoding="utf-8-sig", errors="replace").lower().split()
             except OSError as error:
-                raise DataError(f"cannot read {path} ({error.strerror}): see the data README.") from error
+                raise DataError(f"cannot read {path} ({error.strerror}): see docs/data.md.") from error
             if unknown := [name for name in names if TO_EMOTION.get(name) is None]:
                 raise DataError(f"{path} names {unknown[:10]}, which models.labels maps to no emotion.")
             return names
-    raise DataError(f"no labels.txt in {folder} or its parent: see the data README.")
+    raise DataError(f"no labels.txt in {folder} or its parent: see docs/data.md.")
 
 
 def _sentence(line: str, names: Sequence[str]) -> Sentence | None:

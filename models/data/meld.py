@@ -46,7 +46,7 @@ def _paths(data: Path, split: str) -> tuple[list[Path], int]:
     if not found:
         names = ", ".join(path.name for path in files.paths[:10]) or "no CSV"
         name = "*" if split == "all" else f"{prefix}_sent_emo"
-        raise DataError(f"cannot read {folder / name}.csv (found: {names}): see the data README.")
+        raise DataError(f"cannot read {folder / name}.csv (found: {names}): see docs/data.md.")
     return found, files.skipped
 
 

@@ -54,7 +54,7 @@ def read(data: Path, split: str) -> Table:
     utterances, tables = _by_stem(files.paths)
     stems = sorted({*utterances, *(stem for _, stem in tables)})
     if split == "all" and not stems:
-        raise DataError(f"no {UTTERANCES}SPLIT.csv in {folder}: give the folder that the data README describes.")
+        raise DataError(f"no {UTTERANCES}SPLIT.csv in {folder}: give the folder that docs/data.md describes.")
     rows = _rows(stems if split == "all" else ["train" if carved else split.lower()], utterances, tables, folder)
     wanted = (row for row in rows if row is None or not carved or split_of(row[2]) == split)
     return collect(wanted, tuple(LENGTHS), files.skipped, folder)

@@ -69,7 +69,7 @@ def _row(fields: Mapping[str, str | None], path: Path) -> Row | None:
     if (len(voice), len(face)) != tuple(LENGTHS.values()):
         raise DataError(
             f"{path} has {len(voice)} columns of the voice and {len(face)} of the face, "
-            f"not {' and '.join(map(str, LENGTHS.values()))}: is it the table that the data README describes?"
+            f"not {' and '.join(map(str, LENGTHS.values()))}: is it the table that docs/data.md describes?"
         )
     emotion, actor = fields.get("emotion"), (fields.get("actor") or "").strip()
     measured = [np.array([_number(fields[name]) for name in names], dtype=np.float32) for names in (voice, face)]

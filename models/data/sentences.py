@@ -83,9 +83,7 @@ def collect(rows: Iterable[Sentence | None], skipped: int, source: Path) -> Sent
     found, broken = usable(rows, source)
     skipped += broken
     if not found:
-        raise DataError(
-            f"no usable row in {source} ({skipped} skipped): is it the file that the data README describes?"
-        )
+        raise DataError(f"no usable row in {source} ({skipped} skipped): is it the file that docs/data.md describes?")
     return Sentences(
         tuple(row.text for row in found),
         np.stack([row.emotion for row in found]),
@@ -124,14 +122,14 @@ def read_csv(
     """
     try:
         if path.stat().st_size > max_bytes:
-            raise DataError(f"{path} is larger than {max_bytes} bytes: give the file that the data README describes.")
+            raise DataError(f"{path} is larger than {max_bytes} bytes: give the file that docs/data.md describes.")
         with path.open("rb") as file:
             reader = csv.reader(_lines(file))
             header = [name.strip() for name in _row(reader) or []]
             if missing := [name for name in columns if name not in header]:
                 raise DataError(
                     f"no column {', '.join(missing)} in {path} (found: {', '.join(header)[:200] or 'nothing'}): "
-                    "is it the file that the data README describes?"
+                    "is it the file that docs/data.md describes?"
                 )
             for _ in range(ROWS_MAX):
                 row = _row(reader)
@@ -141,7 +139,7 @@ def read_csv(
             raise DataError(f"more than {ROWS_MAX} rows in {path}: split the file.")
     except OSError as error:
         raise DataError(
-            f"cannot read {path} ({error.strerror}): give the folder that the data README describes."
+            f"cannot read {path} ({error.strerror}): give the folder that docs/data.md describes."
         ) from error
 
 

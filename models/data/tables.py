@@ -52,7 +52,7 @@ def collect(rows: Iterable[Row | None], modalities: Sequence[Modality], skipped:
     skipped += broken
     if not found:
         raise DataError(
-            f"no usable row of this split in {source} ({skipped} skipped): is it laid out as the data README says?"
+            f"no usable row of this split in {source} ({skipped} skipped): is it laid out as docs/data.md says?"
         )
     measured, labels, groups = zip(*found, strict=True)
     return Table(

@@ -1,6 +1,6 @@
 """Recipes: functions that return everything needed to train one published result.
 
-To add one: write `def my_recipe(data: Path) -> Recipe` (the data folder is laid out as the data README says; sets it
+To add one: write `def my_recipe(data: Path) -> Recipe` (the data folder is laid out as docs/data.md says; sets it
 lacks are a `DataError`), and add it to `RECIPES` in this file. The loop in `models/train.py` calls, in
 order: `build()`; then per epoch `batches(rng)` and, on each batch, `loss(model, batch)`; then `validate(model)`. Keep
 all randomness in the given generator or in torch's global one: both are seeded per epoch, which makes a resumed run

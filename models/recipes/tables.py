@@ -65,7 +65,7 @@ MOSI = Plan(
     labels=mosi.LABELS,
     strength={Modality.AUDIO: 1e-3, Modality.VIDEO: 1e-3, Modality.TEXT: 1e-3},
     # Declared before the training, not measured: the bundle's words network, which never saw a MOSI label, says 0.76 of the
-    # same transcripts right; the data README names 0.774 for the words' vectors on the published test file; a face in a
+    # same transcripts right; docs/data.md names 0.774 for the words' vectors on the published test file; a face in a
     # film review is taken to tell little.
     unspoilt={Modality.VIDEO: (0.58, 1.0), Modality.TEXT: (0.77, 1.25)},
     context=True,

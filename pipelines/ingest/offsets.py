@@ -1,4 +1,4 @@
-"""Which offset of each partition may be committed (DESIGN §4.2)."""
+"""Which offset of each partition may be committed (docs/architecture.md#nothing-lost-nothing-twice)."""
 
 from collections import deque
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""The loop of one ingest worker: records in, results stored, offsets committed (DESIGN §4.2).
+"""The loop of one ingest worker: records in, results stored, offsets committed (docs/architecture.md#nothing-lost-nothing-twice).
 
 What one record leads to is `reader.Reader`'s; here it is decided when to read, when to wait, and what to commit:
 a partition's committed offset is the lowest that an open stream still needs. It only hints where to read from.

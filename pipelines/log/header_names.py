@@ -10,7 +10,7 @@ from typing import Any
 
 from kafka.record.default_records import DefaultRecordBatch
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class _Forgiving(bytearray):
@@ -31,7 +31,7 @@ def _read_record(batch: Any) -> Any:
     try:
         return _read_strictly(batch)
     except UnicodeDecodeError as error:
-        log.warning("a record near offset %d has a header whose name is no UTF-8: %s", batch.base_offset, error)
+        logger.warning("a record near offset %d has a header whose name is no UTF-8: %s", batch.base_offset, error)
         batch._buffer = _Forgiving(batch._buffer)  # noqa: SLF001  # for the rest of the batch: one copy, one warning
         return _read_strictly(batch)
 

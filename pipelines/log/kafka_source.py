@@ -19,7 +19,7 @@ from pipelines.log.source import Backlog, Gap, Polled
 from pipelines.settings import Settings
 from pipelines.types import TOPIC_MEDIA, Coordinates, Record
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _GROUP_OPTIONS = {
     "enable_auto_commit": False,
@@ -145,7 +145,7 @@ class KafkaSource:
         try:
             self._consumer.commit(self._offsets(wanted), timeout_ms=_CALL_TIMEOUT_MS)
         except _OVERTAKEN as error:
-            log.info("commit overtaken by a rebalance: %s", error)
+            logger.info("commit overtaken by a rebalance: %s", error)
             return
         except kafka.errors.KafkaError as error:
             raise SourceUnavailableError(f"Kafka, committing: {error}; check the broker") from error

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 import kafka.errors
 from kafka import AsyncConsumerRebalanceListener, KafkaConsumer, OffsetAndMetadata, TopicPartition
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Changes:
@@ -69,7 +69,7 @@ class Rebalance(AsyncConsumerRebalanceListener):  # type: ignore[misc] # kafka-p
             try:
                 await self._consumer.commit_async(self._offsets(given))
             except kafka.errors.KafkaError as error:
-                log.info("the last commit before a revocation failed: %s", error)
+                logger.info("the last commit before a revocation failed: %s", error)
 
     async def on_partitions_lost(self, lost: Collection[TopicPartition]) -> None:
         """Another member may own them already: nothing is committed."""

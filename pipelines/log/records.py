@@ -1,4 +1,4 @@
-"""The border of the log: a record becomes a `MediaFragment` or a named refusal, and back (DESIGN §4.1)."""
+"""The border of the log: a record becomes a `MediaFragment` or a named refusal, and back (docs/architecture.md#a-fragment)."""
 
 import re
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""One stream of a call, from fragments to utterances: order, gaps, consent, and where a new owner resumes (DESIGN §4.2).
+"""One stream of a call, from fragments to utterances: order, gaps, consent, and where a new owner resumes (docs/architecture.md#nothing-lost-nothing-twice).
 
 Values in, values out: no Kafka, no Redis, no clock. The same fragments give the same utterances, however fast they
 come, and however often another `CallStream` takes over from a stored checkpoint.

@@ -1,4 +1,4 @@
-"""Cuts any media into fragments that can be demuxed by themselves (DESIGN §4.1), without re-encoding."""
+"""Cuts any media into fragments that can be demuxed by themselves (docs/architecture.md#a-fragment), without re-encoding."""
 
 import io
 import logging
@@ -32,7 +32,7 @@ _JUMP_BACK_S = 2
 """Times that fall back further than pictures are reordered: recordings were joined, and the next one follows."""
 _MILLISECOND = Fraction(1, 1000)
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def fragments(
@@ -159,7 +159,7 @@ def _timed(container: InputContainer, streams: list[Stream], what: str) -> Itera
             yield clocks[packet.stream_index].timed(packet)
     except av.error.InvalidDataError:
         # What came before is good. The bytes that follow are not, so the call ends here, as with a torn connection.
-        _log.warning("%s is damaged in the middle: the call ends there", what)
+        logger.warning("%s is damaged in the middle: the call ends there", what)
     except av.FFmpegError as error:
         raise MediaError(f"{what}: reading stopped ({error.strerror})") from error
 

@@ -6,7 +6,7 @@ Cluster. They expire together, `ttl_s` after the last result.
     ut:{CALL}:call            hash: `tenant`, `status` (as the most open of its streams), `started_ms` (wall clock),
                               `last_ms` (end of the latest utterance), `utterances` (count)
     ut:{CALL}:streams         hash: stream -> live | stalled | closed | final
-    ut:{CALL}:stream:STREAM   hash, the checkpoint (DESIGN §4.2): `owner`, `partition`, `final`, `resume_at` (offset),
+    ut:{CALL}:stream:STREAM   hash, the checkpoint (docs/architecture.md#nothing-lost-nothing-twice): `owner`, `partition`, `final`, `resume_at` (offset),
                               `resume_seq`, `resume_sample`, per participant `cut:P` (sample) and `utterances:P`; and
                               the account: `first_at` and `counted_to` (offsets), `n:OUTCOME` (fragments)
     ut:{CALL}:results         hash: member -> the result's JSON; a member is `start_ms/participant/stream`
@@ -45,7 +45,7 @@ from pipelines.errors import CorruptResultError
 from pipelines.store.queries import MINUTE_MS, CallChange, CallEvent, CallInfo, CallState, Digest, read_result
 from pipelines.types import LIVE_RUN, Account, Checkpoint, Coordinates, Participant, TrackCut
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _STATES: Mapping[str, CallState] = {state: state for state in get_args(CallState)}
 _KINDS: Mapping[str, CallChange] = {kind: kind for kind in get_args(CallChange)}
@@ -180,7 +180,7 @@ def read_event(entry: tuple[str, Mapping[str, str]], results: Mapping[str, str |
     try:
         return CallEvent(event_id, "utterance", read_result(results[fields["member"]] or ""))
     except CorruptResultError as error:
-        log.warning("event %s names what is %s", event_id, error)
+        logger.warning("event %s names what is %s", event_id, error)
         return CallEvent(event_id, "unreadable", None)
 
 
@@ -190,4 +190,4 @@ def read_digests(texts: Sequence[str]) -> Iterator[Digest]:
         try:
             yield Digest.read(text)
         except CorruptResultError as error:
-            log.warning("left out: %s", error)
+            logger.warning("left out: %s", error)

@@ -70,7 +70,7 @@ def test_comments_with_several_labels_are_left_out_and_counted(tmp_path: Path) -
 
 
 def test_a_data_folder_without_the_set_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="data README"):
+    with pytest.raises(DataError, match=r"docs/data\.md"):
         evaluate.run("text", "embedded", "meld", tmp_path)
 
 

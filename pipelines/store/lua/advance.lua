@@ -1,4 +1,4 @@
--- Store a result and move its track's cut, or refuse both (DESIGN §4.2).
+-- Store a result and move its track's cut, or refuse both (docs/architecture.md#nothing-lost-nothing-twice).
 -- KEYS 1 call  2 streams  3 checkpoint  4 tombstone  5 events  6 results  7 order  8 digests
 -- ARGV 1 owner  2 participant  3 believed cut  4 new cut  5 utterances  6 resume offset  7 resume seq  8 resume sample
 --      9 ttl_s  10 checkpoint_ttl_s  11 events_max  12 member ('' for no result)  13 result  14 digest  15 end_ms

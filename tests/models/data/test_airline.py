@@ -81,7 +81,7 @@ def test_without_the_training_file_no_test_file_takes_its_place(tmp_path: Path) 
 def test_a_missing_file_is_named(tmp_path: Path, split: str) -> None:
     (tmp_path / "airline").mkdir()
 
-    with pytest.raises(DataError, match=r"found: no CSV\): see the data README"):
+    with pytest.raises(DataError, match=r"found: no CSV\): see docs/data\.md"):
         airline.read(tmp_path, split)
 
 

@@ -65,7 +65,7 @@ def test_a_split_without_pictures_is_named(faces: Path, split: str) -> None:
 
 
 def test_no_data_says_what_is_expected(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="fer2013/, see the data README"):
+    with pytest.raises(DataError, match=r"fer2013/, see docs/data\.md"):
         fer2013.read(tmp_path / "nothing", "train")
 
 

@@ -70,5 +70,5 @@ def test_a_sets_folder_is_found_in_any_case_and_may_be_a_link(tmp_path: Path) ->
 
 
 def test_no_folder_says_what_to_give(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="emodb/, see the data README"):
+    with pytest.raises(DataError, match=r"emodb/, see docs/data\.md"):
         set_folder(tmp_path / "nothing", "emodb")

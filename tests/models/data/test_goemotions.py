@@ -121,7 +121,7 @@ def test_what_can_no_longer_be_read_is_counted_and_without_its_labels_nothing_is
     [
         (None, ROWS, "no labels.txt"),
         ("hungry", ROWS, "hungry"),
-        (EKMAN, None, "see the data README"),
+        (EKMAN, None, r"see docs/data\.md"),
         (EKMAN, "", "no usable row"),
     ],
 )

@@ -112,7 +112,7 @@ def test_a_file_without_a_usable_row_is_refused(tmp_path: Path, content: str, sa
 def test_a_missing_split_names_what_is_there(tmp_path: Path) -> None:
     write(tmp_path / "meld" / "dev_sent_emo.csv", HEADER)
 
-    with pytest.raises(DataError, match=r"test_sent_emo\.csv \(found: dev_sent_emo\.csv\): see the data README"):
+    with pytest.raises(DataError, match=r"test_sent_emo\.csv \(found: dev_sent_emo\.csv\): see docs/data\.md"):
         meld.read(tmp_path, "test")
 
 

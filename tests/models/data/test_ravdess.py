@@ -93,7 +93,7 @@ def test_broken_files_are_skipped_and_counted(recordings: Path) -> None:
 def test_an_unknown_split_and_an_empty_folder_are_named(recordings: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="choose one of train"):
         ravdess.read(recordings, "dev")
-    with pytest.raises(DataError, match="see the data README"):
+    with pytest.raises(DataError, match=r"see docs/data\.md"):
         ravdess.read(tmp_path / "nothing", "train")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="expected ravdess/Actor_NN"):

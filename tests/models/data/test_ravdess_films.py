@@ -54,5 +54,5 @@ def test_no_film_and_an_unknown_split_are_named(films: Path, tmp_path: Path) -> 
         ravdess_films.read(films, "train")
     with pytest.raises(DataError, match="choose one of train"):
         ravdess_films.read(films, "dev")
-    with pytest.raises(DataError, match="see the data README"):
+    with pytest.raises(DataError, match=r"see docs/data\.md"):
         ravdess_films.read(tmp_path / "nothing", "all")

@@ -71,7 +71,7 @@ def test_a_file_or_a_number_of_rows_beyond_the_limit_is_refused(
 
 
 def test_a_missing_file_and_missing_columns_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="data README"):
+    with pytest.raises(DataError, match=r"docs/data\.md"):
         list(read_csv(tmp_path / "nothing.csv"))
     (tmp_path / "one.csv").write_text("a,b\n")
     with pytest.raises(DataError, match=r"no column c in .* \(found: a, b\)"):
