@@ -33,7 +33,7 @@ def consent_of(text: str | None) -> Consent | None:
     try:
         return None if text is None else parse_consent(text)
     except BadFragmentError as error:
-        raise CommandError(str(error).replace("header consent", "--consent"), EXIT_USAGE) from error
+        raise CommandError(error.message_for("--consent"), EXIT_USAGE) from error
 
 
 def participants_of(paths: Sequence[Path], text: str | None) -> tuple[Participant, ...]:
@@ -54,7 +54,7 @@ def participants_of(paths: Sequence[Path], text: str | None) -> tuple[Participan
     try:
         named = parse_participants(text)
     except BadFragmentError as error:
-        raise CommandError(str(error).replace("header participants", "--participants"), EXIT_USAGE) from error
+        raise CommandError(error.message_for("--participants"), EXIT_USAGE) from error
     if len(paths) > 1 and len(named) != len(paths):
         raise CommandError(f"{len(paths)} files, but --participants names {len(named)}: one for each file", EXIT_USAGE)
     channels, _ = _channels(paths[0])
