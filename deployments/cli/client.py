@@ -10,6 +10,8 @@ from urllib.parse import quote
 import httpx
 
 from deployments.cli.console import CommandError
+from pipelines.review.summary import CallSummary
+from pipelines.types import UtteranceSentiment
 
 ANSWER_S = 30.0
 KEEP_ALIVE_MAX_S = 60.0
@@ -17,6 +19,7 @@ KEEP_ALIVE_MAX_S = 60.0
 RECONNECTS_MAX = 5
 RECONNECT_PAUSE_S = 1.0
 POLL_S = 0.3
+UTTERANCES_MAX = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,11 @@ class Event:
     id: str
     kind: str
     text: str
+
+    @property
+    def utterance(self) -> UtteranceSentiment | None:
+        """The result that it brings; None for an event of another kind."""
+        return UtteranceSentiment.model_validate_json(self.text) if self.kind == "utterance" else None
 
 
 @contextmanager
@@ -75,6 +83,17 @@ def pages(
 def call_path(call_id: str, rest: str = "") -> str:
     """The path of a call, or of what belongs to it."""
     return f"/v1/calls/{quote(call_id, safe='')}{rest}"
+
+
+def utterances(client: httpx.Client, call_id: str, tenant: str) -> list[UtteranceSentiment]:
+    """Every result of a call, in order of time."""
+    rows = pages(client, call_path(call_id, "/utterances"), {"tenant": tenant}, "utterances", UTTERANCES_MAX)
+    return sorted((UtteranceSentiment.model_validate(row) for row in rows), key=lambda result: result.start_ms)
+
+
+def summary_of(client: httpx.Client, call_id: str, tenant: str) -> CallSummary:
+    """The call's summary, live or final."""
+    return CallSummary.model_validate(get(client, call_path(call_id), {"tenant": tenant})["summary"])
 
 
 def await_call(client: httpx.Client, call_id: str, query: Mapping[str, str], timeout_s: float) -> None:
