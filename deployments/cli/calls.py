@@ -1,8 +1,7 @@
 """`undertone calls`, `show` and `watch`: what the gateway knows, as tables or JSON."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import httpx
 import typer
 from rich.console import Group
 
@@ -11,6 +10,9 @@ from deployments.cli.client import call_path, events, gateway, get, pages, summa
 from deployments.cli.console import CommandError, aside, clear_errors, print_out, screen, settings, write_json
 from deployments.cli.options import Json, Tenant
 from pipelines.review.summary import CallSummary
+
+if TYPE_CHECKING:
+    import httpx
 
 CALL_COLUMNS = {"call_id": "call", "status": "status", "started_at": "started", "utterances": "utterances"}
 STATE_CHANGES = {"call-stalled": "nothing comes of the call any more: stalled", "call-live": "the call goes on"}
@@ -91,7 +93,7 @@ def watch(
             print_out(render.summary(summary_of(client, wanted, tenant)))
 
 
-def newest(client: httpx.Client, tenant: str) -> str:
+def newest(client: "httpx.Client", tenant: str) -> str:
     """The id of the newest call that goes on.
 
     Raises:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-import yaml  # type: ignore[import-untyped]  # comes with Ray; its stubs would be one more dependency
 from pydantic import SecretStr, ValidationError
 
 from deployments.cli.console import EXIT_USAGE, CommandError, settings
@@ -106,6 +105,8 @@ def configuration(path: Path | None, changes: Mapping[str, object]) -> AppConfig
     Raises:
         CommandError: there is none, or it is wrong.
     """
+    import yaml  # type: ignore[import-untyped]  # noqa: PLC0415  # comes with Ray, without types; seldom needed
+
     args: dict[str, Any] = {}
     try:
         if path is not None:

@@ -9,7 +9,6 @@ from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
-import httpx
 import typer
 from rich.console import Console
 
@@ -23,7 +22,9 @@ from deployments.sample import ANGRY_TO_CONTENT
 from pipelines.settings import AppConfig
 from pipelines.types import UtteranceSentiment
 
-if TYPE_CHECKING:  # imports redis, which `undertone --help` spares
+if TYPE_CHECKING:  # what takes long to import, which `undertone --help` spares
+    import httpx
+
     from deployments.serve.embedded import Embedded
 
 UTTERANCES_MIN = 8
@@ -92,7 +93,7 @@ def _play(config: AppConfig, system: "Embedded", call_id: str, pace: Pace) -> No
             pass
 
 
-def _following(client: httpx.Client, call_id: str, *, as_json: bool) -> Future[list[UtteranceSentiment]]:
+def _following(client: "httpx.Client", call_id: str, *, as_json: bool) -> Future[list[UtteranceSentiment]]:
     """Print the call's results in a thread of their own, while the call is still being sent."""
     done: Future[list[UtteranceSentiment]] = Future()
 

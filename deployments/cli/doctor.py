@@ -10,7 +10,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-import httpx
 import typer
 from rich.table import Table
 from rich.text import Text
@@ -194,6 +193,8 @@ def _kafka(bootstrap: str) -> Finding:
 
 
 def _gateway(url: str) -> Finding:
+    import httpx  # noqa: PLC0415  # takes long, and only this look needs it
+
     try:
         answer = httpx.get(f"{url}/healthz", timeout=ANSWER_S)
     except (httpx.HTTPError, httpx.InvalidURL) as error:

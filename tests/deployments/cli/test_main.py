@@ -36,7 +36,7 @@ def test_every_command_explains_itself_with_an_example(cli: CliRunner, command: 
 def test_importing_every_command_loads_nothing_that_takes_long() -> None:
     code = (
         "import sys, deployments.cli.main; "
-        "print(*{'ray', 'torch', 'fastapi', 'kafka', 'redis', 'onnxruntime'} & sys.modules.keys(), end='')"
+        "print(*{'ray', 'torch', 'fastapi', 'kafka', 'redis', 'onnxruntime', 'httpx'} & sys.modules.keys(), end='')"
     )
 
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
