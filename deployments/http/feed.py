@@ -8,7 +8,7 @@ import asyncio
 import json
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from dataclasses import dataclass
 
 from fastapi.sse import format_sse_event
@@ -32,7 +32,7 @@ class TenantFeeds:
         self._archive, self._heartbeat_ms = archive, heartbeat_ms
         self._feeds: dict[str, TenantFeed] = {}
 
-    async def watch(self, tenant: str, after_ms: int | None, now_ms: int) -> AsyncIterator[bytes]:
+    async def watch(self, tenant: str, after_ms: int | None, now_ms: int) -> AsyncGenerator[bytes, None]:
         """Server-sent events: what is written from now on, or was after `after_ms`; a comment when nothing is for a while.
 
         Both are times by the store's clock, ms since 1970.
