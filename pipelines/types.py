@@ -279,8 +279,8 @@ class Checkpoint:
 
     `resume_at` is the offset of the fragment from which a new owner must read (one pre-roll before the lowest cut,
     for decoders that need it) and `resume_sample` the exact position of that fragment's first sample; None before
-    the first result. `final` says that the whole stream is stored. `dead` holds the offsets, from `resume_at` on, of
-    the call's records that stand in the dead-letter topic: nobody works on them again.
+    the first result. `final` says that the whole stream is stored. `dead_letters` holds the offsets, from `resume_at`
+    on, of the call's records that stand in the dead-letter topic: they are not decoded again.
     """
 
     tracks: Mapping[Participant, TrackCut]
@@ -289,7 +289,7 @@ class Checkpoint:
     resume_sample: int | None
     final: bool
     account: Account = field(default_factory=Account)
-    dead: frozenset[int] = frozenset()
+    dead_letters: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,7 +132,7 @@ class OpenStream:
         self.needed_offset = offset if checkpoint.resume_at is None else checkpoint.resume_at
         self.tenant = first.tenant
         self.owner = ports.owner
-        self.dead = set(checkpoint.dead)
+        self.dead = set(checkpoint.dead_letters)
         """Offsets of dead letters: they are not worked on again."""
         self.outcomes = Outcomes(checkpoint.account)
         self.state: CallState = "live"
@@ -167,7 +167,7 @@ class OpenStream:
         for event in events:
             track = self._tracks.get(event.participant)
             if track is None:
-                track = self._tracks[event.participant] = self._track(TrackCut(event.believed_cut_sample, 0))
+                track = self._tracks[event.participant] = self._track(TrackCut(event.expected_cut_sample, 0))
             analysis, spoken_at_s = None, appended_ms / 1000
             if event.utterance is not None:
                 spoken_at_s -= max(0, media_end_ms - event.utterance.end_ms) / 1000
@@ -185,7 +185,7 @@ class OpenStream:
             FencedError: another worker owns the stream.
             CallDeletedError: the call was deleted.
         """
-        await self._settle(state, self.outcomes.take(self.needed_offset))
+        await self._set_state(state, self.outcomes.take(self.needed_offset))
         self.state = state
 
     async def let_go(self) -> None:
@@ -195,10 +195,11 @@ class OpenStream:
             FencedError: another worker owns the stream.
             CallDeletedError: the call was deleted.
         """
-        if self._tracks or not self.stream.settled or self.finishing or not self.outcomes:
+        if self._tracks or not self.stream.nothing_pending or self.finishing or not self.outcomes:
             return
         counted = self.outcomes.take()
-        await self._settle(None, counted)
+        store, owner = self._ports.store, self._ports.owner
+        await self._ports.retry(StoreUnavailableError, lambda: store.count(*self.key, counted, owner=owner))
         # The last one is read again all the same: a successor must know that the stream is open.
         self.needed_offset = counted.below - 1
 
@@ -278,7 +279,7 @@ class OpenStream:
                     self._first,
                     owner=self._ports.owner,
                     participant=participant,
-                    believed_cut_sample=track.cut.cut_sample,
+                    expected_cut_sample=track.cut.cut_sample,
                     new=new,
                     resume=resume,
                     result=result,
@@ -293,9 +294,9 @@ class OpenStream:
         for track in self._tracks.values():
             await track.pending.join()
         try:
-            await self._settle(state, self.outcomes.take())
+            await self._set_state(state, self.outcomes.take())
             while self.outcomes:  # something came meanwhile
-                await self._settle(state, self.outcomes.take())
+                await self._set_state(state, self.outcomes.take())
         except FencedError as error:
             await self._end(error)
         except CallDeletedError:
@@ -303,11 +304,10 @@ class OpenStream:
         else:
             await self._end(None)
 
-    async def _settle(self, state: CallState | None, counted: Counted) -> None:
-        call_id, stream = self.key
-        owner, settle = self._ports.owner, self._ports.store.settle
+    async def _set_state(self, state: CallState, counted: Counted) -> None:
+        store, owner = self._ports.store, self._ports.owner
         await self._ports.retry(
-            StoreUnavailableError, lambda: settle(call_id, stream, owner=owner, counted=counted, state=state)
+            StoreUnavailableError, lambda: store.set_state(*self.key, state, owner=owner, counted=counted)
         )
 
     async def _end(self, error: FencedError | None) -> None:

@@ -31,7 +31,7 @@ from pipelines.log.broker import RECORD_MAX_BYTES
 from pipelines.log.dead_letter import letter_headers, letter_key
 from pipelines.log.records import is_call_id, parse_record
 from pipelines.log.source import Backlog, Gap
-from pipelines.media.call_stream import CallStream, Fed, TrackEvent
+from pipelines.media.call_stream import CallStream, FeedResult, TrackEvent
 from pipelines.settings import AppConfig
 from pipelines.store.ledger import OpenNote, Owned
 from pipelines.types import TOPIC_DEAD_LETTER, Counted, MediaFragment, Record
@@ -156,7 +156,7 @@ class Reader:
             )
         opened.seen_s = time.monotonic()
         if record.at.offset in opened.dead:
-            opened.stream.refuse(fragment)
+            opened.stream.leave_gap(fragment)
             await self._leave_out(opened, fragment, record)
         elif opened.finishing == "closed":
             # It speaks again while its last words are judged: begin anew from what is stored.
@@ -171,12 +171,12 @@ class Reader:
     async def _work(self, opened: OpenStream, fragment: MediaFragment, record: Record) -> None:
         at = record.at
         ended = list(self._ended.get(at.partition, ()))
-        attempts = await self._insist(partial(self._store.ledger.begin, at, self._ports.owner, ended))
+        attempts = await self._insist(partial(self._store.ledger.mark_in_progress, at, self._ports.owner, ended))
         del self._ended.setdefault(at.partition, [])[: len(ended)]
         try:
             verdict = await self._verdict(fragment, attempts)
             if verdict is not None:
-                opened.stream.refuse(fragment)
+                opened.stream.leave_gap(fragment)
                 await self._bury(opened, fragment, record, BadFragmentError("killed", verdict), attempts - 1)
                 return
             fed, last = await self._decode(lambda: _decoded(opened, fragment))
@@ -237,11 +237,12 @@ class Reader:
         if checkpoint is None:
             return None
         if checkpoint.final:
-            if record.at.offset not in checkpoint.dead and record.at.offset >= checkpoint.account.counted_to:
+            if record.at.offset not in checkpoint.dead_letters and record.at.offset >= checkpoint.account.counted_to:
                 counted = Counted(record.at.offset + 1, record.at.offset, {"already_stored": 1})
-                settle = self._store.settle
                 try:
-                    await self._insist(lambda: settle(fragment.call_id, fragment.stream, owner=None, counted=counted))
+                    await self._insist(
+                        lambda: self._store.count(fragment.call_id, fragment.stream, counted, owner=None)
+                    )
                 except FencedError:  # the store has forgotten meanwhile that it is final
                     self._rewind(record.at.partition, record.at.offset)
                 else:
@@ -336,13 +337,13 @@ class Reader:
         call_id = key if is_call_id(key) else None
         ledger = self._store.ledger
         owned = None if of is None else Owned(of.key[1], of.owner)
-        if call_id is not None and await self._insist(lambda: ledger.is_dead(call_id, record.at, owned)):
+        if call_id is not None and await self._insist(lambda: ledger.is_dead_letter(call_id, record.at, owned)):
             return  # read again
         logger.warning("dead-lettered (%s): %s", reason, detail)
         value = record.value[:RECORD_MAX_BYTES]
         await self._send(TOPIC_DEAD_LETTER, key, value, letter_headers(record, reason, detail, attempts))
         if call_id is not None and not await self._insist(
-            lambda: ledger.note_letter(call_id, record.at, reason, owned)
+            lambda: ledger.note_dead_letter(call_id, record.at, reason, owned)
         ):
             return
         self._metrics.fragments_in.inc()
@@ -350,7 +351,7 @@ class Reader:
 
     async def _note_ended(self) -> None:
         for partition, offsets in list(self._ended.items()):
-            await self._store.ledger.end(partition, self._ports.owner, offsets)
+            await self._store.ledger.clear_in_progress(partition, self._ports.owner, offsets)
             del self._ended[partition]
 
     async def _decode(self, work: Callable[[], T]) -> T:
@@ -360,7 +361,7 @@ class Reader:
         return await self._ports.retry(StoreUnavailableError, work)
 
 
-def _decoded(opened: OpenStream, fragment: MediaFragment) -> tuple[Fed, list[TrackEvent] | None]:
+def _decoded(opened: OpenStream, fragment: MediaFragment) -> tuple[FeedResult, list[TrackEvent] | None]:
     """What a fragment led to, and, where it is its stream's last, what the end led to."""
     fed = opened.stream.feed(fragment)
     ends = fragment.final and fed.skipped in (None, "not_consented")

@@ -94,6 +94,6 @@ class Watchdog:
                 counted = NOTHING_COUNTED
                 if account.counted_to < lost_before:
                     counted = Counted(lost_before, account.first_at, {"lost": 1})
-                await store.settle(note.call_id, note.stream, owner=owner, counted=counted, state="closed")
+                await store.set_state(note.call_id, note.stream, "closed", owner=owner, counted=counted)
                 logger.warning("call %s, stream %s: open and never heard of again, closed", note.call_id, note.stream)
         await store.ledger.forget_open(partition, note)

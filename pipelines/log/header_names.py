@@ -36,6 +36,6 @@ def _read_record(batch: Any) -> Any:
         return _read_strictly(batch)
 
 
-def forgive_header_names() -> None:
+def tolerate_bad_header_names() -> None:
     """From now on every consumer of this process reads such names."""
     DefaultRecordBatch._read_msg = _read_record  # noqa: SLF001  # no setting reaches the decoder

@@ -8,7 +8,7 @@ from kafka import KafkaConsumer, TopicPartition
 
 from pipelines.errors import SourceUnavailableError
 from pipelines.log.broker import RECORD_MAX_BYTES, broker_errors, connection_options, require_broker
-from pipelines.log.header_names import forgive_header_names
+from pipelines.log.header_names import tolerate_bad_header_names
 from pipelines.log.kafka_source import record_of
 from pipelines.settings import Settings
 from pipelines.types import Record
@@ -46,7 +46,7 @@ class KafkaTopicReader:
 
     def __init__(self, settings: Settings, topic: str) -> None:
         require_broker(settings)
-        forgive_header_names()
+        tolerate_bad_header_names()
         self._topic = topic
         with broker_errors("connecting a reader"):
             self._consumer = KafkaConsumer(

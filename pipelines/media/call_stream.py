@@ -47,16 +47,16 @@ NEW_STREAM: Final = Checkpoint(tracks={}, resume_at=None, resume_seq=None, resum
 
 @dataclass(frozen=True, slots=True)
 class TrackEvent:
-    """One step of a track: its cut moves from `believed_cut_sample` to `cut_sample`, over an utterance or silence."""
+    """One step of a track: its cut moves from `expected_cut_sample` to `cut_sample`, over an utterance or silence."""
 
     participant: Participant
     cut_sample: int
-    believed_cut_sample: int
+    expected_cut_sample: int
     utterance: Utterance | None
 
 
 @dataclass(frozen=True, slots=True)
-class Fed:
+class FeedResult:
     """What a fragment led to.
 
     `skipped` says why the fragment was not analysed, None when it was (one that nobody may be judged by may still end
@@ -82,7 +82,8 @@ class _Listener:
     consent: frozenset[Modality] | None = None
 
     @property
-    def settled(self) -> bool:
+    def nothing_pending(self) -> bool:
+        """Whether it may not be analysed now, and all that was found before is stored."""
         return self.consent == NOTHING and self.held_sample >= self.track.cut_sample
 
 
@@ -96,7 +97,7 @@ class _Place:
 class CallStream:
     """Demuxes the fragments of one stream and finds the utterances of every participant in it.
 
-    Events of a track come in order, and each one's `believed_cut_sample` is the `cut_sample` of the one before.
+    Events of a track come in order, and each one's `expected_cut_sample` is the `cut_sample` of the one before.
     `feed` and `finish` belong to one thread; `resume_point` may be called from another meanwhile.
     """
 
@@ -128,11 +129,11 @@ class CallStream:
         return sum(listener.track.held_bytes for listener in self._listeners.values())
 
     @property
-    def settled(self) -> bool:
-        """Whether no participant's sound or pictures may be analysed, so that nothing is to be heard again."""
-        return all(listener.settled for listener in self._listeners.values())
+    def nothing_pending(self) -> bool:
+        """Whether no participant may be analysed now and all that was found before is stored: no fragment is needed again."""
+        return all(listener.nothing_pending for listener in self._listeners.values())
 
-    def feed(self, fragment: MediaFragment) -> Fed:
+    def feed(self, fragment: MediaFragment) -> FeedResult:
         """Takes the stream's next fragment.
 
         Raises:
@@ -140,7 +141,7 @@ class CallStream:
         """
         skipped = self._skip_reason(fragment)
         if skipped is not None:
-            return Fed([], skipped, 0, 0)
+            return FeedResult([], skipped, 0, 0)
         self._identity = (fragment.call_id, fragment.tenant, fragment.stream)
         self._see(fragment)
         if self._broken or (self._expected_seq is not None and fragment.seq > self._expected_seq):
@@ -158,14 +159,14 @@ class CallStream:
         self._remember(fragment, start_sample, whole=demuxed.whole)
         self._apply_consent(fragment, start_sample)
         self._listen(demuxed)
-        self._settle_silence(start_sample)
+        self._advance_past_silence(start_sample)
         heard = any(listener.consent for listener in self._listeners.values())
-        return Fed(
+        return FeedResult(
             self._paid(), None if heard else "not_consented", demuxed.damaged, _media_ms(demuxed), self.take_missing()
         )
 
-    def refuse(self, fragment: MediaFragment) -> None:
-        """Takes a fragment that is known to be damaged: as `feed` does where it raises, it leaves a gap."""
+    def leave_gap(self, fragment: MediaFragment) -> None:
+        """Passes over a fragment that cannot be decoded: what follows it is taken as after a gap, as where `feed` raises."""
         if self._skip_reason(fragment) is None:
             self._see(fragment)
             self._broken = True
@@ -201,7 +202,7 @@ class CallStream:
         """
         with self._lock:
             self._listeners[participant].held_sample = cut_sample
-            held = [listener.held_sample for listener in self._listeners.values() if not listener.settled]
+            held = [listener.held_sample for listener in self._listeners.values() if not listener.nothing_pending]
             lowest = min(held, default=cut_sample) - PRE_ROLL_MS * SAMPLES_PER_MS
             if not self._places:
                 raise LookupError("no fragment has been fed: there is nothing to resume from")
@@ -265,7 +266,7 @@ class CallStream:
             if listener.consent is not None:
                 listener.track.skip_to(start_sample)
             with self._lock:
-                if listener.settled:
+                if listener.nothing_pending:
                     listener.held_sample = max(listener.held_sample, start_sample)
                 listener.consent = allowed
 
@@ -278,17 +279,17 @@ class CallStream:
             seen = frames if Modality.VIDEO in listener.consent else []
             self._owe(participant, listener, listener.track.feed(blocks, seen))
 
-    def _settle_silence(self, start_sample: int) -> None:
+    def _advance_past_silence(self, start_sample: int) -> None:
         """Of who is neither heard nor seen, nothing before this fragment is needed again."""
         for participant, listener in self._listeners.items():
             if listener.consent:
-                self._owe(participant, listener, listener.track.settle_silence(start_sample))
+                self._owe(participant, listener, listener.track.advance_past_silence(start_sample))
 
     def _owe(self, participant: Participant, listener: _Listener, found: list[Found]) -> None:
         # Kept until a call returns: a fragment that raises must not lose what its gap has ended.
         for one in found:
             utterance = self._utterance(participant, listener, one)
-            event = TrackEvent(participant, one.segment.cut_sample, one.believed_cut_sample, utterance)
+            event = TrackEvent(participant, one.segment.cut_sample, one.expected_cut_sample, utterance)
             self._owed.append(event)
 
     def _paid(self) -> list[TrackEvent]:

@@ -21,7 +21,7 @@ class Found:
     """A segment with what was heard and seen in it, and the track's cut before it; silence holds neither."""
 
     segment: Segment
-    believed_cut_sample: int
+    expected_cut_sample: int
     samples: FloatArray
     frames: tuple[VideoFrame, ...]
 
@@ -76,7 +76,7 @@ class Track:
         self._forget_before(self._segmenter.needed_from_sample)
         return found + self._watch()
 
-    def settle_silence(self, until_sample: int) -> list[Found]:
+    def advance_past_silence(self, until_sample: int) -> list[Found]:
         """Takes how far the stream has come: where it is far ahead of all sound and pictures, the cut follows it.
 
         It stays a picture window behind, for what comes late, and moves by one at a time: a time may be wrong once.

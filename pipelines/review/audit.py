@@ -110,7 +110,7 @@ async def audit(
     keys = {call_id for call_id, _ in books.streams} | {call_id for call_id, _ in books.refused}
     calls = sorted(call_id for call_id in keys if is_call_id(call_id))
     checkpoints = {call_id: await store.checkpoints(call_id) for call_id in calls}
-    noted = {call_id: await store.ledger.letter_counts(call_id) for call_id in calls}
+    noted = {call_id: await store.ledger.dead_letter_counts(call_id) for call_id in calls}
     deleted = {call_id for call_id in calls if await store.deleted(call_id)}
     dead = {letter.record.at: _without_media(letter) for letter in letters()}
     totals = _Totals(extents, books, dead, frozenset(keys))

@@ -138,7 +138,7 @@ def read_checkpoint(fields: Mapping[str, str], letters: Sequence[str] = ()) -> C
         resume_sample=None if sample is None else int(sample),
         final="final" in fields,
         account=read_account(fields),
-        dead=frozenset(int(offset) for partition, offset in places if partition == fields.get("partition")),
+        dead_letters=frozenset(int(offset) for partition, offset in places if partition == fields.get("partition")),
     )
 
 

@@ -55,7 +55,7 @@ class Store:
         self.ledger, self.archive = Ledger(client, run), Archive(client, run)
         self._open_script = client.register_script(lua("open_stream", before="call_state"))
         self._advance_script = client.register_script(lua("advance", before="call_state"))
-        self._settle_script = client.register_script(lua("settle", before="call_state"))
+        self._state_script = client.register_script(lua("set_state", before="call_state"))
 
     @classmethod
     def connect(cls, url: str, run: str = LIVE_RUN) -> Self:
@@ -163,7 +163,7 @@ class Store:
         *,
         owner: str,
         participant: Participant,
-        believed_cut_sample: int,
+        expected_cut_sample: int,
         new: TrackCut,
         resume: ResumePoint,
         result: UtteranceSentiment | None,
@@ -191,7 +191,7 @@ class Store:
                 args=[
                     owner,
                     participant,
-                    believed_cut_sample,
+                    expected_cut_sample,
                     new.cut_sample,
                     new.utterances,
                     resume.offset,
@@ -212,27 +212,35 @@ class Store:
                 await self._mend_trend(keys("digests"), name, trend, result.utterance_id)
         _judge(word, first.call_id, first.stream)
 
-    async def settle(
-        self,
-        call_id: str,
-        stream: str,
-        *,
-        owner: str | None,
-        counted: Counted = NOTHING_COUNTED,
-        state: CallState | None = None,
+    async def set_state(
+        self, call_id: str, stream: str, state: CallState, *, owner: str, counted: Counted = NOTHING_COUNTED
     ) -> None:
-        """Count fragments that need no cut to move, and set the stream's state; again changes nothing.
+        """Set the stream's state and count fragments that need no cut to move, in one step; again changes nothing.
 
         `final` is for good: the stream is stored to its end. When every known stream of the call is, the call is.
 
-        Without an `owner` it is for what comes of a stream that is final, which nobody owns.
+        Raises:
+            FencedError: `owner` does not own the stream any more.
+            CallDeletedError: the call was deleted.
+        """
+        await self._update(call_id, stream, owner, counted, state)
+
+    async def count(self, call_id: str, stream: str, counted: Counted, *, owner: str | None) -> None:
+        """Count fragments that need no cut to move; again changes nothing.
+
+        `owner` is None for fragments of a stream that is final, which has no owner.
 
         Raises:
             FencedError: `owner` does not own the stream any more, or there is none and the stream is not final.
             CallDeletedError: the call was deleted.
         """
+        await self._update(call_id, stream, owner, counted, None)
+
+    async def _update(
+        self, call_id: str, stream: str, owner: str | None, counted: Counted, state: CallState | None
+    ) -> None:
         with redis_errors():
-            word = await self._settle_script(
+            word = await self._state_script(
                 keys=self._keys(call_id).stream(stream),
                 args=[
                     owner or "",

@@ -48,7 +48,7 @@ STREAM = StreamSettings(
 _POLL_MAX_S = 0.005
 _PAUSE_MAX_S = 0.2
 """After so long whatever has failed has been tried again."""
-_SCRIPTS: Mapping[int, tuple["Moment", "Moment"]] = {8: ("advance", "advanced"), 5: ("settle", "settled")}
+_SCRIPTS: Mapping[int, tuple["Moment", "Moment"]] = {8: ("advance", "advanced"), 5: ("set_state", "state_set")}
 """The scripts that write are known by how many keys they take."""
 
 Headers = Sequence[tuple[str, bytes]]
@@ -57,8 +57,8 @@ Plan = Literal["plain", "damaged", "mended", "damaged end", "unknown version", "
 Moment = Literal[
     "advance",
     "advanced",
-    "settle",
-    "settled",
+    "set_state",
+    "state_set",
     "ask",
     "asked",
     "analysis",

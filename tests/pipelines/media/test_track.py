@@ -89,7 +89,7 @@ def test_any_blocks_and_a_new_track_at_any_cut_find_the_same(vowels: Voice, sett
 def test_each_event_starts_at_the_cut_of_the_one_before(vowels: Voice) -> None:
     track = Track(SHORT, 0)
     found = track.feed([block(0, conversation(vowels))], []) + track.finish()
-    assert [one.believed_cut_sample for one in found] == [0, *(one.segment.cut_sample for one in found[:-1])]
+    assert [one.expected_cut_sample for one in found] == [0, *(one.segment.cut_sample for one in found[:-1])]
 
 
 def test_sound_before_the_cut_is_dropped_and_overlap_is_heard_once(vowels: Voice) -> None:
@@ -132,8 +132,8 @@ def test_pictures_that_go_on_after_the_sound_stopped_are_not_lost(vowels: Voice)
 def test_silence_is_settled_a_window_at_a_time_and_leaves_a_track_like_a_new_one(vowels: Voice) -> None:
     track = Track(SETTINGS, 0)
     track.feed([block(0, vowels(2.0, 3))], [])
-    assert track.settle_silence(11 * RATE) == []
-    voice, quiet = track.settle_silence(1000 * RATE)
+    assert track.advance_past_silence(11 * RATE) == []
+    voice, quiet = track.advance_past_silence(1000 * RATE)
     assert (voice.samples.size, quiet.segment.cut_sample) == (2 * RATE, 7 * RATE)
     seen, new = [frame(t) for t in range(8000, 11_000, 200)], Track(SETTINGS, 7 * RATE)
     assert [*map(key, track.feed([], seen) + track.finish())] == [*map(key, new.feed([], seen) + new.finish())]
