@@ -197,7 +197,7 @@ def test_a_stream_that_never_ends_holds_bounded_memory(vowels: Voice, *, spoken:
         cuts += [stream.resume_point(event.participant, event.cut_sample) for event in events]
         held.append(stream.held_bytes)
     assert max(held) < 17 * 64_000
-    assert len(stream._places) < 20
+    assert len(stream._resume_points) < 20
     assert cuts[-1].seq > 60
 
 

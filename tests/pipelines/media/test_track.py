@@ -8,7 +8,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from models.types import FloatArray
-from pipelines.media.track import FRAMES_MAX, Found, Track
+from pipelines.media.track import FRAMES_MAX, Track, TrackSegment
 from pipelines.settings import SegmentSettings, StreamSettings, VideoSettings
 from pipelines.types import AudioBlock, Participant, VideoFrame
 
@@ -38,11 +38,11 @@ def conversation(vowels: Voice) -> FloatArray:
     )
 
 
-def key(found: Found) -> tuple[object, ...]:
+def key(found: TrackSegment) -> tuple[object, ...]:
     return (found.segment, found.samples.tobytes(), tuple(frame.time_ms for frame in found.frames))
 
 
-def speech(found: list[Found]) -> list[Found]:
+def speech(found: list[TrackSegment]) -> list[TrackSegment]:
     return [one for one in found if one.samples.size]
 
 
@@ -64,7 +64,7 @@ def test_any_blocks_and_a_new_track_at_any_cut_find_the_same(vowels: Voice, sett
     sound = conversation(vowels)
     frames = [frame(time_ms) for time_ms in range(0, sound.size // 16, 200)]
 
-    def run(cuts: list[int], start: int = 0) -> list[Found]:
+    def run(cuts: list[int], start: int = 0) -> list[TrackSegment]:
         track, found, seen = Track(settings, start), [], 0
         for begin, end in pairwise([0, *sorted(cuts), sound.size]):
             now = [f for f in frames[seen:] if f.time_ms * 16 < end]
