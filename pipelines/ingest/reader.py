@@ -27,8 +27,8 @@ from pipelines.errors import (
 from pipelines.ingest.open_stream import OpenStream, Ports
 from pipelines.ingest.sandbox import trial
 from pipelines.ingest.watchdog import Watchdog
-from pipelines.log.broker import RECORD_MAX_BYTES
 from pipelines.log.dead_letter import letter_headers, letter_key
+from pipelines.log.producer import RECORD_MAX_BYTES
 from pipelines.log.records import is_call_id, parse_record
 from pipelines.log.source import Backlog, Gap
 from pipelines.media.call_stream import CallStream, FeedResult, TrackEvent

@@ -12,8 +12,9 @@ from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssi
 from kafka.structs import MemberState
 
 from pipelines.errors import SourceUnavailableError
-from pipelines.log.broker import RECORD_MAX_BYTES, broker_errors, connection_options, ensure_topics
+from pipelines.log.broker import broker_errors, connection_options, ensure_topics
 from pipelines.log.header_names import tolerate_bad_header_names
+from pipelines.log.producer import RECORD_MAX_BYTES
 from pipelines.log.rebalance import Changes, Rebalance
 from pipelines.log.source import Backlog, Gap, Polled
 from pipelines.settings import Settings

@@ -5,7 +5,6 @@ come, and however often another `CallStream` takes over from a stored checkpoint
 (docs/architecture.md#nothing-lost-nothing-twice).
 """
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from threading import Lock
 from typing import Final, Literal
@@ -13,7 +12,6 @@ from typing import Final, Literal
 import numpy as np
 
 from models.types import Modality
-from pipelines.errors import MediaTooLongError
 from pipelines.media.demux import Demuxed, Demuxer
 from pipelines.media.resume import ResumePoints
 from pipelines.media.track import Track, TrackSegment
@@ -150,7 +148,7 @@ class CallStream:
             self._drain(),
             None if analysed else "not_consented",
             demuxed.damaged,
-            _media_ms(demuxed),
+            demuxed.media_ms,
             self.take_missing(),
         )
 
@@ -291,33 +289,3 @@ class CallStream:
             samples=found.samples if consent & {Modality.AUDIO, Modality.TEXT} else np.zeros(0, np.float32),
             frames=found.frames,
         )
-
-
-def utterances_of(
-    fragments: Iterable[MediaFragment], settings: StreamSettings, *, media_max_ms: int | None = None
-) -> Iterator[Utterance]:
-    """Every utterance of one new stream, in the order in which they end, without a log and a store.
-
-    Raises:
-        MediaError: a fragment cannot be opened.
-        MediaTooLongError: there is more than `media_max_ms` of media.
-    """
-    stream = CallStream(settings, NEW_STREAM)
-    media_ms = 0
-    for fragment in fragments:
-        fed = stream.feed(fragment)
-        media_ms += fed.media_ms
-        if media_max_ms is not None and media_ms > media_max_ms:
-            raise MediaTooLongError(f"longer than {media_max_ms // 1000} s")
-        yield from (event.utterance for event in fed.events if event.utterance is not None)
-    yield from (event.utterance for event in stream.finish() if event.utterance is not None)
-
-
-def _media_ms(demuxed: Demuxed) -> int:
-    samples: dict[Participant, int] = {}
-    for block in demuxed.blocks:
-        samples[block.participant] = samples.get(block.participant, 0) + block.samples.size
-    if samples:
-        return max(samples.values()) // SAMPLES_PER_MS
-    times = [frame.time_ms for frame in demuxed.frames]
-    return max(times) - min(times) if times else 0

@@ -18,7 +18,7 @@ from pipelines.media.decode import DecodedSound, PictureDecoder, SoundDecoder
 from pipelines.media.raw_audio import RawAudio, raw_audio
 from pipelines.media.resample import Sound, Timeline
 from pipelines.settings import MediaLimits, StreamSettings
-from pipelines.types import AudioBlock, MediaFragment, Participant, VideoFrame
+from pipelines.types import SAMPLES_PER_MS, AudioBlock, MediaFragment, Participant, VideoFrame
 
 _EXPANSION_MAX = 8
 """Matroska may hold packed packets; unpacked they may be this many times the fragment's own limit."""
@@ -40,6 +40,17 @@ class Demuxed:
     start_sample: int | None = None
     starts_at_key_frame: bool = True
     """False when its pictures need an earlier fragment: a decoder that starts here gives none until a key frame."""
+
+    @property
+    def media_ms(self) -> int:
+        """The length of the longest participant's sound; of the pictures where there is no sound."""
+        samples: dict[Participant, int] = {}
+        for block in self.blocks:
+            samples[block.participant] = samples.get(block.participant, 0) + block.samples.size
+        if samples:
+            return max(samples.values()) // SAMPLES_PER_MS
+        times_ms = [frame.time_ms for frame in self.frames]
+        return max(times_ms) - min(times_ms) if times_ms else 0
 
 
 class Demuxer:
@@ -66,7 +77,7 @@ class Demuxer:
         if len(fragment.media) > self._limits.fragment_max_bytes:
             raise MediaError(f"{len(fragment.media)} bytes; at most {self._limits.fragment_max_bytes} are allowed")
         if self._seq is not None and fragment.seq != self._seq + 1:
-            self._picture.lose()
+            self._picture.skip_to_key_frame()
         self._seq = fragment.seq
         if fragment.final and not fragment.media:
             return Demuxed()

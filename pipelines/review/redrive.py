@@ -10,7 +10,7 @@ from pipelines.log.dead_letter import Letter
 from pipelines.log.records import fragment_headers, parse_record
 from pipelines.settings import MediaLimits
 from pipelines.store.keys import letter_name
-from pipelines.types import Checkpoint, Coordinates, MediaFragment
+from pipelines.types import Checkpoint, Coordinates, Headers, MediaFragment
 
 _STREAM_KEPT = 40
 
@@ -31,7 +31,7 @@ class Redrive:
     detail: str = ""
 
     @property
-    def headers(self) -> tuple[tuple[str, bytes], ...]:
+    def headers(self) -> Headers:
         """The headers of the record to send."""
         return () if self.fragment is None else fragment_headers(self.fragment)
 

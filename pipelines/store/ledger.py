@@ -1,4 +1,4 @@
-"""What is noted of single records: how often their work began, and which of them are dead letters."""
+"""Notes on single records and streams: in-progress marks, dead letters, and which streams are open."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -8,12 +8,12 @@ from typing import Any
 from pipelines.errors import FencedError
 from pipelines.store.client import lua, redis_errors
 from pipelines.store.keys import CHECKPOINT_TTL_S, LETTER_STATES, CallKeys, letter_name, open_key, work_key
-from pipelines.types import Coordinates
+from pipelines.types import RETENTION_DAYS, TOPIC_DEAD_LETTER, Coordinates
 
 LETTERS_KEPT_MAX = 1_000
-"""How many dead letters of a call are remembered by their place; all are counted."""
+"""How many dead letters of a call are remembered by partition and offset; all are counted."""
 _WORK_TTL_S = 86_400
-_LETTER_TTL_S = 31 * 86_400
+_LETTER_TTL_S = (RETENTION_DAYS[TOPIC_DEAD_LETTER] + 1) * 86_400
 """A day longer than the dead-letter topic keeps them."""
 
 
@@ -28,7 +28,7 @@ class OpenNote:
 
 @dataclass(frozen=True, slots=True)
 class Owned:
-    """A stream of a call, and who writes to it: what is noted for it is refused once somebody else does."""
+    """A stream of a call and its owner: a note in its name is refused once another worker owns it."""
 
     stream: str
     owner: str
@@ -135,7 +135,7 @@ class Ledger:
 
 
 def fenced(call_id: str, stream: str) -> FencedError:
-    """What a writer is told that does not own the stream any more."""
+    """The error for a writer that does not own the stream any more."""
     return FencedError(f"call {call_id}, stream {stream}: another writer owns it; drop its state")
 
 

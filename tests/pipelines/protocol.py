@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
@@ -25,6 +25,7 @@ from pipelines.store.store import Store
 from pipelines.types import (
     TOPIC_DEAD_LETTER,
     Coordinates,
+    Headers,
     MediaFragment,
     Participant,
     Record,
@@ -51,7 +52,6 @@ _PAUSE_MAX_S = 0.2
 _SCRIPTS: Mapping[int, tuple["Moment", "Moment"]] = {8: ("advance", "advanced"), 5: ("set_state", "state_set")}
 """The scripts that write are known by how many keys they take."""
 
-Headers = Sequence[tuple[str, bytes]]
 Sent = tuple[bytes, tuple[tuple[str, bytes], ...]]
 Plan = Literal["plain", "damaged", "mended", "damaged end", "unknown version", "twice", "left out", "nobody"]
 Moment = Literal[

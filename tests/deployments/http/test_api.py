@@ -26,12 +26,12 @@ from deployments.http.uploads import HttpLimits
 from deployments.sample import ANGRY_TO_CONTENT
 from models.types import EMOTIONS, POLARITIES, FloatArray, Modality
 from pipelines.errors import EncoderUnavailableError, SourceUnavailableError, StoreUnavailableError
-from pipelines.log.producer import Headers
 from pipelines.log.records import parse_record
 from pipelines.log.redis_streams import RedisStreamProducer, RedisStreamSource
 from pipelines.settings import AppConfig, MediaLimits, TenantSettings
 from pipelines.store.store import Store
 from pipelines.types import (
+    Headers,
     Judgement,
     MediaFragment,
     ModalityOut,

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from models.types import FloatArray, Modality
 from pipelines.errors import MediaError, MediaTooLongError
-from pipelines.media.call_stream import CallStream, utterances_of
+from pipelines.media.call_stream import CallStream
+from pipelines.media.utterances import utterances_of
 from pipelines.settings import MediaLimits, StreamSettings
 from pipelines.types import DEFAULT_CONSENT, Checkpoint
 from tests.pipelines.streams import (
