@@ -15,7 +15,7 @@ from deployments.cli.console import EXIT_FAILED, EXIT_USAGE, CommandError, aside
 from deployments.cli.serve import configuration, reaching, source_of
 from pipelines.log.choose import open_producer, open_reader
 from pipelines.log.dead_letter import Letter, read_letters
-from pipelines.review.audit import AuditReport, Books, audit
+from pipelines.review.audit import AuditReport, LogIndex, audit
 from pipelines.review.redrive import BEGUN, Redrive, begun, redrives
 from pipelines.settings import AppConfig, Settings
 from pipelines.store.keys import letter_name
@@ -82,7 +82,7 @@ def run_audit(
         CommandError: the log or the store cannot be reached.
     """
     here = system(source, config_file)
-    of_run, books = here.config.model_copy(update={"run": run}), Books(here.config.stream.limits)
+    of_run, books = here.config.model_copy(update={"run": run}), LogIndex(here.config.stream.limits)
     with (
         aside().status("reading the log …") as status,
         closing(open_reader(of_run, here.where, TOPIC_MEDIA)) as log,
@@ -90,7 +90,7 @@ def run_audit(
         extents = log.extents()
         for record in log.records(extents, since_ms(since)):
             if call_id is None or record.key == call_id.encode():
-                books.enter(record)
+                books.add(record)
                 if books.records % 1_000 == 0:
                     status.update(f"reading the log … {books.records} records")
         if call_id is not None and not books.records:

@@ -257,11 +257,16 @@ class PictureDecoder:
             if slot <= self._slot:
                 continue
             self._slot = int(slot)
-            scale = min(1.0, self._settings.side_max_px / max(frame.width, frame.height))
-            width, height = max(round(frame.width * scale), 1), max(round(frame.height * scale), 1)
+            width, height = fit_within(frame.width, frame.height, self._settings.side_max_px)
             rgb = frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA").to_ndarray()
             turned = np.rot90(rgb, k=round(frame.rotation / 90)) if frame.rotation % 360 else rgb
             yield VideoFrame(participant, frame.pts, np.ascontiguousarray(turned, dtype=np.uint8))
+
+
+def fit_within(width: int, height: int, side_max_px: int) -> tuple[int, int]:
+    """Width and height scaled down so that the longer side is at most `side_max_px`; smaller pictures keep their size."""
+    scale = min(1.0, side_max_px / max(width, height))
+    return max(round(width * scale), 1), max(round(height * scale), 1)
 
 
 def _check_time(began_s: float, limits: MediaLimits) -> None:

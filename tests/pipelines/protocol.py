@@ -19,7 +19,7 @@ from pipelines.log.dead_letter import Letter, read_letter
 from pipelines.log.records import fragment_headers
 from pipelines.log.source import Backlog, Polled
 from pipelines.media.call_stream import NEW_STREAM, CallStream
-from pipelines.review.audit import Books
+from pipelines.review.audit import LogIndex
 from pipelines.settings import AppConfig, MediaLimits, SegmentSettings, StreamSettings
 from pipelines.store.store import Store
 from pipelines.types import (
@@ -156,13 +156,13 @@ class Log:
         """What stands in the dead-letter topic."""
         return [letter for record in list(self._letters) if (letter := read_letter(record))]
 
-    def books(self) -> Books:
+    def log_index(self) -> LogIndex:
         """All that stands in the log."""
-        books = Books(MediaLimits())
+        log_index = LogIndex(MediaLimits())
         for records in self.records:
             for record in records:
-                books.enter(record)
-        return books
+                log_index.add(record)
+        return log_index
 
     def append(self, partition: int, key: str, sent: Sent) -> None:
         with self.changed:
