@@ -1,7 +1,7 @@
 """Every metric of the stream, by name. Units stand in the names (https://prometheus.io/docs/practices/naming).
 
-Workers live in processes that nobody scrapes: each leaves its exposition in the store every few seconds, and the
-gateway shows all of them with a `worker` label. Replicas, queues and latencies of the deployments are Ray's metrics.
+Workers have no scrape port: each publishes its exposition to the store every few seconds, and the gateway serves all of
+them with a `worker` label. Replicas, queues and latencies of the deployments are Ray's metrics.
 """
 
 from collections.abc import Iterator, Mapping
@@ -55,13 +55,16 @@ def stream_metrics() -> StreamMetrics:
             registry=registry,
         ),
         Counter("undertone_fragments_analysed_total", "Fragments fed to the analysis", registry=registry),
-        Counter("undertone_fragments_skipped_total", "Fragments left out, by reason", ["reason"], registry=registry),
+        Counter("undertone_fragments_skipped_total", "Fragments skipped, by reason", ["reason"], registry=registry),
         Counter(
-            "undertone_fragments_dead_lettered_total", "Fragments refused, by reason", ["reason"], registry=registry
+            "undertone_fragments_dead_lettered_total",
+            "Fragments dead-lettered, by reason",
+            ["reason"],
+            registry=registry,
         ),
         Counter(
             "undertone_fragments_missing_total",
-            "Sequence numbers left out between two fragments of a stream",
+            "Sequence numbers that never came, or that the log dropped before they were read",
             registry=registry,
         ),
         Counter("undertone_packets_damaged_total", "Media packets that did not decode", registry=registry),
@@ -94,10 +97,10 @@ def stream_metrics() -> StreamMetrics:
         Gauge("undertone_utterances_in_flight", "Utterances found and not yet stored", registry=registry),
         Gauge("undertone_streams_open", "Streams with an open state", registry=registry),
         Gauge("undertone_lag_records", "Records not yet read", ["partition"], registry=registry),
-        Gauge("undertone_oldest_fragment_age_seconds", "Age of the oldest record not yet settled", registry=registry),
+        Gauge("undertone_oldest_fragment_age_seconds", "Age of the oldest record not yet read", registry=registry),
         Counter(
             "undertone_retries_total",
-            "What was tried again because something was away or refused, by reason",
+            "Retries, by what was unavailable",
             ["reason"],
             registry=registry,
         ),
@@ -130,7 +133,7 @@ def exposition(worker_texts: Mapping[str, str], store_trouble: StoreTrouble | No
     merged.register(_Workers(worker_texts))
     trouble = Gauge(
         "undertone_store_trouble",
-        "1 for what keeps the store from taking results: they wait, and no offset moves",
+        "1 for the reason why the store takes no results: they wait, and no offset moves",
         ["cause"],
         registry=merged,
     )

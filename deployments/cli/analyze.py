@@ -11,7 +11,7 @@ from deployments.cli.console import CommandError, aside, print_out, write_json
 from deployments.cli.send import Order, fragments_of
 from deployments.serve.embedded import local_analyser
 from pipelines.ingest.analyse import Analyser
-from pipelines.media.call_stream import utterances_of
+from pipelines.media.utterances import utterances_of
 from pipelines.review.summary import summarise
 from pipelines.settings import AppConfig, StreamSettings
 from pipelines.types import MediaFragment, UtteranceSentiment

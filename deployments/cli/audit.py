@@ -15,7 +15,7 @@ from deployments.cli.console import EXIT_FAILED, EXIT_USAGE, CommandError, aside
 from deployments.cli.serve import configuration, reaching, source_of
 from pipelines.log.choose import open_producer, open_reader
 from pipelines.log.dead_letter import Letter, read_letters
-from pipelines.review.audit import AuditReport, Books, audit
+from pipelines.review.audit import AuditReport, LogIndex, audit
 from pipelines.review.redrive import BEGUN, Redrive, begun, redrives
 from pipelines.settings import AppConfig, Settings
 from pipelines.store.keys import letter_name
@@ -82,7 +82,7 @@ def run_audit(
         CommandError: the log or the store cannot be reached.
     """
     here = system(source, config_file)
-    of_run, books = here.config.model_copy(update={"run": run}), Books(here.config.stream.limits)
+    of_run, books = here.config.model_copy(update={"run": run}), LogIndex(here.config.stream.limits)
     with (
         aside().status("reading the log …") as status,
         closing(open_reader(of_run, here.where, TOPIC_MEDIA)) as log,
@@ -90,7 +90,7 @@ def run_audit(
         extents = log.extents()
         for record in log.records(extents, since_ms(since)):
             if call_id is None or record.key == call_id.encode():
-                books.enter(record)
+                books.add(record)
                 if books.records % 1_000 == 0:
                     status.update(f"reading the log … {books.records} records")
         if call_id is not None and not books.records:
@@ -190,7 +190,7 @@ def _found(here: System, wanted: Wanted) -> list[tuple[Letter, str | None]]:
         and letter.record.appended_ms >= earliest_ms
         and wanted.place in (None, letter_name(letter.record.at))
     ]
-    states = here.with_store(lambda store: store.ledger.letter_states([one.record.at for one in letters]), LIVE_RUN)
+    states = here.with_store(lambda store: store.ledger.decisions([one.record.at for one in letters]), LIVE_RUN)
     both = [(letter, states.get(letter.record.at)) for letter in letters]
     return [(letter, state) for letter, state in both if wanted.decided or state is None or state.startswith(BEGUN)]
 
@@ -206,7 +206,7 @@ def _send(here: System, plan: Sequence[Redrive]) -> None:
 
 
 def _decide(here: System, states: Mapping[Coordinates, str]) -> None:
-    here.with_store(lambda store: store.ledger.settle_letters(states), LIVE_RUN)
+    here.with_store(lambda store: store.ledger.record_decisions(states), LIVE_RUN)
 
 
 def _print_plan(plan: Sequence[Redrive], done: str, *, as_json: bool) -> None:

@@ -14,11 +14,9 @@ from pipelines.metrics import StreamMetrics
 from pipelines.retry import Retry
 from pipelines.settings import AppConfig
 from pipelines.store.store import Store
-from pipelines.types import TOPIC_SENTIMENT, Utterance, UtteranceSentiment
+from pipelines.types import TOPIC_SENTIMENT, Headers, Utterance, UtteranceSentiment
 
 T = TypeVar("T")
-
-Headers = tuple[tuple[str, bytes], ...]
 
 
 @dataclass(slots=True)

@@ -50,6 +50,6 @@ class OrphanedStreams:
             if checkpoint is not None and not checkpoint.final:
                 outcomes = Outcomes(checkpoint.account)
                 outcomes.note_lost_end(lost_before)
-                await store.settle(note.call_id, note.stream, owner=owner, counted=outcomes.take(), state="closed")
+                await store.set_state(note.call_id, note.stream, "closed", owner=owner, counted=outcomes.take())
                 logger.warning("%s: open and never heard of again, closed", note)
         await store.ledger.forget_open(self._partition, note)

@@ -128,7 +128,7 @@ class Partition:
             StoreUnavailableError: the store is away; they are kept for the next try.
         """
         if self._worked_on:
-            await self._ledger.end(self.number, self._context.owner, self._worked_on)
+            await self._ledger.clear_in_progress(self.number, self._context.owner, self._worked_on)
             self._worked_on = []
 
     async def watch(self, backlog: Backlog | None, now_s: float) -> None:
@@ -225,12 +225,12 @@ class Partition:
         return stream
 
     async def _count_after_final(self, fragment: MediaFragment, offset: int, checkpoint: Checkpoint) -> None:
-        if offset in checkpoint.dead or offset < checkpoint.account.counted_to:
+        if offset in checkpoint.dead_letters or offset < checkpoint.account.counted_to:
             return
         counted = Counted(offset + 1, offset, {"already_stored": 1})
-        settle = partial(self._context.store.settle, fragment.call_id, fragment.stream, owner=None, counted=counted)
+        count = partial(self._context.store.count, fragment.call_id, fragment.stream, counted, owner=None)
         try:
-            await self._context.stored(settle)
+            await self._context.stored(count)
         except FencedError:  # the store has forgotten meanwhile that it is final
             self.rewind(offset)
         else:

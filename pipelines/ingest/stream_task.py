@@ -10,7 +10,7 @@ from pipelines.errors import CallDeletedError, FencedError
 from pipelines.ingest.account import Outcomes
 from pipelines.ingest.context import WorkerContext
 from pipelines.ingest.track_queue import TrackQueue
-from pipelines.media.call_stream import CallStream, Fed, TrackEvent
+from pipelines.media.call_stream import CallStream, FeedResult, TrackEvent
 from pipelines.store.ledger import OpenNote, Owned
 from pipelines.store.queries import CallState
 from pipelines.types import (
@@ -51,7 +51,7 @@ class StreamTask:
         self._first, self._ttl_s, self._context = first, tenant.results_ttl_s, context
         self._stream = CallStream(context.config.stream, checkpoint, tenant.policy)
         self._outcomes = Outcomes(checkpoint.account)
-        self._dead = set(checkpoint.dead)
+        self._dead = set(checkpoint.dead_letters)
         self._tracks = {participant: TrackQueue(cut, context) for participant, cut in checkpoint.tracks.items()}
         self._storing: dict[Participant, asyncio.Task[None]] = {}
         self._closing: asyncio.Task[None] | None = None
@@ -92,7 +92,7 @@ class StreamTask:
         It has a count of its own, and is noted all the same, so that a stream of nothing else needs no offset.
         """
         self._dead.add(record.at.offset)
-        self._stream.refuse(fragment)
+        self._stream.leave_gap(fragment)
         self._note(record, None, lost_before, self._stream.take_missing())
         # It ends its stream even when its own media is damaged.
         if fragment.final and self.closing_as is None and not self.ended:
@@ -121,7 +121,7 @@ class StreamTask:
             FencedError: another worker owns the stream.
             CallDeletedError: the call was deleted.
         """
-        await self._settle(state, self._outcomes.take(self.needed_offset))
+        await self._set_state(state, self._outcomes.take(self.needed_offset))
         self.state = state
 
     async def count_unanalysed(self) -> None:
@@ -131,10 +131,11 @@ class StreamTask:
             FencedError: another worker owns the stream.
             CallDeletedError: the call was deleted.
         """
-        if self._tracks or not self._stream.settled or self.closing_as or not self._outcomes:
+        if self._tracks or not self._stream.nothing_pending or self.closing_as or not self._outcomes:
             return
         counted = self._outcomes.take()
-        await self._settle(None, counted)
+        count = partial(self._context.store.count, self.note.call_id, self.note.stream, counted)
+        await self._context.stored(lambda: count(owner=self.owned.owner))
         # The last one is read again all the same: a successor must know that the stream is open.
         self.needed_offset = counted.below - 1
 
@@ -177,7 +178,7 @@ class StreamTask:
             return
         for event in events:
             if event.participant not in self._tracks:
-                self._tracks[event.participant] = TrackQueue(TrackCut(event.believed_cut_sample, 0), self._context)
+                self._tracks[event.participant] = TrackQueue(TrackCut(event.expected_cut_sample, 0), self._context)
             spoken_at_s = appended_ms / 1000
             if event.utterance is not None:
                 spoken_at_s -= max(0, media_end_ms - event.utterance.end_ms) / 1000
@@ -226,7 +227,7 @@ class StreamTask:
                     self._first,
                     owner=self.owned.owner,
                     participant=event.participant,
-                    believed_cut_sample=track.cut.cut_sample,
+                    expected_cut_sample=track.cut.cut_sample,
                     new=new,
                     resume=resume,
                     result=result,
@@ -240,17 +241,17 @@ class StreamTask:
     async def _close(self, state: CallState) -> None:
         for track in self._tracks.values():
             await track.join()
-        if await self.while_owned(partial(self._settle_all, state)):
+        if await self.while_owned(partial(self._set_last_state, state)):
             self._end(None)
 
-    async def _settle_all(self, state: CallState) -> None:
-        await self._settle(state, self._outcomes.take())
+    async def _set_last_state(self, state: CallState) -> None:
+        await self._set_state(state, self._outcomes.take())
         while self._outcomes:  # something came meanwhile
-            await self._settle(state, self._outcomes.take())
+            await self._set_state(state, self._outcomes.take())
 
-    async def _settle(self, state: CallState | None, counted: Counted) -> None:
-        settle = partial(self._context.store.settle, self.note.call_id, self.note.stream, owner=self.owned.owner)
-        await self._context.stored(lambda: settle(counted=counted, state=state))
+    async def _set_state(self, state: CallState, counted: Counted) -> None:
+        set_state = partial(self._context.store.set_state, self.note.call_id, self.note.stream, state)
+        await self._context.stored(lambda: set_state(owner=self.owned.owner, counted=counted))
 
     def _end(self, lost: FencedError | None) -> None:
         """Nothing is to be done any more. The caller's own task ends by returning; the others are cancelled after it."""
@@ -259,7 +260,7 @@ class StreamTask:
         asyncio.get_running_loop().call_soon(self.cancel)
 
 
-def _decoded(stream: CallStream, fragment: MediaFragment) -> tuple[Fed, list[TrackEvent] | None]:
+def _decoded(stream: CallStream, fragment: MediaFragment) -> tuple[FeedResult, list[TrackEvent] | None]:
     """What a fragment led to, and, where it is its stream's last, what the end led to."""
     fed = stream.feed(fragment)
     ends = fragment.final and fed.skipped in (None, "not_consented")

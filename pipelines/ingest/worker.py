@@ -20,7 +20,7 @@ from prometheus_client import generate_latest
 
 from pipelines.errors import SourceUnavailableError, StoreUnavailableError
 from pipelines.ingest.assignment import Assignment
-from pipelines.ingest.context import Headers, InFlight, WorkerContext
+from pipelines.ingest.context import InFlight, WorkerContext
 from pipelines.ingest.partition import Partition
 from pipelines.ingest.source_thread import POLL_S, SourceThread
 from pipelines.log.producer import Producer
@@ -29,7 +29,7 @@ from pipelines.metrics import StreamMetrics, stream_metrics
 from pipelines.retry import Retry
 from pipelines.settings import AppConfig
 from pipelines.store.store import Store
-from pipelines.types import Utterance, UtteranceSentiment
+from pipelines.types import Headers, Utterance, UtteranceSentiment
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,9 @@ from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssi
 from kafka.structs import MemberState
 
 from pipelines.errors import SourceUnavailableError
-from pipelines.log.broker import RECORD_MAX_BYTES, broker_errors, connection_options, ensure_topics
-from pipelines.log.header_names import forgive_header_names
+from pipelines.log.broker import broker_errors, connection_options, ensure_topics
+from pipelines.log.header_names import tolerate_bad_header_names
+from pipelines.log.producer import RECORD_MAX_BYTES
 from pipelines.log.rebalance import Changes, Rebalance
 from pipelines.log.source import Backlog, Gap, Polled
 from pipelines.settings import Settings
@@ -194,7 +195,7 @@ class KafkaSource:
     def _connected(self) -> KafkaConsumer:
         if self._consumer is None:
             ensure_topics(self._settings, [self._topic])
-            forgive_header_names()
+            tolerate_bad_header_names()
             with broker_errors("joining the group"):
                 consumer = KafkaConsumer(
                     group_id=self._settings.kafka_group, **_GROUP_OPTIONS, **connection_options(self._settings)

@@ -95,28 +95,25 @@ class PlainStore(Store):
         *,
         owner: str,
         participant: Participant,
-        believed_cut_sample: int,
+        expected_cut_sample: int,
         new: TrackCut,
         resume: ResumePoint,
         result: UtteranceSentiment | None,
         ttl_s: int,
         counted: Counted = NOTHING_COUNTED,
     ) -> None:
-        del owner, participant, believed_cut_sample, new, resume, ttl_s, counted
+        del owner, participant, expected_cut_sample, new, resume, ttl_s, counted
         if result is not None:
             keys = CallKeys(first.call_id)
             await self._redis.hset(keys("results"), result.utterance_id, result.model_dump_json())
 
-    async def settle(
-        self,
-        call_id: str,
-        stream: str,
-        *,
-        owner: str | None,
-        counted: Counted = NOTHING_COUNTED,
-        state: CallState | None = None,
+    async def set_state(
+        self, call_id: str, stream: str, state: CallState, *, owner: str, counted: Counted = NOTHING_COUNTED
     ) -> None:
-        del call_id, stream, owner, counted, state
+        del call_id, stream, state, owner, counted
+
+    async def count(self, call_id: str, stream: str, counted: Counted, *, owner: str | None) -> None:
+        del call_id, stream, counted, owner
 
     async def epoch(self) -> str:
         return "one"

@@ -43,7 +43,7 @@ async def account(url: str, call_id: str, stream: str = "phone") -> Account:
 
 async def letters_of(url: str, call_id: str) -> dict[str, int]:
     store = Store.connect(url)
-    counts = await store.ledger.letter_counts(call_id)
+    counts = await store.ledger.dead_letter_counts(call_id)
     await store.close()
     return dict(counts)
 
@@ -153,7 +153,7 @@ async def test_a_record_at_work_when_two_processes_died_of_something_else_is_ana
     send(RedisStreamProducer(redis_url), call(sound, "c1"))
     store = Store.connect(redis_url)
     for worker in ("first", "second", "third"):
-        await store.ledger.begin(Coordinates(0, 6), worker)
+        await store.ledger.mark_in_progress(Coordinates(0, 6), worker)
     await store.close()
     async with working(redis_url):
         assert len(await results(redis_url, "c1")) == 4
@@ -164,7 +164,7 @@ async def test_a_record_at_work_when_two_processes_died_of_something_else_is_ana
 async def test_a_dead_letter_is_not_worked_on_again(redis_url: str, sound: FloatArray) -> None:
     send(RedisStreamProducer(redis_url), call(sound, "c1"))
     store = Store.connect(redis_url)
-    await store.ledger.note_letter("c1", Coordinates(0, 6), "killed")
+    await store.ledger.note_dead_letter("c1", Coordinates(0, 6), "killed")
     await store.close()
     async with working(redis_url):
         await results(redis_url, "c1")

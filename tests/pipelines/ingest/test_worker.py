@@ -263,7 +263,7 @@ async def test_a_stream_of_dead_letters_alone_holds_no_offset(redis_url: str, so
     store = Store.connect(redis_url)
     counted = (await store.checkpoints("c1"))["phone"].account
     assert (counted.analysed, counted.missing) == (1, 5)
-    assert sum((await store.ledger.letter_counts("c1")).values()) == 15
+    assert sum((await store.ledger.dead_letter_counts("c1")).values()) == 15
     await store.close()
 
 

@@ -285,7 +285,7 @@ def test_what_kafka_python_cannot_read_fails_each_poll_by_name_and_hangs_none(
     settings: Settings, topic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As kafka-python would read it: the only record that both a broker takes and its decoder does not.
-    monkeypatch.setattr(source_module, "forgive_header_names", lambda: None)
+    monkeypatch.setattr(source_module, "tolerate_bad_header_names", lambda: None)
     monkeypatch.setattr(DefaultRecordBatch, "_read_msg", header_names._read_strictly)
     settings = settings.model_copy(update={"kafka_partitions": 1})
     send_odd_header_names(settings, topic)
