@@ -32,8 +32,9 @@ def parse_consent(text: str) -> Consent:
         ):
             raise BadFragmentError(
                 "bad_header",
-                f"header consent holds {entry[:80]!r}: write customer=audio+video+text;agent=text with each of "
+                f"holds {entry[:80]!r}: write customer=audio+video+text;agent=text with each of "
                 f"{', '.join(Participant)} at most once and modalities of {', '.join(Modality)}",
+                header="consent",
             )
         consent[Participant(name.strip())] = frozenset(Modality(modality) for modality in modalities)
     return consent

@@ -14,10 +14,18 @@ class UndertoneError(Exception):
 class BadFragmentError(UndertoneError, ValueError):
     """A record that breaks the contract of docs/architecture.md#a-fragment; it is dead-lettered and its call goes on."""
 
-    def __init__(self, reason: str, detail: str) -> None:
-        """`reason` is one of the words in `DEAD_LETTER_REASONS`; `detail` says what to change."""
-        super().__init__(detail)
-        self.reason = reason
+    def __init__(self, reason: str, detail: str, *, header: str | None = None) -> None:
+        """`reason` is one of the words in `DEAD_LETTER_REASONS`; `detail` says what to change.
+
+        `header` names the header that is wrong, if one is; the message then starts with it. `message_for` gives the
+        message for a value that came under another name: a field of a form, an option of the command line.
+        """
+        super().__init__(detail if header is None else f"header {header} {detail}")
+        self.reason, self.detail, self.header = reason, detail, header
+
+    def message_for(self, name: str) -> str:
+        """What to mend, of a value that came under `name` instead of in a header."""
+        return f"{name} {self.detail}"
 
 
 class MediaError(UndertoneError, ValueError):

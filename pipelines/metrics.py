@@ -13,6 +13,7 @@ from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from pipelines.errors import StoreTrouble
+from pipelines.types import UtteranceSentiment
 
 LATENCY_BUCKETS_S = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 10.0, 20.0, 60.0)
 STEP_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -108,6 +109,19 @@ def stream_metrics() -> StreamMetrics:
         ),
         Counter("undertone_fenced_total", "Writes refused because another worker owns the stream", registry=registry),
     )
+
+
+def count_result(metrics: StreamMetrics, result: UtteranceSentiment, latency_s: float) -> None:
+    """Count a stored result; `latency_s` is since the log took the end of its speech."""
+    judged = result.judgement
+    polarity, emotion = (judged.polarity, judged.emotion) if judged else ("none", "none")
+    metrics.utterances.labels(result.tenant, result.participant, polarity, emotion).inc()
+    metrics.stored_latency_seconds.observe(max(0.0, latency_s))
+    for step, elapsed_ms in result.step_ms.items():
+        metrics.step_seconds.labels(step).observe(elapsed_ms / 1000)
+    for modality, outcome in result.modalities.items():
+        if outcome.missing is not None:
+            metrics.modality_missing.labels(modality, outcome.missing).inc()
 
 
 def exposition(worker_texts: Mapping[str, str], store_trouble: StoreTrouble | None = None) -> bytes:

@@ -133,7 +133,7 @@ class TenantSettings(Configuration):
             try:
                 parse_consent(text)
             except BadFragmentError as error:
-                raise ValueError(str(error).removeprefix("header ")) from error
+                raise ValueError(error.message_for("consent")) from error
         return text
 
     @property

@@ -25,6 +25,9 @@ class OpenNote:
     call_id: str
     stream: str
 
+    def __str__(self) -> str:
+        return f"call {self.call_id}, stream {self.stream}"
+
 
 @dataclass(frozen=True, slots=True)
 class Owned:

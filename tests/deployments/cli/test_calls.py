@@ -1,7 +1,6 @@
 import asyncio
 import json
 import threading
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
@@ -19,6 +18,7 @@ from pipelines.types import (
     UtteranceSentiment,
 )
 from tests.deployments.results import keep, result
+from tests.eventually import wait_until
 
 AGENT, CUSTOMER = Participant.AGENT, Participant.CUSTOMER
 CALL = [
@@ -45,9 +45,7 @@ def cli(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[CliRunner]:
     server = uvicorn.Server(uvicorn.Config(api, port=0, log_level="error", ws="none", loop="asyncio"))
     thread = threading.Thread(target=server.run)
     thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
+    wait_until(lambda: server.started or not thread.is_alive())
     port = server.servers[0].sockets[0].getsockname()[1]
     monkeypatch.setenv("UNDERTONE_URL", f"http://127.0.0.1:{port}")
     yield CliRunner()
