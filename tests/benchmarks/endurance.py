@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import quantiles
 from typing import Any
@@ -37,6 +38,7 @@ from pipelines.types import (
     Utterance,
     UtteranceSentiment,
 )
+from tests.eventually import eventually
 from tests.pipelines.conftest import vowels_of
 from tests.pipelines.working import call, judge, running, send, speech
 
@@ -134,10 +136,14 @@ async def _worker(url: str, store: Store, analyse: Analyse) -> AsyncIterator[Wor
         yield worker
 
 
+def _has_analysed(worker: Worker, fragments: int) -> bool:
+    return bool(worker.metrics.fragments_analysed._value.get() >= fragments)
+
+
 async def _through(worker: Worker, fragments: int) -> None:
     """Until that many fragments are analysed and nothing is under way."""
     async with asyncio.timeout(DONE_S):
-        while worker.metrics.fragments_analysed._value.get() < fragments or not worker.idle:
+        while not (_has_analysed(worker, fragments) and worker.idle):
             await asyncio.sleep(0.002)
 
 
@@ -184,9 +190,7 @@ async def long_call() -> dict[str, float]:
                     for second in range((minute - 1) * 60, minute * 60)
                 ]
                 await asyncio.to_thread(send, producer, fragments)
-                async with asyncio.timeout(DONE_S):
-                    while worker.metrics.fragments_analysed._value.get() < minute * 60:
-                        await asyncio.sleep(0.01)
+                await eventually(partial(_has_analysed, worker, minute * 60), DONE_S)
                 resident[minute] = resident_mb()
     return {
         f"minute_{SETTLED_MIN}_mb": resident[SETTLED_MIN],

@@ -1,4 +1,3 @@
-import asyncio
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
@@ -13,6 +12,7 @@ from pipelines.review.audit import AuditReport, LogIndex, audit
 from pipelines.settings import MediaLimits, WorkerSettings
 from pipelines.store.store import Store
 from pipelines.types import TOPIC_DEAD_LETTER, TOPIC_MEDIA
+from tests.eventually import eventually
 from tests.pipelines.working import Voice, call, records, results, send, speech, working
 
 LOG = "ut:log:{call-media}"
@@ -55,8 +55,7 @@ async def analysed(url: str, sound: FloatArray) -> None:
         await results(url, "whole")
         await results(url, "damaged")
         with redis.Redis.from_url(url) as client:
-            while int(client.hget(f"{LOG}:group:undertone", "committed") or 0) < 42:
-                await asyncio.sleep(0.01)
+            await eventually(lambda: int(client.hget(f"{LOG}:group:undertone", "committed") or 0) >= 42)
 
 
 async def test_books_that_balance(redis_url: str, sound: FloatArray) -> None:

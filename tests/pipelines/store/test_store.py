@@ -1,4 +1,3 @@
-import asyncio
 import subprocess
 from typing import Any
 
@@ -9,6 +8,7 @@ from pipelines.errors import BadFragmentError, CallDeletedError, FencedError, St
 from pipelines.store.queries import CallFilter
 from pipelines.store.store import Store
 from pipelines.types import Account, Counted, TrackCut
+from tests.eventually import eventually
 from tests.pipelines.stored import AGENT, CUSTOMER, MINUTE_MS, STARTED_MS, advance, fragment, result, stored_call
 from tests.servers import free_port, redis_url_of, start_redis
 
@@ -240,8 +240,7 @@ async def test_every_step_keeps_to_one_slot_of_a_cluster(tmp_path_factory: pytes
     try:
         with redis.Redis.from_url(redis_url_of(folder)) as admin:
             admin.execute_command("CLUSTER ADDSLOTS", *range(16_384))
-            while admin.execute_command("CLUSTER INFO")["cluster_state"] != "ok":
-                await asyncio.sleep(0.05)
+            await eventually(lambda: admin.execute_command("CLUSTER INFO")["cluster_state"] == "ok")
         await stored_call(store, "c1", STARTED_MS, -1.0, 1.0)
         await stored_call(store, "c2", STARTED_MS, -1.0)
         await store.publish_metrics("w1", "one 1\n", 60)
