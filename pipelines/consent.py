@@ -13,7 +13,7 @@ _MODALITIES = frozenset(modality.value for modality in Modality)
 
 
 def parse_consent(text: str) -> Consent:
-    """`customer=audio+video+text;agent=text` as a policy; whoever is not named is not analysed at all.
+    """`customer=audio+video+text;agent=text` as a policy; a participant that is not named is not analysed at all.
 
     It replaces the default policy as a whole: an agent's voice and face are analysed only where it names them.
 

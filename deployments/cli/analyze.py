@@ -57,7 +57,7 @@ async def analyse(
     cut: Iterable[MediaFragment], analyser: Analyser, settings: StreamSettings
 ) -> AsyncIterator[UtteranceSentiment]:
     """The results of one stream, in the order in which its utterances end."""
-    from pipelines.media.call_stream import utterances_of  # noqa: PLC0415  # imports onnxruntime
+    from pipelines.media.utterances import utterances_of  # noqa: PLC0415  # imports onnxruntime
 
     for utterance in utterances_of(cut, settings):
         yield await analyser(utterance)

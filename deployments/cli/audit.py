@@ -43,7 +43,7 @@ def audit(
     from pipelines.review import audit as review  # noqa: PLC0415  # imports kafka and redis
 
     here = system(source, config)
-    books = review.Books(here.config.stream.limits)
+    books = review.LogIndex(here.config.stream.limits)
     with (
         aside().status("reading the log …") as status,
         closing(here.reader(TOPIC_MEDIA, here.config.model_copy(update={"run": run}))) as log,
@@ -51,7 +51,7 @@ def audit(
         extents = log.extents()
         for record in log.records(extents, since_ms(since)):
             if call is None or record.key == call.encode():
-                books.enter(record)
+                books.add(record)
                 if books.records % 1_000 == 0:
                     status.update(f"reading the log … {books.records} records")
         if call is not None and not books.records:

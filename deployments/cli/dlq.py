@@ -161,7 +161,7 @@ def _found(here: System, wanted: Wanted) -> list[tuple["Letter", str | None]]:
         and letter.record.appended_ms >= earliest_ms
         and wanted.place in (None, letter_name(letter.record.at))
     ]
-    states = here.with_store(lambda store: store.ledger.letter_states([one.record.at for one in letters]), LIVE_RUN)
+    states = here.with_store(lambda store: store.ledger.decisions([one.record.at for one in letters]), LIVE_RUN)
     both = [(letter, states.get(letter.record.at)) for letter in letters]
     return [(letter, state) for letter, state in both if wanted.decided or state is None or state.startswith(BEGUN)]
 
@@ -179,7 +179,7 @@ def _send(here: System, plan: Sequence["Redrive"]) -> None:
 
 
 def _decide(here: System, states: Mapping[Coordinates, str]) -> None:
-    here.with_store(lambda store: store.ledger.settle_letters(states), LIVE_RUN)
+    here.with_store(lambda store: store.ledger.record_decisions(states), LIVE_RUN)
 
 
 def _print_plan(plan: Sequence["Redrive"], done: str, *, as_json: bool) -> None:

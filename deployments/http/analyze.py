@@ -20,8 +20,8 @@ from deployments.http.problems import ProblemError
 from deployments.http.uploads import BodyRoom, HttpLimits, MediaThreads, PacedMedia
 from models.types import Modality
 from pipelines.errors import MediaTooLongError
-from pipelines.media.call_stream import utterances_of
 from pipelines.media.fragment import fragments
+from pipelines.media.utterances import utterances_of
 from pipelines.settings import AppConfig, StreamSettings
 from pipelines.types import Consent, Participant, Utterance, UtteranceSentiment, VideoFrame
 

@@ -115,7 +115,7 @@ def _add_call(routes: APIRouter, store: Store) -> None:
             **call_fields(found),
             summary=await call_summary(store, found),
             fragments={stream: account_out(checkpoint.account) for stream, checkpoint in streams.items()},
-            dead_letters=dict(await store.ledger.letter_counts(call_id)),
+            dead_letters=dict(await store.ledger.dead_letter_counts(call_id)),
         )
 
     @routes.get("/calls/{call_id}/utterances", summary="A call's results in the order of time")

@@ -1,4 +1,4 @@
-"""The border of the log: a record becomes a `MediaFragment` or a named refusal, and back (docs/architecture.md#a-fragment)."""
+"""Parses a record into a `MediaFragment`, or refuses it with a reason, and writes one (docs/architecture.md#a-fragment)."""
 
 import re
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from zlib import crc32
 from pipelines.consent import format_consent, parse_consent
 from pipelines.errors import BadFragmentError
 from pipelines.settings import MediaLimits
-from pipelines.types import CALL_ID_PATTERN, NAME_PATTERN, START_MAX_MS, MediaFragment, Participant, Record
+from pipelines.types import CALL_ID_PATTERN, NAME_PATTERN, START_MAX_MS, Headers, MediaFragment, Participant, Record
 
 VERSION = "1"
 SEQ_MAX = 2**31 - 1
@@ -27,7 +27,7 @@ def parse_record(record: Record, limits: MediaLimits) -> MediaFragment:
 
     Raises:
         BadFragmentError: the record breaks the contract; `reason` is one of `errors.DEAD_LETTER_REASONS` and the
-            message says what the sender has to mend.
+            message says what the sender has to change.
     """
     call_id = _call_id(record.key)
     if len(record.value) > limits.fragment_max_bytes:
@@ -57,7 +57,7 @@ def parse_record(record: Record, limits: MediaLimits) -> MediaFragment:
     )
 
 
-def fragment_headers(fragment: MediaFragment) -> tuple[tuple[str, bytes], ...]:
+def fragment_headers(fragment: MediaFragment) -> Headers:
     """The headers from which `parse_record` makes the same fragment again."""
     headers = {
         "v": VERSION,
@@ -111,7 +111,7 @@ def _call_id(key: bytes | None) -> str:
     return text
 
 
-def _headers(raw: tuple[tuple[str, bytes], ...]) -> dict[str, str]:
+def _headers(raw: Headers) -> dict[str, str]:
     if len(raw) > HEADERS_MAX:
         raise BadFragmentError("bad_header", f"{len(raw)} headers, allowed are {HEADERS_MAX}")
     headers: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""What is asked of the stored calls: lists, pages of results, events as they come, trends."""
+"""Reading the stored calls: lists, pages of results, events as they come, trends."""
 
 import re
 import time
@@ -26,7 +26,7 @@ from pipelines.types import Participant, UtteranceSentiment
 
 PAGE_MAX = 500
 CALLS_SCANNED_MAX = 2_000
-"""How many calls one page looks at; a page that finds less than it may is followed by another."""
+"""How many calls one page looks at; a page with fewer matches than its limit may still be followed by another."""
 TREND_MINUTES_MAX = 7 * 24 * 60
 _BLOCK_MAX_MS = 3_000
 
@@ -46,7 +46,7 @@ class Archive:
     async def utterances(self, call_id: str, cursor: str | None = None, limit: int = 100) -> Page[UtteranceSentiment]:
         """The call's results in the order of `start_ms`, then participant; none for an unknown call.
 
-        While the call is live, a result may still come to stand before a page already read; `events` misses none.
+        While the call is live, a later result may sort before a page already read; `events` misses none.
 
         Raises:
             BadCursorError: `cursor` is not one of a page's.
@@ -143,7 +143,7 @@ class Archive:
     async def trends(
         self, tenant: str, since_ms: int, until_ms: int, participant: Participant | None = None
     ) -> tuple[TrendMinute, ...]:
-        """The minutes in `[since_ms, until_ms)`, ms since 1970, that hold judged utterances, in order.
+        """The minutes in `[since_ms, until_ms)`, ms since 1970, that have judged utterances, in order.
 
         Raises:
             ValueError: the range holds more than `TREND_MINUTES_MAX` minutes.

@@ -26,8 +26,8 @@ from deployments.sample import ANGRY_TO_CONTENT
 from deployments.serve.embedded import Embedded, embedded, forget_embedded, local_analyser
 from pipelines.log.choose import open_producer
 from pipelines.log.records import fragment_headers
-from pipelines.media.call_stream import utterances_of
 from pipelines.media.fragment import fragments as cut
+from pipelines.media.utterances import utterances_of
 from pipelines.settings import AppConfig, Settings, StreamSettings
 from pipelines.store.store import Store
 from pipelines.types import (

@@ -16,12 +16,11 @@ from deployments.http.bodies import Health, Part
 from deployments.http.uploads import HttpLimits
 from models.types import EMOTIONS, POLARITIES, FloatArray, Modality
 from pipelines.errors import EncoderUnavailableError, SourceUnavailableError, StoreUnavailableError
-from pipelines.log.producer import Headers
 from pipelines.log.records import parse_record
 from pipelines.log.redis_streams import RedisStreamSource
 from pipelines.settings import MediaLimits
 from pipelines.store.store import Store
-from pipelines.types import Judgement, MediaFragment, ModalityOut, Participant, Utterance, UtteranceSentiment
+from pipelines.types import Headers, Judgement, MediaFragment, ModalityOut, Participant, Utterance, UtteranceSentiment
 from tests.pipelines.stored import CUSTOMER, store_call
 
 PROBLEM = "application/problem+json"

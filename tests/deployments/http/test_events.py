@@ -28,7 +28,7 @@ async def test_events_come_live_and_end_with_the_call(site: Site, address: str) 
             if event.comment == "heartbeat" and len(events) == 1:
                 first = fragment("a-17", tenant="default")
                 await advance(site.store, late, early.end_ms * 16, late.end_ms * 16, first=first)
-                await site.store.settle("a-17", "main", owner="w1", state="final")
+                await site.store.set_state("a-17", "main", "final", owner="w1")
             if event.kind is not None:
                 events.append(event)
 
@@ -46,7 +46,7 @@ async def test_events_come_live_and_end_with_the_call(site: Site, address: str) 
 async def test_a_call_that_began_again_has_only_its_last_end(site: Site) -> None:
     await site.call(result(0), final=True)
     await site.store.open_stream("a-17", "default", "webcam", "w", 0)
-    await site.store.settle("a-17", "webcam", owner="w", state="final")
+    await site.store.set_state("a-17", "webcam", "final", owner="w")
 
     text = (await site.client.get("/v1/calls/a-17/events")).text
 

@@ -69,6 +69,11 @@ async def watching(address: str, query: str = "", last_id: str = "") -> AsyncIte
             reading.result()
 
 
+async def told_of(watcher: Watcher, call_id: str) -> None:
+    """Once the watcher has seen the call's end."""
+    await eventually(lambda: (call_id, "call-final") in watcher.told())
+
+
 async def call(store: Store, call_id: str, *scores: float, tenant: str = "default") -> None:
     """A call that starts now, and ends."""
     await stored_call(store, call_id, await store.archive.clock_ms(), *scores, tenant=tenant)
@@ -93,8 +98,8 @@ async def test_calls_that_begin_later_are_followed_together_and_another_tenants_
 async def test_a_call_that_falls_silent_and_goes_on_says_so(site: Site, address: str) -> None:
     await site.store.open_stream("a", "default", "main", "w1", await site.store.archive.clock_ms())
     async with watching(address) as watcher:
-        await site.store.settle("a", "main", owner="w1", state="stalled")
-        await site.store.settle("a", "main", owner="w1", state="live")
+        await site.store.set_state("a", "main", "stalled", owner="w1")
+        await site.store.set_state("a", "main", "live", owner="w1")
         await eventually(lambda: len(watcher.events) == 2)
 
     assert [json.loads(one.data or "")["status"] for one in watcher.events] == ["stalled", "live"]
@@ -105,11 +110,11 @@ async def test_whoever_connects_again_misses_nothing_and_knows_what_comes_again(
     for number in range(4):
         async with watching(address, last_id=last_id) as watcher:
             await call(site.store, f"heard-{number}", -1.0)
-            await eventually(lambda watcher=watcher, number=number: (f"heard-{number}", "call-final") in watcher.told())
+            await told_of(watcher, f"heard-{number}")
         names, last_id = names + watcher.names(), watcher.last_id
         await call(site.store, f"missed-{number}", -1.0)
     async with watching(address, last_id=last_id) as watcher:
-        await eventually(lambda: ("missed-3", "call-final") in watcher.told())
+        await told_of(watcher, "missed-3")
     names += watcher.names()
 
     calls = [f"{word}-{number}" for number in range(4) for word in ("heard", "missed")]

@@ -69,8 +69,8 @@ async def test_a_call_that_begins_later_and_one_that_begins_again_appear(store: 
     await store.open_stream("again", "acme", "webcam", "w1", 0)
     assert told(await whole_pass(reader)) == [("new", "utterance"), ("new", "call-final"), ("again", "call-live")]
 
-    await store.settle("again", "webcam", owner="w1", state="stalled")
-    await store.settle("again", "webcam", owner="w1", state="final")
+    await store.set_state("again", "webcam", "stalled", owner="w1")
+    await store.set_state("again", "webcam", "final", owner="w1")
     assert told(await round_of(reader)) == [("again", "call-stalled"), ("again", "call-final")]
     assert await whole_pass(reader) == []
 
