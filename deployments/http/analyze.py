@@ -13,11 +13,11 @@ from fastapi import APIRouter, Request
 
 from deployments.http.bodies import Analysis, MediaOrder, TextOrder
 from deployments.http.caller import Caller
+from deployments.http.limits import BodyRoom, HttpLimits, MediaThreads, PacedMedia
 from deployments.http.media import order_of, read_body, refuse_oversize, valid
 from deployments.http.multipart import FIELDS_MAX_BYTES
 from deployments.http.pictures import picture_codec, read_picture
 from deployments.http.problems import ProblemError
-from deployments.http.uploads import BodyRoom, HttpLimits, MediaThreads, PacedMedia
 from models.types import Modality
 from pipelines.errors import MediaTooLongError
 from pipelines.media.fragment import fragments

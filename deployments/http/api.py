@@ -13,9 +13,10 @@ from deployments.http.analyze import Analyse, analyze_routes
 from deployments.http.bodies import Health, Liveness, Part
 from deployments.http.calls import call_routes
 from deployments.http.events import event_routes
+from deployments.http.limits import HttpLimits, MediaThreads
 from deployments.http.media import media_routes
 from deployments.http.problems import PROBLEM_RESPONSES, ProblemError, install_problems
-from deployments.http.uploads import HttpLimits, Intake, LogWriter, MediaThreads
+from deployments.http.uploads import Intake, LogWriter
 from pipelines.errors import UndertoneError
 from pipelines.log.producer import Producer
 from pipelines.metrics import exposition

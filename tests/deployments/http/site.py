@@ -13,7 +13,7 @@ import httpx
 from fastapi import FastAPI
 
 from deployments.http.bodies import Health, Part
-from deployments.http.uploads import HttpLimits
+from deployments.http.limits import HttpLimits
 from models.types import EMOTIONS, POLARITIES, FloatArray, Modality
 from pipelines.errors import EncoderUnavailableError, SourceUnavailableError, StoreUnavailableError
 from pipelines.log.records import parse_record
