@@ -98,18 +98,27 @@ async def test_after_a_pass_a_new_reader_begins_near_the_present(store: Store) -
     assert 0 <= await store.archive.clock_ms() - reader.complete_to_ms < 3_000
 
 
-async def test_a_call_of_many_events_is_read_to_its_end_in_order_and_nothing_of_it_is_complete_before(
-    store: Store,
+async def test_a_call_of_many_events_is_read_on_in_the_next_rounds_and_nothing_is_complete_before(
+    store: Store, raw: Any
 ) -> None:
     now_ms = await store.archive.clock_ms()
     scores = [1.0] * (3 * EVENTS_AT_ONCE)
-    await stored_call(store, "long", now_ms, *scores)
-    reader = store.archive.follow("acme", now_ms - 1)
+    await stored_call(store, "long", now_ms - 3_600_000, *scores)
+    # As if its events had been written a minute ago, one a millisecond.
+    entries = raw.xrange("ut:{long}:events")
+    raw.delete("ut:{long}:events")
+    for number, (_, fields) in enumerate(entries):
+        raw.xadd("ut:{long}:events", fields, id=f"{now_ms - 60_000 + number}-0")
+    # The call is in the first round's part of the index; the pass goes on for rounds after it.
+    raw.zadd("ut:calls:acme", {f"after-{number}": now_ms - 60_000 - number for number in range(PASS_CALLS // 2)})
+    raw.zadd("ut:calls:acme", {f"before-{number}": now_ms - 3_700_000 - number for number in range(3 * PASS_CALLS)})
+    reader = store.archive.follow("acme", now_ms - 70_000)
 
     first = await round_of(reader)
     assert len(first) == EVENTS_AT_ONCE
-    assert reader.complete_to_ms < first[-1].written_ms
     rest = [one for _ in range(3) for one in await round_of(reader)]
+    assert reader.passes == 1
+    assert reader.complete_to_ms < rest[0].written_ms
 
     starts = [one.event.utterance.start_ms for one in [*first, *rest] if one.event.utterance is not None]
     assert starts == [number * 1000 for number in range(len(scores))]
@@ -119,8 +128,8 @@ async def test_a_call_of_many_events_is_read_to_its_end_in_order_and_nothing_of_
 async def test_a_call_far_down_the_index_is_found_within_a_pass(store: Store, raw: Any) -> None:
     """A worker that was behind opens calls that started long before others."""
     now_ms = await store.archive.clock_ms()
-    # Several start in the same millisecond, at the border of two parts too.
-    raw.zadd("ut:calls:acme", {f"expired-{number}": now_ms - number // 7 for number in range(2 * PASS_CALLS + 50)})
+    # So many start in one millisecond that three parts have some of them.
+    raw.zadd("ut:calls:acme", {f"expired-{number}": now_ms - 7 for number in range(2 * PASS_CALLS + 50)})
     reader = store.archive.follow("acme", now_ms - 1)
     assert await whole_pass(reader) == []
 
