@@ -8,7 +8,7 @@ import typer
 from rich.console import Group
 
 from deployments.cli import render
-from deployments.cli.console import CommandError, aside, clear_errors, print_out, write_json
+from deployments.cli.console import CommandError, clear_errors, print_out, stderr, write_json
 from deployments.cli.options import DEFAULTS, Bundle, Consent, Json, Participants, Paths, Transcriber
 from deployments.cli.recordings import Recording, fragments_of
 from pipelines.ingest.analyse import Analyser
@@ -37,7 +37,7 @@ def analyze(
 
     cut = fragments_of(Recording(tuple(paths), participants, consent), call_id_of(paths[0]))
     config = AppConfig(transcriber=transcriber, bundle=bundle)
-    with aside().status("loading the networks …") as status:
+    with stderr().status("loading the networks …") as status:
         try:
             analyser = local_analyser(config)
         except ValueError as error:  # a checkpoint or bundle that cannot be trusted; it says what to do next
@@ -46,7 +46,7 @@ def analyze(
         results = analyse(cut, analyser, config.stream)
         found = asyncio.run(_collected(results, as_json=as_json))
     if not found:
-        aside().print(f"nobody speaks in {', '.join(map(str, paths))}: there is nothing to judge")
+        stderr().print(f"nobody speaks in {', '.join(map(str, paths))}: there is nothing to judge")
     elif not as_json:
         found.sort(key=lambda result: result.start_ms)
         summary = render.summary(summarise(found, final=True))

@@ -7,14 +7,14 @@ import typer
 from rich.console import Group
 from rich.table import Table
 
-from deployments.cli.connect import system
+from deployments.cli.connect import connect
 from deployments.cli.console import (
     EXIT_FAILED,
     EXIT_USAGE,
     CommandError,
-    aside,
     clear_errors,
     print_out,
+    stderr,
     write_json,
 )
 from deployments.cli.options import ConfigFile, Json, LogSince, OnlyCall, Source, since_ms
@@ -42,24 +42,24 @@ def audit(
     """Compare the log's offsets, the store and the dead letters: exit code 1 if anything is missing or double."""
     from pipelines.review import audit as review  # noqa: PLC0415  # imports kafka and redis
 
-    here = system(source, config)
-    books = review.LogIndex(here.config.stream.limits)
+    system = connect(source, config)
+    index = review.LogIndex(system.config.stream.limits)
     with (
-        aside().status("reading the log …") as status,
-        closing(here.reader(TOPIC_MEDIA, here.config.model_copy(update={"run": run}))) as log,
+        stderr().status("reading the log …") as status,
+        closing(system.reader(TOPIC_MEDIA, system.config.model_copy(update={"run": run}))) as log,
     ):
         extents = log.extents()
         for record in log.records(extents, since_ms(since)):
             if call is None or record.key == call.encode():
-                books.add(record)
-                if books.records % 1_000 == 0:
-                    status.update(f"reading the log … {books.records} records")
-        if call is not None and not books.records:
+                index.add(record)
+                if index.records % 1_000 == 0:
+                    status.update(f"reading the log … {index.records} records")
+        if call is not None and not index.records:
             raise CommandError(
                 f"the log holds nothing of the call {call}; `undertone calls` lists the calls", EXIT_USAGE
             )
         status.update("comparing with the store …")
-        report = here.with_store(lambda store: review.audit(books, extents, store, here.letters, run), run)
+        report = system.with_store(lambda store: review.audit(index, extents, store, system.letters, run), run)
     if as_json:
         write_json([{**report.model_dump(), "clean": report.clean}])
     else:

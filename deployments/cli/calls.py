@@ -7,7 +7,7 @@ from rich.console import Group
 
 from deployments.cli import render
 from deployments.cli.client import call_path, events, gateway, get, pages, summary_of, utterances
-from deployments.cli.console import CommandError, aside, clear_errors, print_out, screen, settings, write_json
+from deployments.cli.console import CommandError, clear_errors, print_out, settings, stderr, stdout, write_json
 from deployments.cli.options import Json, Tenant
 from pipelines.review.summary import CallSummary
 
@@ -46,7 +46,7 @@ def calls(
         found = list(rows)
     print_out(render.calls(found, CALL_COLUMNS))
     if not found:
-        aside().print("no call matches; send one with: undertone send PATH")
+        stderr().print("no call matches; send one with: undertone send PATH")
 
 
 @commands.command(epilog="Example: undertone show demo-1")
@@ -81,14 +81,14 @@ def watch(
         wanted = newest(client, tenant) if call is None else call
         for event in events(client, wanted, {"tenant": tenant}):
             if event.kind in STATE_CHANGES:
-                aside().print(STATE_CHANGES[event.kind])
+                stderr().print(STATE_CHANGES[event.kind])
             result = event.utterance
             if result is None:
                 continue
             if as_json:
                 write_json([result])
             else:
-                screen().print(render.utterance(result))
+                stdout().print(render.utterance(result))
         if not as_json:
             print_out(render.summary(summary_of(client, wanted, tenant)))
 

@@ -1,4 +1,4 @@
-"""The gateway's HTTP from outside: what the command line asks of it."""
+"""A client of the gateway's HTTP API."""
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 ANSWER_S = 30.0
 KEEP_ALIVE_MAX_S = 60.0
-"""The gateway sends a comment far more often than this on a quiet stream of events."""
+"""The gateway sends a comment far more often than this on an event stream without events."""
 RECONNECTS_MAX = 5
 RECONNECT_PAUSE_S = 1.0
 POLL_S = 0.3

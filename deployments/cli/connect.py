@@ -28,22 +28,22 @@ DEFAULT_PORT = 8000
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """A running system, by its configuration and by where its log and its store are."""
+    """A running system: its configuration, and the settings that say where its log and its store are."""
 
     config: AppConfig
-    where: Settings
+    settings: Settings
 
     def reader(self, topic: str, config: AppConfig | None = None) -> "TopicReader":
         """A reader of one of the log's topics; `config` names another run than the system's own."""
         from pipelines.log.choose import open_reader  # noqa: PLC0415  # imports kafka
 
-        return open_reader(config or self.config, self.where, topic)
+        return open_reader(config or self.config, self.settings, topic)
 
     def producer(self) -> Producer:
         """A producer to the log."""
         from pipelines.log.choose import open_producer  # noqa: PLC0415  # imports kafka
 
-        return open_producer(self.config, self.where)
+        return open_producer(self.config, self.settings)
 
     def letters(self) -> "Iterator[Letter]":
         """Every dead letter, once."""
@@ -56,7 +56,7 @@ class System:
         """The store under the name of a run. The caller closes it."""
         from pipelines.store.store import Store  # noqa: PLC0415  # imports redis
 
-        return Store.connect(self.where.redis.get_secret_value(), run)
+        return Store.connect(self.settings.redis.get_secret_value(), run)
 
     def with_store(self, work: "Callable[[Store], Awaitable[T]]", run: str) -> T:
         """What `work` returns of the store, run to its end in an event loop of its own."""
@@ -71,8 +71,8 @@ class System:
         return asyncio.run(connected())
 
 
-def system(source: LogName | None, config_file: Path | None = None, *, needs_store: bool = True) -> System:
-    """The system that the environment names, or that `undertone serve` runs on this machine.
+def connect(source: LogName | None, config_file: Path | None = None, *, needs_store: bool = True) -> System:
+    """The system that the environment names, or the one that `undertone serve` runs on this machine.
 
     Without `needs_store` it is enough that the log is named, which may be Kafka alone.
 
@@ -81,10 +81,10 @@ def system(source: LogName | None, config_file: Path | None = None, *, needs_sto
     """
     where = settings()
     if needs_store:
-        where = reaching(where)
+        where = with_local_redis(where)
     chosen = source_of(where, source)
     if chosen == "redis":
-        where = reaching(where)
+        where = with_local_redis(where)
     return System(configuration(config_file, {"source": chosen}), where)
 
 
@@ -116,7 +116,7 @@ def configuration(path: Path | None, changes: Mapping[str, object]) -> AppConfig
         raise CommandError(f"{path or 'the command line'} gives no configuration: {error}", EXIT_USAGE) from error
 
 
-def reaching(where: Settings) -> Settings:
+def with_local_redis(where: Settings) -> Settings:
     """Settings that reach the Redis of `undertone serve` on this machine where the environment names no other.
 
     Raises:

@@ -1,7 +1,7 @@
-"""What every command shares: where it writes, how it fails, and JSON beside every table.
+"""What every command shares: standard output and error, JSON, errors and exit codes.
 
-Exit codes: 0 done, 1 it failed, 2 it was asked wrongly, 130 stopped by Ctrl-C. A failure that can be foreseen is one
-line on stderr that says what to do next; a traceback is a bug of ours.
+Exit codes: 0 success, 1 failure, 2 wrong usage, 130 stopped by Ctrl-C. An expected failure is one line on stderr that
+says what to do next; a traceback is a bug.
 """
 
 import functools
@@ -34,19 +34,19 @@ class CommandError(Exception):
         self.exit_code = exit_code
 
 
-def screen() -> Console:
-    """Standard output, for people."""
+def stdout() -> Console:
+    """A console on standard output, for results."""
     return Console(width=None if sys.stdout.isatty() else PIPED_WIDTH, highlight=False, markup=False)
 
 
-def aside() -> Console:
-    """Standard error: progress and hints, which must not mix with results."""
+def stderr() -> Console:
+    """A console on standard error, for progress and hints, which must not mix with results."""
     return Console(stderr=True, width=None if sys.stderr.isatty() else PIPED_WIDTH, highlight=False, markup=False)
 
 
 def print_out(renderable: RenderableType) -> None:
     """Print something rendered; a text is not broken into lines."""
-    screen().print(renderable, soft_wrap=isinstance(renderable, str))
+    stdout().print(renderable, soft_wrap=isinstance(renderable, str))
 
 
 def write_json(values: Iterable[object]) -> None:
@@ -71,7 +71,7 @@ def settings() -> Settings:
 
 
 def clear_errors(command: Callable[P, R]) -> Callable[P, R]:
-    """Turn the errors that can be foreseen into one line on stderr and an exit code."""
+    """A command whose expected errors end it with one line on stderr and an exit code."""
 
     @functools.wraps(command)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> R:

@@ -15,7 +15,7 @@ from rich.console import Console
 from deployments.cli import render
 from deployments.cli.client import await_call, events, gateway, summary_of
 from deployments.cli.connect import System
-from deployments.cli.console import CommandError, aside, clear_errors, print_out, screen, settings, write_json
+from deployments.cli.console import CommandError, clear_errors, print_out, settings, stderr, stdout, write_json
 from deployments.cli.options import Json, Pace, PaceOption
 from deployments.cli.recordings import Recording, fragments_of, send_fragments
 from deployments.sample import ANGRY_TO_CONTENT
@@ -48,15 +48,15 @@ def demo(
     """Start everything on this machine, play the sample call through it, and stop."""
     from deployments.serve.embedded import forget_embedded  # noqa: PLC0415  # imports redis
 
-    console = aside()
+    console = stderr()
     config = AppConfig(source="redis")
     port = port or _free_port()
     with ExitStack() as stack:
         stack.callback(forget_embedded, settings(), port)
-        system = _started(stack, config, port, console)
+        system = _start(stack, config, port, console)
         call_id = f"demo-{datetime.now(UTC):%Y%m%dT%H%M%S}"
         client = stack.enter_context(gateway(system.url))
-        results = _following(client, call_id, as_json=as_json)
+        results = _follow(client, call_id, as_json=as_json)
         _play(config, system, call_id, pace)
         try:
             found = results.result(RESULTS_S)
@@ -68,12 +68,12 @@ def demo(
         else:
             print_out(render.sentiment_line(sorted(found, key=lambda result: result.start_ms)))
             print_out(render.summary(summary))
-            console.print(_made_by(found))
+            console.print(_credits(found))
     if len(found) < UTTERANCES_MIN:
         raise CommandError(f"only {len(found)} utterances came out, at least {UTTERANCES_MIN} should; undertone doctor")
 
 
-def _started(stack: ExitStack, config: AppConfig, port: int, console: Console) -> "Embedded":
+def _start(stack: ExitStack, config: AppConfig, port: int, console: Console) -> "Embedded":
     from deployments.serve.embedded import embedded  # noqa: PLC0415  # imports redis
 
     started_s = time.monotonic()
@@ -93,8 +93,8 @@ def _play(config: AppConfig, system: "Embedded", call_id: str, pace: Pace) -> No
             pass
 
 
-def _following(client: "httpx.Client", call_id: str, *, as_json: bool) -> Future[list[UtteranceSentiment]]:
-    """Print the call's results in a thread of their own, while the call is still being sent."""
+def _follow(client: "httpx.Client", call_id: str, *, as_json: bool) -> Future[list[UtteranceSentiment]]:
+    """Print the call's results in a thread of its own, while the call is still being sent."""
     done: Future[list[UtteranceSentiment]] = Future()
 
     def follow() -> None:
@@ -118,10 +118,10 @@ def _print(result: UtteranceSentiment, *, as_json: bool) -> None:
     if as_json:
         write_json([result])
     else:
-        screen().print(render.utterance(result))
+        stdout().print(render.utterance(result))
 
 
-def _made_by(found: Sequence[UtteranceSentiment]) -> str:
+def _credits(found: Sequence[UtteranceSentiment]) -> str:
     engines = {result.transcript.engine for result in found if result.transcript is not None}
     bundles = {result.bundle for result in found}
     return f"words by {', '.join(sorted(engines)) or 'nobody'}; judged by {', '.join(sorted(bundles))}"

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from deployments.cli.connect import System, system
-from deployments.cli.console import EXIT_USAGE, CommandError, aside, clear_errors, print_out, write_json
+from deployments.cli.connect import System, connect
+from deployments.cli.console import EXIT_USAGE, CommandError, clear_errors, print_out, stderr, write_json
 from deployments.cli.options import ConfigFile, Json, Source, since_ms
 from pipelines.store.keys import letter_name
 from pipelines.types import LIVE_RUN, TOPIC_MEDIA, Checkpoint, Coordinates
@@ -34,8 +34,8 @@ commands = typer.Typer(
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """Which letters: of a call, of a reason, refused since, at a place; undecided ones unless `decided` too."""
+class LetterFilter:
+    """Which dead letters a command is about; None leaves a condition out. `decided` includes those redriven or dropped."""
 
     call_id: str | None = None
     reason: str | None = None
@@ -56,7 +56,7 @@ def list_letters(
     as_json: Json = False,
 ) -> None:
     """List dead letters with their places and reasons."""
-    found = _found(system(source), Wanted(call, reason, since, decided=decided))
+    found = _select(connect(source), LetterFilter(call, reason, since, decided=decided))
     if as_json:
         write_json(_row(letter, state) for letter, state in found)
         return
@@ -67,14 +67,14 @@ def list_letters(
         table.add_row(*(str(row[name]) for name in names))
     print_out(table)
     if not found:
-        aside().print("no dead letter matches")
+        stderr().print("no dead letter matches")
 
 
 @commands.command(epilog="Example: undertone dlq show 3:1207")
 @clear_errors
 def show(place: Place, *, source: Source = None, as_json: Json = False) -> None:
     """Show one dead letter: why it was refused, after how many attempts, and its headers."""
-    found = _found(system(source), Wanted(place=place, decided=True))
+    found = _select(connect(source), LetterFilter(place=place, decided=True))
     if not found:
         raise CommandError(
             f"there is no dead letter of the record {place}; `undertone dlq list --all` shows the places", EXIT_USAGE
@@ -110,8 +110,8 @@ def redrive(
     """Send dead letters again: their utterances come to stand where they were spoken."""
     from pipelines.review.redrive import redrives  # noqa: PLC0415  # imports kafka
 
-    here = system(source, config)
-    found = _found(here, Wanted(call, reason, since, place, decided=again))
+    system = connect(source, config)
+    found = _select(system, LetterFilter(call, reason, since, place, decided=again))
     letters = [letter for letter, _ in found]
     states = {letter.record.at: state for letter, state in found if state is not None}
     calls = sorted({(letter.record.key or b"").decode(errors="replace") for letter in letters})
@@ -119,9 +119,9 @@ def redrive(
     async def known(store: "Store") -> dict[str, dict[str, Checkpoint]]:
         return {call_id: await store.checkpoints(call_id) for call_id in calls}
 
-    plan = list(redrives(letters, here.with_store(known, LIVE_RUN), here.config.stream.limits, states))
+    plan = list(redrives(letters, system.with_store(known, LIVE_RUN), system.config.stream.limits, states))
     if not dry_run:
-        _send(here, plan)
+        _send(system, plan)
     _print_plan(plan, "would be sent" if dry_run else "sent", as_json=as_json)
 
 
@@ -138,10 +138,10 @@ def drop(
     as_json: Json = False,
 ) -> None:
     """Decide that nothing is to be done about dead letters: they are not listed any more."""
-    here = system(source)
-    letters = [letter for letter, _ in _found(here, Wanted(call, reason, since, place))]
+    system = connect(source)
+    letters = [letter for letter, _ in _select(system, LetterFilter(call, reason, since, place))]
     if not dry_run:
-        _decide(here, {letter.record.at: "dropped" for letter in letters})
+        _record_decisions(system, {letter.record.at: "dropped" for letter in letters})
     done = "would be dropped" if dry_run else "dropped"
     if as_json:
         write_json({**_row(letter, None), "state": done} for letter in letters)
@@ -149,37 +149,37 @@ def drop(
         print_out(f"{len(letters)} dead letter(s) {done}")
 
 
-def _found(here: System, wanted: Wanted) -> list[tuple["Letter", str | None]]:
+def _select(system: System, wanted: LetterFilter) -> list[tuple["Letter", str | None]]:
     from pipelines.review.redrive import BEGUN  # noqa: PLC0415  # imports kafka
 
     earliest_ms = since_ms(wanted.since)
     letters = [
         letter
-        for letter in here.letters()
+        for letter in system.letters()
         if (wanted.call_id is None or letter.record.key == wanted.call_id.encode())
         and wanted.reason in (None, letter.reason)
         and letter.record.appended_ms >= earliest_ms
         and wanted.place in (None, letter_name(letter.record.at))
     ]
-    states = here.with_store(lambda store: store.ledger.decisions([one.record.at for one in letters]), LIVE_RUN)
+    states = system.with_store(lambda store: store.ledger.decisions([one.record.at for one in letters]), LIVE_RUN)
     both = [(letter, states.get(letter.record.at)) for letter in letters]
     return [(letter, state) for letter, state in both if wanted.decided or state is None or state.startswith(BEGUN)]
 
 
-def _send(here: System, plan: Sequence["Redrive"]) -> None:
+def _send(system: System, plan: Sequence["Redrive"]) -> None:
     from pipelines.review.redrive import begun  # noqa: PLC0415  # imports kafka
 
     sent = [(one, one.fragment) for one in plan if one.fragment is not None]
-    _decide(here, {one.letter.record.at: begun(fragment) for one, fragment in sent})
-    with closing(here.producer()) as producer:
+    _record_decisions(system, {one.letter.record.at: begun(fragment) for one, fragment in sent})
+    with closing(system.producer()) as producer:
         for one, fragment in sent:
             producer.send(TOPIC_MEDIA, fragment.call_id, fragment.media, one.headers)
         producer.flush()
-    _decide(here, {one.letter.record.at: "redriven" for one, _ in sent})
+    _record_decisions(system, {one.letter.record.at: "redriven" for one, _ in sent})
 
 
-def _decide(here: System, states: Mapping[Coordinates, str]) -> None:
-    here.with_store(lambda store: store.ledger.record_decisions(states), LIVE_RUN)
+def _record_decisions(system: System, states: Mapping[Coordinates, str]) -> None:
+    system.with_store(lambda store: store.ledger.record_decisions(states), LIVE_RUN)
 
 
 def _print_plan(plan: Sequence["Redrive"], done: str, *, as_json: bool) -> None:
@@ -202,7 +202,7 @@ def _print_plan(plan: Sequence["Redrive"], done: str, *, as_json: bool) -> None:
         table.add_row(*("" if value is None else str(value) for value in row.values()))
     print_out(table)
     if not plan:
-        aside().print("no dead letter matches")
+        stderr().print("no dead letter matches")
 
 
 def _row(letter: "Letter", state: str | None) -> dict[str, object]:

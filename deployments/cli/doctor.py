@@ -19,7 +19,7 @@ from deployments.cli.options import Json
 from pipelines.settings import AppConfig, Settings
 
 State = Literal["ok", "optional", "missing"]
-"""`optional` is absent and not needed here; `missing` is needed."""
+"""`optional`: absent, and not needed here; `missing`: absent, and needed."""
 
 PACKAGES = ("torch", "ray", "fastapi", "redis", "kafka-python", "av", "onnxruntime", "silero-vad", "facenet-pytorch")
 MEMORY_MIN_GIB = 4.0
@@ -34,7 +34,7 @@ commands = typer.Typer()
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing looked at: what was found, and what to do where it is not there."""
+    """The result of one check: what was found, and how to mend it."""
 
     name: str
     state: State
@@ -57,8 +57,8 @@ def doctor(*, as_json: Json = False) -> None:
 
 
 def examine(where: Settings) -> list[Finding]:
-    """Every finding, in the order in which a newcomer should mend them."""
-    looks: tuple[Callable[[], list[Finding]], ...] = (
+    """Every finding, in the order in which they should be mended."""
+    checks: tuple[Callable[[], list[Finding]], ...] = (
         _python,
         _packages,
         _torch,
@@ -68,7 +68,7 @@ def examine(where: Settings) -> list[Finding]:
         lambda: [_redis(where), _kafka(where.kafka), _gateway(where.url)],
         _kafka_tools,
     )
-    return [finding for look in looks for finding in look()]
+    return [finding for check in checks for finding in check()]
 
 
 def table(findings: list[Finding]) -> Table:
@@ -129,7 +129,7 @@ def _disk(cache_dir: Path) -> Finding:
 
 
 def _bundle(name: str) -> Finding:
-    from models.bundles import bundle_folder, load_bundle  # noqa: PLC0415  # only this look needs it
+    from models.bundles import bundle_folder, load_bundle  # noqa: PLC0415  # only this check needs it
 
     try:
         bundle = load_bundle(bundle_folder(name))
@@ -193,7 +193,7 @@ def _kafka(bootstrap: str) -> Finding:
 
 
 def _gateway(url: str) -> Finding:
-    import httpx  # noqa: PLC0415  # takes long, and only this look needs it
+    import httpx  # noqa: PLC0415  # takes long, and only this check needs it
 
     try:
         answer = httpx.get(f"{url}/healthz", timeout=ANSWER_S)

@@ -10,8 +10,8 @@ from rich.console import Group
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from deployments.cli.connect import System, configuration, system
-from deployments.cli.console import EXIT_USAGE, CommandError, aside, clear_errors, print_out, write_json
+from deployments.cli.connect import System, configuration, connect
+from deployments.cli.console import EXIT_USAGE, CommandError, clear_errors, print_out, stderr, write_json
 from deployments.cli.options import ConfigFile, Json, LogSince, OnlyCall, Source, Tenant, since_ms
 from pipelines.review.compare import Comparison, Tally
 from pipelines.settings import AppConfig
@@ -22,10 +22,10 @@ if TYPE_CHECKING:  # both import kafka or redis, which `undertone --help` spares
     from pipelines.review.replay import ReplaySource
     from pipelines.store.store import Store
 
-LOOK_S = 0.1
+POLL_S = 0.1
 CHANGES_SHOWN_MAX = 40
-WORKER = {"stalled_after_s": 1.0, "closed_after_s": 2.0, "commit_interval_s": 0.2}
-"""The log holds nothing more of a stream that has no end: there is nobody to wait for."""
+WORKER_SETTINGS = {"stalled_after_s": 1.0, "closed_after_s": 2.0, "commit_interval_s": 0.2}
+"""A stream without a final fragment is closed soon: the log holds nothing more of it."""
 
 commands = typer.Typer()
 
@@ -57,23 +57,23 @@ def replay(
     run = into or f"replay-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     if run == LIVE_RUN:
         raise CommandError(f"{LIVE_RUN} is the name of the live results: give another one", EXIT_USAGE)
-    here = system(source, config)
+    system = connect(source, config)
     changes: dict[str, object] = {"bundle": bundle, "transcriber": transcriber}
     changes = {name: value for name, value in changes.items() if value is not None}
-    changes |= {"share": 1.0, "worker": {**here.config.worker.model_dump(), **WORKER}}
-    of_run = configuration(config, {**changes, "run": run, "source": here.config.source})
-    with aside().status("loading the networks …"):
+    changes |= {"share": 1.0, "worker": {**system.config.worker.model_dump(), **WORKER_SETTINGS}}
+    of_run = configuration(config, {**changes, "run": run, "source": system.config.source})
+    with stderr().status("loading the networks …"):
         try:
             analyser = local_analyser(of_run)
         except ValueError as error:  # a checkpoint or bundle that cannot be trusted; it says what to do next
             raise CommandError(str(error)) from error
-    read = ReplaySource(here.reader(TOPIC_MEDIA), since_ms=since_ms(since), call_id=call)
-    stored = asyncio.run(_replayed(here, of_run, read, analyser))
+    read = ReplaySource(system.reader(TOPIC_MEDIA), since_ms=since_ms(since), call_id=call)
+    stored = asyncio.run(_replay(system, of_run, read, analyser))
     if as_json:
         write_json([{"run": run, "records": read.read, **stored}])
         return
     print_out(f"{stored['utterances']} new utterances of {stored['calls']} call(s) stand under {run}")
-    aside().print(f"compare them: undertone compare {LIVE_RUN} {run}")
+    stderr().print(f"compare them: undertone compare {LIVE_RUN} {run}")
 
 
 @commands.command(epilog="Examples: undertone compare live mine · undertone compare live mine --call demo-1 --json")
@@ -88,7 +88,7 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Say where two runs over the same calls agree, how far scores moved, and which utterances changed polarity."""
-    here = system(None)
+    system = connect(None)
     wanted = CallFilter(tenant=tenant, since_ms=since_ms(since) or None)
 
     async def both(store: "Store") -> Comparison:
@@ -97,7 +97,7 @@ def compare(
             tally.add(*pair)
         return tally.comparison()
 
-    found = here.with_store(both, LIVE_RUN)
+    found = system.with_store(both, LIVE_RUN)
     if not found.calls:
         raise CommandError(
             f"no call has results under both {first} and {second}; undertone replay --into NAME makes them", EXIT_USAGE
@@ -108,11 +108,11 @@ def compare(
         print_out(Group(_figures(found), "", _changes(found)))
 
 
-async def _replayed(here: System, config: AppConfig, source: "ReplaySource", analyser: Any) -> dict[str, int]:
+async def _replay(system: System, config: AppConfig, source: "ReplaySource", analyser: Any) -> dict[str, int]:
     from pipelines.ingest.worker import Worker, owner_name  # noqa: PLC0415  # imports kafka
     from pipelines.log.producer import SilentProducer  # noqa: PLC0415  # as above
 
-    store = here.store(config.run)
+    store = system.store(config.run)
     worker = Worker(
         source=source,
         producer=SilentProducer(),
@@ -123,12 +123,12 @@ async def _replayed(here: System, config: AppConfig, source: "ReplaySource", ana
     )
     running = asyncio.create_task(worker.run())
     columns = (TextColumn("replaying"), BarColumn(), TextColumn("{task.completed:.0f} of {task.total:.0f} records"))
-    with Progress(*columns, TimeRemainingColumn(), console=aside(), transient=True) as progress:
+    with Progress(*columns, TimeRemainingColumn(), console=stderr(), transient=True) as progress:
         task = progress.add_task("")
         while not running.done() and not (source.exhausted and worker.idle):
             progress.update(task, total=source.total, completed=source.read)
             worker.check()
-            await asyncio.wait([running], timeout=LOOK_S)
+            await asyncio.wait([running], timeout=POLL_S)
     worker.stop()
     await running
     await store.close()
@@ -143,10 +143,10 @@ async def _pairs(
     from pipelines.store.archive import PAGE_MAX  # noqa: PLC0415  # imports redis
 
     first, second = (store.of_run(run).archive for run in runs)
-    rarer = first if runs[1] == LIVE_RUN else second  # a replay has fewer calls than there are
+    smaller = first if runs[1] == LIVE_RUN else second  # a replay has fewer calls than there are
     cursor: str | None = None
     while True:
-        page = await rarer.calls(wanted, cursor, PAGE_MAX)
+        page = await smaller.calls(wanted, cursor, PAGE_MAX)
         for call in page.items:
             if call_id in (None, call.call_id):
                 pair = (await first.results(call.call_id), await second.results(call.call_id))

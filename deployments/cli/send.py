@@ -13,14 +13,14 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from deployments.cli.connect import system
+from deployments.cli.connect import connect
 from deployments.cli.console import (
     EXIT_INTERRUPTED,
     EXIT_USAGE,
     CommandError,
-    aside,
     clear_errors,
     print_out,
+    stderr,
     write_json,
 )
 from deployments.cli.options import Consent, Json, Pace, PaceOption, Participants, Paths, Source, Tenant
@@ -58,10 +58,10 @@ def send(
     if resume and call_id is None:
         raise CommandError("--resume needs the --call-id that the interrupted send printed", EXIT_USAGE)
     cut = fragments_of(recording, chosen_id)
-    here = system(source, needs_store=False)
-    journal = journal_of(recording, chosen_id, here.where.cache_dir)
+    system = connect(source, needs_store=False)
+    journal = journal_of(recording, chosen_id, system.settings.cache_dir)
     journal.write(journal.next_seq() if resume else 0)
-    sent = _Sending(recording, chosen_id, pace, journal).deliver(here.producer(), cut)
+    sent = _Sending(recording, chosen_id, pace, journal).deliver(system.producer(), cut)
     journal.path.unlink()
     if as_json:
         write_json([{"call_id": chosen_id, "stream": stream, "tenant": tenant, "fragments": sent}])
@@ -83,7 +83,7 @@ class Journal:
         """Where to go on.
 
         Raises:
-            CommandError: no send of this call was interrupted here, or it was of something else.
+            CommandError: no send of this call was interrupted system, or it was of something else.
         """
         if not self.path.is_file():
             raise CommandError(f"nothing to resume: {self.path} is not there; send again without --resume", EXIT_USAGE)
@@ -120,11 +120,11 @@ class _Sending:
         """
         sent, realtime = self.journal.next_seq(), self.pace is Pace.REALTIME
         try:
-            with _progress(self.call_id, length_s(self.recording.paths)) as moved:
+            with _progress(self.call_id, length_s(self.recording.paths)) as show_position:
                 for fragment in send_fragments(producer, cut, realtime=realtime, first_seq=sent):
                     sent = fragment.seq + 1
                     self.journal.write(sent)
-                    moved(fragment.start_ms / 1000)
+                    show_position(fragment.start_ms / 1000)
             producer.close()
         except KeyboardInterrupt:
             with suppress(SourceUnavailableError):
@@ -168,7 +168,7 @@ def _progress(call_id: str, total_s: float | None) -> Iterator[Callable[[float],
         TextColumn("{task.completed:.0f} s"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=aside()) as progress:
+    with Progress(*columns, console=stderr()) as progress:
         task = progress.add_task(call_id, total=total_s)
         yield lambda position_s: progress.update(task, completed=position_s)
         if total_s is not None:

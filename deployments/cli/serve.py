@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from deployments.cli.connect import DEFAULT_PORT, source_of
-from deployments.cli.console import CommandError, aside, clear_errors, settings, write_json
+from deployments.cli.console import CommandError, clear_errors, settings, stderr, write_json
 from deployments.cli.options import DEFAULTS, Bundle, Json, Source, Transcriber
 from pipelines.settings import AppConfig
 
@@ -28,7 +28,7 @@ def serve(
     from deployments.serve.embedded import embedded  # noqa: PLC0415  # imports redis
 
     config = AppConfig(source=source_of(settings(), source), transcriber=transcriber, bundle=bundle)
-    console = aside()
+    console = stderr()
     console.print("starting Redis, Ray and the networks …")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

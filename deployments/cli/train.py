@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from deployments.cli.console import EXIT_USAGE, CommandError, aside, clear_errors, print_out, write_json
+from deployments.cli.console import EXIT_USAGE, CommandError, clear_errors, print_out, stderr, write_json
 from deployments.cli.options import DEFAULTS, Bundle, Json
 from models.errors import ModelError
 
@@ -161,7 +161,7 @@ def _evaluate_all(bundle: str, data: Path, split: str, *, as_json: bool) -> None
     with _model_errors():
         for one in evaluation.run_all(bundle, data, split):
             found.append(one)
-            aside().print(f"{one['modality']} {one['dataset']}: {one.get('missing', 'done')}")
+            stderr().print(f"{one['modality']} {one['dataset']}: {one.get('missing', 'done')}")
     if as_json:
         write_json([{"bundle": bundle, "split": split, "evaluations": found}])
         return

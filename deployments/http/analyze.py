@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from fastapi import APIRouter, Request
 
-from deployments.http.bodies import Analysis, MediaOrder, TextOrder
+from deployments.http.bodies import Analysis, MediaMetadata, TextOrder
 from deployments.http.caller import Caller
-from deployments.http.limits import BodyRoom, HttpLimits, MediaThreads, PacedMedia
-from deployments.http.media import order_of, read_body, refuse_oversize, valid
+from deployments.http.limits import HttpLimits, MediaThreads, MemoryBudget, PacedMedia
+from deployments.http.media import metadata_of, read_body, refuse_oversize, validated
 from deployments.http.multipart import FIELDS_MAX_BYTES
 from deployments.http.pictures import picture_codec, read_picture
 from deployments.http.problems import ProblemError
@@ -30,7 +30,7 @@ Analyse = Callable[[Utterance], Awaitable[UtteranceSentiment]]
 ANALYSES_MAX = 8
 """Utterances of one request under analysis at once."""
 JSON_MAX_BYTES = 256 << 10
-"""The longest text fits, however it is escaped; what else JSON holds takes many times its length in memory."""
+"""The longest text fits, however it is escaped. Parsed JSON takes many times its length in memory."""
 CALL_ID = "analyze"
 NOTHING_SENT = (
     'the request has no body; send {"text": "…"} as application/json, or the bytes of a sound, a picture or a video '
@@ -74,9 +74,9 @@ ANALYZE_OPENAPI: dict[str, Any] = {
 
 
 def analyze_routes(analyse: Analyse, threads: MediaThreads, config: AppConfig, limits: HttpLimits) -> APIRouter:
-    """The one route."""
+    """`POST /v1/analyze`; `threads` decode the media."""
     routes = APIRouter(prefix="/v1", tags=["analyze"])
-    room = BodyRoom(limits.analyze_held_max_bytes)
+    memory = MemoryBudget(limits.analyze_held_max_bytes)
 
     @routes.post("/analyze", summary="Judge one text, sound, picture or video", openapi_extra=ANALYZE_OPENAPI)
     async def analyze(request: Request, caller: Caller) -> Analysis:
@@ -88,24 +88,24 @@ def analyze_routes(analyse: Analyse, threads: MediaThreads, config: AppConfig, l
         chunks, fields, content_type = await read_body(request, NOTHING_SENT, limits.idle_max_s)
         text = fields.pop("text", None)
         values = {"participants": Participant.CUSTOMER, **request.query_params, **fields}
-        order = order_of(caller, MediaOrder, values, "query")
-        consent = order.policy()
+        metadata = metadata_of(caller, MediaMetadata, values, "query")
+        consent = metadata.consent_policy()
         if consent is None:
-            consent = config.tenant(order.tenant).policy
-        with room.share() as take:
+            consent = config.tenant(metadata.tenant).policy
+        with memory.reservation() as reserve:
             is_json = (content_type or "").partition(";")[0].strip().lower() == "application/json"
             max_bytes = min(limits.analyze_max_bytes, JSON_MAX_BYTES) if is_json else limits.analyze_max_bytes
-            media = b"" if text is not None else await _whole(chunks, limits, max_bytes, take)
+            media = b"" if text is not None else await _read_whole(chunks, limits, max_bytes, reserve)
             if is_json:
-                text = valid(TextOrder, _json_of(media), "body").text
+                text = validated(TextOrder, _json_of(media), "body").text
             if text is not None:
-                text = valid(TextOrder, {"text": text}, "body").text
-                utterances = [_utterance(order, consent, order.everyone()[0], text=text)]
+                text = validated(TextOrder, {"text": text}, "body").text
+                utterances = [_utterance(metadata, consent, metadata.participant_list()[0], text=text)]
             elif not media:
                 raise ProblemError(HTTPStatus.BAD_REQUEST, "no_body", NOTHING_SENT)
             else:
                 utterances = await threads.start(
-                    lambda: _of_media(media, content_type, order, consent, config.stream, limits)
+                    lambda: _of_media(media, content_type, metadata, consent, config.stream, limits)
                 )
         at_once = asyncio.Semaphore(ANALYSES_MAX)
 
@@ -123,13 +123,17 @@ def analyze_routes(analyse: Analyse, threads: MediaThreads, config: AppConfig, l
     return routes
 
 
-async def _whole(
-    chunks: AsyncIterator[bytes], limits: HttpLimits, max_bytes: int, take: Callable[[int], None]
+async def _read_whole(
+    chunks: AsyncIterator[bytes], limits: HttpLimits, max_bytes: int, reserve: Callable[[int], None]
 ) -> bytes:
-    """All of `chunks`, each of which `take` finds room for."""
+    """All of `chunks`; `reserve` is called with the length of each before it is kept.
+
+    Raises:
+        ProblemError: they have more than `max_bytes`, come too slowly, or find no memory.
+    """
     media, paced = bytearray(), PacedMedia(chunks, limits, limits.analyze_body_max_s)
     while (chunk := await paced.next()) is not None:
-        take(len(chunk))
+        reserve(len(chunk))
         media += chunk
         if len(media) > max_bytes:
             raise ProblemError(
@@ -141,7 +145,11 @@ async def _whole(
 
 
 def _json_of(body: bytes) -> Any:
-    """The text of a JSON body, or whatever stands in its place: the form it must have refuses that."""
+    """The JSON value of a body, of whatever type; the caller validates it.
+
+    Raises:
+        ProblemError: it is no JSON.
+    """
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -151,25 +159,25 @@ def _json_of(body: bytes) -> Any:
 def _of_media(  # noqa: PLR0917  # one caller, in this file
     media: bytes,
     content_type: str | None,
-    order: MediaOrder,
+    metadata: MediaMetadata,
     consent: Consent,
     settings: StreamSettings,
     limits: HttpLimits,
 ) -> list[Utterance]:
-    """The utterances of a recording, or one for a picture. Blocks."""
+    """The utterances of a recording, or one for a picture. Blocks: for a thread of `MediaThreads`."""
     if picture_codec(media[:16]) is not None:
-        participant = order.everyone()[0]
+        participant = metadata.participant_list()[0]
         frame = VideoFrame(participant, 0, read_picture(media, settings))
-        return [_utterance(order, consent, participant, frames=(frame,))]
+        return [_utterance(metadata, consent, participant, frames=(frame,))]
     pieces = fragments(
         io.BytesIO(media),
-        call_id=order.call_id or CALL_ID,
-        tenant=order.tenant,
-        stream=order.stream,
-        participants=order.everyone(),
+        call_id=metadata.call_id or CALL_ID,
+        tenant=metadata.tenant,
+        stream=metadata.stream,
+        participants=metadata.participant_list(),
         consent=consent,
         content_type=content_type,
-        start_ms=order.start_ms,
+        start_ms=metadata.start_ms,
     )
     with contextlib.closing(pieces):  # type: ignore[type-var]  # a generator, which has `close`
         try:
@@ -180,7 +188,7 @@ def _of_media(  # noqa: PLR0917  # one caller, in this file
 
 
 def _utterance(
-    order: MediaOrder,
+    metadata: MediaMetadata,
     consent: Consent,
     participant: Participant,
     *,
@@ -188,12 +196,12 @@ def _utterance(
     text: str | None = None,
 ) -> Utterance:
     return Utterance(
-        call_id=order.call_id or CALL_ID,
-        tenant=order.tenant,
-        stream=order.stream,
+        call_id=metadata.call_id or CALL_ID,
+        tenant=metadata.tenant,
+        stream=metadata.stream,
         participant=participant,
-        start_ms=order.start_ms,
-        end_ms=order.start_ms,
+        start_ms=metadata.start_ms,
+        end_ms=metadata.start_ms,
         consent=consent.get(participant, frozenset[Modality]()),
         samples=np.zeros(0, np.float32),
         frames=frames,

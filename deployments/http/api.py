@@ -1,4 +1,4 @@
-"""The HTTP side: `create_api` puts the routes together. Plain FastAPI without Ray; what it needs is passed in."""
+"""`create_api` puts the routes together: plain FastAPI without Ray; store, log and analyser are passed in."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -24,7 +24,7 @@ from pipelines.settings import AppConfig
 from pipelines.store.store import Store
 
 HEALTH_S = 2.0
-"""A part that does not say within this time how it is, is not well."""
+"""A health check that takes longer has failed."""
 
 DESCRIPTION = """\
 Sentiment and emotion of customer-service calls, from voice, face and words, while they happen.

@@ -1,4 +1,4 @@
-"""What the API says and is told, as JSON: the forms behind the OpenAPI page."""
+"""Request and response bodies, as the OpenAPI page shows them."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -50,8 +50,8 @@ class Liveness(BaseModel):
     bundle: str | None
 
 
-class MediaOrder(BaseModel):
-    """What comes with media: whose it is, who is heard and seen on it, and what of them may be analysed."""
+class MediaMetadata(BaseModel):
+    """What comes with media, in the query or in a form: tenant, call, stream, participants, consent."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -80,17 +80,17 @@ class MediaOrder(BaseModel):
     def _policy(cls, text: str | None) -> str | None:
         return None if text is None else _checked("consent", parse_consent, text)
 
-    def everyone(self) -> tuple[Participant, ...]:
+    def participant_list(self) -> tuple[Participant, ...]:
         """The participants, one a channel in order."""
         return parse_participants(self.participants)
 
-    def policy(self) -> Consent | None:
+    def consent_policy(self) -> Consent | None:
         """What may be analysed; None leaves it to the tenant's policy."""
         return None if self.consent is None else parse_consent(self.consent)
 
 
-class LiveOrder(MediaOrder):
-    """The first message on `WS /v1/calls/{id}/media`; the call id stands in the path."""
+class LiveMetadata(MediaMetadata):
+    """The first message on `WS /v1/calls/{id}/media`; the call id is in the path."""
 
     call_id: None = None
     content_type: str | None = Field(
@@ -157,7 +157,7 @@ class CallOut(BaseModel):
 
 
 class AccountOut(BaseModel):
-    """What became of a stream's fragments; those after the latest settled cut are not counted yet.
+    """What became of a stream's fragments; those after the latest stored cut are not counted yet.
 
     `missing` are sequence numbers that never came, `lost` those that the log dropped before they were read.
     """

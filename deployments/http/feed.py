@@ -1,7 +1,8 @@
-"""The live events of tenants for all who watch them through this gateway.
+"""The live events of a tenant, for every client that watches them at this gateway.
 
-A tenant's events are read once, however many watch, and the latest are kept for a moment. A watcher who falls further
-behind, or resumes from before, reads on its own until it has caught up; so nobody holds up anybody, and no queue grows.
+A tenant's events are read once, however many clients watch, into a buffer of the latest. A client that has fallen behind
+the buffer, or resumes at an event older than it, is served from the store until it has caught up: there is no queue per
+client, and a slow one delays no other.
 """
 
 import asyncio
@@ -20,22 +21,22 @@ from pipelines.store.tenant_events import TenantEvent, TenantEvents
 logger = logging.getLogger(__name__)
 
 ROUND_S = 0.5
-"""The pause between two rounds of reading."""
-KEPT_EVENTS = 1_000
-KEPT_BYTES = 4 << 20
+"""The pause between two rounds of reading the store."""
+BUFFER_EVENTS_MAX = 1_000
+BUFFER_MAX_BYTES = 4 << 20
 
 
 class TenantFeeds:
-    """The feeds of those tenants that somebody watches."""
+    """One `TenantFeed` for each tenant that is watched; it ends with its last watcher."""
 
     def __init__(self, archive: Archive, heartbeat_ms: int) -> None:
         self._archive, self._heartbeat_ms = archive, heartbeat_ms
         self._feeds: dict[str, TenantFeed] = {}
 
     async def watch(self, tenant: str, after_ms: int | None, now_ms: int) -> AsyncGenerator[bytes, None]:
-        """Server-sent events: what is written from now on, or was after `after_ms`; a comment when nothing is for a while.
+        """Server-sent events of the tenant: those written from now on, or after `after_ms`; comments while there are none.
 
-        Both are times by the store's clock, ms since 1970.
+        `after_ms` and `now_ms` are times by the store's clock, ms since 1970.
         """
         feed = self._feeds.get(tenant)
         if feed is None or feed.reading.done():
@@ -53,8 +54,11 @@ class TenantFeeds:
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
-    """An event as it is sent; when it was written, and until when every event was given before it, ms since 1970."""
+class _BufferedEvent:
+    """An event as it is sent.
+
+    It was written at `written_ms`; every event written until `complete_to_ms` came before it (ms since 1970).
+    """
 
     written_ms: int
     complete_to_ms: int
@@ -62,10 +66,11 @@ class _Kept:
 
 
 @dataclass(slots=True)
-class _Place:
-    """Where a watcher is: the number of its next event, and until when it has been given every event.
+class _Position:
+    """How far a watcher has come: the number of its next event in the buffer.
 
-    Of the events before number `joined` it has been given those that were written until then.
+    It has been sent every event that was written until `complete_to_ms`. Those before number `joined` that are older
+    than that have come to it from the store.
     """
 
     number: int
@@ -74,107 +79,111 @@ class _Place:
 
 
 class TenantFeed:
-    """The events of one tenant, read by a task of its own from `begin_ms` on, for each who calls `watch`."""
+    """The events of one tenant, read from `begin_ms` on by one task, for any number of calls of `watch`."""
 
     def __init__(self, archive: Archive, tenant: str, begin_ms: int, heartbeat_ms: int) -> None:
         self._archive, self._tenant, self._heartbeat_s = archive, tenant, heartbeat_ms / 1000
         self._reader = archive.follow(tenant, begin_ms)
-        self._kept: deque[_Kept] = deque()
-        self._kept_bytes = 0
-        self._first = 0
-        """The number of the first event that is kept: how many are not any more."""
-        self._kept_from_ms = begin_ms
-        """Every event that is written later is kept, once it is read."""
-        self._news = asyncio.Event()
+        self._buffer: deque[_BufferedEvent] = deque()
+        self._buffer_bytes = 0
+        self._first_number = 0
+        """The number of the oldest event in the buffer, counted from the first that was read."""
+        self._buffer_complete_from_ms = begin_ms
+        """Every event that was read and written later than this is in the buffer."""
+        self._new_event = asyncio.Event()
         self.watchers = 0
         self.reading = asyncio.create_task(self._read())
 
     async def watch(self, after_ms: int | None) -> AsyncIterator[bytes]:
         """As `TenantFeeds.watch`."""
         if after_ms is None:
-            place = _Place(self._end, self._end, self._reader.complete_to_ms)
+            position = _Position(self._next_number, self._next_number, self._reader.complete_to_ms)
         else:
-            place = _Place(-1, -1, after_ms)
-        # The headers leave with the first bytes, and whoever is cut off now has an id to resume from.
-        yield format_sse_event(comment="listening", id=str(place.complete_to_ms))
+            position = _Position(-1, -1, after_ms)
+        # The headers leave with the first bytes; the id lets a client resume that is cut off before its first event.
+        yield format_sse_event(comment="listening", id=str(position.complete_to_ms))
         while True:
-            if place.number < self._first:
-                async for text in self._catch_up(place):
+            if position.number < self._first_number:
+                async for text in self._catch_up(position):
                     yield text
-            for text in self._following(place):
+            for text in self._buffered(position):
                 yield text
-            if place.number == self._end and not await self._comes_more(place):
-                yield format_sse_event(comment="heartbeat", id=str(place.complete_to_ms))
+            if position.number == self._next_number and not await self._wait_for_event(position):
+                yield format_sse_event(comment="heartbeat", id=str(position.complete_to_ms))
 
     @property
-    def _end(self) -> int:
-        """The number that the next event will have."""
-        return self._first + len(self._kept)
+    def _next_number(self) -> int:
+        """The number of the next event that is read."""
+        return self._first_number + len(self._buffer)
 
-    async def _catch_up(self, place: _Place) -> AsyncIterator[bytes]:
-        """What is not kept any more, read from the store until all that follows is kept; `place` is then there."""
+    async def _catch_up(self, position: _Position) -> AsyncIterator[bytes]:
+        """Events from the store, until the buffer holds all that follow; `position` is then its start."""
         clock_s = asyncio.get_running_loop().time
-        said_s = clock_s()
-        reader = self._archive.follow(self._tenant, place.complete_to_ms)
-        rounds = _rounds(reader)
-        while reader.complete_to_ms < self._kept_from_ms:
+        last_sent_s = clock_s()
+        reader = self._archive.follow(self._tenant, position.complete_to_ms)
+        rounds = _read_rounds(reader)
+        while reader.complete_to_ms < self._buffer_complete_from_ms:
             events = await anext(rounds)
             for event in events:
-                yield sent(event, reader.complete_to_ms)
+                yield format_event(event, reader.complete_to_ms)
             if events:
-                said_s = clock_s()
-            elif clock_s() - said_s >= self._heartbeat_s:
-                said_s = clock_s()
+                last_sent_s = clock_s()
+            elif clock_s() - last_sent_s >= self._heartbeat_s:
+                last_sent_s = clock_s()
                 yield format_sse_event(comment="heartbeat")
-        place.number, place.joined, place.complete_to_ms = self._first, self._end, reader.complete_to_ms
+        position.number, position.joined, position.complete_to_ms = (
+            self._first_number,
+            self._next_number,
+            reader.complete_to_ms,
+        )
 
-    def _following(self, place: _Place) -> Iterator[bytes]:
-        """What is kept from `place` on, which moves; ends early when the watcher is so slow that it is kept no more."""
-        while self._first <= place.number < self._end:
-            kept = self._kept[place.number - self._first]
-            place.number += 1
-            if place.number > place.joined or kept.written_ms > place.complete_to_ms:
-                place.complete_to_ms = max(place.complete_to_ms, kept.complete_to_ms)
-                yield kept.text
+    def _buffered(self, position: _Position) -> Iterator[bytes]:
+        """The events of the buffer from `position` on, which advances; ends early if the buffer has left it behind."""
+        while self._first_number <= position.number < self._next_number:
+            event = self._buffer[position.number - self._first_number]
+            position.number += 1
+            if position.number > position.joined or event.written_ms > position.complete_to_ms:
+                position.complete_to_ms = max(position.complete_to_ms, event.complete_to_ms)
+                yield event.text
 
-    async def _comes_more(self, place: _Place) -> bool:
-        """Waits for the next event at the end of what is kept; False when none comes for a while."""
-        place.complete_to_ms, news = max(place.complete_to_ms, self._reader.complete_to_ms), self._news
+    async def _wait_for_event(self, position: _Position) -> bool:
+        """Wait for an event to be added to the buffer; False when none is within the heartbeat's time."""
+        position.complete_to_ms, new_event = max(position.complete_to_ms, self._reader.complete_to_ms), self._new_event
         if self.reading.done():
-            self.reading.result()  # raises what ended it: the connection ends, and its watcher connects again
+            self.reading.result()  # raises its error: the connection breaks, and the client connects again
         try:
-            await asyncio.wait_for(news.wait(), self._heartbeat_s)
+            await asyncio.wait_for(new_event.wait(), self._heartbeat_s)
         except TimeoutError:
             return False
         return True
 
     async def _read(self) -> None:
         try:
-            async for events in _rounds(self._reader):
+            async for events in _read_rounds(self._reader):
                 for event in events:
-                    self._keep(event)
+                    self._add(event)
                 if events:
-                    self._wake()
+                    self._notify()
         finally:
-            self._wake()
+            self._notify()
 
-    def _keep(self, event: TenantEvent) -> None:
-        text = sent(event, self._reader.complete_to_ms)
-        self._kept.append(_Kept(event.written_ms, self._reader.complete_to_ms, text))
-        self._kept_bytes += len(text)
-        while len(self._kept) > KEPT_EVENTS or self._kept_bytes > KEPT_BYTES:
-            dropped = self._kept.popleft()
-            self._kept_bytes -= len(dropped.text)
-            self._first += 1
-            self._kept_from_ms = max(self._kept_from_ms, dropped.written_ms)
+    def _add(self, event: TenantEvent) -> None:
+        text = format_event(event, self._reader.complete_to_ms)
+        self._buffer.append(_BufferedEvent(event.written_ms, self._reader.complete_to_ms, text))
+        self._buffer_bytes += len(text)
+        while len(self._buffer) > BUFFER_EVENTS_MAX or self._buffer_bytes > BUFFER_MAX_BYTES:
+            dropped = self._buffer.popleft()
+            self._buffer_bytes -= len(dropped.text)
+            self._first_number += 1
+            self._buffer_complete_from_ms = max(self._buffer_complete_from_ms, dropped.written_ms)
 
-    def _wake(self) -> None:
-        news, self._news = self._news, asyncio.Event()
-        news.set()
+    def _notify(self) -> None:
+        new_event, self._new_event = self._new_event, asyncio.Event()
+        new_event.set()
 
 
-def sent(event: TenantEvent, complete_to_ms: int) -> bytes:
-    """The event as it is sent; its id begins with where a watcher resumes who has seen it."""
+def format_event(event: TenantEvent, complete_to_ms: int) -> bytes:
+    """The event as it is sent. Its id is the time at which a client resumes that has seen it, a dot, and its name."""
     found = event.event
     if found.utterance is not None:
         data = found.utterance.model_dump_json()
@@ -183,8 +192,8 @@ def sent(event: TenantEvent, complete_to_ms: int) -> bytes:
     return format_sse_event(data_str=data, event=found.kind, id=f"{complete_to_ms}.{event.name}")
 
 
-async def _rounds(reader: TenantEvents) -> AsyncIterator[tuple[TenantEvent, ...]]:
-    """What `reader` gives, round after round, each ended by nothing; while the store is away there is nothing."""
+async def _read_rounds(reader: TenantEvents) -> AsyncIterator[tuple[TenantEvent, ...]]:
+    """The events of round after round, with an empty tuple after each; a round that the store refuses is empty."""
     away = False
     while True:
         try:
@@ -193,8 +202,8 @@ async def _rounds(reader: TenantEvents) -> AsyncIterator[tuple[TenantEvent, ...]
             away = False
         except StoreUnavailableError as error:
             if not away:
-                logger.warning("the live feed waits for the store: %s", error)
+                logger.warning("the live feed of a tenant waits for the store: %s", error)
             away = True
         yield ()
-        # The first pass is what a watcher waits for.
+        # A client that resumes waits for the first pass over all calls.
         await asyncio.sleep(ROUND_S if away or reader.passes else 0)

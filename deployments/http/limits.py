@@ -23,9 +23,9 @@ class HttpLimits:
     chunk_max_bytes: int = 1 << 20
     """Of one WebSocket message."""
     idle_max_s: float = 60.0
-    """How long the sender of media may say nothing, and how long what stands before the media may take."""
+    """How long the sender of media may pause, and how long what comes before the media may take."""
     idle_min_bytes: int = 1 << 10
-    """The least that must come within `idle_max_s`: less is as good as nothing."""
+    """Fewer bytes than this within `idle_max_s` count as a pause."""
     stream_max_s: float = 86_400.0
     """How long one upload or live stream may go on."""
     media_streams_max: int = 64
@@ -37,16 +37,16 @@ class HttpLimits:
     analyze_held_max_bytes: int = 512 << 20
     """Of the bodies of all analyses together, which are held until they are judged."""
     heartbeat_ms: int = 10_000
-    """A quiet event stream says so this often."""
+    """An event stream without events sends a comment this often."""
 
 
 class PacedMedia:
-    """Media as it comes from a sender who is held to a least speed: silence or single bytes would hold a thread."""
+    """Media as it arrives, with a deadline: a sender that pauses, or sends single bytes, would occupy a thread."""
 
     def __init__(self, chunks: AsyncIterator[bytes], limits: HttpLimits, whole_max_s: float) -> None:
         """`chunks` is the media; all of it has to come within `whole_max_s`."""
         self._chunks, self._limits = chunks, limits
-        self._patience_s = limits.idle_max_s
+        self._idle_left_s = limits.idle_max_s
         self._came_bytes = 0
         self._whole_max_s = whole_max_s
         self._end_s = time.monotonic() + whole_max_s
@@ -60,14 +60,14 @@ class PacedMedia:
         begun_s = time.monotonic()
         left_s = self._end_s - begun_s
         try:
-            async with asyncio.timeout(min(self._patience_s, left_s)):
+            async with asyncio.timeout(min(self._idle_left_s, left_s)):
                 chunk = await anext(self._chunks, None)
         except TimeoutError:
-            raise self._too_slow() if left_s < self._patience_s else self._idle() from None
-        self._patience_s -= time.monotonic() - begun_s
+            raise self._too_slow() if left_s < self._idle_left_s else self._idle() from None
+        self._idle_left_s -= time.monotonic() - begun_s
         self._came_bytes += len(chunk or b"")
         if self._came_bytes >= self._limits.idle_min_bytes:
-            self._came_bytes, self._patience_s = 0, self._limits.idle_max_s
+            self._came_bytes, self._idle_left_s = 0, self._limits.idle_max_s
         return chunk
 
     def _idle(self) -> ProblemError:
@@ -86,19 +86,22 @@ class PacedMedia:
         )
 
 
-class BodyRoom:
-    """The bytes that all bodies held in memory may have together; whoever finds no room is refused."""
+class MemoryBudget:
+    """How many bytes all bodies in memory may have together; a request that would exceed it is refused."""
 
     def __init__(self, max_bytes: int) -> None:
         self._free_bytes = max_bytes
 
     @contextlib.contextmanager
-    def share(self) -> Iterator[Callable[[int], None]]:
-        """Yields what takes so many bytes more, and raises `ProblemError` (503 `busy`) when they are not free."""
-        taken_bytes = 0
+    def reservation(self) -> Iterator[Callable[[int], None]]:
+        """Yields a function that reserves so many bytes more, until the block ends.
 
-        def take(count: int) -> None:
-            nonlocal taken_bytes
+        It raises `ProblemError` (503 `busy`) when they are not free.
+        """
+        reserved_bytes = 0
+
+        def reserve(count: int) -> None:
+            nonlocal reserved_bytes
             if count > self._free_bytes:
                 raise ProblemError(
                     HTTPStatus.SERVICE_UNAVAILABLE,
@@ -106,12 +109,12 @@ class BodyRoom:
                     "as much media is under analysis as this gateway holds; try again in a few seconds",
                 )
             self._free_bytes -= count
-            taken_bytes += count
+            reserved_bytes += count
 
         try:
-            yield take
+            yield reserve
         finally:
-            self._free_bytes += taken_bytes
+            self._free_bytes += reserved_bytes
 
 
 class MediaThreads:
@@ -141,7 +144,7 @@ class MediaThreads:
     def _release(self, running: "asyncio.Future[T]") -> None:
         self._free += 1
         if not running.cancelled():
-            running.exception()  # whoever waited for it may have gone; it is not a surprise to the loop then
+            running.exception()  # marks it as retrieved: the request that awaited it may have been cancelled
 
     def close(self) -> None:
         """Takes no more work."""

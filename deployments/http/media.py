@@ -13,7 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.websockets import WebSocketState
 
-from deployments.http.bodies import Accepted, Links, LiveOrder, MediaOrder
+from deployments.http.bodies import Accepted, Links, LiveMetadata, MediaMetadata
 from deployments.http.caller import Caller, Identity
 from deployments.http.multipart import FIELDS_MAX_BYTES, MultipartForm
 from deployments.http.problems import ProblemError, problem_of
@@ -25,7 +25,7 @@ from pipelines.types import CallId
 logger = logging.getLogger(__name__)
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
-OrderT = TypeVar("OrderT", bound=MediaOrder)
+MetadataT = TypeVar("MetadataT", bound=MediaMetadata)
 
 NO_MEDIA = (
     "the request has no body; send the media itself (curl --data-binary @call.wav -H 'Content-Type: audio/wav'), "
@@ -40,9 +40,9 @@ _CLOSE_BY_STATUS = {
 _POLICY_VIOLATION = 1008
 
 LENGTH_MAX_DIGITS = 18
-"""Of a `Content-Length`; Python refuses to read thousands of digits as a number."""
+"""Of a `Content-Length`: Python raises for an integer of more than 4,300 digits."""
 
-_ORDER = MediaOrder.model_json_schema()
+_METADATA = MediaMetadata.model_json_schema()
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 UPLOAD_OPENAPI: dict[str, Any] = {
     "parameters": [
@@ -55,7 +55,7 @@ UPLOAD_OPENAPI: dict[str, Any] = {
             "description": schema.get("description", ""),
             **({"example": schema["examples"][0]} if "examples" in schema else {}),
         }
-        for name, schema in _ORDER["properties"].items()
+        for name, schema in _METADATA["properties"].items()
         if name != "tenant"  # which is the caller's
     ],
     "requestBody": {
@@ -65,7 +65,7 @@ UPLOAD_OPENAPI: dict[str, Any] = {
                 "schema": {
                     "type": "object",
                     "required": ["participants", "file"],
-                    "properties": {**_ORDER["properties"], "file": {"type": "string", "format": "binary"}},
+                    "properties": {**_METADATA["properties"], "file": {"type": "string", "format": "binary"}},
                 },
                 "example": {"participants": "agent,customer", "file": "call.wav"},
             },
@@ -91,15 +91,15 @@ def media_routes(store: Store, intake: Intake) -> APIRouter:
         """
         refuse_oversize(request, intake.limits.upload_max_bytes + FIELDS_MAX_BYTES)
         chunks, fields, content_type = await read_body(request, NO_MEDIA, intake.limits.idle_max_s)
-        order = order_of(caller, MediaOrder, {**request.query_params, **fields}, "query")
-        call_id = order.call_id or uuid.uuid4().hex
-        await _refuse_taken(store, call_id, order, live=False)
-        count = await intake.take(chunks, order, call_id, content_type, live=False)
-        return Accepted(call_id=call_id, stream=order.stream, fragments=count, links=Links.of(call_id))
+        metadata = metadata_of(caller, MediaMetadata, {**request.query_params, **fields}, "query")
+        call_id = metadata.call_id or uuid.uuid4().hex
+        await _refuse_conflict(store, call_id, metadata, live=False)
+        count = await intake.take(chunks, metadata, call_id, content_type, live=False)
+        return Accepted(call_id=call_id, stream=metadata.stream, fragments=count, links=Links.of(call_id))
 
     @routes.websocket("/calls/{call_id}/media")
     async def live_media(socket: WebSocket, call_id: str, caller: Caller) -> None:
-        """Live media. First a JSON text as `LiveOrder`, answered by the links; then binary messages, in order.
+        """Live media. First a JSON text as `LiveMetadata`, answered by the links; then binary messages, in order.
 
         The stream ends with the text `{"end": true}`, which is answered when all is in the log, or with the
         connection. Whoever connects again goes on as another stream of the call, with its own `stream` and `start_ms`.
@@ -107,28 +107,30 @@ def media_routes(store: Store, intake: Intake) -> APIRouter:
         await socket.accept()
         try:
             TypeAdapter(CallId).validate_python(call_id)
-            order = order_of(caller, LiveOrder, await _first_message(socket, intake.limits.idle_max_s), "message")
-            await _refuse_taken(store, call_id, order, live=True)
+            metadata = metadata_of(
+                caller, LiveMetadata, await _first_message(socket, intake.limits.idle_max_s), "message"
+            )
+            await _refuse_conflict(store, call_id, metadata, live=True)
             await socket.send_json({"call_id": call_id, "links": Links.of(call_id).model_dump()})
             chunks = _messages(socket, intake.limits.chunk_max_bytes)
-            count = await intake.take(chunks, order, call_id, order.content_type, live=True)
+            count = await intake.take(chunks, metadata, call_id, metadata.content_type, live=True)
             if socket.client_state is WebSocketState.CONNECTED:
-                accepted = Accepted(call_id=call_id, stream=order.stream, fragments=count, links=Links.of(call_id))
+                accepted = Accepted(call_id=call_id, stream=metadata.stream, fragments=count, links=Links.of(call_id))
                 await socket.send_text(accepted.model_dump_json())
                 await socket.close()
         except WebSocketDisconnect:
-            return  # there is nobody left to tell
-        except Exception as error:  # noqa: BLE001  # the border of the socket: every error leaves it as a problem
+            return  # the sender has closed the connection: there is nothing to answer
+        except Exception as error:  # noqa: BLE001  # FastAPI has no handlers for errors of a WebSocket: each is sent as a problem here
             await _close_with(socket, error)
 
     return routes
 
 
 def refuse_oversize(request: Request, max_bytes: int) -> None:
-    """Refuse at once what says itself that it is too long.
+    """Refuse a body whose `Content-Length` is more than `max_bytes`, before anything of it is read.
 
     Raises:
-        ProblemError: it does.
+        ProblemError: it is (413 `oversize`).
     """
     length = request.headers.get("content-length", "")
     if length.isdecimal() and (len(length) > LENGTH_MAX_DIGITS or int(length) > max_bytes):
@@ -175,17 +177,17 @@ async def _begun_body(request: Request, when_empty: str) -> tuple[AsyncIterator[
     return _after(first, body), {}, content_type or None
 
 
-def order_of(caller: Identity, model: type[OrderT], values: Mapping[str, Any], at: str) -> OrderT:
-    """What came with media, as `model`; where `values` name no tenant, the media is the caller's.
+def metadata_of(caller: Identity, model: type[MetadataT], values: Mapping[str, Any], at: str) -> MetadataT:
+    """The metadata in `values`; where they name no tenant, it is the caller's.
 
     Raises:
         RequestValidationError: `values` do not fit.
     """
-    return valid(model, {"tenant": caller.tenant, **values}, at)
+    return validated(model, {"tenant": caller.tenant, **values}, at)
 
 
-def valid(model: type[ModelT], values: Mapping[str, Any], at: str) -> ModelT:
-    """`values` as `model`.
+def validated(model: type[ModelT], values: Mapping[str, Any], at: str) -> ModelT:
+    """`values` as `model`; `at` is where they stand in the request, for the error.
 
     Raises:
         RequestValidationError: they do not fit.
@@ -202,21 +204,26 @@ async def _after(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[byte
         yield chunk
 
 
-async def _refuse_taken(store: Store, call_id: str, order: MediaOrder, *, live: bool) -> None:
-    """Refuse what the worker would only skip: a deleted call, another tenant's, and a stream that is there already."""
+async def _refuse_conflict(store: Store, call_id: str, metadata: MediaMetadata, *, live: bool) -> None:
+    """Refuse media that the worker would skip: of a deleted call, of another tenant's, of a stream that exists.
+
+    Raises:
+        CallDeletedError: the call was deleted.
+        ProblemError: the call id or the stream is in use (409).
+    """
     if await store.deleted(call_id):
         raise CallDeletedError(f"call {call_id!r} was deleted, and nothing more is taken of it; take another call id")
     call = await store.archive.call(call_id)
     if call is None:
         return
-    if call.tenant != order.tenant:
+    if call.tenant != metadata.tenant:
         raise ProblemError(HTTPStatus.CONFLICT, "call_id_taken", f"the call id {call_id!r} is in use; take another")
-    final = call.streams.get(order.stream)
+    final = call.streams.get(metadata.stream)
     if final or (live and final is not None):
         raise ProblemError(
             HTTPStatus.CONFLICT,
             "stream_exists",
-            f"call {call_id!r} has a stream {order.stream!r} already; take another stream name, or another call id",
+            f"call {call_id!r} has a stream {metadata.stream!r} already; take another stream name, or another call id",
         )
 
 

@@ -101,7 +101,7 @@ PROBLEM_RESPONSES: dict[int | str, dict[str, Any]] = {
 
 
 def problem_of(error: Exception, instance: str) -> Problem:
-    """The problem that tells `error`; what is not a named error tells nothing about the inside of the service."""
+    """The problem for `error`; for one that is not expected it has no details, which stand in the log."""
     match error:
         case ProblemError():
             return _problem(error.status, error.reason, error.detail, instance)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, TypeVar
 
-from deployments.http.bodies import MediaOrder
+from deployments.http.bodies import MediaMetadata
 from deployments.http.limits import HttpLimits, MediaThreads, PacedMedia
 from deployments.http.problems import ProblemError
 from pipelines.errors import MediaError, SourceUnavailableError
@@ -24,7 +24,7 @@ CHUNKS_WAITING_MAX = 8
 
 
 class ByteBridge:
-    """Carries chunks from the event loop to the one thread that iterates over it; a slow reader slows the sender."""
+    """A bounded queue of chunks from the event loop to the one thread that iterates over it."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -107,13 +107,13 @@ class Intake:
     async def take(
         self,
         chunks: AsyncIterator[bytes],
-        order: MediaOrder,
+        metadata: MediaMetadata,
         call_id: str,
         content_type: str | None,
         *,
         live: bool,
     ) -> int:
-        """Cuts `chunks` into fragments and appends them while they come; how many fragments.
+        """Cuts `chunks` into fragments and appends them while they arrive; the number of fragments.
 
         When the sender fails, an upload stops where it is, without a final fragment, so that sending it again goes on
         from there; a live stream ends there, with one.
@@ -127,12 +127,12 @@ class Intake:
         pieces = fragments(
             bridge,
             call_id=call_id,
-            tenant=order.tenant,
-            stream=order.stream,
-            participants=order.everyone(),
-            consent=order.policy(),
+            tenant=metadata.tenant,
+            stream=metadata.stream,
+            participants=metadata.participant_list(),
+            consent=metadata.consent_policy(),
             content_type=content_type,
-            start_ms=order.start_ms,
+            start_ms=metadata.start_ms,
         )
         appended = self.threads.start(lambda: self._append(pieces))
         try:
@@ -140,7 +140,7 @@ class Intake:
         except BaseException:
             bridge.end(None if live else MediaError("the sender went away"))
             raise
-        # A request that is given up does not free its thread: hence the shield.
+        # The thread works on when the request is cancelled, and stays counted as busy: hence the shield.
         if not oversize:
             return await asyncio.shield(appended)
         with contextlib.suppress(MediaError):

@@ -1,14 +1,14 @@
-"""What happens in all calls of a tenant, as it happens, found by reading: nothing is written for it.
+"""The events of all calls of a tenant as they are written, read from the calls' own streams of events.
 
-Every call has a stream of its own events; the tenant has an index of its calls by their start. A round of reading looks at
+There is no stream of a tenant's events, only its index of calls by their start. So a round of reading looks at
 
 * the newest calls of the index, where new ones appear;
-* the calls that are known to go on, where most events are;
-* the next part of the index. When such a pass has come to its end it has seen every call, also those that began again
-  or appear late because a worker was behind.
+* the open calls, where most events are written;
+* the next part of the index, so that pass after pass every call is looked at: one that is closed may begin again, and a
+  worker that is behind opens calls that started long ago.
 
-Each is bounded, so that a round takes the same time however many calls the tenant has. Calls that started more than
-`REACH_MS` ago are left out.
+Each is bounded: a round takes about as long however many calls the tenant has. Calls that started more than `REACH_MS`
+ago are left out.
 """
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -21,13 +21,13 @@ from pipelines.store.queries import CallEvent
 
 REACH_MS = 24 * 3_600_000
 PASS_CALLS = 400
-"""How many calls of the index one round of a pass looks at."""
+"""How many calls of the index a round looks at."""
 OPEN_CALLS = 1_000
-"""How many of the calls that go on one round looks at; of more, others in the next round."""
+"""How many open calls a round looks at; of more, the others in the next rounds."""
 EVENTS_AT_ONCE = 20
-"""How many events of a call one round reads; of more, the others in the next round."""
+"""How many events of a call a round reads; of more, the others in the next rounds."""
 CLOCKS_APART_MS = 1_000
-"""How far the clocks of servers may be apart that take over from each other."""
+"""How far apart the clocks may be of a server and the replica that takes over from it."""
 
 _Entry = tuple[str, Mapping[str, str]]
 
@@ -41,7 +41,7 @@ class TenantEvent:
 
     @property
     def name(self) -> str:
-        """No other event's; the same when the event is read again."""
+        """Unique among all events, and the same whenever the event is read."""
         return f"{self.event.id}.{self.call_id}"
 
     @property
@@ -51,18 +51,19 @@ class TenantEvent:
 
 
 @dataclass(slots=True)
-class _Known:
-    """A call that goes on, or whose end was written after `complete_to_ms`; `last_id` is the latest event given of it."""
+class _FollowedCall:
+    """A call that is open, or has events after `complete_to_ms`; `last_id` is its latest event that `read` has given."""
 
     last_id: str | None = None
     over: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class _Pass:
-    """One pass over the index, latest start first; the next part begins after `skip` calls that start at `until`.
+class _IndexPass:
+    """A pass over the index, from the latest start to `oldest_ms`: where it is, and what is complete when it ends.
 
-    When it ends, every event written until `complete_to_ms` has been given.
+    The next part begins after `skip` of the calls that started at `until`. At the end, every event written until
+    `complete_to_ms` has been given.
     """
 
     oldest_ms: int
@@ -70,8 +71,8 @@ class _Pass:
     until: str = "+inf"
     skip: int = 0
 
-    def after(self, listed: Sequence[tuple[str, float]]) -> "_Pass":
-        """Where the next part begins."""
+    def after(self, listed: Sequence[tuple[str, float]]) -> "_IndexPass":
+        """The pass with its next part after those `listed`, the last part."""
         last = listed[-1][1]
         until = str(int(last))
         ties = sum(score == last for _, score in listed)
@@ -79,41 +80,41 @@ class _Pass:
 
 
 class TenantEvents:
-    """Reads on and on: each `read` gives what is new since the one before.
+    """A reader of the events written after `after_ms`; each `read` gives what is new since the one before.
 
-    Events of a call come in their order, each once; events of several calls by the time at which they were written, but
-    for those of a call that is found late. A new reader that begins at `complete_to_ms` misses nothing of what comes after
-    what this one has given, and gives some of it again.
+    The events of a call come in their order, each once. Those of several calls come in the order of time within a round.
+    A second reader that begins at this one's `complete_to_ms` gives everything that this one has not given, and some
+    events again.
     """
 
     def __init__(self, client: Any, run: str, tenant: str, after_ms: int) -> None:
         self._redis, self._run, self._tenant = client, run, tenant
         self.complete_to_ms = after_ms
-        """Every event that was written until then, ms since 1970, has been given."""
+        """Every event written until then has been given, ms since 1970."""
         self.passes = 0
-        """How often every call has been looked at."""
-        self._known: dict[str, _Known] = {}
+        """How many passes over the index have ended."""
+        self._followed: dict[str, _FollowedCall] = {}
         self._open_from = 0
-        self._pass: _Pass | None = None
+        self._pass: _IndexPass | None = None
 
     async def read(self) -> AsyncIterator[tuple[TenantEvent, ...]]:
-        """One round, at most 100 events at once. After an error, the next round gives what this one has not given.
+        """One round, in tuples of at most 100 events. After an error, the next round gives what this one has not.
 
         Raises:
             StoreUnavailableError: as `Store`'s methods.
         """
         with redis_errors():
             this_pass = self._pass or await self._new_pass()
-            listed = await self._listed(this_pass.until, this_pass.oldest_ms, this_pass.skip, PASS_CALLS)
-            newest = await self._listed("+inf", this_pass.oldest_ms, 0, CHUNK)
-            call_ids = dict.fromkeys([*(call_id for call_id, _ in [*newest, *listed]), *self._some_open()])
+            listed = await self._index_page(this_pass.until, this_pass.oldest_ms, this_pass.skip, PASS_CALLS)
+            newest = await self._index_page("+inf", this_pass.oldest_ms, 0, CHUNK)
+            call_ids = dict.fromkeys([*(call_id for call_id, _ in [*newest, *listed]), *self._open_call_ids()])
             entries, complete_to_ms = await self._new_entries(list(call_ids), this_pass.complete_to_ms)
         this_pass = replace(this_pass, complete_to_ms=complete_to_ms)
-        for chunk in chunks(sorted(entries, key=lambda one: (*_place(one[1][0]), one[0]))):
+        for chunk in chunks(sorted(entries, key=lambda one: (*_sort_key(one[1][0]), one[0]))):
             with redis_errors():
                 events = await self._with_results(chunk)
             for call_id, (event_id, _) in chunk:
-                self._known.setdefault(call_id, _Known(over=True)).last_id = event_id
+                self._followed.setdefault(call_id, _FollowedCall(over=True)).last_id = event_id
             if events:
                 yield events
         if len(listed) == PASS_CALLS:
@@ -121,11 +122,11 @@ class TenantEvents:
         else:
             self._end_pass(this_pass)
 
-    async def _new_pass(self) -> _Pass:
+    async def _new_pass(self) -> _IndexPass:
         now_ms = await clock_ms(self._redis)
-        return _Pass(min(now_ms, self.complete_to_ms) - REACH_MS, now_ms - CLOCKS_APART_MS)
+        return _IndexPass(min(now_ms, self.complete_to_ms) - REACH_MS, now_ms - CLOCKS_APART_MS)
 
-    async def _listed(self, until: str, oldest_ms: int, skip: int, count: int) -> list[tuple[str, float]]:
+    async def _index_page(self, until: str, oldest_ms: int, skip: int, count: int) -> list[tuple[str, float]]:
         """Call ids of the index and when they started, the latest first."""
         key = calls_key(self._run, self._tenant)
         found: list[tuple[str, float]] = await self._redis.zrevrangebyscore(
@@ -133,28 +134,28 @@ class TenantEvents:
         )
         return found
 
-    def _some_open(self) -> list[str]:
-        open_ids = [call_id for call_id, known in self._known.items() if not known.over]
+    def _open_call_ids(self) -> list[str]:
+        open_ids = [call_id for call_id, call in self._followed.items() if not call.over]
         begin = self._open_from if self._open_from < len(open_ids) else 0
         self._open_from = begin + OPEN_CALLS
         return open_ids[begin : self._open_from]
 
     async def _new_entries(self, call_ids: Sequence[str], complete_to_ms: int) -> tuple[list[tuple[str, _Entry]], int]:
-        """The new entries of these calls' events, and until when all there are have been read, at most `complete_to_ms`."""
+        """The new events of these calls, without results; and `complete_to_ms`, or less where some were left for later."""
         found: list[tuple[str, _Entry]] = []
         for chunk in chunks(call_ids):
             pipe = self._redis.pipeline(transaction=False)
             for call_id in chunk:
-                keys, known = CallKeys(call_id, self._run), self._known.get(call_id)
-                after = None if known is None else known.last_id
+                keys, call = CallKeys(call_id, self._run), self._followed.get(call_id)
+                after = None if call is None else call.last_id
                 begin = f"({after}" if after else f"{self.complete_to_ms + 1}-0"
                 pipe.hmget(keys("call"), "tenant", "status")
                 pipe.xrange(keys("events"), begin, "+", EVENTS_AT_ONCE)
             answers = await pipe.execute()
             for call_id, (tenant, status), entries in zip(chunk, answers[::2], answers[1::2], strict=True):
-                # An id may stand in the index of a tenant whose call has expired, and be another's call today.
+                # The index keeps the id of an expired call, which may be another tenant's call by now.
                 if tenant != self._tenant:
-                    self._known.pop(call_id, None)
+                    self._followed.pop(call_id, None)
                     continue
                 has_more = len(entries) == EVENTS_AT_ONCE
                 self._note(call_id, over=status in {"closed", "final"} and not has_more)
@@ -164,14 +165,14 @@ class TenantEvents:
         return found, complete_to_ms
 
     def _note(self, call_id: str, *, over: bool) -> None:
-        known = self._known.get(call_id)
-        if known is not None:
-            known.over = over
+        call = self._followed.get(call_id)
+        if call is not None:
+            call.over = over
         elif not over:
-            self._known[call_id] = _Known()
+            self._followed[call_id] = _FollowedCall()
 
     async def _with_results(self, entries: Iterable[tuple[str, _Entry]]) -> tuple[TenantEvent, ...]:
-        """The events with their results; those that cannot be read, or belong to another tenant's call, are left out."""
+        """The events with their results, without those that are unreadable or another tenant's."""
         named = [(call_id, entry, entry[1].get("member")) for call_id, entry in entries]
         pipe = self._redis.pipeline(transaction=False)
         for call_id, _, member in named:
@@ -186,19 +187,19 @@ class TenantEvents:
                 events.append(TenantEvent(call_id, event))
         return tuple(events)
 
-    def _end_pass(self, ended: _Pass) -> None:
+    def _end_pass(self, ended: _IndexPass) -> None:
         self.complete_to_ms = max(self.complete_to_ms, ended.complete_to_ms)
         self.passes += 1
         self._pass = None
-        for call_id, known in list(self._known.items()):
-            if known.over and (known.last_id is None or _written_ms(known.last_id) <= self.complete_to_ms):
-                del self._known[call_id]
+        for call_id, call in list(self._followed.items()):
+            if call.over and (call.last_id is None or _written_ms(call.last_id) <= self.complete_to_ms):
+                del self._followed[call_id]
 
 
-def _place(event_id: str) -> tuple[int, int]:
+def _sort_key(event_id: str) -> tuple[int, int]:
     ms, _, number = event_id.partition("-")
     return int(ms), int(number)
 
 
 def _written_ms(event_id: str) -> int:
-    return _place(event_id)[0]
+    return _sort_key(event_id)[0]

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments.cli.connect import configuration, reaching, source_of, system
+from deployments.cli.connect import configuration, connect, source_of, with_local_redis
 from deployments.cli.console import EXIT_USAGE, CommandError
 from pipelines.settings import Settings
 
@@ -29,25 +29,25 @@ def test_the_log_is_kafka_where_kafka_is_named_unless_another_is_asked_for() -> 
 
 def test_the_redis_of_a_system_that_runs_here_is_found_by_its_socket(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="undertone serve"):
-        reaching(Settings())
+        with_local_redis(Settings())
     (tmp_path / "redis-8000").mkdir()
     (tmp_path / "redis-8000" / "redis.sock").touch()
 
-    assert reaching(Settings()).redis.get_secret_value() == f"unix://{tmp_path}/redis-8000/redis.sock"
+    assert with_local_redis(Settings()).redis.get_secret_value() == f"unix://{tmp_path}/redis-8000/redis.sock"
 
 
 def test_a_redis_that_is_named_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UNDERTONE_REDIS", "redis://elsewhere")
 
-    assert system(None).where.redis.get_secret_value() == "redis://elsewhere"
+    assert connect(None).settings.redis.get_secret_value() == "redis://elsewhere"
 
 
 def test_kafka_alone_is_enough_for_who_needs_no_store(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UNDERTONE_KAFKA", "host:9092")
 
-    assert system(None, needs_store=False).config.source == "kafka"
+    assert connect(None, needs_store=False).config.source == "kafka"
     with pytest.raises(CommandError, match="undertone serve"):
-        system(None)
+        connect(None)
 
 
 def test_the_configuration_is_that_of_the_file_with_changes(tmp_path: Path) -> None:

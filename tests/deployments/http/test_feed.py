@@ -232,7 +232,7 @@ async def numbers_of(watched: AsyncIterator[bytes], until: int) -> list[int]:
 async def test_a_watcher_who_falls_behind_reads_on_from_the_store(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feed, "KEPT_EVENTS", 10)
+    monkeypatch.setattr(feed, "BUFFER_EVENTS_MAX", 10)
     now_ms = await store.archive.clock_ms()
     feeds = TenantFeeds(store.archive, 50)
     await store.open_stream("a", "default", "main", "w1", now_ms)
@@ -274,17 +274,17 @@ async def test_a_failure_of_ours_ends_the_connection_and_the_next_one_begins_ane
 ) -> None:
     now_ms = await store.archive.clock_ms()
     feeds = TenantFeeds(store.archive, 50)
-    real: Callable[..., bytes] = feed.sent
+    real: Callable[..., bytes] = feed.format_event
 
     def broken(*_: object) -> bytes:
         raise KeyError("a fault of ours")
 
     async with aclosing(feeds.watch("default", None, now_ms)) as watched:
         await anext(watched)
-        monkeypatch.setattr(feed, "sent", broken)
+        monkeypatch.setattr(feed, "format_event", broken)
         await call(store, "a", -1.0)
         with pytest.raises(KeyError):
             await next_event(watched)
-        monkeypatch.setattr(feed, "sent", real)
+        monkeypatch.setattr(feed, "format_event", real)
     async with aclosing(feeds.watch("default", now_ms - 1, now_ms)) as watched:
         assert b"event: utterance" in await next_event(watched)
