@@ -247,14 +247,7 @@ class Store:
         with redis_errors():
             answer = await self._state_script(
                 keys=self._keys(call_id).stream(stream),
-                args=[
-                    owner or "",
-                    stream,
-                    state or "",
-                    EVENTS_MAX,
-                    counted.below,
-                    *_count_args(counted),
-                ],
+                args=[owner or "", stream, state or "", EVENTS_MAX, counted.below, *_count_args(counted)],
             )
         _raise_refusal(answer, call_id, stream)
 
