@@ -73,7 +73,8 @@ def test_an_utterance_meets_all_conditions_or_is_left_out(wanted: dict[str, Any]
 
 def test_a_minute_counts_what_was_judged() -> None:
     minute = trend_minute(60_000, [ANGRY, GLAD, CALM, UNJUDGED], None)
-    assert (minute.minute_ms, minute.utterances, minute.score_mean) == (60_000, 3, pytest.approx(-1 / 3))
+    assert (minute.minute_ms, minute.utterances) == (60_000, 3)
+    assert minute.score_mean == pytest.approx(-1 / 3)
     assert minute.polarities == {"negative": 1, "positive": 1, "neutral": 1}
     assert trend_minute(0, [ANGRY, GLAD, CALM], Participant.AGENT).emotions == {"neutral": 1}
     assert trend_minute(0, [UNJUDGED], None).utterances == 0
