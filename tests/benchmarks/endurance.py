@@ -56,11 +56,11 @@ Analyse = Callable[[Utterance], Awaitable[UtteranceSentiment]]
 class _NoLedger(Ledger):
     """Notes nothing."""
 
-    async def begin(self, at: Coordinates, worker: str, ended: Iterable[int] = ()) -> int:
+    async def mark_in_progress(self, at: Coordinates, worker: str, ended: Iterable[int] = ()) -> int:
         del at, worker, ended
         return 1
 
-    async def end(self, partition: int, worker: str, ended: Iterable[int]) -> None:
+    async def clear_in_progress(self, partition: int, worker: str, ended: Iterable[int]) -> None:
         del partition, worker, ended
 
     async def note_open(self, partition: int, note: OpenNote) -> None:
