@@ -64,7 +64,7 @@ def test_each_participant_has_a_channel_or_all_share_their_mean() -> None:
 
 
 @pytest.mark.parametrize(("said_ms", "start_sample"), [(1100, 16_000), (1101, 17_616), (900, 16_000)])
-def test_times_are_believed_only_from_100_ms_on(said_ms: int, start_sample: int) -> None:
+def test_a_fragments_own_time_counts_only_from_100_ms_on(said_ms: int, start_sample: int) -> None:
     timeline = Timeline()
     timeline.place(Sound(16_000, sound(1, 16_000)), (CUSTOMER,), 0)
     assert timeline.next_sample(said_ms) == start_sample
