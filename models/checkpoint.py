@@ -21,6 +21,8 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
+from models.errors import CheckpointError
+
 FORMAT = 1
 FILE_MAX_BYTES = 2 << 30
 HEADER_MAX_BYTES = 4 << 20
@@ -29,10 +31,6 @@ SCALE_SUFFIX = ".scale"
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 ConfigT = TypeVar("ConfigT")
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be trusted or does not fit; the message says what to do next."""
 
 
 class Config(Protocol):

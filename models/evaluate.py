@@ -16,9 +16,7 @@ from typing import Any
 import numpy as np
 
 from models import evaluate_report
-from models.bundles import BundleError, bundle_folder, load_bundle
-from models.checkpoint import CheckpointError
-from models.data import DataError, sound
+from models.bundles import bundle_folder, load_bundle
 from models.data import airline as airline_files
 from models.data import ckplus48 as ckplus48_files
 from models.data import emodb as emodb_files
@@ -27,6 +25,7 @@ from models.data import goemotions as goemotions_files
 from models.data import meld as meld_files
 from models.data import ravdess as ravdess_files
 from models.data import ravdess_films as ravdess_film_files
+from models.data import sound
 from models.data.faces import Faces
 from models.data.media import PICTURES_PER_S
 from models.data.recordings import Recordings
@@ -36,20 +35,11 @@ from models.encoders.mel import prepare_all
 from models.encoders.text import TextEncoder
 from models.encoders.video import VideoEncoder
 from models.encoders.video import prepare as prepare_faces
+from models.errors import BundleError, CheckpointError, DataError, EvaluateError
 from models.fusion import label_pairs, tables
 from models.fusion.attention import MODALITIES, AttentionFusion
 from models.labels import emotion_matrix, score_of
-from models.metrics import (
-    EMOTION_SCORES,
-    POLARITY_SCORES,
-    Answers,
-    EvaluateError,
-    ScoreTask,
-    Task,
-    Tasks,
-    emotion_tasks,
-    judge,
-)
+from models.metrics import EMOTION_SCORES, POLARITY_SCORES, Answers, ScoreTask, Task, Tasks, emotion_tasks, judge
 from models.types import EMOTIONS, POLARITIES, FloatArray, Modality
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.errors import EvaluateError
 from models.labels import (
     EMOTION_SCORE,
     POLARITY_SCORE,
@@ -41,10 +42,6 @@ VARIANCE_MIN = 1e-12
 
 Figures = Callable[[Rows], dict[str, Rows]]
 """From weights (R, N), how often each sample counts, to every metric (R,); NaN where it does not exist."""
-
-
-class EvaluateError(ValueError):
-    """The evaluation cannot start; the message says what to do next."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,11 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from models import checkpoint
+from models.errors import TrainError
 from models.recipes import FOLDS, RECIPES
 from models.recipes.recipe import Batch, Recipe
 from models.report import Report, draw_curves
 from models.share import Share
-from models.training_state import TrainError, TrainingState, resume, save, start
+from models.training_state import TrainingState, resume, save, start
 
 Results = dict[str, Any]
 ALONE = Share()

@@ -13,12 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from models.errors import TrainError
 from models.recipes.recipe import Recipe
 from models.share import Share
-
-
-class TrainError(ValueError):
-    """The training cannot start or go on; the message says what to do next."""
 
 
 @dataclass

@@ -11,30 +11,9 @@ from rich.table import Table
 from deployments.cli.console import EXIT_USAGE, CommandError, aside, print_out, write_json
 from models import evaluate as evaluation
 from models import train as training
-from models.bundles import BundleError
-from models.checkpoint import CheckpointError
-from models.data import DataError
-from models.encoders.mel import AudioInputError
-from models.encoders.text import TextInputError
-from models.encoders.video import VideoInputError
+from models.errors import ModelError
 from models.evaluate_report import class_rows, confusion_rows, metric_rows
-from models.fusion.attention import FusionInputError
-from models.metrics import EvaluateError
 from models.recipes import FOLDS, RECIPES
-from models.training_state import TrainError
-
-NAMED_ERRORS = (
-    AudioInputError,
-    BundleError,
-    CheckpointError,
-    DataError,
-    EvaluateError,
-    FusionInputError,
-    TextInputError,
-    TrainError,
-    VideoInputError,
-)
-"""Each says what to do next; anything else is a fault of ours and keeps its traceback."""
 
 
 def train(recipe: str, data: Path, out: Path, seed: int, *, folds: bool, workers: int, as_json: bool) -> None:
@@ -57,7 +36,7 @@ def train(recipe: str, data: Path, out: Path, seed: int, *, folds: bool, workers
                 results = scaled.run(recipe, data, out, seed, workers=workers, folds=folds)
             else:
                 results = training.run(recipe, data, out, seed, folds=folds)
-    except NAMED_ERRORS as error:
+    except ModelError as error:
         raise CommandError(str(error)) from error
     if as_json:
         write_json([results])
@@ -88,7 +67,7 @@ def evaluate(
     try:
         with redirect_stdout(sys.stderr):  # what a library may say is not the result
             found = evaluation.run(modality, bundle, dataset, data, split, report=report)
-    except NAMED_ERRORS as error:
+    except ModelError as error:
         raise CommandError(str(error)) from error
     if as_json:
         write_json([found])
@@ -116,7 +95,7 @@ def evaluate_all(bundle: str, data: Path, split: str, *, as_json: bool) -> None:
         for one in evaluation.run_all(bundle, data, split):
             found.append(one)
             aside().print(f"{one['modality']} {one['dataset']}: {one.get('missing', 'done')}")
-    except NAMED_ERRORS as error:
+    except ModelError as error:
         raise CommandError(str(error)) from error
     if as_json:
         write_json([{"bundle": bundle, "split": split, "evaluations": found}])

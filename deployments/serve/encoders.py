@@ -19,6 +19,7 @@ from ray.serve.handle import DeploymentHandle
 
 from models.bundles import Bundle, bundle_folder, load_bundle, load_encoder, load_fusion
 from models.encoders import mel
+from models.errors import AudioInputError
 from models.types import SAMPLE_RATE_HZ, FloatArray, Modality
 from pipelines.errors import EncoderUnavailableError, NoFaceError, UnusableInputError
 from pipelines.ingest.analyse import ModelNames, Stages
@@ -261,7 +262,7 @@ def _stages(
     async def voice(samples: FloatArray) -> Any:
         try:
             log_mel = await prepared(mel.prepare, samples)
-        except mel.AudioInputError as error:
+        except AudioInputError as error:
             raise UnusableInputError(str(error)) from error
         return await hear(log_mel)
 

@@ -11,6 +11,8 @@ from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
+from models.errors import TrainError
+
 # Read when Ray is imported, as in deployments/serve/embedded.py.
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -22,7 +24,6 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from models import train as training
 from models.share import Share
-from models.training_state import TrainError
 
 WAIT_S = 4 * 3600
 """How long the others wait for worker 0, which reads, validates and writes alone."""

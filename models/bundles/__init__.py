@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from models.errors import BundleError
 from models.types import Encoder, Fuser, Modality
 
 EMBEDDED = Path(__file__).parent / "embedded"
@@ -25,10 +26,6 @@ PARTS = (*(modality.value for modality in Modality), "fusion", "fusion_mosi", "f
 """The first four serve; the fusions of the published tables are for the evaluation, and a bundle may lack them."""
 
 CHUNK_BYTES = 1 << 20
-
-
-class BundleError(ValueError):
-    """A bundle that is missing, changed or incomplete; the message says what to do next."""
 
 
 @dataclass(frozen=True, slots=True)

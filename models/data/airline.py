@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from models.data import DataError
 from models.data.files import files_below, set_folder
 from models.data.sentences import CSV_MAX_BYTES, Sentence, Sentences, collect, one_hot, read_csv
+from models.errors import DataError
 from models.types import EMOTIONS, POLARITIES
 
 VALIDATION_SHARE = 10

@@ -6,9 +6,9 @@ A name as `S010_004_00000017.png` is subject, session and frame; a subject has s
 import hashlib
 from pathlib import Path
 
-from models.data import DataError
 from models.data.faces import PICTURE_MAX_BYTES, Faces, collect, in_class_folders
 from models.data.files import files_below, set_folder
+from models.errors import DataError
 from models.labels import CKPLUS48_LABELS
 
 FOLDERS = ("ckplus48", "ck+48", "ckplus", "ck+")

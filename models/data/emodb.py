@@ -7,10 +7,10 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from models.data import DataError
 from models.data.files import files_below, set_folder
 from models.data.media import FILE_MAX_BYTES, SOUND_SUFFIXES
 from models.data.recordings import Recordings, decode_all
+from models.errors import DataError
 from models.labels import EMODB_LABELS
 
 LETTERS: Mapping[str, str] = {

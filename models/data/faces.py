@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.data import DataError
+from models.errors import DataError
 from models.labels import find_label
 
 SIDE_PX = 48

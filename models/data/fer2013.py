@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from models.data import DataError
 from models.data.faces import PICTURE_MAX_BYTES, SIDE_PX, Faces, Found, collect, decode, in_class_folders
 from models.data.files import FILES_MAX, files_below, is_usable, set_folder
 from models.data.sentences import read_csv
+from models.errors import DataError
 from models.labels import FER2013_LABELS, find_label
 
 CROP_PX = 40

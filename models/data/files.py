@@ -5,7 +5,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.data import DataError
+from models.errors import DataError
 
 FILES_MAX = 200_000
 

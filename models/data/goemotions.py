@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from models.data import DataError
 from models.data.files import files_below, is_usable, set_folder
 from models.data.sentences import CSV_MAX_BYTES, Sentence, Sentences, collect, one_hot
+from models.errors import DataError
 from models.labels import EMOTION_POLARITY, TO_EMOTION
 from models.types import EMOTIONS, POLARITIES, FloatArray
 

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from models.data import DataError
 from models.data.files import files_below, set_folder
 from models.data.sentences import C1_AS_CP1252, CSV_MAX_BYTES, Sentence, Sentences, collect, one_hot, read_csv
+from models.errors import DataError
 from models.labels import find_label
 from models.types import EMOTIONS, POLARITIES
 

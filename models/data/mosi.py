@@ -14,10 +14,10 @@ from string import digits
 
 import numpy as np
 
-from models.data import DataError
 from models.data.files import files_below, set_folder
 from models.data.sentences import CSV_MAX_BYTES, ROWS_MAX, read_csv
 from models.data.tables import Row, Table, collect
+from models.errors import DataError
 from models.types import FloatArray, Modality
 
 LABELS = ("negative", "positive")

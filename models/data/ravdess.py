@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.data import DataError
 from models.data.files import Files, files_below, set_folder
 from models.data.media import FILE_MAX_BYTES, FILM_SUFFIXES, SOUND_SUFFIXES
 from models.data.recordings import Recordings, decode_all
+from models.errors import DataError
 from models.labels import RAVDESS_LABELS
 
 SPLIT_ACTORS: Mapping[str, Sequence[int]] = {

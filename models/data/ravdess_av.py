@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from models.data import DataError
 from models.data.files import Files, files_below, set_folder
 from models.data.ravdess import SPLIT_ACTORS
 from models.data.sentences import CSV_MAX_BYTES, read_csv
 from models.data.tables import Row, Table, collect
+from models.errors import DataError
 from models.labels import RAVDESS_LABELS
 from models.types import Modality
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.data import DataError, ravdess
+from models.data import ravdess
 from models.data.media import FILM_SUFFIXES, Pictures, read_pictures, read_sound
+from models.errors import DataError
 from models.labels import RAVDESS_LABELS
 from models.types import FloatArray
 

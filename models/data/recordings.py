@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.data import DataError
 from models.data.media import read_sound
+from models.errors import DataError
 from models.types import SAMPLE_RATE_HZ, FloatArray
 
 TOTAL_MAX_S = 12 * 3600

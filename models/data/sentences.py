@@ -10,7 +10,7 @@ from typing import IO, TypeVar
 
 import numpy as np
 
-from models.data import DataError
+from models.errors import DataError
 from models.types import FloatArray
 
 T = TypeVar("T")

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.data import DataError
 from models.data.sentences import usable
+from models.errors import DataError
 from models.types import FloatArray, Modality
 
 

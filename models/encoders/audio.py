@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models import checkpoint
-from models.encoders.mel import MELS, SOUND_MAX_S, AudioInputError, LogMel
+from models.encoders.mel import MELS, SOUND_MAX_S, LogMel
 from models.encoders.residual import ResidualBlock
+from models.errors import AudioInputError
 from models.labels import RAVDESS_LABELS, emotion_matrix, prediction_from_emotions
 from models.types import Features, FloatArray, Modality
 

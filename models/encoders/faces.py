@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from models.errors import FaceInputError
+
 CROP_PX = 48
 CROPS_MAX = 16
 """Pictures looked at, and so faces handed to the encoder, evenly spaced over the utterance."""
@@ -48,10 +50,6 @@ Picture = NDArray[np.uint8]
 Crops = NDArray[np.uint8]
 Grey = NDArray[np.float32]
 Box = tuple[float, float, float, float]
-
-
-class FaceInputError(ValueError):
-    """Pictures of a shape, type or size that cannot be searched."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+from models.errors import AudioInputError
 from models.types import SAMPLE_RATE_HZ, FloatArray
 
 WINDOW_SAMPLES = 400  # 25 ms
@@ -22,10 +23,6 @@ LEVEL_RMS = 0.05
 FLOOR = 1e-5
 
 LogMel = NDArray[np.float16]
-
-
-class AudioInputError(ValueError):
-    """Sound that cannot be judged; the utterance goes on without the audio modality."""
 
 
 def prepare(samples: FloatArray) -> LogMel:

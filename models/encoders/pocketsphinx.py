@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from pocketsphinx import Decoder
 
+from models.errors import PocketSphinxError
 from models.types import SAMPLE_RATE_HZ, FloatArray, Transcript, Word
 
 FRAMES_PER_S = 100
@@ -31,10 +32,6 @@ WORD_MAX_S = 2.5
 SEARCH = {"fwdflat": False, "bestpath": True, "topn": 2, "maxhmmpf": 3000, "maxwpf": 20}
 
 _PRONUNCIATION = re.compile(r"\(\d+\)$")
-
-
-class PocketSphinxError(RuntimeError):
-    """The recogniser or its model cannot be loaded, or it refuses an utterance."""
 
 
 class PocketSphinxTranscriber:

@@ -10,7 +10,8 @@ from pathlib import Path
 import whisper
 
 from models.encoders.pocketsphinx import PocketSphinxTranscriber
-from models.encoders.whisper import WhisperError, load_whisper
+from models.encoders.whisper import load_whisper
+from models.errors import TranscriberError, WhisperError
 from models.types import Transcriber
 
 logger = logging.getLogger(__name__)
@@ -20,10 +21,6 @@ FETCH_DEADLINE_S = 20.0
 
 # Whisper's own download checks the SHA-256; a process of its own can be ended when the network says nothing at all.
 _FETCH = "import sys, whisper; whisper._download(sys.argv[1], sys.argv[2], in_memory=False)"
-
-
-class TranscriberError(ValueError):
-    """The configured transcriber is neither a file, nor a model name that Whisper knows, nor `pocketsphinx`."""
 
 
 def load_transcriber(

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models import checkpoint
+from models.errors import TextInputError
 from models.labels import score_of
 from models.types import EMOTIONS, POLARITIES, Features, FloatArray, Modality, Prediction
 
@@ -35,10 +36,6 @@ CHARACTERS_MAX = 4096
 BATCH_TEXTS = 32
 
 _STRAIGHT_QUOTES = {0x2018: "'", 0x2019: "'", 0x201C: '"', 0x201D: '"'}
-
-
-class TextInputError(ValueError):
-    """A text without a word to judge; the utterance goes on without the text modality."""
 
 
 @dataclass(frozen=True, slots=True)

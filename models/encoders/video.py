@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from models import checkpoint
 from models.encoders.residual import ResidualBlock
+from models.errors import VideoInputError
 from models.labels import FER2013_LABELS, emotion_matrix, prediction_from_emotions
 from models.types import Features, FloatArray, Modality
 
@@ -24,10 +25,6 @@ BATCH_FACES = 128
 VIEWS = 4
 
 Faces = NDArray[np.uint8]
-
-
-class VideoInputError(ValueError):
-    """Pictures that hold no face to judge; the utterance goes on without the video modality."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from whisper.decoding import DecodingOptions
 from whisper.timing import find_alignment, merge_punctuations
 from whisper.tokenizer import get_tokenizer
 
+from models.errors import WhisperError
 from models.types import SAMPLE_RATE_HZ, FloatArray, Transcript, Word
 
 WINDOW_S = 30
@@ -30,10 +31,6 @@ MEAN_LOG_PROBABILITY = -1.0
 COMPRESSION_RATIO = 2.4
 
 _PREPENDED, _APPENDED = "\"'“¿([{-", "\"'.。,，!！?？:：”)]}、"  # noqa: RUF001  whisper.timing's own defaults
-
-
-class WhisperError(RuntimeError):
-    """A Whisper checkpoint that cannot be loaded, or samples that are not an utterance."""
 
 
 class WhisperTranscriber:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models import checkpoint
+from models.errors import FusionInputError
 from models.labels import score_of
 from models.types import (
     EMOTIONS,
@@ -38,10 +39,6 @@ MODALITIES = tuple(Modality)
 ANSWERS = len(EMOTIONS) + len(POLARITIES)
 PROBABILITY_MIN = 1e-4
 """Probabilities are clipped here before the logarithm: one encoder can argue for at most 9.2 nats."""
-
-
-class FusionInputError(ValueError):
-    """An utterance without any modality, or features that the fusion was not trained for."""
 
 
 class Shape(Protocol):

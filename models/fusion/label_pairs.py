@@ -18,9 +18,10 @@ from torch.nn import functional
 
 from models.bundles import Bundle, load_encoder
 from models.calibration import Temperatures, temperature
-from models.data import DataError, fer2013, meld, ravdess
+from models.data import fer2013, meld, ravdess
 from models.data.sentences import as_recognised
 from models.encoders import mel, text, video
+from models.errors import DataError
 from models.fusion.attention import MODALITIES, log_answers, subsets
 from models.labels import FER2013_LABELS, RAVDESS_LABELS, emotion_matrix
 from models.metrics import classification

@@ -20,7 +20,8 @@ from models import checkpoint
 from models.data import mosi as mosi_files
 from models.data import ravdess_av as ravdess_av_files
 from models.data.tables import Table
-from models.fusion.attention import PROBABILITY_MIN, FusionInputError, FusionNetwork, subsets
+from models.errors import FusionInputError
+from models.fusion.attention import PROBABILITY_MIN, FusionNetwork, subsets
 from models.labels import RAVDESS_LABELS
 from models.metrics import Answers, ScoreTask, Task, emotion_tasks
 from models.types import FloatArray, Modality

@@ -15,6 +15,7 @@ from models.data import ravdess, sound
 from models.encoders import audio, mel
 from models.encoders.audio import AudioConfig, VoiceNetwork
 from models.encoders.mel import LogMel
+from models.errors import AudioInputError
 from models.metrics import classification
 from models.recipes.recipe import Batch, Recipe, balanced_class_weights
 from models.types import FloatArray
@@ -111,7 +112,7 @@ def _voices(data: Path) -> Voices:
         for clip, label, speaker in zip(part.clips, part.labels, part.speakers, strict=True):
             try:
                 mel.prepare(clip)
-            except mel.AudioInputError:
+            except AudioInputError:
                 skipped += 1
             else:
                 found.append((mel.trim(clip), int(label), int(speaker)))
@@ -134,7 +135,7 @@ def _prepared(samples: FloatArray, otherwise: LogMel) -> LogMel:
     """A changed clip's log-mel; `otherwise` where the change left nothing to hear: a click made shorter, hum by telephone."""
     try:
         return mel.prepare(samples)
-    except mel.AudioInputError:
+    except AudioInputError:
         return otherwise
 
 

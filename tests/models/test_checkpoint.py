@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from models.checkpoint import CheckpointError, config_from, load, restore, save
+from models.checkpoint import config_from, load, restore, save
+from models.errors import CheckpointError
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,10 @@ import torch
 from PIL import Image
 
 from models import checkpoint, evaluate
-from models.bundles import BundleError
-from models.checkpoint import CheckpointError
-from models.data import DataError
 from models.encoders.audio import AudioConfig, VoiceNetwork
 from models.encoders.video import FaceNetwork, VideoConfig
+from models.errors import BundleError, CheckpointError, DataError, EvaluateError
 from models.labels import FER2013_LABELS
-from models.metrics import EvaluateError
 from models.types import EMOTIONS, POLARITIES
 
 CLASS_METRICS = {"accuracy", "balanced_accuracy", "f1_macro", "f1_weighted", "roc_auc_ovr", "ece"}

@@ -5,7 +5,7 @@ import pytest
 
 from models import evaluate
 from models.bundles import bundle_folder
-from models.data import DataError
+from models.errors import DataError
 from models.evaluate import meld, meld_context, tweets
 from models.metrics import ScoreTask
 

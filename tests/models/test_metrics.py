@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from sklearn import metrics as reference
 
 from models import metrics
-from models.metrics import EvaluateError, ScoreTask, Task, classification, emotion_tasks, judge
+from models.errors import EvaluateError
+from models.metrics import ScoreTask, Task, classification, emotion_tasks, judge
 from models.types import EMOTIONS
 
 PAIRS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=40)

@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 from models import checkpoint, train
+from models.errors import TrainError
 from models.recipes import RECIPES
 from models.recipes.debug import DebugConfig, debug
 from models.recipes.recipe import Batch, Recipe, balanced_class_weights
-from models.training_state import TrainError
 
 PYTHON = "from pathlib import Path; from models import recipes, train; "
 

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from models import train
+from models.errors import TrainError
 from models.recipes.debug import debug
 from models.recipes.recipe import Recipe
-from models.training_state import TrainError
 
 
 class Planted:

@@ -13,8 +13,8 @@ from ray.train import WorkerGroupError
 
 from deployments.serve import training
 from models import checkpoint, train
+from models.errors import TrainError
 from models.recipes.debug import debug
-from models.training_state import TrainError
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(600)]
 

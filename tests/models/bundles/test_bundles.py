@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from models import checkpoint
-from models.bundles import INDEX, BundleError, load_bundle, load_encoder, load_fusion, seal
-from models.checkpoint import CheckpointError
+from models.bundles import INDEX, load_bundle, load_encoder, load_fusion, seal
 from models.encoders.text import SPECIAL, TextConfig, TextNetwork
+from models.errors import BundleError, CheckpointError
 from models.fusion.attention import FusionConfig, FusionNetwork
 from models.types import Modality
 

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from models.data import DataError, airline
+from models.data import airline
+from models.errors import DataError
 from models.types import POLARITIES
 
 HEADER = "airline_sentiment,text\n"

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.data import DataError, ckplus48
+from models.data import ckplus48
 from models.data.faces import Faces
+from models.errors import DataError
 from models.labels import CKPLUS48_LABELS, emotion_matrix, polarity_of
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from models.data import DataError, emodb
+from models.data import emodb
+from models.errors import DataError
 from models.labels import EMODB_LABELS
 
 

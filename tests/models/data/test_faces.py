@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.data import DataError, faces
+from models.data import faces
 from models.data.faces import collect, decode, in_class_folders
+from models.errors import DataError
 
 LABELS = ("happy", "sad")
 GREY = np.zeros((48, 48), dtype=np.uint8)

@@ -7,8 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from models.data import DataError, fer2013
+from models.data import fer2013
 from models.data.faces import Faces
+from models.errors import DataError
 from models.labels import FER2013_LABELS
 
 

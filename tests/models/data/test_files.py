@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from models.data import DataError, files
+from models.data import files
 from models.data.files import files_below, set_folder
+from models.errors import DataError
 
 ANY: frozenset[str] = frozenset()
 

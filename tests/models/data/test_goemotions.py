@@ -5,7 +5,8 @@ from typing import IO, Any
 import numpy as np
 import pytest
 
-from models.data import DataError, goemotions, sentences
+from models.data import goemotions, sentences
+from models.errors import DataError
 from models.types import EMOTIONS
 
 EKMAN = "anger\ndisgust\nfear\njoy\nneutral\nsadness\nsurprise"

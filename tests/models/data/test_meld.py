@@ -3,7 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.data import DataError, meld
+from models.data import meld
+from models.errors import DataError
 from models.types import EMOTIONS, POLARITIES
 
 HEADER = "Sr No.,Utterance,Speaker,Emotion,Sentiment,Dialogue_ID,Utterance_ID\n"

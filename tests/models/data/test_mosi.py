@@ -4,7 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.data import DataError, mosi
+from models.data import mosi
+from models.errors import DataError
 from models.types import Modality
 
 VIDEOS = [f"video{number}" for number in range(20)]

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from models.data import DataError, ravdess
+from models.data import ravdess
 from models.data import recordings as recordings_file
+from models.errors import DataError
 from models.labels import RAVDESS_LABELS
 from tests.films import film, tone
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.data import DataError, ravdess_av
+from models.data import ravdess_av
+from models.errors import DataError
 from models.types import Modality
 
 VOICE = [f"voice{number}" for number in range(69)]

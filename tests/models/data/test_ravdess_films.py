@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from models.data import DataError, ravdess_films
+from models.data import ravdess_films
+from models.errors import DataError
 from models.labels import RAVDESS_LABELS
 from tests.films import film
 

@@ -3,8 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.data import DataError, sentences
+from models.data import sentences
 from models.data.sentences import Sentence, Sentences, as_recognised, collect, one_hot, read_csv
+from models.errors import DataError
 from models.types import EMOTIONS, POLARITIES
 
 ROW = Sentence("hello", one_hot("joy", EMOTIONS), one_hot("positive", POLARITIES))

@@ -3,8 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.data import DataError, sentences
+from models.data import sentences
 from models.data.tables import Row, collect
+from models.errors import DataError
 from models.types import Modality
 
 ROW: Row = ([np.zeros(2, dtype=np.float32)], 1, "a")

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from models import checkpoint
 from models.bundles import EMBEDDED
-from models.checkpoint import CheckpointError
 from models.encoders.audio import AudioConfig, AudioEncoder, VoiceNetwork
-from models.encoders.mel import AudioInputError, LogMel, prepare
+from models.encoders.mel import LogMel, prepare
+from models.errors import AudioInputError, CheckpointError
 from models.types import Modality
 from tests.models.encoders.voice import voice
 

@@ -6,16 +6,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from models.encoders.faces import (
-    CROP_PX,
-    CROPS_MAX,
-    FaceInputError,
-    _followed,
-    _started,
-    correlate,
-    cut_out,
-    find_faces,
-)
+from models.encoders.faces import CROP_PX, CROPS_MAX, _followed, _started, correlate, cut_out, find_faces
+from models.errors import FaceInputError
 
 Picture = NDArray[np.uint8]
 

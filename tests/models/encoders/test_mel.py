@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from models.encoders.mel import AudioInputError, prepare
+from models.encoders.mel import prepare
+from models.errors import AudioInputError
 from models.types import FloatArray
 from tests.models.encoders.voice import voice
 

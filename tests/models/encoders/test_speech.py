@@ -12,9 +12,10 @@ import whisper
 
 from models.encoders import pocketsphinx
 from models.encoders import whisper as whisper_family
-from models.encoders.pocketsphinx import PocketSphinxError, PocketSphinxTranscriber
-from models.encoders.speech import TranscriberError, load_transcriber, weights_path
-from models.encoders.whisper import WhisperError, WhisperTranscriber
+from models.encoders.pocketsphinx import PocketSphinxTranscriber
+from models.encoders.speech import load_transcriber, weights_path
+from models.encoders.whisper import WhisperTranscriber
+from models.errors import PocketSphinxError, TranscriberError, WhisperError
 from models.types import FloatArray, Word
 
 # whisper.tokenizer opens its vocabulary and leaves closing it to the collector.

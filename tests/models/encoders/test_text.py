@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from models import checkpoint
-from models.encoders.text import SPECIAL, PieceReader, TextConfig, TextEncoder, TextInputError, TextNetwork, prepare
+from models.encoders.text import SPECIAL, PieceReader, TextConfig, TextEncoder, TextNetwork, prepare
+from models.errors import TextInputError
 from models.types import Modality
 
 LETTERS = tuple(string.ascii_lowercase)

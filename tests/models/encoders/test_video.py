@@ -10,7 +10,8 @@ from torch.nn import functional
 
 from models import checkpoint
 from models.bundles import EMBEDDED
-from models.encoders.video import FRAMES_MAX, FaceNetwork, Faces, VideoConfig, VideoEncoder, VideoInputError, prepare
+from models.encoders.video import FRAMES_MAX, FaceNetwork, Faces, VideoConfig, VideoEncoder, prepare
+from models.errors import VideoInputError
 from models.types import Modality
 
 SMALL = VideoConfig(widths=(4, 6, 8, 8), embedding=5)

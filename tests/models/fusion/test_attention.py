@@ -7,14 +7,8 @@ import pytest
 import torch
 
 from models import checkpoint
-from models.fusion.attention import (
-    MODALITIES,
-    AttentionFusion,
-    FusionConfig,
-    FusionInputError,
-    FusionNetwork,
-    as_tensors,
-)
+from models.errors import FusionInputError
+from models.fusion.attention import MODALITIES, AttentionFusion, FusionConfig, FusionNetwork, as_tensors
 from models.labels import score_of
 from models.types import EMOTIONS, POLARITIES, Features, Modality, Prediction
 

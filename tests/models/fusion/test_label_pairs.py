@@ -3,7 +3,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from models.data import DataError
+from models.errors import DataError
 from models.fusion.attention import ANSWERS, MODALITIES, FusionConfig, FusionNetwork
 from models.fusion.label_pairs import (
     DRAWS,

@@ -5,11 +5,10 @@ import pytest
 import torch
 
 from models import checkpoint
-from models.checkpoint import CheckpointError
 from models.data.mosi import LABELS, LENGTHS
 from models.data.tables import Table
+from models.errors import CheckpointError, FusionInputError
 from models.fusion import tables
-from models.fusion.attention import FusionInputError
 from models.fusion.tables import TableConfig, TableNetwork, others, probabilities
 from models.labels import RAVDESS_LABELS
 from models.types import Modality
