@@ -45,7 +45,8 @@ import asyncio, sys
 from types import SimpleNamespace
 import numpy as np
 import deployments.serve.gateway, deployments.serve.ingest
-from deployments.serve.encoders import Handles, served_stages
+from deployments.serve.stages import Handles, served_analyser
+from models.types import Modality
 from pipelines.settings import AppConfig
 
 async def heard(log_mel):
@@ -53,8 +54,8 @@ async def heard(log_mel):
 
 replica = SimpleNamespace(infer=SimpleNamespace(remote=heard))
 handle = SimpleNamespace(options=lambda **_: replica)
-stages = served_stages(AppConfig(), Handles(handle, handle, handle, handle, handle))
-assert asyncio.run(stages.audio(np.sin(np.arange(16_000, dtype=np.float32)))) == (98, 64)
+analyser = served_analyser(AppConfig(), Handles(handle, handle, handle, handle, handle))
+assert asyncio.run(analyser.stages.encode[Modality.AUDIO](np.sin(np.arange(16_000, dtype=np.float32)))) == (98, 64)
 sys.exit('torch' in sys.modules)
 """
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
