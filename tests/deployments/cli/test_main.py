@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 import wave
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from deployments.sample import ANGRY_TO_CONTENT
 from models.evaluate import DATASETS
 from models.recipes import FOLDS
 from models.recipes.debug import debug
+from models.recipes.recipe import Recipe
 from models.types import Modality
 from pipelines.log.records import parse_record
 from pipelines.log.redis_streams import RedisStreamSource
@@ -334,11 +335,15 @@ def test_train_prints_one_json_object(cli: CliRunner, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "debug.safetensors").is_file()
 
 
+def debug_folds(data: Path) -> list[Callable[[], Recipe]]:
+    return [partial(debug, data)] * 2
+
+
 @pytest.mark.slow
 def test_train_folds_prints_mean_and_standard_deviation(
     cli: CliRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(FOLDS, "debug", lambda data: [partial(debug, data)] * 2)
+    monkeypatch.setitem(FOLDS, "debug", f"{__name__}:debug_folds")
     ended = cli.invoke(app, ["train", "debug", "--data", str(tmp_path), "--out", str(tmp_path / "out"), "--folds"])
 
     assert ended.exit_code == 0
