@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +136,7 @@ class Pretrained:
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def encode(self, batch: list[str]) -> list[Features]:
+    def encode(self, batch: Sequence[Any]) -> list[Features]:
         raise NotImplementedError
 
     def probe(self) -> str:
