@@ -90,20 +90,19 @@ def emotion_tasks(
         Emotion in the set's own labels where the network knows exactly these, else both mapped to `EMOTIONS`; and
         polarity and score, both sides by `models.labels`.
     """
-    mapped = emotion_matrix(known)
-    predictions = [prediction_from_emotions(one) for one in probabilities @ mapped]
-    sayable = np.array([TO_EMOTION[name] is not None for name in names])[truth]
+    predictions = [prediction_from_emotions(one) for one in probabilities @ emotion_matrix(known)]
+    mapped = np.array([TO_EMOTION[name] is not None for name in names])[truth]
     polarity = np.array([POLARITIES.index(polarity_of(name)) for name in names])[truth]
     emotion = emotion_matrix(names).argmax(axis=1)[truth]
     tasks: Tasks = {}
     if names == known:
         tasks["emotion"] = Task(names, truth, probabilities)
-    elif sayable.any():
-        tasks["emotion"] = Task(EMOTIONS, emotion[sayable], np.stack([one.emotion for one in predictions])[sayable])
+    elif mapped.any():
+        tasks["emotion"] = Task(EMOTIONS, emotion[mapped], np.stack([one.emotion for one in predictions])[mapped])
     tasks["polarity"] = Task(POLARITIES, polarity, np.stack([one.polarity for one in predictions]))
-    score = np.where(sayable, EMOTION_SCORES[emotion], POLARITY_SCORES[polarity])
+    score = np.where(mapped, EMOTION_SCORES[emotion], POLARITY_SCORES[polarity])
     tasks["score"] = ScoreTask(score, np.array([one.score for one in predictions], dtype=np.float32))
-    return tasks, 0 if names == known else int((~sayable).sum())
+    return tasks, 0 if names == known else int((~mapped).sum())
 
 
 def judge(task: Task | ScoreTask) -> dict[str, Any]:

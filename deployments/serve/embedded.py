@@ -32,9 +32,9 @@ class Embedded:
 
 def local_analyser(config: AppConfig) -> Analyser:
     """An analyser with every network in this process: no Ray, no Kafka, no Redis."""
-    from deployments.serve.encoders import local_stages  # noqa: PLC0415  # imports torch and Ray, seconds that --help spares
+    from deployments.serve import stages  # noqa: PLC0415  # imports torch and Ray, seconds that --help spares
 
-    return Analyser(local_stages(config), config.timeouts)
+    return stages.local_analyser(config)
 
 
 @contextmanager

@@ -1,7 +1,5 @@
 """OpenAI Whisper (Radford et al. 2022, arXiv:2212.04356), a batch of utterances at a time, with word times."""
 
-import hashlib
-import hmac
 import pickle
 import string
 import threading
@@ -18,6 +16,7 @@ from whisper.timing import find_alignment, merge_punctuations
 from whisper.tokenizer import get_tokenizer
 
 from models.errors import WhisperError
+from models.hashing import sha256_of
 from models.types import SAMPLE_RATE_HZ, FloatArray, Transcript, Word
 
 WINDOW_S = 30
@@ -148,9 +147,8 @@ def load_whisper(path: Path, name: str, *, device: str, sha256: str | None = Non
     """
     try:
         if sha256 is not None:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            if not hmac.compare_digest(digest, sha256.lower()):
+            digest = sha256_of(path)
+            if digest != sha256.lower():
                 raise WhisperError(f"{path} has SHA-256 {digest}, not {sha256}; fetch it again")
         # Whisper's own loader compares torch's version as a string before it asks for weights_only.
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)

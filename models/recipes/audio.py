@@ -172,18 +172,20 @@ def _recipe(get_voices: Callable[[], Voices], held_out_actors: range) -> Recipe:
     def validate(model: nn.Module) -> dict[str, float]:
         figures: dict[str, float] = {}
         for prefix, log_mels in (("", voices.versions[0]), ("telephone_", voices.telephone)):
-            answer = np.array([p.argmax() for _, p in encoder(model).clips([log_mels[row] for row in held_out])])
+            answer = encoder(model).classify([log_mels[row] for row in held_out]).argmax(axis=1)
             found = classification(voices.labels[held_out], answer, len(config.labels))
             figures |= {prefix + name: value for name, value in found.items()}
         return figures
 
     def calibrate(model: nn.Module) -> AudioConfig:
         found = [
-            p
+            encoder(model).classify([log_mels[row] for row in held_out])
             for log_mels in (voices.versions[0], voices.telephone)
-            for _, p in encoder(model).clips([log_mels[r] for r in held_out])
         ]
-        logits, labels = torch.from_numpy(np.stack(found)).log(), torch.from_numpy(np.tile(voices.labels[held_out], 2))
+        logits, labels = (
+            torch.from_numpy(np.concatenate(found)).log(),
+            torch.from_numpy(np.tile(voices.labels[held_out], 2)),
+        )
         return replace(config, temperature=temperature(logits, labels))
 
     return Recipe(

@@ -165,7 +165,7 @@ def figures(network: TableNetwork, table: Table, labels: tuple[str, ...]) -> dic
     """Accuracy, balanced accuracy and calibration error of all modalities, and suffixed of each subset and averaging."""
     found: dict[str, float] = {}
     everything = "+".join(table.measured)
-    for subset, answer in probabilities(network, table).items():
+    for subset, answer in probabilities(network, table.measured, table.groups).items():
         suffix = "" if subset == everything else f"_{subset}"
         rows = classification(table.labels, answer.argmax(axis=1), len(labels))
         rows["ece"] = calibration_error(Task(labels, table.labels, answer))

@@ -14,7 +14,8 @@ from models.calibration import Temperatures, temperature
 from models.data import airline, goemotions, meld
 from models.data.sentences import Sentences, as_recognised
 from models.encoders import minilm
-from models.encoders.text import BATCH_TEXTS, PieceReader, TextConfig, TextNetwork, pad, prepare
+from models.encoders.text import BATCH_TEXTS, PieceReader, TextConfig, TextNetwork, pad
+from models.encoders.words import prepare
 from models.metrics import classification
 from models.recipes.recipe import Recipe
 from models.types import EMOTIONS, POLARITIES, FloatArray

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipelines.errors import BadCursorError, CorruptResultError
-from pipelines.store.client import CHUNK, chunks, redis_errors
+from pipelines.store.client import CHUNK, chunks, clock_ms, redis_errors
 from pipelines.store.keys import CallKeys, calls_key, read_call, read_digests, read_event, trend_key
 from pipelines.store.queries import (
     MINUTE_MS,
@@ -21,6 +21,7 @@ from pipelines.store.queries import (
     trend_minute,
     write_cursor,
 )
+from pipelines.store.tenant_events import TenantEvents
 from pipelines.types import Participant, UtteranceSentiment
 
 PAGE_MAX = 500
@@ -129,6 +130,15 @@ class Archive:
             texts = await self._redis.hmget(keys("results"), names) if names else []
         results = dict(zip(names, texts, strict=True))
         return tuple(read_event(entry, results) for entry in entries)
+
+    def follow(self, tenant: str, after_ms: int) -> TenantEvents:
+        """What happens in all calls of a tenant, from the events that were written after `after_ms` on."""
+        return TenantEvents(self._redis, self._run, tenant, after_ms)
+
+    async def clock_ms(self) -> int:
+        """The time by which events are written, ms since 1970."""
+        with redis_errors():
+            return await clock_ms(self._redis)
 
     async def trends(
         self, tenant: str, since_ms: int, until_ms: int, participant: Participant | None = None

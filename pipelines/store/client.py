@@ -58,6 +58,16 @@ async def epoch(client: Any) -> str:
     return " ".join(sorted(server["run_id"] for server in servers))
 
 
+async def clock_ms(client: Any) -> int:
+    """What time it is behind `client`, ms since 1970: of a Cluster's servers, the clock that is furthest behind."""
+    if isinstance(client, redis.asyncio.RedisCluster):
+        told = await client.time(target_nodes=redis.asyncio.RedisCluster.PRIMARIES)
+        times = list(told.values()) if isinstance(told, dict) else [told]
+    else:
+        times = [await client.time()]
+    return min(seconds * 1000 + microseconds // 1000 for seconds, microseconds in times)
+
+
 async def probe(client: Any, key: str) -> None:
     """Write something to every server behind `client` that takes writes; it is gone after a minute."""
     names = {key}

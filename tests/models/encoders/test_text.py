@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from models import checkpoint
-from models.encoders.text import SPECIAL, PieceReader, TextConfig, TextEncoder, TextNetwork, prepare
+from models.encoders.text import SPECIAL, PieceReader, TextConfig, TextEncoder, TextNetwork
+from models.encoders.words import prepare
 from models.errors import TextInputError
+from models.families import load_as
 from models.types import Modality
 
 LETTERS = tuple(string.ascii_lowercase)
@@ -112,7 +114,7 @@ def test_a_checkpoint_brings_the_vocabulary_and_the_same_answers(encoder: TextEn
     torch.manual_seed(0)
     network = TextNetwork(TINY).eval()
     checkpoint.save(tmp_path / "text.safetensors", network.state_dict(), TINY, name="text")
-    loaded = TextEncoder.load(tmp_path / "text.safetensors")
+    loaded = load_as(TextEncoder, tmp_path / "text.safetensors")
     assert loaded.name.startswith("text@")
     (ours,), (theirs,) = encoder.encode(["hello there"]), loaded.encode(["hello there"])
     np.testing.assert_allclose(ours.prediction.emotion, theirs.prediction.emotion, atol=2e-3)

@@ -6,7 +6,7 @@ import pytest
 from models import evaluate
 from models.bundles import bundle_folder
 from models.errors import DataError
-from models.evaluate import meld, meld_context, tweets
+from models.evaluate_encoders import meld, meld_context, tweets
 from models.metrics import ScoreTask
 
 MELD = """Utterance,Emotion,Sentiment
