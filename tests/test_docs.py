@@ -65,7 +65,8 @@ def test_every_file_and_test_that_a_page_names_is_there() -> None:
     named = re.compile(
         r"`((?:deployments|docs|models|pipelines|tests|tools)/[\w/.-]+\.(?:py|lua|md|yaml))(?:::(\w+))?`"
     )
-    found = [(page, path, name) for page in tracked("*.md") for path, name in named.findall(page.read_text())]
+    pages = tracked("*.md", ":!tests")  # a card under tests is that of a model made in the test
+    found = [(page, path, name) for page in pages for path, name in named.findall(page.read_text())]
     assert any(name for *_, name in found)
     missing = [
         f"{page.relative_to(ROOT)}: {path}::{name}"
