@@ -7,8 +7,8 @@ import pytest
 
 from models.types import FloatArray
 from pipelines.errors import MediaError
-from pipelines.media.resample import Sound, Timeline
-from pipelines.types import AudioBlock, Participant
+from pipelines.media.resample import AudioBlock, Sound, Timeline
+from pipelines.types import Participant
 from tests.pipelines.media_files import AGENT, BOTH, CUSTOMER, sound
 
 
