@@ -61,7 +61,7 @@ def audio_ravdess(data: Path) -> Recipe:
 
 
 def audio_ravdess_folds(data: Path) -> list[Callable[[], Recipe]]:
-    """Cross-validation: six trainings, each judged on actors that it did not hear."""
+    """Cross-validation: six trainings, each validated on actors that are not in its training part."""
     found: list[Voices] = []
 
     def voices() -> Voices:
@@ -82,8 +82,8 @@ def vary(log_mel: LogMel, rng: np.random.Generator) -> FloatArray:
     pace, shift = rng.uniform(0.85, 1.18), rng.uniform(-2.5, 2.5)
     frames = min(FRAMES_MAX, int(len(log_mel) / pace))
     first = rng.uniform(0, max(0.0, len(log_mel) - 1 - frames * pace))
-    x = _between(log_mel.astype(np.float32), first + pace * np.arange(frames), axis=0)
-    x = _between(x, np.arange(mel.MELS) + shift, axis=1)
+    x = _interpolated(log_mel.astype(np.float32), first + pace * np.arange(frames), axis=0)
+    x = _interpolated(x, np.arange(mel.MELS) + shift, axis=1)
     colour = np.interp(np.linspace(0, 4, mel.MELS), np.arange(5), rng.uniform(-0.9, 0.9, 5))
     x = np.maximum(x + colour.astype(np.float32), np.float32(SILENT))
     mean = x.mean()
@@ -95,7 +95,7 @@ def vary(log_mel: LogMel, rng: np.random.Generator) -> FloatArray:
     return x
 
 
-def _between(x: FloatArray, places: FloatArray | NDArray[np.float64], axis: int) -> FloatArray:
+def _interpolated(x: FloatArray, places: FloatArray | NDArray[np.float64], axis: int) -> FloatArray:
     """Values of `x` at fractional places along an axis, the edges repeated outside."""
     places = places.clip(0, x.shape[axis] - 1)
     low = places.astype(np.int64)
@@ -142,14 +142,14 @@ def _prepared(samples: FloatArray, otherwise: LogMel) -> LogMel:
 def _recipe(get_voices: Callable[[], Voices], held_out_actors: range) -> Recipe:
     voices = get_voices()
     held_out = np.flatnonzero(np.isin(voices.actors, held_out_actors)).tolist()
-    heard = np.flatnonzero(~np.isin(voices.actors, held_out_actors))
+    trained_on = np.flatnonzero(~np.isin(voices.actors, held_out_actors))
     versions = [*voices.versions, voices.telephone]
     config = AudioConfig()
-    steps = len(heard) // BATCH_CLIPS
-    weight = balanced_class_weights(voices.labels[heard], len(config.labels))
+    steps = len(trained_on) // BATCH_CLIPS
+    weight = balanced_class_weights(voices.labels[trained_on], len(config.labels))
 
     def batches(rng: np.random.Generator) -> Iterable[Batch]:
-        for rows in np.split(rng.permutation(heard)[: steps * BATCH_CLIPS], steps):
+        for rows in np.split(rng.permutation(trained_on)[: steps * BATCH_CLIPS], steps):
             yield _mixed(
                 [vary(versions[int(rng.integers(len(versions)))][row], rng) for row in rows.tolist()],
                 voices.labels[rows],
