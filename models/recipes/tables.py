@@ -174,13 +174,31 @@ def figures(network: TableNetwork, table: Table, labels: tuple[str, ...]) -> dic
     return found
 
 
-def _recipe(plan: Plan, table: Table, held_out: Table) -> Recipe:
+def batches(plan: Plan, table: Table, unseen: FloatArray, rng: np.random.Generator) -> Iterable[Batch]:
+    """One epoch: rows drawn with repetition, their encoders' logits out of one division of `unseen`."""
+    own = unseen[rng.integers(DIVISIONS)].copy()
     modalities = tuple(table.measured)
+    for modality, (accuracy, spread) in plan.leaked.items():
+        place = modalities.index(modality)
+        own[:, place] = without_leakage(own[:, place], table.labels, accuracy, spread, rng)
+    around = mean_of_others(own, table.groups) if plan.context else np.zeros_like(own)
+    for _ in range(STEPS_PER_EPOCH):
+        rows = rng.integers(0, len(table), ROWS_PER_STEP)
+        # A third of the rows has all modalities, the others each with even chance: every subset will be judged.
+        present = (rng.random((len(rows), len(modalities))) < 0.5) | (rng.random(len(rows)) < 1 / 3)[:, None]
+        yield {
+            "own": torch.from_numpy(own[rows]),
+            "around": torch.from_numpy(around[rows]),
+            "present": torch.from_numpy(present),
+            "label": torch.from_numpy(table.labels[rows]),
+        }
+
+
+def _recipe(plan: Plan, table: Table, held_out: Table) -> Recipe:
     lengths = tuple(values.shape[1] for values in table.measured.values())
-    config = TableConfig(tuple(modality.value for modality in modalities), lengths, plan.labels)
+    config = TableConfig(tuple(modality.value for modality in table.measured), lengths, plan.labels)
     unseen = out_of_fold_logits(table, plan)
     encoders = [fit(x, table.labels, len(plan.labels), plan.strength[m]) for m, x in table.measured.items()]
-    labels = torch.from_numpy(table.labels)
 
     def build() -> TableNetwork:
         network = TableNetwork(config)
@@ -190,28 +208,11 @@ def _recipe(plan: Plan, table: Table, held_out: Table) -> Recipe:
             own.weight.data, own.bias.data = one["weight"].clone(), one["bias"].clone()
         return network
 
-    def batches(rng: np.random.Generator) -> Iterable[Batch]:
-        own = unseen[rng.integers(DIVISIONS)].copy()
-        for modality, (accuracy, spread) in plan.leaked.items():
-            place = modalities.index(modality)
-            own[:, place] = without_leakage(own[:, place], table.labels, accuracy, spread, rng)
-        around = mean_of_others(own, table.groups) if plan.context else np.zeros_like(own)
-        for _ in range(STEPS_PER_EPOCH):
-            rows = rng.integers(0, len(table), ROWS_PER_STEP)
-            # A third of the rows has all modalities, the others each with even chance: every subset will be judged.
-            present = (rng.random((len(rows), len(modalities))) < 0.5) | (rng.random(len(rows)) < 1 / 3)[:, None]
-            yield {
-                "own": torch.from_numpy(own[rows]),
-                "around": torch.from_numpy(around[rows]),
-                "present": torch.from_numpy(present),
-                "label": labels[rows],
-            }
-
     return Recipe(
         name=plan.name,
         config=config,
         build=build,
-        batches=batches,
+        batches=lambda rng: batches(plan, table, unseen, rng),
         steps_per_epoch=STEPS_PER_EPOCH,
         loss=loss,
         validate=lambda network: figures(cast("TableNetwork", network), held_out, plan.labels),
