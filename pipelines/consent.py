@@ -13,7 +13,7 @@ _MODALITIES = frozenset(modality.value for modality in Modality)
 
 
 def parse_consent(text: str) -> Consent:
-    """`customer=audio+video+text;agent=text` as a policy; whoever is not named is not analysed at all.
+    """`customer=audio+video+text;agent=text` as a policy; a participant that is not named is not analysed at all.
 
     It replaces the default policy as a whole: an agent's voice and face are analysed only where it names them.
 
@@ -32,8 +32,9 @@ def parse_consent(text: str) -> Consent:
         ):
             raise BadFragmentError(
                 "bad_header",
-                f"header consent holds {entry[:80]!r}: write customer=audio+video+text;agent=text with each of "
+                f"holds {entry[:80]!r}: write customer=audio+video+text;agent=text with each of "
                 f"{', '.join(Participant)} at most once and modalities of {', '.join(Modality)}",
+                header="consent",
             )
         consent[Participant(name.strip())] = frozenset(Modality(modality) for modality in modalities)
     return consent

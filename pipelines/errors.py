@@ -14,10 +14,18 @@ class UndertoneError(Exception):
 class BadFragmentError(UndertoneError, ValueError):
     """A record that breaks the contract of docs/architecture.md#a-fragment; it is dead-lettered and its call goes on."""
 
-    def __init__(self, reason: str, detail: str) -> None:
-        """`reason` is one of the words in `DEAD_LETTER_REASONS`; `detail` says what to mend."""
-        super().__init__(detail)
-        self.reason = reason
+    def __init__(self, reason: str, detail: str, *, header: str | None = None) -> None:
+        """`reason` is one of the words in `DEAD_LETTER_REASONS`; `detail` says what to change.
+
+        `header` names the header that is wrong, if one is; the message then starts with it. `message_for` gives the
+        message for a value that came under another name: a field of a form, an option of the command line.
+        """
+        super().__init__(detail if header is None else f"header {header} {detail}")
+        self.reason, self.detail, self.header = reason, detail, header
+
+    def message_for(self, name: str) -> str:
+        """What to mend, of a value that came under `name` instead of in a header."""
+        return f"{name} {self.detail}"
 
 
 class MediaError(UndertoneError, ValueError):
@@ -39,13 +47,13 @@ class NoFaceError(UndertoneError, LookupError):
 
 
 class UnusableInputError(UndertoneError, ValueError):
-    """Sound or words that no encoder can judge: silence, a fraction of a second, no number at all."""
+    """Sound or words that no encoder can judge: silence, a fraction of a second, NaN."""
 
     reason: Literal["unusable"] = "unusable"
 
 
 class EncoderUnavailableError(UndertoneError, ConnectionError):
-    """A transcriber, encoder or fusion does not answer; its modality is missing from the result and no more."""
+    """A transcriber, encoder or fusion does not answer; only its modality is missing from the result."""
 
     reason: Literal["encoder_unavailable"] = "encoder_unavailable"
 
@@ -73,7 +81,7 @@ class StoreUnavailableError(UndertoneError, ConnectionError):
 
 
 class FencedError(UndertoneError, RuntimeError):
-    """The checkpoint is not where the writer believed: another worker owns the stream now. Drop its state."""
+    """The checkpoint is not where the writer expected it: another worker owns the stream now. Drop its state."""
 
     reason = "fenced"
 
@@ -85,13 +93,13 @@ class CallDeletedError(UndertoneError, LookupError):
 
 
 class CorruptResultError(UndertoneError, ValueError):
-    """What the store holds in a result's place is no result; delete the call or send it again."""
+    """A stored result cannot be parsed; delete the call or send it again."""
 
     reason = "corrupt_result"
 
 
 class BadCursorError(UndertoneError, ValueError):
-    """A page was asked for with a cursor that no listing gave out."""
+    """A page was asked for with a cursor that no listing returned."""
 
     reason = "bad_cursor"
 
@@ -113,5 +121,5 @@ DEAD_LETTER_REASONS = (
     "crashed",
     "killed",
 )
-"""Why a record is dead-lettered. `crashed` is a fault of Undertone itself, its log holds the cause; `killed` is a record
-whose media has ended the process that decoded it, twice."""
+"""Why a record is dead-lettered. `crashed` is an error of Undertone's own code, whose traceback is in its log; `killed` is a
+record whose media ended the process that decoded it, repeatedly."""

@@ -1,7 +1,7 @@
 """Every metric of the stream, by name. Units stand in the names (https://prometheus.io/docs/practices/naming).
 
-Workers live in processes that nobody scrapes: each leaves its exposition in the store every few seconds, and the
-gateway shows all of them with a `worker` label. Replicas, queues and latencies of the deployments are Ray's metrics.
+Workers have no scrape port: each publishes its exposition to the store every few seconds, and the gateway serves all of
+them with a `worker` label. Replicas, queues and latencies of the deployments are Ray's metrics.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,6 +13,7 @@ from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from pipelines.errors import StoreTrouble
+from pipelines.types import UtteranceSentiment
 
 LATENCY_BUCKETS_S = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 10.0, 20.0, 60.0)
 STEP_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -54,13 +55,16 @@ def stream_metrics() -> StreamMetrics:
             registry=registry,
         ),
         Counter("undertone_fragments_analysed_total", "Fragments fed to the analysis", registry=registry),
-        Counter("undertone_fragments_skipped_total", "Fragments left out, by reason", ["reason"], registry=registry),
+        Counter("undertone_fragments_skipped_total", "Fragments skipped, by reason", ["reason"], registry=registry),
         Counter(
-            "undertone_fragments_dead_lettered_total", "Fragments refused, by reason", ["reason"], registry=registry
+            "undertone_fragments_dead_lettered_total",
+            "Fragments dead-lettered, by reason",
+            ["reason"],
+            registry=registry,
         ),
         Counter(
             "undertone_fragments_missing_total",
-            "Sequence numbers left out between two fragments of a stream",
+            "Sequence numbers that never came, or that the log dropped before they were read",
             registry=registry,
         ),
         Counter("undertone_packets_damaged_total", "Media packets that did not decode", registry=registry),
@@ -93,10 +97,10 @@ def stream_metrics() -> StreamMetrics:
         Gauge("undertone_utterances_in_flight", "Utterances found and not yet stored", registry=registry),
         Gauge("undertone_streams_open", "Streams with an open state", registry=registry),
         Gauge("undertone_lag_records", "Records not yet read", ["partition"], registry=registry),
-        Gauge("undertone_oldest_fragment_age_seconds", "Age of the oldest record not yet settled", registry=registry),
+        Gauge("undertone_oldest_fragment_age_seconds", "Age of the oldest record not yet read", registry=registry),
         Counter(
             "undertone_retries_total",
-            "What was tried again because something was away or refused, by reason",
+            "Retries, by what was unavailable",
             ["reason"],
             registry=registry,
         ),
@@ -105,6 +109,19 @@ def stream_metrics() -> StreamMetrics:
         ),
         Counter("undertone_fenced_total", "Writes refused because another worker owns the stream", registry=registry),
     )
+
+
+def count_result(metrics: StreamMetrics, result: UtteranceSentiment, latency_s: float) -> None:
+    """Count a stored result; `latency_s` is since the log took the end of its speech."""
+    judged = result.judgement
+    polarity, emotion = (judged.polarity, judged.emotion) if judged else ("none", "none")
+    metrics.utterances.labels(result.tenant, result.participant, polarity, emotion).inc()
+    metrics.stored_latency_seconds.observe(max(0.0, latency_s))
+    for step, elapsed_ms in result.step_ms.items():
+        metrics.step_seconds.labels(step).observe(elapsed_ms / 1000)
+    for modality, outcome in result.modalities.items():
+        if outcome.missing is not None:
+            metrics.modality_missing.labels(modality, outcome.missing).inc()
 
 
 def exposition(worker_texts: Mapping[str, str], store_trouble: StoreTrouble | None = None) -> bytes:
@@ -116,7 +133,7 @@ def exposition(worker_texts: Mapping[str, str], store_trouble: StoreTrouble | No
     merged.register(_Workers(worker_texts))
     trouble = Gauge(
         "undertone_store_trouble",
-        "1 for what keeps the store from taking results: they wait, and no offset moves",
+        "1 for the reason why the store takes no results: they wait, and no offset moves",
         ["cause"],
         registry=merged,
     )

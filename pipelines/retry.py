@@ -1,4 +1,4 @@
-"""Trying again while something outside is away: no busy loop, no thundering herd, and an end when asked to stop."""
+"""Retries with jittered exponential back-off while a dependency is unavailable, until asked to stop."""
 
 import asyncio
 import logging
@@ -31,7 +31,7 @@ class Retry:
     stopped: asyncio.Event = field(default_factory=asyncio.Event)
     random: Random = field(default_factory=Random)
     tried_s: float = field(default_factory=time.monotonic)
-    """When something was last found to be away, by the monotonic clock."""
+    """When a dependency was last found unavailable, by the monotonic clock."""
 
     async def __call__(self, away: type[Exception], work: Callable[[], Awaitable[T]]) -> T:
         """What `work` returns, once it does.

@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipelines.consent import parse_consent
 from pipelines.errors import BadFragmentError
-from pipelines.types import DEFAULT_CONSENT, LIVE_RUN, NAME_PATTERN, Consent
+from pipelines.types import DEFAULT_CONSENT, FRAGMENT_MAX_BYTES, LIVE_RUN, NAME_PATTERN, Consent
 
 Milliseconds = Annotated[int, Field(ge=0, le=86_400_000)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
@@ -26,7 +26,7 @@ class Configuration(BaseModel):
 class MediaLimits(Configuration):
     """What one fragment may ask of the decoder before it is dead-lettered."""
 
-    fragment_max_bytes: int = Field(1 << 20, ge=1024, le=8 << 20)
+    fragment_max_bytes: int = Field(FRAGMENT_MAX_BYTES, ge=1024, le=8 << 20)
     fragment_max_s: Seconds = 60.0
     picture_max_pixels: int = Field(3840 * 2160, ge=1)
     pixels_per_fragment_max: int = Field(1_000_000_000, ge=1)
@@ -40,7 +40,7 @@ class MediaLimits(Configuration):
     packets_max: int = Field(50_000, ge=1)
     """Of a fragment's sound and pictures together: 60 s of 2.5 ms each, and of 240 pictures a second."""
     decode_max_s: Seconds = 5.0
-    """Processor time for the sound, and for the pictures, of a fragment: no codec may hold the other streams up."""
+    """Processor time for the sound, and for the pictures, of a fragment: one thread decodes all streams of a worker."""
 
 
 class VideoSettings(Configuration):
@@ -86,7 +86,7 @@ class StreamSettings(Configuration):
 
 
 class TimeoutSettings(Configuration):
-    """How long each step of an utterance may take, and what becomes of it when a network is late or away."""
+    """How long each step of an utterance may take, and what happens when a network is late or unavailable."""
 
     then: Literal["go_on", "wait"] = "go_on"
     """`go_on`: the result comes without that modality and says why. `wait`: the utterance is tried again, and its
@@ -111,8 +111,8 @@ class WorkerSettings(Configuration):
     comes after all makes it live again."""
     commit_interval_s: Seconds = 1.0
     commit_delay_s: float = Field(5.0, ge=0, le=3_600)
-    """Offsets are committed this long after they could be, so that a store that loses its last moments (a replica is
-    promoted that had not heard of them, a disk was not written to) finds their fragments again."""
+    """Offsets are committed this long after they could be, so that a store that loses its latest writes (a replica that
+    lags is promoted, a disk was not synced) finds their fragments again."""
     retry_max_s: Seconds = 30.0
 
 
@@ -135,7 +135,7 @@ class TenantSettings(Configuration):
             try:
                 parse_consent(text)
             except BadFragmentError as error:
-                raise ValueError(str(error).removeprefix("header ")) from error
+                raise ValueError(error.message_for("consent")) from error
         return text
 
     @property
@@ -153,10 +153,10 @@ class AppConfig(Configuration):
     bundle: str = "embedded"
     """`embedded`, or the folder of another bundle."""
     run: Annotated[str, Field(pattern=NAME_PATTERN)] = LIVE_RUN
-    """Under which name results are stored. Another one than `live` makes a shadow: it reads the same topic in a group of
+    """The name under which results are stored. Another one than `live` makes a shadow: it reads the same topic in a group of
     its own and sends nothing, and its results stand beside the live ones."""
     share: float = Field(1.0, gt=0, le=1)
-    """Which part of all calls is analysed; a shadow may take a part. Always the same calls, chosen by their ids."""
+    """Which part of all calls is analysed; a shadow may take a part. Always the same calls, chosen by a hash of their ids."""
     device: str = "cpu"
     """Where networks run: `cpu`, `cuda`, `cuda:0`; replicas and GPUs stand in the deployment's own options."""
     stream: StreamSettings = StreamSettings()
@@ -184,7 +184,7 @@ class AppConfig(Configuration):
 
     @property
     def is_live(self) -> bool:
-        """Whether this is the run that everybody sees."""
+        """Whether this is the live run, not a replay's or a shadow's."""
         return self.run == LIVE_RUN
 
     def tenant(self, name: str) -> TenantSettings:

@@ -14,15 +14,19 @@ from models.types import SAMPLE_RATE_HZ, FloatArray, Modality
 SAMPLES_PER_MS = SAMPLE_RATE_HZ // 1000
 FRAGMENT_MAX_BYTES = 1 << 20
 START_MAX_MS = 7 * 86_400_000
-"""The latest that a fragment may start in its call."""
+"""The latest start of a fragment within its call."""
 CALL_ID_PATTERN = r"^[A-Za-z0-9._:-]{1,128}$"
 NAME_PATTERN = r"^[A-Za-z0-9._-]{1,64}$"
 """Of tenants and streams."""
 TOPIC_MEDIA, TOPIC_SENTIMENT, TOPIC_DEAD_LETTER = "call-media", "call-sentiment", "call-media-dlq"
+RETENTION_DAYS = {TOPIC_MEDIA: 7, TOPIC_SENTIMENT: 30, TOPIC_DEAD_LETTER: 30}
+"""How long the log keeps records, by topic; the store remembers what they led to for longer."""
 LIVE_RUN = "live"
 """The run of what is analysed as it comes; replays and shadows have names of their own."""
 
 Pixels = NDArray[np.uint8]
+Headers = tuple[tuple[str, bytes], ...]
+"""A record's headers, in order; a name may stand there twice."""
 CallId = Annotated[str, Field(pattern=CALL_ID_PATTERN)]
 
 
@@ -35,15 +39,15 @@ class Participant(StrEnum):
 
 
 Consent = Mapping[Participant, frozenset[Modality]]
-"""The modalities that may be analysed, per participant; whoever is not named is not analysed at all."""
+"""The modalities that may be analysed, per participant; a participant that is not named is not analysed at all."""
 
 DEFAULT_CONSENT: Consent = {
     Participant.AGENT: frozenset({Modality.TEXT}),
     Participant.CUSTOMER: frozenset(Modality),
     Participant.MIXED: frozenset({Modality.TEXT}),
 }
-"""docs/architecture.md#who-may-be-judged-by-what: an agent is an employee, whose voice and face may not be judged (EU AI Act, Art. 5(1)(f)).
-A mixed channel holds the agent's voice too."""
+"""An agent is an employee, whose voice and face may not be judged (EU AI Act, Art. 5(1)(f)); a mixed channel holds the
+agent's voice too (docs/architecture.md#who-may-be-judged-by-what)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +60,12 @@ class Coordinates:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record as the log holds it, before anybody believed it."""
+    """One record as the log holds it, not yet validated."""
 
     at: Coordinates
     key: bytes | None
     value: bytes
-    headers: tuple[tuple[str, bytes], ...]
+    headers: Headers
     appended_ms: int
     """When the log took it, ms since 1970; 0 when unknown."""
 
@@ -112,7 +116,7 @@ class VideoFrame:
 class Segment:
     """What the segmenter found in one participant's sound: `[start_sample, end_sample)` is an utterance.
 
-    `cut_sample` is where everything before is settled; detector and segmenter start fresh there. A segment with
+    Everything before `cut_sample` is decided; detector and segmenter start fresh there. A segment with
     `start_sample == end_sample` is silence that only moves the cut.
     """
 
@@ -166,7 +170,7 @@ class WordOut(ResultModel):
 
 
 class TranscriptOut(ResultModel):
-    """What was said, by which engine, and whether it may be believed (`reliable`, else `unreliable_reason`)."""
+    """What was said, by which engine, and whether it is plausible (`reliable`, else `unreliable_reason`)."""
 
     text: str
     language: str
@@ -204,11 +208,11 @@ MissingReason = Literal[
     "encoder_unavailable",
     "timeout",
 ]
-"""Why a modality gave nothing."""
+"""Why a modality is missing."""
 
 
 class ModalityOut(ResultModel):
-    """What one modality gave, or why it gave nothing (`missing`)."""
+    """What one modality contributed, or why it is missing."""
 
     used: bool
     missing: MissingReason | None = None
@@ -246,7 +250,7 @@ class UtteranceSentiment(ResultModel):
 
 @dataclass(frozen=True, slots=True)
 class TrackCut:
-    """How far one participant's track of a stream is settled."""
+    """How far one participant's track of a stream is analysed and stored, and how many utterances that were."""
 
     cut_sample: int
     utterances: int
@@ -258,8 +262,8 @@ class Account:
 
     A fragment is analysed, or skipped with a reason, or stands in the dead-letter topic (the call counts those).
     `missing` are sequence numbers that never came, or came so broken that their stream could not be known; `lost` are
-    those that stood in the log, which dropped them before they were read. Of a stream whose end fell into such a gap
-    nobody can know how many they were: they count as 1.
+    those that the log dropped before they were read. How many were lost at the end of a stream cannot be known: they
+    count as 1.
     """
 
     first_at: int | None = None
@@ -279,8 +283,8 @@ class Checkpoint:
 
     `resume_at` is the offset of the fragment from which a new owner must read (one pre-roll before the lowest cut,
     for decoders that need it) and `resume_sample` the exact position of that fragment's first sample; None before
-    the first result. `final` says that the whole stream is stored. `dead` holds the offsets, from `resume_at` on, of
-    the call's records that stand in the dead-letter topic: nobody works on them again.
+    the first result. `final` says that the whole stream is stored. `dead_letters` holds the offsets, from `resume_at`
+    on, of the call's records that stand in the dead-letter topic: they are not decoded again.
     """
 
     tracks: Mapping[Participant, TrackCut]
@@ -289,7 +293,7 @@ class Checkpoint:
     resume_sample: int | None
     final: bool
     account: Account = field(default_factory=Account)
-    dead: frozenset[int] = frozenset()
+    dead_letters: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

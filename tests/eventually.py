@@ -4,7 +4,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
 
@@ -12,7 +12,15 @@ DEADLINE_S = 60.0
 PAUSE_S = 0.01
 
 
-async def eventually(condition: Callable[[], T | Awaitable[T]], deadline_s: float = DEADLINE_S) -> T:
+@overload
+async def eventually(condition: Callable[[], Awaitable[T]], deadline_s: float = ...) -> T: ...
+
+
+@overload
+async def eventually(condition: Callable[[], T], deadline_s: float = ...) -> T: ...
+
+
+async def eventually(condition: Callable[[], Any], deadline_s: float = DEADLINE_S) -> Any:
     """What `condition` returns (or its coroutine), once that is true.
 
     Raises:
@@ -21,7 +29,7 @@ async def eventually(condition: Callable[[], T | Awaitable[T]], deadline_s: floa
     end_s = time.monotonic() + deadline_s
     while True:
         found = condition()
-        value: T = await found if inspect.isawaitable(found) else found
+        value = await found if inspect.isawaitable(found) else found
         if value:
             return value
         assert time.monotonic() < end_s, _late(condition, value, deadline_s)

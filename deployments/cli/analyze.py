@@ -1,38 +1,41 @@
 """`undertone analyze`: a file through the whole analysis in this process, without a broker, a store or a server."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
+import typer
 from rich.console import Group
 
 from deployments.cli import render
-from deployments.cli.console import CommandError, aside, print_out, write_json
-from deployments.cli.send import Order, fragments_of
-from deployments.serve.embedded import local_analyser
+from deployments.cli.console import CommandError, aside, clear_errors, print_out, write_json
+from deployments.cli.options import DEFAULTS, Bundle, Consent, Json, Participants, Paths, Transcriber
+from deployments.cli.recordings import Recording, fragments_of
 from pipelines.ingest.analyse import Analyser
-from pipelines.media.call_stream import utterances_of
 from pipelines.review.summary import summarise
 from pipelines.settings import AppConfig, StreamSettings
 from pipelines.types import MediaFragment, UtteranceSentiment
 
+commands = typer.Typer()
 
-def run(
-    paths: Sequence[Path],
-    participants: str | None,
-    consent: str | None,
+
+@commands.command(
+    epilog="Examples: undertone analyze clip.mp4 · undertone analyze call.flac --participants agent,customer --json"
+)
+@clear_errors
+def analyze(
+    paths: Paths,
     *,
-    transcriber: str,
-    bundle: str,
-    as_json: bool,
+    participants: Participants = None,
+    consent: Consent = None,
+    transcriber: Transcriber = DEFAULTS.transcriber,
+    bundle: Bundle = DEFAULTS.bundle,
+    as_json: Json = False,
 ) -> None:
-    """Analyse, and print each result as it comes (JSON) or all of them with their summary.
+    """Analyse a file here and now: no broker, no server."""
+    from deployments.serve.embedded import local_analyser  # noqa: PLC0415  # imports redis
 
-    Raises:
-        CommandError: the files or options do not fit, or a network cannot be loaded.
-        MediaError: no media.
-    """
-    cut = fragments_of(Order(tuple(paths), None, participants, consent), call_id_of(paths[0]))
+    cut = fragments_of(Recording(tuple(paths), participants, consent), call_id_of(paths[0]))
     config = AppConfig(transcriber=transcriber, bundle=bundle)
     with aside().status("loading the networks …") as status:
         try:
@@ -40,10 +43,8 @@ def run(
         except ValueError as error:  # a checkpoint or bundle that cannot be trusted; it says what to do next
             raise CommandError(str(error)) from error
         status.update("listening …")
-        if as_json:
-            found = asyncio.run(_written(analyse(cut, analyser, config.stream)))
-        else:
-            found = asyncio.run(_collected(analyse(cut, analyser, config.stream)))
+        results = analyse(cut, analyser, config.stream)
+        found = asyncio.run(_collected(results, as_json=as_json))
     if not found:
         aside().print(f"nobody speaks in {', '.join(map(str, paths))}: there is nothing to judge")
     elif not as_json:
@@ -56,6 +57,8 @@ async def analyse(
     cut: Iterable[MediaFragment], analyser: Analyser, settings: StreamSettings
 ) -> AsyncIterator[UtteranceSentiment]:
     """The results of one stream, in the order in which its utterances end."""
+    from pipelines.media.utterances import utterances_of  # noqa: PLC0415  # imports onnxruntime
+
     for utterance in utterances_of(cut, settings):
         yield await analyser(utterance)
 
@@ -67,13 +70,11 @@ def call_id_of(path: Path) -> str:
     )[:128]
 
 
-async def _collected(results: AsyncIterator[UtteranceSentiment]) -> list[UtteranceSentiment]:
-    return [result async for result in results]
-
-
-async def _written(results: AsyncIterator[UtteranceSentiment]) -> list[UtteranceSentiment]:
+async def _collected(results: AsyncIterator[UtteranceSentiment], *, as_json: bool) -> list[UtteranceSentiment]:
+    """All of them; as JSON each is printed as soon as it is there."""
     found = []
     async for result in results:
-        write_json([result])
         found.append(result)
+        if as_json:
+            write_json([result])
     return found

@@ -7,20 +7,25 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
 
-import httpx
+import typer
 from rich.console import Console
 
 from deployments.cli import render
-from deployments.cli.client import await_call, events, gateway
-from deployments.cli.console import CommandError, aside, print_out, screen, settings, write_json
-from deployments.cli.query import summary_of, utterance_of
-from deployments.cli.send import Order, fragments_of, send
+from deployments.cli.client import await_call, events, gateway, summary_of
+from deployments.cli.connect import System
+from deployments.cli.console import CommandError, aside, clear_errors, print_out, screen, settings, write_json
+from deployments.cli.options import Json, Pace, PaceOption
+from deployments.cli.recordings import Recording, fragments_of, send_fragments
 from deployments.sample import ANGRY_TO_CONTENT
-from deployments.serve.embedded import Embedded, embedded, forget_embedded
-from pipelines.log.choose import open_producer
 from pipelines.settings import AppConfig
 from pipelines.types import UtteranceSentiment
+
+if TYPE_CHECKING:  # what takes long to import, which `undertone --help` spares
+    import httpx
+
+    from deployments.serve.embedded import Embedded
 
 UTTERANCES_MIN = 8
 RESULTS_S = 240.0
@@ -29,23 +34,30 @@ CALL_OPENS_S = 60.0
 """How long the first fragment may take from the log to the store."""
 TENANT = "default"
 
+commands = typer.Typer()
 
-def run(*, realtime: bool, port: int, as_json: bool) -> None:
-    """Start, send, print each result as it arrives, summarise, stop.
 
-    Raises:
-        CommandError: something did not start, or fewer results came out than the sample call has to give.
-    """
+@commands.command(epilog="Example: undertone demo --pace realtime")
+@clear_errors
+def demo(
+    *,
+    pace: PaceOption = Pace.FAST,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the gateway; 0 takes a free one.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Start everything on this machine, play the sample call through it, and stop."""
+    from deployments.serve.embedded import delete_embedded_store  # noqa: PLC0415  # imports redis
+
     console = aside()
     config = AppConfig(source="redis")
     port = port or _free_port()
     with ExitStack() as stack:
-        stack.callback(forget_embedded, settings(), port)
+        stack.callback(delete_embedded_store, settings(), port)
         system = _started(stack, config, port, console)
         call_id = f"demo-{datetime.now(UTC):%Y%m%dT%H%M%S}"
         client = stack.enter_context(gateway(system.url))
         results = _following(client, call_id, as_json=as_json)
-        _play(config, system, call_id, realtime=realtime)
+        _play(config, system, call_id, pace)
         try:
             found = results.result(RESULTS_S)
         except TimeoutError as error:
@@ -61,7 +73,9 @@ def run(*, realtime: bool, port: int, as_json: bool) -> None:
         raise CommandError(f"only {len(found)} utterances came out, at least {UTTERANCES_MIN} should; undertone doctor")
 
 
-def _started(stack: ExitStack, config: AppConfig, port: int, console: Console) -> Embedded:
+def _started(stack: ExitStack, config: AppConfig, port: int, console: Console) -> "Embedded":
+    from deployments.serve.embedded import embedded  # noqa: PLC0415  # imports redis
+
     started_s = time.monotonic()
     console.print("starting Redis, Ray and the networks …")
     try:
@@ -72,14 +86,14 @@ def _started(stack: ExitStack, config: AppConfig, port: int, console: Console) -
     return system
 
 
-def _play(config: AppConfig, system: Embedded, call_id: str, *, realtime: bool) -> None:
-    order = Order((ANGRY_TO_CONTENT,), call_id, "agent,customer", None)
-    with closing(open_producer(config, system.settings)) as producer:
-        for _ in send(producer, fragments_of(order, call_id), realtime=realtime):
+def _play(config: AppConfig, system: "Embedded", call_id: str, pace: Pace) -> None:
+    cut = fragments_of(Recording((ANGRY_TO_CONTENT,), "agent,customer"), call_id)
+    with closing(System(config, system.settings).producer()) as producer:
+        for _ in send_fragments(producer, cut, realtime=pace is Pace.REALTIME):
             pass
 
 
-def _following(client: httpx.Client, call_id: str, *, as_json: bool) -> Future[list[UtteranceSentiment]]:
+def _following(client: "httpx.Client", call_id: str, *, as_json: bool) -> Future[list[UtteranceSentiment]]:
     """Print the call's results in a thread of their own, while the call is still being sent."""
     done: Future[list[UtteranceSentiment]] = Future()
 
@@ -88,10 +102,9 @@ def _following(client: httpx.Client, call_id: str, *, as_json: bool) -> Future[l
         try:
             await_call(client, call_id, {"tenant": TENANT}, CALL_OPENS_S)
             for event in events(client, call_id, {"tenant": TENANT}):
-                result = utterance_of(event)
-                if result is not None:
-                    found.append(result)
-                    _print(result, as_json=as_json)
+                if event.utterance is not None:
+                    found.append(event.utterance)
+                    _print(event.utterance, as_json=as_json)
         except BaseException as error:  # noqa: BLE001  # whatever it is, it is raised again where the result is asked for
             done.set_exception(error)
         else:

@@ -10,11 +10,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-import httpx
+import typer
 from rich.table import Table
 from rich.text import Text
 
-from deployments.cli.console import EXIT_FAILED, CommandError, print_out, settings, write_json
+from deployments.cli.console import EXIT_FAILED, CommandError, clear_errors, print_out, settings, write_json
+from deployments.cli.options import Json
 from pipelines.settings import AppConfig, Settings
 
 State = Literal["ok", "optional", "missing"]
@@ -28,6 +29,8 @@ GIB = 1 << 30
 SYNC = "uv sync --frozen in the repository (or make test, which does it)"
 STYLE: dict[State, str] = {"ok": "green", "optional": "yellow", "missing": "red"}
 
+commands = typer.Typer()
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -39,12 +42,10 @@ class Finding:
     mend: str = ""
 
 
-def run(*, as_json: bool) -> None:
-    """Look at everything and print it.
-
-    Raises:
-        CommandError: something that is needed is missing.
-    """
+@commands.command(epilog="Example: undertone doctor --json")
+@clear_errors
+def doctor(*, as_json: Json = False) -> None:
+    """Say what is installed, reachable and missing, and how to mend it."""
     findings = examine(settings())
     if as_json:
         write_json(asdict(finding) for finding in findings)
@@ -192,6 +193,8 @@ def _kafka(bootstrap: str) -> Finding:
 
 
 def _gateway(url: str) -> Finding:
+    import httpx  # noqa: PLC0415  # takes long, and only this look needs it
+
     try:
         answer = httpx.get(f"{url}/healthz", timeout=ANSWER_S)
     except (httpx.HTTPError, httpx.InvalidURL) as error:

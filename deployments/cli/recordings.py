@@ -1,7 +1,9 @@
-"""Recordings on disk: who is on which channel, how long they are, and one file per party as one stream."""
+"""Recordings on disk: who is on which channel, one file per party as one stream, cut into fragments and sent."""
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
@@ -13,15 +15,91 @@ from deployments.cli.console import EXIT_USAGE, CommandError
 from models.types import SAMPLE_RATE_HZ
 from pipelines.consent import parse_consent
 from pipelines.errors import BadFragmentError, MediaError
-from pipelines.log.records import parse_participants
+from pipelines.log.producer import Producer
+from pipelines.log.records import fragment_headers, parse_participants
 from pipelines.media.container import open_media, sound_and_picture
+from pipelines.media.fragment import fragments
 from pipelines.settings import MediaLimits
-from pipelines.types import Consent, Participant
+from pipelines.types import TOPIC_MEDIA, Consent, MediaFragment, Participant
 
 BLOCK_SAMPLES = SAMPLE_RATE_HZ
 """Samples per channel in a merged block: a second."""
+FLUSH_FRAGMENTS = 16
+"""Acknowledgements are waited for after so many fragments; in real time after each."""
 
 Pcm = np.ndarray[tuple[int], np.dtype[np.int16]]
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """Files and what the command line says of them; `participants` and `consent` as they are written there."""
+
+    paths: tuple[Path, ...]
+    participants: str | None = None
+    consent: str | None = None
+    stream: str = "main"
+    tenant: str = "default"
+
+
+def fragments_of(recording: Recording, call_id: str) -> Iterator[MediaFragment]:
+    """The fragments of the recording: one file as it is, or one file per participant merged into one stream.
+
+    Raises:
+        CommandError: a file is missing, or participants or consent do not fit.
+        MediaError: no media.
+    """
+    paths = recording.paths
+    participants, consent = participants_of(paths, recording.participants), consent_of(recording.consent)
+    merged = len(paths) > 1
+    return fragments(
+        merged_l16(paths) if merged else paths[0],
+        call_id=call_id,
+        tenant=recording.tenant,
+        stream=recording.stream,
+        participants=participants,
+        consent=consent,
+        content_type=merged_content_type(len(paths)) if merged else None,
+    )
+
+
+def send_fragments(
+    producer: Producer, cut: Iterable[MediaFragment], *, realtime: bool, first_seq: int = 0
+) -> Iterator[MediaFragment]:
+    """Send from `first_seq` on; yields a fragment when the log has acknowledged it and everything before.
+
+    Raises:
+        SourceUnavailableError: the log is away; what was yielded stands in it.
+    """
+    queued = 0
+    started_s = time.monotonic()
+    wanted = (fragment for fragment in cut if fragment.seq >= first_seq)
+    for due_s, fragment in due(wanted):
+        if realtime:
+            time.sleep(max(0.0, started_s + due_s - time.monotonic()))
+        producer.send(TOPIC_MEDIA, fragment.call_id, fragment.media, fragment_headers(fragment))
+        queued += 1
+        if realtime or fragment.final or queued >= FLUSH_FRAGMENTS:
+            producer.flush()
+            queued = 0
+            yield fragment
+
+
+def due(cut: Iterable[MediaFragment]) -> Iterator[tuple[float, MediaFragment]]:
+    """Each fragment with the seconds after the first one's start at which its media has been spoken.
+
+    That is when the next one starts; the last is taken to be as long as the one before it.
+    """
+    waiting: MediaFragment | None = None
+    first_ms = length_ms = 0
+    for fragment in cut:
+        if waiting is None:
+            first_ms = fragment.start_ms
+        else:
+            length_ms = fragment.start_ms - waiting.start_ms
+            yield (fragment.start_ms - first_ms) / 1000, waiting
+        waiting = fragment
+    if waiting is not None:
+        yield (waiting.start_ms + length_ms - first_ms) / 1000, waiting
 
 
 def consent_of(text: str | None) -> Consent | None:
@@ -33,14 +111,14 @@ def consent_of(text: str | None) -> Consent | None:
     try:
         return None if text is None else parse_consent(text)
     except BadFragmentError as error:
-        raise CommandError(str(error).replace("header consent", "--consent"), EXIT_USAGE) from error
+        raise CommandError(error.message_for("--consent"), EXIT_USAGE) from error
 
 
 def participants_of(paths: Sequence[Path], text: str | None) -> tuple[Participant, ...]:
     """Who is on which channel (one file) or in which file (several).
 
-    Unsaid, a recording with a picture or one channel is the customer's. Sound with more channels is never guessed at:
-    whoever is taken for the customer is judged by voice.
+    Where `text` is None, a recording with a picture or with one channel is the customer's. Sound with more channels is
+    never guessed at: whoever is taken for the customer is judged by voice.
 
     Raises:
         CommandError: a file is missing, or `text` is, or it does not fit.
@@ -50,11 +128,11 @@ def participants_of(paths: Sequence[Path], text: str | None) -> tuple[Participan
         if not path.is_file():
             raise CommandError(f"no such file: {path}", EXIT_USAGE)
     if text is None:
-        return _unsaid(paths)
+        return _default_participants(paths)
     try:
         named = parse_participants(text)
     except BadFragmentError as error:
-        raise CommandError(str(error).replace("header participants", "--participants"), EXIT_USAGE) from error
+        raise CommandError(error.message_for("--participants"), EXIT_USAGE) from error
     if len(paths) > 1 and len(named) != len(paths):
         raise CommandError(f"{len(paths)} files, but --participants names {len(named)}: one for each file", EXIT_USAGE)
     channels, _ = _channels(paths[0])
@@ -101,7 +179,7 @@ def merged_content_type(channels: int) -> str:
     return f"audio/L16;rate={SAMPLE_RATE_HZ};channels={channels}"
 
 
-def _unsaid(paths: Sequence[Path]) -> tuple[Participant, ...]:
+def _default_participants(paths: Sequence[Path]) -> tuple[Participant, ...]:
     what = "several files"
     if len(paths) == 1:
         channels, has_picture = _channels(paths[0])

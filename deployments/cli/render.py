@@ -8,7 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from models.types import SCORE_MAX, SCORE_MIN, Modality
-from pipelines.review.summary import CallSummary, ParticipantSummary
+from pipelines.review.participant import ParticipantSummary
+from pipelines.review.summary import CallSummary
 from pipelines.types import MissingReason, Participant, UtteranceSentiment
 
 PARTICIPANT_STYLE = {Participant.AGENT: "cyan", Participant.CUSTOMER: "magenta", Participant.MIXED: "blue"}

@@ -3,64 +3,72 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from rich.console import Group
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from deployments.cli.audit import LogName, System, since_ms, system
-from deployments.cli.console import EXIT_USAGE, CommandError, aside, print_out, write_json
-from deployments.cli.serve import configuration
-from deployments.serve.embedded import local_analyser
-from pipelines.ingest.worker import Worker, owner_name
-from pipelines.log.choose import open_reader
-from pipelines.log.producer import SilentProducer
+from deployments.cli.connect import System, configuration, system
+from deployments.cli.console import EXIT_USAGE, CommandError, aside, clear_errors, print_out, write_json
+from deployments.cli.options import ConfigFile, Json, LogSince, OnlyCall, Source, Tenant, since_ms
 from pipelines.review.compare import Comparison, Tally
-from pipelines.review.replay import ReplaySource
 from pipelines.settings import AppConfig
-from pipelines.store.archive import PAGE_MAX
 from pipelines.store.queries import CallFilter
-from pipelines.store.store import Store
 from pipelines.types import LIVE_RUN, TOPIC_MEDIA, UtteranceSentiment
+
+if TYPE_CHECKING:  # both import kafka or redis, which `undertone --help` spares
+    from pipelines.review.replay import ReplaySource
+    from pipelines.store.store import Store
 
 LOOK_S = 0.1
 CHANGES_SHOWN_MAX = 40
 WORKER = {"stalled_after_s": 1.0, "closed_after_s": 2.0, "commit_interval_s": 0.2}
 """The log holds nothing more of a stream that has no end: there is nobody to wait for."""
 
+commands = typer.Typer()
 
+
+@commands.command(
+    epilog="Examples: undertone replay --call demo-1 --bundle my_bundle --into mine · "
+    "undertone replay --since 2026-11-14T00:00:00Z --config deployments/serve.yaml --into last-week"
+)
+@clear_errors
 def replay(
-    call_id: str | None,
-    since: str | None,
     *,
-    into: str | None,
-    changes: dict[str, object],
-    config_file: Path | None,
-    source: LogName | None,
-    as_json: bool,
+    call: OnlyCall = None,
+    since: LogSince = None,
+    bundle: Annotated[str | None, typer.Option(help="Another bundle: `embedded`, or a folder.")] = None,
+    into: Annotated[
+        str | None, typer.Option(help="The name for the results; the same one goes on after a stop.")
+    ] = None,
+    config: ConfigFile = None,
+    transcriber: Annotated[str | None, typer.Option(help="A Whisper model's name or path, or `pocketsphinx`.")] = None,
+    source: Source = None,
+    as_json: Json = False,
 ) -> None:
-    """Read the topic again and store what comes of it under the name `into`; again with that name it goes on.
+    """Judge calls that the log still holds once more, beside their live results."""
+    from deployments.serve.embedded import local_analyser  # noqa: PLC0415  # imports redis
+    from pipelines.review.replay import ReplaySource  # noqa: PLC0415  # imports kafka
 
-    `changes` are fields of the configuration in which the replay differs from `config_file`.
-
-    Raises:
-        CommandError: the name or the configuration is wrong, or a network cannot be loaded.
-    """
+    if call is None and since is None:
+        raise CommandError("say what to replay: --call ID, or --since 2026-11-14T00:00:00Z", EXIT_USAGE)
     run = into or f"replay-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     if run == LIVE_RUN:
         raise CommandError(f"{LIVE_RUN} is the name of the live results: give another one", EXIT_USAGE)
-    here = system(source, config_file)
-    whole = {"share": 1.0, "worker": {**here.config.worker.model_dump(), **WORKER}}
-    config = configuration(config_file, {**changes, **whole, "run": run, "source": here.config.source})
+    here = system(source, config)
+    changes: dict[str, object] = {"bundle": bundle, "transcriber": transcriber}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    changes |= {"share": 1.0, "worker": {**here.config.worker.model_dump(), **WORKER}}
+    of_run = configuration(config, {**changes, "run": run, "source": here.config.source})
     with aside().status("loading the networks …"):
         try:
-            analyser = local_analyser(config)
+            analyser = local_analyser(of_run)
         except ValueError as error:  # a checkpoint or bundle that cannot be trusted; it says what to do next
             raise CommandError(str(error)) from error
-    read = ReplaySource(open_reader(here.config, here.where, TOPIC_MEDIA), since_ms=since_ms(since), call_id=call_id)
-    stored = asyncio.run(_replayed(here, config, read, analyser))
+    read = ReplaySource(here.reader(TOPIC_MEDIA), since_ms=since_ms(since), call_id=call)
+    stored = asyncio.run(_replayed(here, of_run, read, analyser))
     if as_json:
         write_json([{"run": run, "records": read.read, **stored}])
         return
@@ -68,20 +76,24 @@ def replay(
     aside().print(f"compare them: undertone compare {LIVE_RUN} {run}")
 
 
-def compare_runs(
-    first: str, second: str, tenant: str, call_id: str | None, since: str | None, *, as_json: bool
+@commands.command(epilog="Examples: undertone compare live mine · undertone compare live mine --call demo-1 --json")
+@clear_errors
+def compare(
+    first: Annotated[str, typer.Argument(help="A run: `live`, or the name of a replay or a shadow.")],
+    second: Annotated[str, typer.Argument(help="Another run.")],
+    *,
+    call: OnlyCall = None,
+    since: Annotated[str | None, typer.Option(help="Only calls that started since then.")] = None,
+    tenant: Tenant = "default",
+    as_json: Json = False,
 ) -> None:
-    """Print where two runs agree and what moved.
-
-    Raises:
-        CommandError: one of the runs holds nothing of these calls.
-    """
+    """Say where two runs over the same calls agree, how far scores moved, and which utterances changed polarity."""
     here = system(None)
     wanted = CallFilter(tenant=tenant, since_ms=since_ms(since) or None)
 
-    async def both(store: Store) -> Comparison:
+    async def both(store: "Store") -> Comparison:
         tally = Tally((first, second))
-        async for pair in _pairs(store, tally.runs, wanted, call_id):
+        async for pair in _pairs(store, tally.runs, wanted, call):
             tally.add(*pair)
         return tally.comparison()
 
@@ -96,8 +108,11 @@ def compare_runs(
         print_out(Group(_figures(found), "", _changes(found)))
 
 
-async def _replayed(here: System, config: AppConfig, source: ReplaySource, analyser: Any) -> dict[str, int]:
-    store = Store.connect(here.where.redis.get_secret_value(), config.run)
+async def _replayed(here: System, config: AppConfig, source: "ReplaySource", analyser: Any) -> dict[str, int]:
+    from pipelines.ingest.worker import Worker, owner_name  # noqa: PLC0415  # imports kafka
+    from pipelines.log.producer import SilentProducer  # noqa: PLC0415  # as above
+
+    store = here.store(config.run)
     worker = Worker(
         source=source,
         producer=SilentProducer(),
@@ -123,8 +138,10 @@ async def _replayed(here: System, config: AppConfig, source: ReplaySource, analy
 
 
 async def _pairs(
-    store: Store, runs: tuple[str, str], wanted: CallFilter, call_id: str | None
+    store: "Store", runs: tuple[str, str], wanted: CallFilter, call_id: str | None
 ) -> AsyncIterator[tuple[Sequence[UtteranceSentiment], Sequence[UtteranceSentiment]]]:
+    from pipelines.store.archive import PAGE_MAX  # noqa: PLC0415  # imports redis
+
     first, second = (store.of_run(run).archive for run in runs)
     rarer = first if runs[1] == LIVE_RUN else second  # a replay has fewer calls than there are
     cursor: str | None = None

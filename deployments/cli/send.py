@@ -3,42 +3,70 @@
 import json
 import re
 import shlex
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
+import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from deployments.cli.console import EXIT_INTERRUPTED, EXIT_USAGE, CommandError, aside, print_out, settings, write_json
-from deployments.cli.recordings import consent_of, length_s, merged_content_type, merged_l16, participants_of
-from deployments.cli.serve import reaching, source_of
+from deployments.cli.connect import system
+from deployments.cli.console import (
+    EXIT_INTERRUPTED,
+    EXIT_USAGE,
+    CommandError,
+    aside,
+    clear_errors,
+    print_out,
+    write_json,
+)
+from deployments.cli.options import Consent, Json, Pace, PaceOption, Participants, Paths, Source, Tenant
+from deployments.cli.recordings import Recording, fragments_of, length_s, send_fragments
 from pipelines.errors import SourceUnavailableError
-from pipelines.log.choose import open_producer
 from pipelines.log.producer import Producer
-from pipelines.log.records import fragment_headers
-from pipelines.media.fragment import fragments
-from pipelines.settings import AppConfig
-from pipelines.types import CALL_ID_PATTERN, NAME_PATTERN, TOPIC_MEDIA, MediaFragment
+from pipelines.types import CALL_ID_PATTERN, NAME_PATTERN, MediaFragment
 
-FLUSH_FRAGMENTS = 16
-"""Acknowledgements are waited for after so many fragments; in real time after each."""
+commands = typer.Typer()
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What to send, as the command line says it."""
-
-    paths: tuple[Path, ...]
-    call_id: str | None
-    participants: str | None
-    consent: str | None
-    stream: str = "main"
-    tenant: str = "default"
-    realtime: bool = False
+@commands.command(
+    epilog="Examples: undertone send call.flac --participants agent,customer · "
+    "undertone send agent.flac caller.flac --participants agent,customer --pace realtime"
+)
+@clear_errors
+def send(
+    paths: Paths,
+    *,
+    call_id: Annotated[str | None, typer.Option(help="The call's id; made up and printed when not given.")] = None,
+    participants: Participants = None,
+    pace: PaceOption = Pace.FAST,
+    consent: Consent = None,
+    stream: Annotated[str, typer.Option(help="The stream's name within the call.")] = "main",
+    tenant: Tenant = "default",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where an interrupted send of this call ended.")
+    ] = False,
+    source: Source = None,
+    as_json: Json = False,
+) -> None:
+    """Send a recording as a call, fragment by fragment, each acknowledged by the log."""
+    recording = Recording(tuple(paths), participants, consent, stream, tenant)
+    chosen_id = _checked(recording, call_id)
+    if resume and call_id is None:
+        raise CommandError("--resume needs the --call-id that the interrupted send printed", EXIT_USAGE)
+    cut = fragments_of(recording, chosen_id)
+    here = system(source, needs_store=False)
+    journal = journal_of(recording, chosen_id, here.where.cache_dir)
+    journal.write(journal.next_seq() if resume else 0)
+    sent = _Sending(recording, chosen_id, pace, journal).deliver(here.producer(), cut)
+    journal.path.unlink()
+    if as_json:
+        write_json([{"call_id": chosen_id, "stream": stream, "tenant": tenant, "fragments": sent}])
+    else:
+        print_out(f"{chosen_id}: {sent} fragments acknowledged; see it with: undertone show {chosen_id}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,117 +103,60 @@ class Journal:
         unfinished.replace(self.path)
 
 
-def run(order: Order, *, source: Literal["kafka", "redis"] | None, resume: bool, as_json: bool) -> None:
-    """Send the whole recording and say under which call id.
+@dataclass(frozen=True, slots=True)
+class _Sending:
+    """One run of the command, as its error messages need to know it."""
 
-    Raises:
-        CommandError: the order is wrong, the log is away, or Ctrl-C; the latter two say how to go on.
-    """
-    call_id = _checked(order)
-    if resume and order.call_id is None:
-        raise CommandError("--resume needs the --call-id that the interrupted send printed", EXIT_USAGE)
-    cut = fragments_of(order, call_id)
-    where = settings()
-    chosen = source_of(where, source)
-    where = reaching(where) if chosen == "redis" else where
-    journal = journal_of(order, call_id, where.cache_dir)
-    journal.write(journal.next_seq() if resume else 0)
-    sent = _deliver(open_producer(AppConfig(source=chosen), where), cut, order, call_id, journal)
-    journal.path.unlink()
-    if as_json:
-        write_json([{"call_id": call_id, "stream": order.stream, "tenant": order.tenant, "fragments": sent}])
-    else:
-        print_out(f"{call_id}: {sent} fragments acknowledged; see it with: undertone show {call_id}")
+    recording: Recording
+    call_id: str
+    pace: Pace
+    journal: Journal
 
+    def deliver(self, producer: Producer, cut: Iterator[MediaFragment]) -> int:
+        """Send what the journal says is left; returns how many fragments the call has.
 
-def _deliver(producer: Producer, cut: Iterator[MediaFragment], order: Order, call_id: str, journal: Journal) -> int:
-    """Send what the journal says is left; returns how many fragments the call has."""
-    sent = journal.next_seq()
-    try:
-        with _progress(call_id, length_s(order.paths)) as moved:
-            for fragment in send(producer, cut, realtime=order.realtime, first_seq=sent):
-                sent = fragment.seq + 1
-                journal.write(sent)
-                moved(fragment.start_ms / 1000)
-        producer.close()
-    except KeyboardInterrupt:
-        with suppress(SourceUnavailableError):
+        Raises:
+            CommandError: the log is away, or Ctrl-C; says how to go on.
+        """
+        sent, realtime = self.journal.next_seq(), self.pace is Pace.REALTIME
+        try:
+            with _progress(self.call_id, length_s(self.recording.paths)) as moved:
+                for fragment in send_fragments(producer, cut, realtime=realtime, first_seq=sent):
+                    sent = fragment.seq + 1
+                    self.journal.write(sent)
+                    moved(fragment.start_ms / 1000)
             producer.close()
-        raise CommandError(_interrupted("stopped", sent, order, call_id), EXIT_INTERRUPTED) from None
-    except SourceUnavailableError as error:
-        raise CommandError(_interrupted(str(error), sent, order, call_id)) from error
-    return sent
+        except KeyboardInterrupt:
+            with suppress(SourceUnavailableError):
+                producer.close()
+            raise CommandError(self._interrupted("stopped", sent), EXIT_INTERRUPTED) from None
+        except SourceUnavailableError as error:
+            raise CommandError(self._interrupted(str(error), sent)) from error
+        return sent
+
+    def _interrupted(self, why: str, sent: int) -> str:
+        return f"{why} after {sent} acknowledged fragments; go on with: {self._resume_command()}"
+
+    def _resume_command(self) -> str:
+        recording = self.recording
+        words = ["undertone", "send", *map(str, recording.paths), "--call-id", self.call_id]
+        options = {"--participants": recording.participants, "--consent": recording.consent}
+        options |= {"--stream": None if recording.stream == "main" else recording.stream}
+        options |= {"--tenant": None if recording.tenant == "default" else recording.tenant}
+        options |= {"--pace": "realtime" if self.pace is Pace.REALTIME else None}
+        words += [word for option, value in options.items() if value is not None for word in (option, value)]
+        return shlex.join([*words, "--resume"])
 
 
-def _interrupted(why: str, sent: int, order: Order, call_id: str) -> str:
-    return f"{why} after {sent} acknowledged fragments; go on with: {_again(order, call_id)}"
-
-
-def fragments_of(order: Order, call_id: str) -> Iterator[MediaFragment]:
-    """The recording, one file as it is, or one file per participant merged into one stream.
-
-    Raises:
-        CommandError: a file is missing, or participants or consent do not fit.
-        MediaError: no media.
-    """
-    participants, consent = participants_of(order.paths, order.participants), consent_of(order.consent)
-    merged = len(order.paths) > 1
-    return fragments(
-        merged_l16(order.paths) if merged else order.paths[0],
-        call_id=call_id,
-        tenant=order.tenant,
-        stream=order.stream,
-        participants=participants,
-        consent=consent,
-        content_type=merged_content_type(len(order.paths)) if merged else None,
-    )
-
-
-def send(
-    producer: Producer, cut: Iterable[MediaFragment], *, realtime: bool, first_seq: int = 0
-) -> Iterator[MediaFragment]:
-    """Send from `first_seq` on; yields a fragment when the log has acknowledged it and everything before.
-
-    Raises:
-        SourceUnavailableError: the log is away; what was yielded stands in it.
-    """
-    queued = 0
-    started_s = time.monotonic()
-    wanted = (fragment for fragment in cut if fragment.seq >= first_seq)
-    for due_s, fragment in due(wanted):
-        if realtime:
-            time.sleep(max(0.0, started_s + due_s - time.monotonic()))
-        producer.send(TOPIC_MEDIA, fragment.call_id, fragment.media, fragment_headers(fragment))
-        queued += 1
-        if realtime or fragment.final or queued >= FLUSH_FRAGMENTS:
-            producer.flush()
-            queued = 0
-            yield fragment
-
-
-def due(cut: Iterable[MediaFragment]) -> Iterator[tuple[float, MediaFragment]]:
-    """Each fragment with the seconds after the first one's start at which its media has been spoken.
-
-    That is when the next one starts; the last is taken to be as long as the one before it.
-    """
-    waiting: MediaFragment | None = None
-    first_ms = length_ms = 0
-    for fragment in cut:
-        if waiting is None:
-            first_ms = fragment.start_ms
-        else:
-            length_ms = fragment.start_ms - waiting.start_ms
-            yield (fragment.start_ms - first_ms) / 1000, waiting
-        waiting = fragment
-    if waiting is not None:
-        yield (waiting.start_ms + length_ms - first_ms) / 1000, waiting
-
-
-def journal_of(order: Order, call_id: str, cache_dir: Path) -> Journal:
+def journal_of(recording: Recording, call_id: str, cache_dir: Path) -> Journal:
     """Where this send remembers how far it is."""
-    files = [[str(path.resolve()), path.stat().st_size] for path in order.paths]
-    sent: dict[str, object] = {"files": files, "participants": order.participants, "consent": order.consent}
-    return Journal(cache_dir / "sends" / f"{order.tenant}.{call_id}.{order.stream}.json", sent)
+    files = [[str(path.resolve()), path.stat().st_size] for path in recording.paths]
+    sent: dict[str, object] = {
+        "files": files,
+        "participants": recording.participants,
+        "consent": recording.consent,
+    }
+    return Journal(cache_dir / "sends" / f"{recording.tenant}.{call_id}.{recording.stream}.json", sent)
 
 
 @contextmanager
@@ -204,25 +175,14 @@ def _progress(call_id: str, total_s: float | None) -> Iterator[Callable[[float],
             progress.update(task, completed=total_s)
 
 
-def _again(order: Order, call_id: str) -> str:
-    """The command that goes on with an interrupted send."""
-    words = ["undertone", "send", *map(str, order.paths), "--call-id", call_id]
-    options = {"--participants": order.participants, "--consent": order.consent}
-    options |= {"--stream": None if order.stream == "main" else order.stream}
-    options |= {"--tenant": None if order.tenant == "default" else order.tenant}
-    options |= {"--pace": "realtime" if order.realtime else None}
-    words += [word for option, value in options.items() if value is not None for word in (option, value)]
-    return shlex.join([*words, "--resume"])
-
-
-def _checked(order: Order) -> str:
+def _checked(recording: Recording, call_id: str | None) -> str:
     """The call's id, as given or made up from the first file's name and the time."""
-    for option, name in (("--stream", order.stream), ("--tenant", order.tenant)):
+    for option, name in (("--stream", recording.stream), ("--tenant", recording.tenant)):
         if not re.fullmatch(NAME_PATTERN, name):
             raise CommandError(f"{option} {name!r}: 1 to 64 characters of A-Z a-z 0-9 . _ -", EXIT_USAGE)
-    if order.call_id is None:
-        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", order.paths[0].stem)[:64]
+    if call_id is None:
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", recording.paths[0].stem)[:64]
         return f"{stem}-{datetime.now(UTC):%Y%m%dT%H%M%S}"
-    if not re.fullmatch(CALL_ID_PATTERN, order.call_id):
-        raise CommandError(f"--call-id {order.call_id!r}: 1 to 128 characters of A-Z a-z 0-9 . _ : -", EXIT_USAGE)
-    return order.call_id
+    if not re.fullmatch(CALL_ID_PATTERN, call_id):
+        raise CommandError(f"--call-id {call_id!r}: 1 to 128 characters of A-Z a-z 0-9 . _ : -", EXIT_USAGE)
+    return call_id

@@ -1,48 +1,135 @@
 """`undertone train` and `undertone evaluate`: the research side from the command line."""
 
+import importlib.util
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.table import Table
 
-from deployments.cli.console import EXIT_USAGE, CommandError, aside, print_out, write_json
-from models import evaluate as evaluation
-from models import train as training
+from deployments.cli.console import EXIT_USAGE, CommandError, aside, clear_errors, print_out, write_json
+from deployments.cli.options import DEFAULTS, Bundle, Json
 from models.errors import ModelError
-from models.evaluate_report import class_rows, confusion_rows, metric_rows
-from models.recipes import FOLDS, RECIPES
+
+DATASETS_HELP = (
+    "text: meld, meld_context, meld_recognised, tweets, goemotions; audio: ravdess, ravdess_telephone, emodb, "
+    "emodb_telephone; video: fer2013, fer2013_frames, ckplus48, ravdess; fusion: label_pairs, label_pairs_doubtful, mosi, ravdess_av."
+)
+COMPARED = ("accuracy", "balanced_accuracy", "f1_macro", "f1_weighted", "ece")
+"""The metrics in the table of `evaluate all`."""
+
+commands = typer.Typer()
 
 
-def train(recipe: str, data: Path, out: Path, seed: int, *, folds: bool, workers: int, as_json: bool) -> None:
-    """Run a recipe to its end, or go on with an interrupted run.
+@commands.command(
+    epilog="Examples: undertone train debug --data ../shared/data --out /tmp/debug --seed 0 · the same command again goes "
+    "on after a kill · undertone train audio_ravdess --data ../shared/data --out /tmp/folds --folds · "
+    "undertone train video_fer2013 --data ../shared/data --out /tmp/face --workers 4"
+)
+@clear_errors
+def train(
+    recipe: Annotated[str, typer.Argument(help="A function of models/recipes/.")],
+    *,
+    data: Annotated[Path, typer.Option(help="The folder of the data sets.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder for checkpoint, results, curves and logs; the same one goes on after a kill.")
+    ],
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    folds: Annotated[
+        bool, typer.Option("--folds", help="Cross-validate: train every fold, give mean and standard deviation.")
+    ] = False,
+    workers: Annotated[
+        int,
+        typer.Option(min=1, help="Processes that share every batch, by Ray Train; one GPU each where there are any."),
+    ] = 1,
+    as_json: Json = False,
+) -> None:
+    """Train one published result; watch it with `tensorboard --logdir OUT`."""
+    _needs_train_group()
+    from models import train as training  # noqa: PLC0415  # imports torch
+    from models.recipes import FOLDS, RECIPES  # noqa: PLC0415  # imports torch
 
-    Raises:
-        CommandError: no such recipe, no data, or the training cannot go on.
-    """
     known = FOLDS if folds else RECIPES
     if recipe not in known:
         names = ", ".join(sorted(known)) or "(there is none)"
         what = "recipe with folds" if folds else "recipe"
         raise CommandError(f"no {what} {recipe!r}: choose one of {names}", EXIT_USAGE)
     _needs(data)
-    try:
-        with redirect_stdout(sys.stderr):  # the loop shows its progress, which is not the result
-            if workers > 1:
-                from deployments.serve import training as scaled  # noqa: PLC0415  # Ray, which one worker does not need
+    with _model_errors():
+        if workers > 1:
+            from deployments.serve import training as scaled  # noqa: PLC0415  # Ray, which one worker does not need
 
-                results = scaled.run(recipe, data, out, seed, workers=workers, folds=folds)
-            else:
-                results = training.run(recipe, data, out, seed, folds=folds)
-    except ModelError as error:
-        raise CommandError(str(error)) from error
+            results = scaled.run(recipe, data, out, seed, workers=workers, folds=folds)
+        else:
+            results = training.run(recipe, data, out, seed, folds=folds)
     if as_json:
         write_json([results])
     else:
         print_out(_trained(recipe, results))
         print_out(f"results.json and checkpoints in {out}, {results['seconds']} s")
+
+
+@commands.command(
+    epilog="Examples: undertone evaluate text --dataset meld --data ../shared/data · "
+    "undertone evaluate audio --dataset ravdess --data my_actors --split all --json · "
+    "undertone evaluate all --data ../shared/data · "
+    "undertone evaluate fusion --bundle my_bundle --dataset label_pairs --data ../shared/data --report /tmp/report"
+)
+@clear_errors
+def evaluate(
+    modality: Annotated[
+        str, typer.Argument(help="text, audio, video, fusion, or `all` for every data set in one table.")
+    ],
+    *,
+    dataset: Annotated[str, typer.Option(help=DATASETS_HELP)] = "",
+    data: Annotated[Path, typer.Option(help="The folder of the data sets, laid out as their readers say.")],
+    bundle: Bundle = DEFAULTS.bundle,
+    split: Annotated[
+        str, typer.Option(help="The data set's own name of a split, or `all`: whatever lies there.")
+    ] = "validation",
+    report: Annotated[Path | None, typer.Option(help="Folder for report.json, report.md and pictures.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False,
+) -> None:
+    """Measure a network of a bundle on a data set: figures, 95 % intervals, and what a constant answer would get."""
+    _needs_train_group()
+    from models import evaluate as evaluation  # noqa: PLC0415  # imports torch
+
+    _needs(data)
+    if modality == "all":
+        _evaluate_all(bundle, data, split, as_json=as_json)
+        return
+    with _model_errors():
+        found = evaluation.run(modality, bundle, dataset, data, split, report=report)
+    if as_json:
+        write_json([found])
+    else:
+        _print_evaluation(found)
+        if report is not None:
+            print_out(f"report in {report}")
+
+
+def figures(found: Mapping[str, Any]) -> Table:
+    """Every metric of every task with its 95 % interval, and what a constant answer would get."""
+    from models.evaluate_report import metric_rows  # noqa: PLC0415  # imports torch
+
+    title = f"{found['dataset']} {found['split']}: {found['n']} judged, {found['skipped']} left out"
+    tables = {name: metric_rows(task) for name, task in found["tasks"].items()}
+    header = next(iter(tables.values()))[0]
+    rows = [(name, *row) for name, table in tables.items() for row in table[1:]]
+    return _table(title, [("task", *header), *rows], words=2)
+
+
+@contextmanager
+def _model_errors() -> Iterator[None]:
+    """Errors that say what to do next end the command; what is printed meanwhile is not the result."""
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    except ModelError as error:
+        raise CommandError(str(error)) from error
 
 
 def _trained(recipe: str, results: Mapping[str, Any]) -> str:
@@ -55,70 +142,38 @@ def _trained(recipe: str, results: Mapping[str, Any]) -> str:
     return f"{recipe}: {which} epoch {kept['epoch']:.0f} of {results['epochs']}: {', '.join(figures)}"
 
 
-def evaluate(
-    modality: str, bundle: str, dataset: str, data: Path, split: str, *, report: Path | None, as_json: bool
-) -> None:
-    """Measure a network and print its figures beside the constant predictor's.
+def _print_evaluation(found: Mapping[str, Any]) -> None:
+    from models.evaluate_report import class_rows, confusion_rows  # noqa: PLC0415  # imports torch
 
-    Raises:
-        CommandError: no such modality, data set, bundle, split or data.
-    """
-    _needs(data)
-    try:
-        with redirect_stdout(sys.stderr):  # what a library may say is not the result
-            found = evaluation.run(modality, bundle, dataset, data, split, report=report)
-    except ModelError as error:
-        raise CommandError(str(error)) from error
-    if as_json:
-        write_json([found])
-        return
     print_out(figures(found))
     for name, task in found["tasks"].items():
-        if (
-            task["labels"] and "_" not in name
-        ):  # a fusion's tasks per subset of modalities are in the JSON and the report
+        # A fusion's tasks per subset of modalities have a `_` in their names; they are in the JSON and the report.
+        if task["labels"] and "_" not in name:
             print_out(_table(f"\n{name}, by class", class_rows(task), words=1))
             print_out(_table(f"\n{name}, confusion", confusion_rows(task), words=1))
-    if report is not None:
-        print_out(f"report in {report}")
 
 
-def evaluate_all(bundle: str, data: Path, split: str, *, as_json: bool) -> None:
-    """Measure a bundle on every data set that lies in the folder, and print one table.
+def _evaluate_all(bundle: str, data: Path, split: str, *, as_json: bool) -> None:
+    """Measure a bundle on every data set that lies in the folder, and print one table."""
+    from models import evaluate as evaluation  # noqa: PLC0415  # imports torch
 
-    Raises:
-        CommandError: no such folder, or a damaged bundle.
-    """
-    _needs(data)
     found = []
-    try:
+    with _model_errors():
         for one in evaluation.run_all(bundle, data, split):
             found.append(one)
             aside().print(f"{one['modality']} {one['dataset']}: {one.get('missing', 'done')}")
-    except ModelError as error:
-        raise CommandError(str(error)) from error
     if as_json:
         write_json([{"bundle": bundle, "split": split, "evaluations": found}])
         return
-    shown = ("accuracy", "balanced_accuracy", "f1_macro", "f1_weighted", "ece")
-    rows = [("modality", "data set", "task", "n", *shown)]
+    rows = [("modality", "data set", "task", "n", *COMPARED)]
     for one in found:
         for name, task in one.get("tasks", {}).items():
             if name in {"emotion", "polarity"}:
-                values = [f"{task['metrics'][key]:.3f} ({task['constant'][key]:.3f})" for key in shown[:-1]]
+                values = [f"{task['metrics'][key]:.3f} ({task['constant'][key]:.3f})" for key in COMPARED[:-1]]
                 rows.append(
                     (one["modality"], one["dataset"], name, str(task["n"]), *values, f"{task['metrics']['ece']:.3f}")
                 )
     print_out(_table(f"bundle {bundle}, split {split} (a constant answer in brackets)", rows, words=3))
-
-
-def figures(found: Mapping[str, Any]) -> Table:
-    """Every metric of every task with its 95 % interval, and what a constant answer would get."""
-    title = f"{found['dataset']} {found['split']}: {found['n']} judged, {found['skipped']} left out"
-    tables = {name: metric_rows(task) for name, task in found["tasks"].items()}
-    header = next(iter(tables.values()))[0]
-    rows = [(name, *row) for name, table in tables.items() for row in table[1:]]
-    return _table(title, [("task", *header), *rows], words=2)
 
 
 def _table(title: str, rows: Sequence[tuple[str, ...]], words: int) -> Table:
@@ -134,3 +189,8 @@ def _table(title: str, rows: Sequence[tuple[str, ...]], words: int) -> Table:
 def _needs(data: Path) -> None:
     if not data.exists():
         raise CommandError(f"there is no {data}: name the folder of the data sets with --data", EXIT_USAGE)
+
+
+def _needs_train_group() -> None:
+    if importlib.util.find_spec("sklearn") is None:
+        raise CommandError("the packages for training and evaluating are not installed: uv sync --group train")

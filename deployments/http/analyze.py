@@ -12,15 +12,16 @@ import numpy as np
 from fastapi import APIRouter, Request
 
 from deployments.http.bodies import Analysis, MediaOrder, TextOrder
-from deployments.http.media import read_body, refuse_oversize, valid
+from deployments.http.caller import Caller
+from deployments.http.limits import BodyRoom, HttpLimits, MediaThreads, PacedMedia
+from deployments.http.media import order_of, read_body, refuse_oversize, valid
 from deployments.http.multipart import FIELDS_MAX_BYTES
 from deployments.http.pictures import picture_codec, read_picture
 from deployments.http.problems import ProblemError
-from deployments.http.uploads import BodyRoom, HttpLimits, MediaThreads, PacedMedia
 from models.types import Modality
 from pipelines.errors import MediaTooLongError
-from pipelines.media.call_stream import utterances_of
 from pipelines.media.fragment import fragments
+from pipelines.media.utterances import utterances_of
 from pipelines.settings import AppConfig, StreamSettings
 from pipelines.types import Consent, Participant, Utterance, UtteranceSentiment, VideoFrame
 
@@ -49,7 +50,6 @@ ANALYZE_OPENAPI: dict[str, Any] = {
         for name, description, example in (
             ("participants", "Who is heard, seen or quoted; one channel each. By default `customer`.", "customer"),
             ("consent", "What may be analysed; by default the tenant's policy.", "customer=audio+video+text"),
-            ("tenant", "By default `default`.", "default"),
         )
     ],
     "requestBody": {
@@ -79,7 +79,7 @@ def analyze_routes(analyse: Analyse, threads: MediaThreads, config: AppConfig, l
     room = BodyRoom(limits.analyze_held_max_bytes)
 
     @routes.post("/analyze", summary="Judge one text, sound, picture or video", openapi_extra=ANALYZE_OPENAPI)
-    async def analyze(request: Request) -> Analysis:
+    async def analyze(request: Request, caller: Caller) -> Analysis:
         """The results of everything that is said in it; a text or a picture gives one.
 
         FFmpeg looks at the bytes; the content type matters for JSON and raw sound only. Nothing is stored.
@@ -87,7 +87,8 @@ def analyze_routes(analyse: Analyse, threads: MediaThreads, config: AppConfig, l
         refuse_oversize(request, limits.analyze_max_bytes + FIELDS_MAX_BYTES)
         chunks, fields, content_type = await read_body(request, NOTHING_SENT, limits.idle_max_s)
         text = fields.pop("text", None)
-        order = valid(MediaOrder, {"participants": Participant.CUSTOMER, **request.query_params, **fields}, "query")
+        values = {"participants": Participant.CUSTOMER, **request.query_params, **fields}
+        order = order_of(caller, MediaOrder, values, "query")
         consent = order.policy()
         if consent is None:
             consent = config.tenant(order.tenant).policy

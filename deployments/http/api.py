@@ -12,9 +12,11 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from deployments.http.analyze import Analyse, analyze_routes
 from deployments.http.bodies import Health, Liveness, Part
 from deployments.http.calls import call_routes
+from deployments.http.events import event_routes
+from deployments.http.limits import HttpLimits, MediaThreads
 from deployments.http.media import media_routes
 from deployments.http.problems import PROBLEM_RESPONSES, ProblemError, install_problems
-from deployments.http.uploads import HttpLimits, Intake, LogWriter, MediaThreads
+from deployments.http.uploads import Intake, LogWriter
 from pipelines.errors import UndertoneError
 from pipelines.log.producer import Producer
 from pipelines.metrics import exposition
@@ -28,8 +30,8 @@ DESCRIPTION = """\
 Sentiment and emotion of customer-service calls, from voice, face and words, while they happen.
 
 Send a recording to `POST /v1/calls` or live media to `WS /v1/calls/{call_id}/media`, then follow
-`GET /v1/calls/{call_id}/events`. Every error is a problem (RFC 9457, `application/problem+json`); its `reason` is a
-stable word.
+`GET /v1/calls/{call_id}/events`, or all calls at `GET /v1/events`. Every error is a problem (RFC 9457,
+`application/problem+json`); its `reason` is a stable word.
 """
 
 
@@ -71,7 +73,8 @@ def create_api(
     )
     install_problems(api)
     api.include_router(media_routes(store, Intake(threads, writer, limits)))
-    api.include_router(call_routes(store, limits.heartbeat_ms))
+    api.include_router(call_routes(store))
+    api.include_router(event_routes(store, limits.heartbeat_ms))
     api.include_router(analyze_routes(analyse, threads, config, limits))
     _add_operation(api, store, health)
     return api

@@ -1,5 +1,6 @@
 """What the API says and is told, as JSON: the forms behind the OpenAPI page."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
@@ -72,15 +73,12 @@ class MediaOrder(BaseModel):
     @field_validator("participants")
     @classmethod
     def _names(cls, text: str) -> str:
-        _checked(parse_participants, text)
-        return text
+        return _checked("participants", parse_participants, text)
 
     @field_validator("consent")
     @classmethod
     def _policy(cls, text: str | None) -> str | None:
-        if text is not None:
-            _checked(parse_consent, text)
-        return text
+        return None if text is None else _checked("consent", parse_consent, text)
 
     def everyone(self) -> tuple[Participant, ...]:
         """The participants, one a channel in order."""
@@ -100,11 +98,12 @@ class LiveOrder(MediaOrder):
     )
 
 
-def _checked(parse: Any, text: str) -> None:
+def _checked(field: str, parse: Callable[[str], object], text: str) -> str:
     try:
         parse(text)
     except BadFragmentError as error:
-        raise ValueError(str(error).removeprefix("header ")) from error
+        raise ValueError(error.message_for(field)) from error
+    return text
 
 
 class Links(BaseModel):

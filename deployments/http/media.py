@@ -14,6 +14,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.websockets import WebSocketState
 
 from deployments.http.bodies import Accepted, Links, LiveOrder, MediaOrder
+from deployments.http.caller import Caller, Identity
 from deployments.http.multipart import FIELDS_MAX_BYTES, MultipartForm
 from deployments.http.problems import ProblemError, problem_of
 from deployments.http.uploads import Intake
@@ -24,6 +25,7 @@ from pipelines.types import CallId
 logger = logging.getLogger(__name__)
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
+OrderT = TypeVar("OrderT", bound=MediaOrder)
 
 NO_MEDIA = (
     "the request has no body; send the media itself (curl --data-binary @call.wav -H 'Content-Type: audio/wav'), "
@@ -54,6 +56,7 @@ UPLOAD_OPENAPI: dict[str, Any] = {
             **({"example": schema["examples"][0]} if "examples" in schema else {}),
         }
         for name, schema in _ORDER["properties"].items()
+        if name != "tenant"  # which is the caller's
     ],
     "requestBody": {
         "required": True,
@@ -79,7 +82,7 @@ def media_routes(store: Store, intake: Intake) -> APIRouter:
     routes = APIRouter(prefix="/v1", tags=["media"])
 
     @routes.post("/calls", status_code=HTTPStatus.ACCEPTED, summary="Upload a recording", openapi_extra=UPLOAD_OPENAPI)
-    async def upload(request: Request) -> Accepted:
+    async def upload(request: Request, caller: Caller) -> Accepted:
         """Cut a recording into fragments and append them to the log while it comes; the answer waits for all of them.
 
         `participants` is required, in the query or in the form. FFmpeg looks at the bytes: the content type matters
@@ -88,14 +91,14 @@ def media_routes(store: Store, intake: Intake) -> APIRouter:
         """
         refuse_oversize(request, intake.limits.upload_max_bytes + FIELDS_MAX_BYTES)
         chunks, fields, content_type = await read_body(request, NO_MEDIA, intake.limits.idle_max_s)
-        order = valid(MediaOrder, {**request.query_params, **fields}, "query")
+        order = order_of(caller, MediaOrder, {**request.query_params, **fields}, "query")
         call_id = order.call_id or uuid.uuid4().hex
         await _refuse_taken(store, call_id, order, live=False)
         count = await intake.take(chunks, order, call_id, content_type, live=False)
         return Accepted(call_id=call_id, stream=order.stream, fragments=count, links=Links.of(call_id))
 
     @routes.websocket("/calls/{call_id}/media")
-    async def live_media(socket: WebSocket, call_id: str) -> None:
+    async def live_media(socket: WebSocket, call_id: str, caller: Caller) -> None:
         """Live media. First a JSON text as `LiveOrder`, answered by the links; then binary messages, in order.
 
         The stream ends with the text `{"end": true}`, which is answered when all is in the log, or with the
@@ -104,7 +107,7 @@ def media_routes(store: Store, intake: Intake) -> APIRouter:
         await socket.accept()
         try:
             TypeAdapter(CallId).validate_python(call_id)
-            order = valid(LiveOrder, await _first_message(socket, intake.limits.idle_max_s), "message")
+            order = order_of(caller, LiveOrder, await _first_message(socket, intake.limits.idle_max_s), "message")
             await _refuse_taken(store, call_id, order, live=True)
             await socket.send_json({"call_id": call_id, "links": Links.of(call_id).model_dump()})
             chunks = _messages(socket, intake.limits.chunk_max_bytes)
@@ -170,6 +173,15 @@ async def _begun_body(request: Request, when_empty: str) -> tuple[AsyncIterator[
     if not first:
         raise ProblemError(HTTPStatus.BAD_REQUEST, "no_body", when_empty)
     return _after(first, body), {}, content_type or None
+
+
+def order_of(caller: Identity, model: type[OrderT], values: Mapping[str, Any], at: str) -> OrderT:
+    """What came with media, as `model`; where `values` name no tenant, the media is the caller's.
+
+    Raises:
+        RequestValidationError: `values` do not fit.
+    """
+    return valid(model, {"tenant": caller.tenant, **values}, at)
 
 
 def valid(model: type[ModelT], values: Mapping[str, Any], at: str) -> ModelT:

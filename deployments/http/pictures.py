@@ -1,4 +1,4 @@
-"""One still picture from bytes that nobody vouches for."""
+"""Decodes one still picture from untrusted bytes."""
 
 from typing import cast
 
@@ -8,6 +8,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame as DecodedPicture
 
 from pipelines.errors import MediaError
+from pipelines.media.decode import fit_within
 from pipelines.settings import StreamSettings
 from pipelines.types import Pixels
 
@@ -48,6 +49,5 @@ def read_picture(media: bytes, settings: StreamSettings) -> Pixels:
 
 
 def _scaled(picture: DecodedPicture, side_max_px: int) -> Pixels:
-    shrink = min(1.0, side_max_px / max(picture.width, picture.height))
-    width, height = max(1, round(picture.width * shrink)), max(1, round(picture.height * shrink))
+    width, height = fit_within(picture.width, picture.height, side_max_px)
     return np.ascontiguousarray(picture.reformat(width, height, "rgb24").to_ndarray(), dtype=np.uint8)

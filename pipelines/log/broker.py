@@ -1,4 +1,4 @@
-"""What every Kafka client of ours shares: how to connect, and the topics with the settings they need."""
+"""What every Kafka client here shares: how to connect, and the topics with the settings they need."""
 
 import re
 import socket
@@ -10,14 +10,12 @@ import kafka.errors
 from kafka.admin import KafkaAdminClient
 
 from pipelines.errors import SourceUnavailableError, TopicMissingError
+from pipelines.log.producer import RECORD_MAX_BYTES
 from pipelines.settings import Settings
-from pipelines.types import FRAGMENT_MAX_BYTES, TOPIC_DEAD_LETTER, TOPIC_MEDIA, TOPIC_SENTIMENT
+from pipelines.types import RETENTION_DAYS, TOPIC_MEDIA
 
-RECORD_MAX_BYTES = 2 * FRAGMENT_MAX_BYTES
-"""Above the largest fragment, so that an oversized one still arrives and is dead-lettered with its reason."""
-
-_DAY_MS = 86_400_000
-_RETENTION_MS = {TOPIC_MEDIA: 7 * _DAY_MS, TOPIC_SENTIMENT: 30 * _DAY_MS, TOPIC_DEAD_LETTER: 30 * _DAY_MS}
+MESSAGE_MAX_BYTES = RECORD_MAX_BYTES + (1 << 16)
+"""A value of `RECORD_MAX_BYTES` with its key, its headers and the batch around it."""
 _CONNECT_TIMEOUT_S = 2.0
 _BOOTSTRAP_TIMEOUT_MS = 5_000
 _REQUEST_TIMEOUT_MS = 15_000
@@ -78,7 +76,7 @@ def broker_errors(doing: str) -> Iterator[None]:
         raise SourceUnavailableError(f"Kafka, {doing}: {error}; check UNDERTONE_KAFKA and the broker") from error
 
 
-def ensure_topics(settings: Settings, topics: Sequence[str] = tuple(_RETENTION_MS)) -> None:
+def ensure_topics(settings: Settings, topics: Sequence[str] = tuple(RETENTION_DAYS)) -> None:
     """Create those of `topics` that are missing, if `settings.kafka_create_topics`.
 
     Raises:
@@ -118,13 +116,13 @@ def _create(admin: Any, settings: Settings, topic: str) -> None:
 
 
 def topic_configs(settings: Settings, topic: str) -> dict[str, str]:
-    """The topic-level settings of `topic`; one we do not know by name is kept like `call-media`."""
+    """The topic-level settings of `topic`; one of another name is kept as long as `call-media`."""
     return {
         "cleanup.policy": "delete",
-        "max.message.bytes": str(RECORD_MAX_BYTES + (1 << 16)),
+        "max.message.bytes": str(MESSAGE_MAX_BYTES),
         "message.timestamp.type": "LogAppendTime",
         "min.insync.replicas": str(max(1, settings.kafka_replication - 1)),
-        "retention.ms": str(_RETENTION_MS.get(topic, _RETENTION_MS[TOPIC_MEDIA])),
+        "retention.ms": str(RETENTION_DAYS.get(topic, RETENTION_DAYS[TOPIC_MEDIA]) * 86_400_000),
     }
 
 

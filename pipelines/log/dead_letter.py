@@ -1,10 +1,10 @@
-"""Dead letters: records that cannot be analysed, in a topic of their own with all they came with."""
+"""Dead letters: records that cannot be analysed, kept in a topic of their own with key, value, headers and reason."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from pipelines.log.broker import RECORD_MAX_BYTES
-from pipelines.types import Coordinates, Record
+from pipelines.log.producer import RECORD_MAX_BYTES
+from pipelines.types import Coordinates, Headers, Record
 
 PREFIX = "dlq-"
 _HEADERS_MAX_BYTES = 32 << 10
@@ -31,12 +31,12 @@ class Letter:
     whole: bool
 
 
-def letter_headers(record: Record, reason: str, detail: str, attempts: int) -> tuple[tuple[str, bytes], ...]:
+def letter_headers(record: Record, reason: str, detail: str, attempts: int) -> Headers:
     """The headers of the letter that carries `record`: its own, and what is known of it under `dlq-…`."""
     own = [(name, value) for name, value in record.headers if not name.startswith(PREFIX)]
     kept, whole = own, len(record.value) <= RECORD_MAX_BYTES
     if sum(len(name) * 4 + len(value) for name, value in own) > _HEADERS_MAX_BYTES:
-        # A letter that the topic does not take would stop everything behind it.
+        # A dead letter that is too large for its topic would be tried again for ever, and hold its partition up.
         kept = [(name[:_NAME_KEPT_MAX], value[:_VALUE_KEPT_MAX_BYTES]) for name, value in own[:_HEADERS_KEPT_MAX]]
         whole = False
     key = record.key or b""
@@ -84,7 +84,7 @@ def read_letter(letter: Record) -> Letter | None:
 
 
 def read_letters(records: Iterable[Record]) -> Iterator[Letter]:
-    """The letters among records of the dead-letter topic; one written twice, by a worker that died in between, comes once."""
+    """The letters among records of the dead-letter topic, each once: a worker that died in between may have sent it twice."""
     seen: set[Coordinates] = set()
     for record in records:
         letter = read_letter(record)

@@ -8,9 +8,10 @@ import kafka.errors
 from kafka import KafkaProducer
 
 from pipelines.errors import BadFragmentError, SourceUnavailableError
-from pipelines.log.broker import RECORD_MAX_BYTES, broker_errors, connection_options, ensure_topics
-from pipelines.log.producer import Headers
+from pipelines.log.broker import MESSAGE_MAX_BYTES, broker_errors, connection_options, ensure_topics
+from pipelines.log.producer import RECORD_MAX_BYTES
 from pipelines.settings import Settings
+from pipelines.types import Headers
 
 _BUFFER_MAX_BYTES = 32 << 20
 _DELIVERY_TIMEOUT_MS = 30_000
@@ -63,7 +64,7 @@ class KafkaRecordProducer:
                 self._producer = KafkaProducer(
                     enable_idempotence=True,
                     acks="all",
-                    max_request_size=RECORD_MAX_BYTES + (1 << 16),
+                    max_request_size=MESSAGE_MAX_BYTES,
                     delivery_timeout_ms=_DELIVERY_TIMEOUT_MS,
                     max_block_ms=_DELIVERY_TIMEOUT_MS,
                     **connection_options(self._settings),

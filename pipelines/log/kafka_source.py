@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import kafka.errors
@@ -12,8 +13,9 @@ from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssi
 from kafka.structs import MemberState
 
 from pipelines.errors import SourceUnavailableError
-from pipelines.log.broker import RECORD_MAX_BYTES, broker_errors, connection_options, ensure_topics
-from pipelines.log.header_names import forgive_header_names
+from pipelines.log.broker import broker_errors, connection_options, ensure_topics
+from pipelines.log.header_names import tolerate_bad_header_names
+from pipelines.log.producer import RECORD_MAX_BYTES
 from pipelines.log.rebalance import Changes, Rebalance
 from pipelines.log.source import Backlog, Gap, Polled
 from pipelines.settings import Settings
@@ -64,9 +66,9 @@ class KafkaSource:
         self._topic = topic
         self._consumer: KafkaConsumer | None = None
         self._changes = Changes()
-        self._heard = _Heard()
-        self._next: dict[int, int] = {}
-        """The offset that each partition goes on with, where that is known."""
+        self._read: dict[int, _Read] = {}
+        self._heard_s = time.monotonic()
+        """When the broker was last heard of, by the monotonic clock."""
 
     def poll(self, timeout_s: float, records_max: int) -> Polled:
         """See `Source.poll`."""
@@ -79,11 +81,10 @@ class KafkaSource:
                 self.close()
                 raise
         if fetched:
-            self._heard.now()
-        elif self._heard.quiet_s() > _QUIET_S:
+            self._heard_s = time.monotonic()
+        elif time.monotonic() - self._heard_s > _QUIET_S:
             self._ends(consumer)
-        for partition in self._changes.pending():
-            self._next.pop(partition, None)
+        self._forget_changed()
         try:
             gaps = self._gaps(consumer, fetched)
         except SourceUnavailableError:
@@ -96,8 +97,8 @@ class KafkaSource:
         owned = consumer.assignment()
         records = tuple(record_of(raw) for partition, raws in fetched.items() if partition in owned for raw in raws)
         for record in records:
-            self._heard.appended_ms[record.at.partition] = record.appended_ms
-            self._next[record.at.partition] = record.at.offset + 1
+            read = self._of(record.at.partition)
+            read.next, read.appended_ms = record.at.offset + 1, record.appended_ms
         return Polled(records, assigned, revoked, gaps)
 
     def _gaps(self, consumer: KafkaConsumer, fetched: Mapping[TopicPartition, Any]) -> tuple[Gap, ...]:
@@ -118,12 +119,11 @@ class KafkaSource:
         )
 
     def _following(self, consumer: KafkaConsumer, partition: TopicPartition) -> int | None:
-        if partition.partition not in self._next:
+        read = self._of(partition.partition)
+        if read.next is None:
             with broker_errors("asking for a committed offset"):
-                committed = consumer.committed(partition, timeout_ms=_CALL_TIMEOUT_MS)
-            if committed is not None:
-                self._next[partition.partition] = committed
-        return self._next.get(partition.partition)
+                read.next = consumer.committed(partition, timeout_ms=_CALL_TIMEOUT_MS)
+        return read.next
 
     def pause(self, partitions: Collection[int]) -> None:
         """See `Source.pause`."""
@@ -157,7 +157,7 @@ class KafkaSource:
         """See `Source.seek`."""
         with suppress(ValueError):  # revoked meanwhile, as the next poll will say
             self._connected().seek(TopicPartition(self._topic, partition), offset)
-            self._next[partition] = offset
+            self._of(partition).next = offset
 
     def committed(self, partition: int) -> int | None:
         """See `Source.committed`."""
@@ -172,6 +172,7 @@ class KafkaSource:
         consumer = self._consumer
         if consumer is None:
             return {}
+        self._forget_changed()
         now_ms = round(time.time() * 1000)
         with broker_errors("asking for positions"):
             positions = {
@@ -180,7 +181,7 @@ class KafkaSource:
             }
         ends = self._ends(consumer)
         return {
-            partition.partition: self._heard.backlog(partition.partition, ends[partition] - position, now_ms)
+            partition.partition: self._of(partition.partition).backlog(ends[partition] - position, now_ms)
             for partition, position in positions.items()
             if position is not None and partition in ends
         }
@@ -194,14 +195,15 @@ class KafkaSource:
     def _connected(self) -> KafkaConsumer:
         if self._consumer is None:
             ensure_topics(self._settings, [self._topic])
-            forgive_header_names()
+            tolerate_bad_header_names()
             with broker_errors("joining the group"):
                 consumer = KafkaConsumer(
                     group_id=self._settings.kafka_group, **_GROUP_OPTIONS, **connection_options(self._settings)
                 )
                 consumer.subscribe([self._topic], listener=Rebalance(self._changes, consumer, self._offsets))
             self._consumer = consumer
-            self._heard = _Heard()
+            self._read.clear()
+            self._heard_s = time.monotonic()
         return self._consumer
 
     def _on_assigned(self, partitions: Collection[int], do: Callable[..., None]) -> None:
@@ -217,8 +219,16 @@ class KafkaSource:
             ends: Mapping[TopicPartition, int] = consumer.end_offsets(
                 list(consumer.assignment()) or [TopicPartition(self._topic, 0)], timeout_ms=_CALL_TIMEOUT_MS
             )
-        self._heard.now()
+        self._heard_s = time.monotonic()
         return ends
+
+    def _of(self, partition: int) -> "_Read":
+        return self._read.setdefault(partition, _Read())
+
+    def _forget_changed(self) -> None:
+        """A partition that is lost, or won back, begins anew: others have read in it meanwhile."""
+        for partition in self._changes.pending():
+            self._read.pop(partition, None)
 
     def _offsets(self, offsets: Mapping[int, int]) -> dict[TopicPartition, OffsetAndMetadata]:
         return {
@@ -227,26 +237,23 @@ class KafkaSource:
         }
 
 
-class _Heard:
-    """When the broker was last heard of, and what is known of the age of records not yet polled."""
+@dataclass(slots=True)
+class _Read:
+    """How far an assigned partition is read, and since when something of it may wait."""
 
-    def __init__(self) -> None:
-        self.appended_ms: dict[int, int] = {}
-        self._caught_up_ms: dict[int, int] = {}
-        self._at_s = time.monotonic()
+    next: int | None = None
+    """The offset it goes on with, where that is known."""
+    appended_ms: int = 0
+    """When the log took the newest record read, ms since 1970."""
+    caught_up_ms: int = 0
+    """When nothing was left to read."""
 
-    def now(self) -> None:
-        self._at_s = time.monotonic()
-
-    def quiet_s(self) -> float:
-        return time.monotonic() - self._at_s
-
-    def backlog(self, partition: int, lag_records: int, now_ms: int) -> Backlog:
+    def backlog(self, lag_records: int, now_ms: int) -> Backlog:
         """The oldest record not polled came after the newest polled one, and after nothing was left to poll."""
         if lag_records <= 0:
-            self._caught_up_ms[partition] = now_ms
+            self.caught_up_ms = now_ms
             return Backlog(0, 0)
-        since_ms = max(self.appended_ms.get(partition, 0), self._caught_up_ms.get(partition, 0))
+        since_ms = max(self.appended_ms, self.caught_up_ms)
         return Backlog(lag_records, max(0, now_ms - since_ms) if since_ms else 0)
 
 

@@ -1,9 +1,11 @@
 """The contract of a producer: how fragments and results get into the log."""
 
-from collections.abc import Sequence
 from typing import Protocol
 
-Headers = Sequence[tuple[str, bytes]]
+from pipelines.types import FRAGMENT_MAX_BYTES, Headers
+
+RECORD_MAX_BYTES = 2 * FRAGMENT_MAX_BYTES
+"""The largest value the log takes: above the largest fragment, so that an oversized one arrives and is dead-lettered."""
 
 
 class Producer(Protocol):
@@ -31,9 +33,9 @@ class Producer(Protocol):
 
 
 class SilentProducer:
-    """`Producer` that sends nothing: what a replay or a shadow finds stands in the store only."""
+    """`Producer` that sends nothing: the results of a replay or a shadow are in the store only."""
 
-    def send(self, topic: str, key: str, value: bytes, headers: Sequence[tuple[str, bytes]] = ()) -> None:
+    def send(self, topic: str, key: str, value: bytes, headers: Headers = ()) -> None:
         """Nothing."""
 
     def flush(self) -> None:

@@ -1,4 +1,4 @@
-"""The border of the log: a record becomes a `MediaFragment` or a named refusal, and back (docs/architecture.md#a-fragment)."""
+"""Parses a record into a `MediaFragment`, or refuses it with a reason, and writes one (docs/architecture.md#a-fragment)."""
 
 import re
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from zlib import crc32
 from pipelines.consent import format_consent, parse_consent
 from pipelines.errors import BadFragmentError
 from pipelines.settings import MediaLimits
-from pipelines.types import CALL_ID_PATTERN, NAME_PATTERN, START_MAX_MS, MediaFragment, Participant, Record
+from pipelines.types import CALL_ID_PATTERN, NAME_PATTERN, START_MAX_MS, Headers, MediaFragment, Participant, Record
 
 VERSION = "1"
 SEQ_MAX = 2**31 - 1
@@ -27,7 +27,7 @@ def parse_record(record: Record, limits: MediaLimits) -> MediaFragment:
 
     Raises:
         BadFragmentError: the record breaks the contract; `reason` is one of `errors.DEAD_LETTER_REASONS` and the
-            message says what the sender has to mend.
+            message says what the sender has to change.
     """
     call_id = _call_id(record.key)
     if len(record.value) > limits.fragment_max_bytes:
@@ -38,7 +38,7 @@ def parse_record(record: Record, limits: MediaLimits) -> MediaFragment:
     headers = _headers(record.headers)
     version = _required(headers, "v")
     if version != VERSION:
-        raise BadFragmentError("unknown_version", f"header v is {version[:20]!r}, understood is {VERSION!r}")
+        raise BadFragmentError("unknown_version", f"is {version[:20]!r}, understood is {VERSION!r}", header="v")
     final = _one_of(headers, "final", {"0": False, "1": True}, default=False)
     if not record.value and not final:
         raise BadFragmentError("undecodable", "the value is empty, which only a fragment with final=1 may be")
@@ -57,7 +57,7 @@ def parse_record(record: Record, limits: MediaLimits) -> MediaFragment:
     )
 
 
-def fragment_headers(fragment: MediaFragment) -> tuple[tuple[str, bytes], ...]:
+def fragment_headers(fragment: MediaFragment) -> Headers:
     """The headers from which `parse_record` makes the same fragment again."""
     headers = {
         "v": VERSION,
@@ -95,7 +95,9 @@ def parse_participants(text: str, channels_max: int = 64) -> tuple[Participant, 
     known = tuple(Participant(name) for name in names if name in _PARTICIPANTS)
     if len(known) != len(names) or len(set(known)) != len(known) or len(known) > channels_max:
         raise BadFragmentError(
-            "bad_header", f"header participants is {text[:80]!r}: name each of {', '.join(Participant)} at most once"
+            "bad_header",
+            f"is {text[:80]!r}: name each of {', '.join(Participant)} at most once",
+            header="participants",
         )
     return known
 
@@ -109,7 +111,7 @@ def _call_id(key: bytes | None) -> str:
     return text
 
 
-def _headers(raw: tuple[tuple[str, bytes], ...]) -> dict[str, str]:
+def _headers(raw: Headers) -> dict[str, str]:
     if len(raw) > HEADERS_MAX:
         raise BadFragmentError("bad_header", f"{len(raw)} headers, allowed are {HEADERS_MAX}")
     headers: dict[str, str] = {}
@@ -127,7 +129,7 @@ def _headers(raw: tuple[tuple[str, bytes], ...]) -> dict[str, str]:
 
 def _required(headers: Mapping[str, str], name: str) -> str:
     if name not in headers:
-        raise BadFragmentError("missing_header", f"header {name} is missing: every fragment needs it")
+        raise BadFragmentError("missing_header", "is missing: every fragment needs it", header=name)
     return headers[name]
 
 
@@ -135,7 +137,7 @@ def _name(headers: Mapping[str, str], name: str, default: str) -> str:
     value = headers.get(name, default)
     if not _NAME.fullmatch(value):
         raise BadFragmentError(
-            "bad_header", f"header {name} is {value[:80]!r}: use 1 to 64 characters of A-Z a-z 0-9 . _ -"
+            "bad_header", f"is {value[:80]!r}: use 1 to 64 characters of A-Z a-z 0-9 . _ -", header=name
         )
     return value
 
@@ -143,9 +145,7 @@ def _name(headers: Mapping[str, str], name: str, default: str) -> str:
 def _whole_number(headers: Mapping[str, str], name: str, largest: int) -> int:
     value = _required(headers, name)
     if not _WHOLE_NUMBER.fullmatch(value) or int(value) > largest:
-        raise BadFragmentError(
-            "bad_header", f"header {name} is {value[:20]!r}: give a whole number from 0 to {largest}"
-        )
+        raise BadFragmentError("bad_header", f"is {value[:20]!r}: give a whole number from 0 to {largest}", header=name)
     return int(value)
 
 
@@ -153,7 +153,7 @@ def _one_of(headers: Mapping[str, str], name: str, meaning: Mapping[str, bool], 
     if name not in headers:
         return default
     if headers[name] not in meaning:
-        raise BadFragmentError("bad_header", f"header {name} is {headers[name][:20]!r}: give {' or '.join(meaning)}")
+        raise BadFragmentError("bad_header", f"is {headers[name][:20]!r}: give {' or '.join(meaning)}", header=name)
     return meaning[headers[name]]
 
 
@@ -161,7 +161,7 @@ def _content_type(headers: Mapping[str, str], limits: MediaLimits) -> str:
     value = _required(headers, "content-type")
     if len(value) > 255 or not _CONTENT_TYPE.fullmatch(value):
         raise BadFragmentError(
-            "bad_header", f"header content-type is {value[:80]!r}: write audio/L16;rate=8000;channels=2"
+            "bad_header", f"is {value[:80]!r}: write audio/L16;rate=8000;channels=2", header="content-type"
         )
     largest = {"rate": limits.sample_rate_max_hz, "channels": limits.channels_max}
     for name, number in _PARAMETER.findall(value):

@@ -1,6 +1,6 @@
 """The embedded default's log: one Redis stream a topic, with whole-number offsets, one partition and one reader.
 
-Keys of a topic T (all in one slot):
+Keys of a topic T (all in one slot; `redis_scripts.py` has the scripts that write them):
     ut:log:{T}             stream of records; entry `offset+1`-0 holds key, value, headers, append time and the bytes
                            appended before it
     ut:log:{T}:state       hash: `next` (offset of the next record), `bytes` (appended so far), `floor` (bytes before
@@ -19,81 +19,22 @@ from typing import Any
 import redis
 
 from pipelines.errors import BadFragmentError, SourceUnavailableError
+from pipelines.log.producer import RECORD_MAX_BYTES
+from pipelines.log.redis_scripts import APPEND, COMMIT, HOLD, LEAVE
 from pipelines.log.source import Backlog, Gap, Polled
 from pipelines.log.topic_reader import Extent
-from pipelines.types import TOPIC_MEDIA, Coordinates, Record
+from pipelines.types import TOPIC_MEDIA, Coordinates, Headers, Record
 
 LOG_MAX_BYTES = 64 << 20
 """What one topic may hold: its oldest records make room for new ones, but `call-media` keeps what is not done, and
 makes its producer wait."""
 
-RECORD_MAX_BYTES = 2 << 20
 _LEASE_MS = 5_000
 _FULL_PAUSE_S = 0.05
 _FULL_TIMEOUT_S = 60.0
 _PRODUCER_TTL_S = 3_600
 _READ_AT_ONCE = 64
 _PARTITION = 0
-
-_NOW_MS = """
-local time = redis.call('TIME')
-local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
-"""
-
-# KEYS log, state, producer; ARGV sequence, producer_ttl_s, log_max_bytes, waits, key, value, headers
-_APPEND = (
-    _NOW_MS
-    + """
-if tonumber(redis.call('GET', KEYS[3]) or '-1') >= tonumber(ARGV[1]) then return 1 end
-local bytes = tonumber(redis.call('HGET', KEYS[2], 'bytes') or '0')
-local floor = tonumber(redis.call('HGET', KEYS[2], 'floor') or '0')
-local room = tonumber(ARGV[3]) - #ARGV[6]
-local done = tonumber(redis.call('HGET', KEYS[2], 'done') or '0')
-while bytes > floor and bytes - floor > room do
-    local oldest = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 2)
-    if ARGV[4] == '1' and tonumber(string.match(oldest[1][1], '^%d+')) > done then return 0 end
-    redis.call('XDEL', KEYS[1], oldest[1][1])
-    floor = oldest[2] and tonumber(oldest[2][2][10]) or bytes
-    redis.call('HSET', KEYS[2], 'floor', string.format('%.0f', floor))
-end
-local offset = tonumber(redis.call('HGET', KEYS[2], 'next') or '0')
-redis.call('XADD', KEYS[1], string.format('%.0f-0', offset + 1), 'key', ARGV[5], 'value', ARGV[6],
-    'headers', ARGV[7], 'appended_ms', string.format('%.0f', now_ms), 'before', string.format('%.0f', bytes))
-redis.call('HSET', KEYS[2], 'next', string.format('%.0f', offset + 1), 'bytes',
-    string.format('%.0f', bytes + #ARGV[6]), 'floor', string.format('%.0f', floor))
-redis.call('SET', KEYS[3], ARGV[1], 'EX', ARGV[2])
-return 1
-"""
-)
-
-# KEYS group; ARGV reader, lease_ms. Returns {1 held on, 2 newly won, 0 another reads; committed, '' where nothing is}
-_HOLD = (
-    _NOW_MS
-    + """
-local reader = redis.call('HGET', KEYS[1], 'reader')
-local until_ms = tonumber(redis.call('HGET', KEYS[1], 'reader_until_ms') or '0')
-if reader ~= ARGV[1] and until_ms > now_ms then return {0, ''} end
-redis.call('HSET', KEYS[1], 'reader', ARGV[1], 'reader_until_ms', string.format('%.0f', now_ms + ARGV[2]))
-return {reader == ARGV[1] and 1 or 2, redis.call('HGET', KEYS[1], 'committed') or ''}
-"""
-)
-
-# KEYS group, state; ARGV reader, offset, whether records below it may make room for new ones.
-_COMMIT = """
-if redis.call('HGET', KEYS[1], 'reader') ~= ARGV[1] then return 0 end
-local committed = tonumber(redis.call('HGET', KEYS[1], 'committed') or '-1')
-local offset = math.min(tonumber(ARGV[2]), tonumber(redis.call('HGET', KEYS[2], 'next') or '0'))
-if offset <= committed then return 1 end
-redis.call('HSET', KEYS[1], 'committed', string.format('%.0f', offset))
-if ARGV[3] == '1' then redis.call('HSET', KEYS[2], 'done', string.format('%.0f', offset)) end
-return 1
-"""
-
-# KEYS group; ARGV reader. The lease ends now; the name goes, so that nobody holds on under it.
-_LEAVE = """
-if redis.call('HGET', KEYS[1], 'reader') == ARGV[1] then redis.call('HDEL', KEYS[1], 'reader', 'reader_until_ms') end
-return 1
-"""
 
 
 class RedisStreamSource:
@@ -106,9 +47,9 @@ class RedisStreamSource:
         self._holds_records = holds_records
         self._redis = redis.Redis.from_url(url)
         self._log, self._state, self._group = _log(topic), f"{_log(topic)}:state", f"{_log(topic)}:group:{group}"
-        self._hold = self._redis.register_script(_HOLD)
-        self._commit = self._redis.register_script(_COMMIT)
-        self._leave = self._redis.register_script(_LEAVE)
+        self._hold = self._redis.register_script(HOLD)
+        self._commit = self._redis.register_script(COMMIT)
+        self._leave = self._redis.register_script(LEAVE)
         self._reader = uuid.uuid4().hex
         self._holds = False
         self._paused = False
@@ -238,14 +179,14 @@ class RedisStreamProducer:
         waiting_topics: Sequence[str] = (TOPIC_MEDIA,),
     ) -> None:
         self._redis = redis.Redis.from_url(url)
-        self._append = self._redis.register_script(_APPEND)
+        self._append = self._redis.register_script(APPEND)
         self._log_max_bytes = log_max_bytes
         self._full_timeout_s = full_timeout_s
         self._waiting_topics = frozenset(waiting_topics)
         self._name = uuid.uuid4().hex
         self._sequence = 0
 
-    def send(self, topic: str, key: str, value: bytes, headers: Sequence[tuple[str, bytes]] = ()) -> None:
+    def send(self, topic: str, key: str, value: bytes, headers: Headers = ()) -> None:
         """See `Producer.send`. Waits while the log is full, at most `full_timeout_s`."""
         if len(value) > RECORD_MAX_BYTES:
             raise BadFragmentError("oversize", f"the record has {len(value)} bytes, the log takes {RECORD_MAX_BYTES}")
@@ -258,7 +199,7 @@ class RedisStreamProducer:
             waits,
             key,
             value,
-            _written(headers),
+            _headers_json(headers),
         ]
         deadline_s = time.monotonic() + self._full_timeout_s
         with _redis_errors("appending"):
@@ -297,7 +238,7 @@ def _entry_id(offset: int) -> str:
     return f"{offset + 1}-0"
 
 
-def _written(headers: Sequence[tuple[str, bytes]]) -> str:
+def _headers_json(headers: Headers) -> str:
     # JSON has no bytes; Latin-1 maps each byte to one character and back.
     return json.dumps([[name, value.decode("latin-1")] for name, value in headers])
 

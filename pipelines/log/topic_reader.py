@@ -7,9 +7,10 @@ from typing import Protocol
 from kafka import KafkaConsumer, TopicPartition
 
 from pipelines.errors import SourceUnavailableError
-from pipelines.log.broker import RECORD_MAX_BYTES, broker_errors, connection_options, require_broker
-from pipelines.log.header_names import forgive_header_names
+from pipelines.log.broker import broker_errors, connection_options, require_broker
+from pipelines.log.header_names import tolerate_bad_header_names
 from pipelines.log.kafka_source import record_of
+from pipelines.log.producer import RECORD_MAX_BYTES
 from pipelines.settings import Settings
 from pipelines.types import Record
 
@@ -24,7 +25,7 @@ class Extent:
 
 
 class TopicReader(Protocol):
-    """One topic, read by nobody else's leave; every method raises `SourceUnavailableError` when the log is away."""
+    """Reads one topic without joining its group; every method raises `SourceUnavailableError` when the log is away."""
 
     def extents(self) -> Mapping[int, Extent]:
         """What each partition holds now; none where the topic does not exist."""
@@ -38,7 +39,7 @@ class TopicReader(Protocol):
 
 _CALL_TIMEOUT_MS = 15_000
 _POLL_MS = 500
-_SILENT_POLLS_MAX = 60
+_EMPTY_POLLS_MAX = 60
 
 
 class KafkaTopicReader:
@@ -46,7 +47,7 @@ class KafkaTopicReader:
 
     def __init__(self, settings: Settings, topic: str) -> None:
         require_broker(settings)
-        forgive_header_names()
+        tolerate_bad_header_names()
         self._topic = topic
         with broker_errors("connecting a reader"):
             self._consumer = KafkaConsumer(
@@ -91,14 +92,16 @@ class KafkaTopicReader:
             yield from self._until(partition, start, extent.end)
 
     def _until(self, partition: TopicPartition, start: int, end: int) -> Iterator[Record]:
-        position, silent = start, 0
+        position, empty_polls = start, 0
         while position < end:
             with broker_errors(f"reading {self._topic}"):
                 fetched = self._consumer.poll(timeout_ms=_POLL_MS, max_records=500).get(partition, [])
                 position = max(position, self._consumer.position(partition, timeout_ms=_CALL_TIMEOUT_MS) or 0)
-            silent = 0 if fetched else silent + 1
-            if silent > _SILENT_POLLS_MAX:
-                raise SourceUnavailableError(f"Kafka gives nothing of {self._topic} after offset {position}")
+            empty_polls = 0 if fetched else empty_polls + 1
+            if empty_polls > _EMPTY_POLLS_MAX:
+                raise SourceUnavailableError(
+                    f"Kafka returns no record of {self._topic} from offset {position} on, though there are more"
+                )
             for raw in fetched:
                 if raw.offset < end:
                     yield record_of(raw)

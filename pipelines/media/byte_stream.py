@@ -24,13 +24,13 @@ class Readable(Protocol):
 
 @runtime_checkable
 class Seekable(Readable, Protocol):
-    """A reader that may know how to go back, as files and spooled uploads do."""
+    """A reader that may be able to seek, as files and spooled uploads are."""
 
     def seekable(self) -> bool:
-        """Whether it does."""
+        """Whether it is."""
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
-        """Goes to a byte."""
+        """Moves to a byte."""
 
     def tell(self) -> int:
         """The byte it stands at."""
@@ -65,7 +65,7 @@ class ByteStream:
 
 
 def _chunks(source: Readable) -> Iterator[bytes]:
-    """A reader as chunks; files that read fewer bytes than asked (sockets) are welcome."""
+    """A reader as chunks; a read may return fewer bytes than asked for, as sockets do."""
     read = getattr(source, "read1", source.read)
     while chunk := read(_CHUNK_BYTES):
         yield chunk

@@ -1,11 +1,10 @@
-"""One stream of a call, from fragments to utterances: order, gaps, consent, and where a new owner resumes (docs/architecture.md#nothing-lost-nothing-twice).
+"""One stream of a call, from fragments to utterances: order, gaps, consent, and where a new owner resumes.
 
 Values in, values out: no Kafka, no Redis, no clock. The same fragments give the same utterances, however fast they
-come, and however often another `CallStream` takes over from a stored checkpoint.
+come, and however often another `CallStream` takes over from a stored checkpoint
+(docs/architecture.md#nothing-lost-nothing-twice).
 """
 
-from collections import deque
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from threading import Lock
 from typing import Final, Literal
@@ -13,9 +12,9 @@ from typing import Final, Literal
 import numpy as np
 
 from models.types import Modality
-from pipelines.errors import MediaTooLongError
 from pipelines.media.demux import Demuxed, Demuxer
-from pipelines.media.track import Found, Track
+from pipelines.media.resume import ResumePoints
+from pipelines.media.track import Track, TrackSegment
 from pipelines.settings import StreamSettings
 from pipelines.types import (
     DEFAULT_CONSENT,
@@ -28,41 +27,31 @@ from pipelines.types import (
     Utterance,
 )
 
-PRE_ROLL_MS: Final = 1000
-"""A new owner reads from this long before the lowest cut, so that decoders and resamplers have settled at the cut."""
-RESUME_SPACING_MS: Final = 500
-"""Places to resume from are remembered this far apart, whatever the length of fragments."""
-RESUME_POINTS_MAX: Final = 1 << 16
-"""Nine hours of what is not stored yet; a worker stops reading long before."""
-
-KEY_ROLL_MAX_MS: Final = 30_000
-"""To keep its pictures, a new owner starts at a fragment that opens with a key frame, if one is this near."""
-
 SkipReason = Literal["already_stored", "duplicate", "after_final", "not_consented"]
 
 NOTHING: Final[frozenset[Modality]] = frozenset()
 NEW_STREAM: Final = Checkpoint(tracks={}, resume_at=None, resume_seq=None, resume_sample=None, final=False)
-"""What the store knows of a stream that nobody has analysed."""
+"""The checkpoint of a stream of which nothing is stored."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrackEvent:
-    """One step of a track: its cut moves from `believed_cut_sample` to `cut_sample`, over an utterance or silence."""
+    """One step of a track: its cut moves from `expected_cut_sample` to `cut_sample`, over an utterance or silence."""
 
     participant: Participant
     cut_sample: int
-    believed_cut_sample: int
+    expected_cut_sample: int
     utterance: Utterance | None
 
 
 @dataclass(frozen=True, slots=True)
-class Fed:
-    """What a fragment led to.
+class FeedResult:
+    """What came of one fragment.
 
-    `skipped` says why the fragment was not analysed, None when it was (one that nobody may be judged by may still end
-    an utterance begun before); `damaged` counts packets that could not be decoded; `media_ms` is the length of its
-    sound, or of its pictures when it has no sound; `missing` counts the sequence numbers left out between it and the
-    one before, or the stream's start: never sent, lost in the log, or refused before their stream was known.
+    `skipped` says why the fragment was not analysed, None when it was (one without consent may still end an utterance
+    begun before); `damaged` counts packets that could not be decoded; `media_ms` is the length of its sound, or of its
+    pictures when it has no sound; `missing` counts the sequence numbers left out between it and the one before, or the
+    stream's start: never sent, lost in the log, or refused before their stream was known.
     """
 
     events: list[TrackEvent]
@@ -73,30 +62,24 @@ class Fed:
 
 
 @dataclass(slots=True)
-class _Listener:
+class _ConsentedTrack:
     """A participant's track and what may be analysed of it now (None: no fragment has said so yet)."""
 
     track: Track
-    held_sample: int
-    """From here on a successor must hear the track."""
+    needed_sample: int
+    """A new owner of the stream must analyse the track from here on."""
     consent: frozenset[Modality] | None = None
 
     @property
-    def settled(self) -> bool:
-        return self.consent == NOTHING and self.held_sample >= self.track.cut_sample
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    point: ResumePoint
-    whole: bool
-    """A decoder can start here without losing a picture."""
+    def nothing_pending(self) -> bool:
+        """Whether it may not be analysed now, and everything found before is stored."""
+        return self.consent == NOTHING and self.needed_sample >= self.track.cut_sample
 
 
 class CallStream:
     """Demuxes the fragments of one stream and finds the utterances of every participant in it.
 
-    Events of a track come in order, and each one's `believed_cut_sample` is the `cut_sample` of the one before.
+    Events of a track come in order, and each one's `expected_cut_sample` is the `cut_sample` of the one before.
     `feed` and `finish` belong to one thread; `resume_point` may be called from another meanwhile.
     """
 
@@ -110,29 +93,30 @@ class CallStream:
         self._demuxer: Demuxer | None = None
         self._expected_seq = checkpoint.resume_seq
         self._unseen_seq = checkpoint.resume_seq or 0
-        """One past the last fragment seen, damaged or not."""
+        """One past the highest sequence number that has come, decodable or not."""
         self._missing = 0
-        self._broken = self._ended = False
+        self._after_gap = self._ended = False
         self._identity = ("", "", "")
-        self._owed: list[TrackEvent] = []
-        self._listeners = {
-            participant: _Listener(Track(settings, cut.cut_sample), cut.cut_sample)
+        self._events: list[TrackEvent] = []
+        """Emitted, and not returned by a call yet."""
+        self._tracks = {
+            participant: _ConsentedTrack(Track(settings, cut.cut_sample), cut.cut_sample)
             for participant, cut in checkpoint.tracks.items()
         }
-        self._places: deque[_Place] = deque(maxlen=RESUME_POINTS_MAX)
+        self._resume_points = ResumePoints()
         self._lock = Lock()
 
     @property
     def held_bytes(self) -> int:
-        """What sound and pictures take in memory; bounded, however long the stream."""
-        return sum(listener.track.held_bytes for listener in self._listeners.values())
+        """Bytes of sound and pictures held in memory; bounded, however long the stream."""
+        return sum(own.track.held_bytes for own in self._tracks.values())
 
     @property
-    def settled(self) -> bool:
-        """Whether no participant's sound or pictures may be analysed, so that nothing is to be heard again."""
-        return all(listener.settled for listener in self._listeners.values())
+    def nothing_pending(self) -> bool:
+        """Whether no participant may be analysed now and all that was found before is stored: no fragment is needed again."""
+        return all(own.nothing_pending for own in self._tracks.values())
 
-    def feed(self, fragment: MediaFragment) -> Fed:
+    def feed(self, fragment: MediaFragment) -> FeedResult:
         """Takes the stream's next fragment.
 
         Raises:
@@ -140,43 +124,47 @@ class CallStream:
         """
         skipped = self._skip_reason(fragment)
         if skipped is not None:
-            return Fed([], skipped, 0, 0)
+            return FeedResult([], skipped, 0, 0)
         self._identity = (fragment.call_id, fragment.tenant, fragment.stream)
         self._see(fragment)
-        if self._broken or (self._expected_seq is not None and fragment.seq > self._expected_seq):
-            self._interrupt()
+        if self._after_gap or (self._expected_seq is not None and fragment.seq > self._expected_seq):
+            self._end_open_speech()
         if self._demuxer is None:
             self._demuxer = self._new_demuxer(fragment)
-        self._broken = True
+        self._after_gap = True
         demuxed = self._demuxer.feed(fragment)
-        self._broken = False
+        self._after_gap = False
         self._expected_seq = fragment.seq + 1
         self._ended = fragment.final
         start_sample = demuxed.start_sample
         if start_sample is None:
             start_sample = fragment.start_ms * SAMPLES_PER_MS
-        self._remember(fragment, start_sample, whole=demuxed.whole)
+        self._remember(fragment, start_sample, starts_at_key_frame=demuxed.starts_at_key_frame)
         self._apply_consent(fragment, start_sample)
-        self._listen(demuxed)
-        self._settle_silence(start_sample)
-        heard = any(listener.consent for listener in self._listeners.values())
-        return Fed(
-            self._paid(), None if heard else "not_consented", demuxed.damaged, _media_ms(demuxed), self.take_missing()
+        self._analyse(demuxed)
+        self._advance_past_silence(start_sample)
+        analysed = any(own.consent for own in self._tracks.values())
+        return FeedResult(
+            self._drain(),
+            None if analysed else "not_consented",
+            demuxed.damaged,
+            demuxed.media_ms,
+            self.take_missing(),
         )
 
-    def refuse(self, fragment: MediaFragment) -> None:
-        """Takes a fragment that is known to be damaged: as `feed` does where it raises, it leaves a gap."""
+    def leave_gap(self, fragment: MediaFragment) -> None:
+        """Passes over a fragment that cannot be decoded: what follows it is taken as after a gap, as where `feed` raises."""
         if self._skip_reason(fragment) is None:
             self._see(fragment)
-            self._broken = True
+            self._after_gap = True
 
     def take_missing(self) -> int:
-        """How many sequence numbers were left out before the last fragment, and not told yet."""
+        """How many sequence numbers were left out before the last fragment, and not returned yet."""
         missing, self._missing = self._missing, 0
         return missing
 
     def _see(self, fragment: MediaFragment) -> None:
-        """It has come, so that it is not missing, whether or not it can be used."""
+        """It has come, so that it does not count as missing, whether or not it can be decoded."""
         if fragment.at is None or fragment.at.offset >= self._checkpoint.account.counted_to:  # else counted long ago
             self._missing += max(0, fragment.seq - self._unseen_seq)
         self._unseen_seq = max(self._unseen_seq, fragment.seq + 1)
@@ -184,11 +172,11 @@ class CallStream:
     def finish(self) -> list[TrackEvent]:
         """The stream has ended: open speech becomes a last utterance, and every cut moves to the end of the sound."""
         self._ended = True
-        self._drain()
-        for participant, listener in self._listeners.items():
-            if listener.consent:
-                self._owe(participant, listener, listener.track.finish())
-        return self._paid()
+        self._flush_demuxer()
+        for participant, own in self._tracks.items():
+            if own.consent:
+                self._emit(participant, own, own.track.finish())
+        return self._drain()
 
     def resume_point(self, participant: Participant, cut_sample: int) -> ResumePoint:
         """Where a new owner must read from once the event that moved `participant`'s cut to `cut_sample` is stored.
@@ -200,15 +188,9 @@ class CallStream:
             LookupError: no fragment has been fed yet.
         """
         with self._lock:
-            self._listeners[participant].held_sample = cut_sample
-            held = [listener.held_sample for listener in self._listeners.values() if not listener.settled]
-            lowest = min(held, default=cut_sample) - PRE_ROLL_MS * SAMPLES_PER_MS
-            if not self._places:
-                raise LookupError("no fragment has been fed: there is nothing to resume from")
-            chosen = _chosen(self._places, lowest)
-            while self._places[0] is not chosen:
-                self._places.popleft()
-            return chosen.point
+            self._tracks[participant].needed_sample = cut_sample
+            needed = [own.needed_sample for own in self._tracks.values() if not own.nothing_pending]
+            return self._resume_points.before(min(needed, default=cut_sample))
 
     def _skip_reason(self, fragment: MediaFragment) -> SkipReason | None:
         first_seq = self._checkpoint.resume_seq
@@ -218,16 +200,16 @@ class CallStream:
             return "duplicate"
         return "after_final" if self._ended else None
 
-    def _interrupt(self) -> None:
+    def _end_open_speech(self) -> None:
         """Fragments are missing: what comes next does not continue what came before."""
-        self._drain()
-        for participant, listener in self._listeners.items():
-            if listener.consent:
-                self._owe(participant, listener, listener.track.interrupt())
+        self._flush_demuxer()
+        for participant, own in self._tracks.items():
+            if own.consent:
+                self._emit(participant, own, own.track.interrupt())
 
-    def _drain(self) -> None:
+    def _flush_demuxer(self) -> None:
         if self._demuxer is not None:
-            self._listen(self._demuxer.finish())
+            self._analyse(self._demuxer.finish())
             self._demuxer = None
 
     def _new_demuxer(self, fragment: MediaFragment) -> Demuxer:
@@ -237,66 +219,61 @@ class CallStream:
             exact = None
         return Demuxer(self._settings, exact)
 
-    def _remember(self, fragment: MediaFragment, start_sample: int, *, whole: bool) -> None:
-        # A fragment that never was in a log is its own place.
+    def _remember(self, fragment: MediaFragment, start_sample: int, *, starts_at_key_frame: bool) -> None:
+        # A fragment that never was in a log is known by its sequence number.
         offset = fragment.seq if fragment.at is None else fragment.at.offset
-        place = _Place(ResumePoint(offset, fragment.seq, start_sample), whole)
         with self._lock:
-            last = self._places[-1] if self._places else None
-            if last is not None and (last.whole or not whole):
-                ahead = start_sample - last.point.start_sample
-                if 0 <= ahead < RESUME_SPACING_MS * SAMPLES_PER_MS:
-                    return
-            self._places.append(place)
+            point = ResumePoint(offset, fragment.seq, start_sample)
+            self._resume_points.add(point, starts_at_key_frame=starts_at_key_frame)
 
     def _apply_consent(self, fragment: MediaFragment, start_sample: int) -> None:
         """What may be analysed holds from the first sample of a fragment; an utterance never straddles a change."""
         policy = self._policy if fragment.consent is None else fragment.consent
         for participant in fragment.participants:
-            if participant not in self._listeners and policy.get(participant):
+            if participant not in self._tracks and policy.get(participant):
                 with self._lock:
-                    self._listeners[participant] = _Listener(Track(self._settings, 0), start_sample, NOTHING)
-        for participant, listener in self._listeners.items():
+                    self._tracks[participant] = _ConsentedTrack(Track(self._settings, 0), start_sample, NOTHING)
+        for participant, own in self._tracks.items():
             allowed = policy.get(participant, NOTHING) if participant in fragment.participants else NOTHING
-            if allowed == listener.consent:
+            if allowed == own.consent:
                 continue
-            if listener.consent:
-                self._owe(participant, listener, listener.track.interrupt())
-            if listener.consent is not None:
-                listener.track.skip_to(start_sample)
+            if own.consent:
+                self._emit(participant, own, own.track.interrupt())
+            if own.consent is not None:
+                own.track.skip_to(start_sample)
             with self._lock:
-                if listener.settled:
-                    listener.held_sample = max(listener.held_sample, start_sample)
-                listener.consent = allowed
+                if own.nothing_pending:
+                    own.needed_sample = max(own.needed_sample, start_sample)
+                own.consent = allowed
 
-    def _listen(self, demuxed: Demuxed) -> None:
-        for participant, listener in self._listeners.items():
-            if not listener.consent:
+    def _analyse(self, demuxed: Demuxed) -> None:
+        for participant, own in self._tracks.items():
+            if not own.consent:
                 continue
             blocks = [block for block in demuxed.blocks if block.participant is participant]
             frames = [frame for frame in demuxed.frames if frame.participant is participant]
-            seen = frames if Modality.VIDEO in listener.consent else []
-            self._owe(participant, listener, listener.track.feed(blocks, seen))
+            seen = frames if Modality.VIDEO in own.consent else []
+            self._emit(participant, own, own.track.feed(blocks, seen))
 
-    def _settle_silence(self, start_sample: int) -> None:
-        """Of who is neither heard nor seen, nothing before this fragment is needed again."""
-        for participant, listener in self._listeners.items():
-            if listener.consent:
-                self._owe(participant, listener, listener.track.settle_silence(start_sample))
+    def _advance_past_silence(self, start_sample: int) -> None:
+        """Moves the cuts of tracks without sound or pictures: nothing of them before this fragment is needed again."""
+        for participant, own in self._tracks.items():
+            if own.consent:
+                self._emit(participant, own, own.track.advance_past_silence(start_sample))
 
-    def _owe(self, participant: Participant, listener: _Listener, found: list[Found]) -> None:
-        # Kept until a call returns: a fragment that raises must not lose what its gap has ended.
+    def _emit(self, participant: Participant, own: _ConsentedTrack, found: list[TrackSegment]) -> None:
+        # Kept until a call returns: when `feed` raises, what its gap has ended is returned by the next call.
         for one in found:
-            utterance = self._utterance(participant, listener, one)
-            event = TrackEvent(participant, one.segment.cut_sample, one.believed_cut_sample, utterance)
-            self._owed.append(event)
+            utterance = self._utterance(participant, own, one)
+            event = TrackEvent(participant, one.segment.cut_sample, one.expected_cut_sample, utterance)
+            self._events.append(event)
 
-    def _paid(self) -> list[TrackEvent]:
-        owed, self._owed = self._owed, []
-        return owed
+    def _drain(self) -> list[TrackEvent]:
+        events, self._events = self._events, []
+        return events
 
-    def _utterance(self, participant: Participant, listener: _Listener, found: Found) -> Utterance | None:
-        segment, consent = found.segment, listener.consent or NOTHING
+    def _utterance(self, participant: Participant, own: _ConsentedTrack, found: TrackSegment) -> Utterance | None:
+        segment, consent = found.segment, own.consent or NOTHING
         if segment.start_sample == segment.end_sample:
             return None
         call_id, tenant, stream = self._identity
@@ -312,46 +289,3 @@ class CallStream:
             samples=found.samples if consent & {Modality.AUDIO, Modality.TEXT} else np.zeros(0, np.float32),
             frames=found.frames,
         )
-
-
-def utterances_of(
-    fragments: Iterable[MediaFragment], settings: StreamSettings, *, media_max_ms: int | None = None
-) -> Iterator[Utterance]:
-    """Every utterance of one new stream, in the order in which they end, without a log and a store.
-
-    Raises:
-        MediaError: a fragment cannot be opened.
-        MediaTooLongError: there is more than `media_max_ms` of media.
-    """
-    stream = CallStream(settings, NEW_STREAM)
-    media_ms = 0
-    for fragment in fragments:
-        fed = stream.feed(fragment)
-        media_ms += fed.media_ms
-        if media_max_ms is not None and media_ms > media_max_ms:
-            raise MediaTooLongError(f"longer than {media_max_ms // 1000} s")
-        yield from (event.utterance for event in fed.events if event.utterance is not None)
-    yield from (event.utterance for event in stream.finish() if event.utterance is not None)
-
-
-def _chosen(places: Iterable[_Place], lowest: int) -> _Place:
-    """The last place at or before `lowest`, preferably one that loses no picture; else the first of all."""
-    first, *others = places
-    chosen = whole = first
-    for place in others:
-        if place.point.start_sample > lowest:
-            break
-        chosen = place
-        whole = place if place.whole else whole
-    near = lowest - whole.point.start_sample <= KEY_ROLL_MAX_MS * SAMPLES_PER_MS
-    return whole if whole.whole and near else chosen
-
-
-def _media_ms(demuxed: Demuxed) -> int:
-    samples: dict[Participant, int] = {}
-    for block in demuxed.blocks:
-        samples[block.participant] = samples.get(block.participant, 0) + block.samples.size
-    if samples:
-        return max(samples.values()) // SAMPLES_PER_MS
-    times = [frame.time_ms for frame in demuxed.frames]
-    return max(times) - min(times) if times else 0

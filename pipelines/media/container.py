@@ -1,4 +1,4 @@
-"""The one door to FFmpeg: opens media that nobody vouches for, whether a file, a byte stream or a fragment.
+"""Opens untrusted media with FFmpeg, whether a file, a byte stream or a fragment; nothing else here opens a container.
 
 FFmpeg's own messages stay off (PyAV's default, `av.logging` level None): what matters comes back as an error.
 """
@@ -32,7 +32,7 @@ that has been running since the start; an index below zero counts the encoder's 
 """
 ALLOCATION_MAX_BYTES = 256 << 20
 """FFmpeg gets no larger piece of memory at once: a megabyte of QuickTime's packed header would unpack to a gigabyte."""
-# PyAV has no door to this setting of libavutil, which holds for the whole process.
+# PyAV does not expose this setting of libavutil, which holds for the whole process.
 ctypes.CDLL(av._core.__file__).av_max_alloc(ctypes.c_size_t(ALLOCATION_MAX_BYTES))  # noqa: SLF001
 
 

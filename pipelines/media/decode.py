@@ -1,4 +1,4 @@
-"""Decoders that live on from fragment to fragment, and outlive what is damaged."""
+"""Decoders that keep their state from fragment to fragment, and survive damaged packets."""
 
 import time
 from collections.abc import Iterator
@@ -76,7 +76,7 @@ class SoundDecoder:
                     f"more than {limits.samples_per_fragment_max} samples in one fragment; cut it shorter, or send a lower "
                     "rate or fewer channels (settings: stream.limits.samples_per_fragment_max)"
                 )
-            _keep_time(began_s, limits)
+            _check_time(began_s, limits)
         for (rate_hz, _), group in groupby(runs, key=lambda run: (run[0], run[1].shape[0])):
             if len(decoded.sounds) == _CHANGES_MAX:
                 raise MediaError(
@@ -193,7 +193,7 @@ class PictureDecoder:
         """
         began_s = time.thread_time()
         self._take(stream, limits)
-        _keep_budget(len(packets) * stream.codec_context.width * stream.codec_context.height, limits)
+        _check_pixels(len(packets) * stream.codec_context.width * stream.codec_context.height, limits)
         self._pixels = 0
         if len(packets) > limits.fragment_max_s * PICTURES_MAX_PER_S:
             raise MediaError(f"{len(packets)} pictures in one fragment; cut it shorter")
@@ -208,13 +208,13 @@ class PictureDecoder:
                 sampled += self._frames(packet, participant)
             except (av.FFmpegError, ValueError):
                 damaged += 1
-            # What was declared need not be what comes.
-            _keep_budget(self._pixels, limits)
-            _keep_depth(self._codec, limits)
-            _keep_time(began_s, limits)
+            # The declared size need not be that of the decoded pictures.
+            _check_pixels(self._pixels, limits)
+            _check_depth(self._codec, limits)
+            _check_time(began_s, limits)
         return sampled, damaged
 
-    def lose(self) -> None:
+    def skip_to_key_frame(self) -> None:
         """A fragment is missing: the picture returns at the next key frame."""
         if self._codec is not None and self._codec.is_open:
             self._codec.flush_buffers()
@@ -238,7 +238,7 @@ class PictureDecoder:
                 f"pictures of {codec.width}x{codec.height}; at most {limits.picture_max_pixels} pixels are allowed: "
                 "send them smaller (settings: stream.limits.picture_max_pixels)"
             )
-        _keep_depth(codec, limits)
+        _check_depth(codec, limits)
         key = (codec.name, codec.extradata, codec.width, codec.height)
         # A transport stream repeats its parameters at key frames only: without any, the fragment just goes on.
         if self._codec is not None and (key == self._key or (key[:2] == (self._key[0], None))):
@@ -257,14 +257,19 @@ class PictureDecoder:
             if slot <= self._slot:
                 continue
             self._slot = int(slot)
-            scale = min(1.0, self._settings.side_max_px / max(frame.width, frame.height))
-            width, height = max(round(frame.width * scale), 1), max(round(frame.height * scale), 1)
+            width, height = fit_within(frame.width, frame.height, self._settings.side_max_px)
             rgb = frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA").to_ndarray()
             turned = np.rot90(rgb, k=round(frame.rotation / 90)) if frame.rotation % 360 else rgb
             yield VideoFrame(participant, frame.pts, np.ascontiguousarray(turned, dtype=np.uint8))
 
 
-def _keep_time(began_s: float, limits: MediaLimits) -> None:
+def fit_within(width: int, height: int, side_max_px: int) -> tuple[int, int]:
+    """Width and height scaled down so that the longer side is at most `side_max_px`; smaller pictures keep their size."""
+    scale = min(1.0, side_max_px / max(width, height))
+    return max(round(width * scale), 1), max(round(height * scale), 1)
+
+
+def _check_time(began_s: float, limits: MediaLimits) -> None:
     if time.thread_time() - began_s > limits.decode_max_s:
         raise MediaError(
             f"decoding takes more than {limits.decode_max_s:g} s of processor time; cut it shorter, or send it in a codec that "
@@ -272,7 +277,7 @@ def _keep_time(began_s: float, limits: MediaLimits) -> None:
         )
 
 
-def _keep_depth(codec: VideoCodecContext | None, limits: MediaLimits) -> None:
+def _check_depth(codec: VideoCodecContext | None, limits: MediaLimits) -> None:
     """Pictures may take what those of the allowed size take in the usual formats, and no more."""
     if codec is None or codec.format is None:
         return
@@ -284,7 +289,7 @@ def _keep_depth(codec: VideoCodecContext | None, limits: MediaLimits) -> None:
         )
 
 
-def _keep_budget(pixels: int, limits: MediaLimits) -> None:
+def _check_pixels(pixels: int, limits: MediaLimits) -> None:
     if pixels > limits.pixels_per_fragment_max:
         raise MediaError(
             f"pictures of {pixels} pixels in one fragment; at most {limits.pixels_per_fragment_max} are decoded: cut it "

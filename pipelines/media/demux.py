@@ -16,9 +16,9 @@ from pipelines.errors import MediaError
 from pipelines.media.container import START_TAG, open_media, packets, skipped_samples, sound_and_picture
 from pipelines.media.decode import DecodedSound, PictureDecoder, SoundDecoder
 from pipelines.media.raw_audio import RawAudio, raw_audio
-from pipelines.media.resample import Sound, Tracks
+from pipelines.media.resample import Sound, Timeline
 from pipelines.settings import MediaLimits, StreamSettings
-from pipelines.types import AudioBlock, MediaFragment, Participant, VideoFrame
+from pipelines.types import SAMPLES_PER_MS, AudioBlock, MediaFragment, Participant, VideoFrame
 
 _EXPANSION_MAX = 8
 """Matroska may hold packed packets; unpacked they may be this many times the fragment's own limit."""
@@ -38,8 +38,19 @@ class Demuxed:
     frames: list[VideoFrame] = field(default_factory=list)
     damaged: int = 0
     start_sample: int | None = None
-    whole: bool = True
-    """False when its pictures need an earlier fragment: a decoder that starts here shows none until a key frame."""
+    starts_at_key_frame: bool = True
+    """False when its pictures need an earlier fragment: a decoder that starts here gives none until a key frame."""
+
+    @property
+    def media_ms(self) -> int:
+        """The length of the longest participant's sound; of the pictures where there is no sound."""
+        samples: dict[Participant, int] = {}
+        for block in self.blocks:
+            samples[block.participant] = samples.get(block.participant, 0) + block.samples.size
+        if samples:
+            return max(samples.values()) // SAMPLES_PER_MS
+        times_ms = [frame.time_ms for frame in self.frames]
+        return max(times_ms) - min(times_ms) if times_ms else 0
 
 
 class Demuxer:
@@ -51,7 +62,7 @@ class Demuxer:
 
     def __init__(self, settings: StreamSettings, start_sample: int | None = None) -> None:
         self._limits = settings.limits
-        self._tracks = Tracks(start_sample)
+        self._timeline = Timeline(start_sample)
         self._sound = SoundDecoder()
         self._picture = PictureDecoder(settings.video)
         self._seq: int | None = None
@@ -66,7 +77,7 @@ class Demuxer:
         if len(fragment.media) > self._limits.fragment_max_bytes:
             raise MediaError(f"{len(fragment.media)} bytes; at most {self._limits.fragment_max_bytes} are allowed")
         if self._seq is not None and fragment.seq != self._seq + 1:
-            self._picture.lose()
+            self._picture.skip_to_key_frame()
         self._seq = fragment.seq
         if fragment.final and not fragment.media:
             return Demuxed()
@@ -75,13 +86,13 @@ class Demuxer:
 
     def finish(self) -> Demuxed:
         """What decoders and resamplers still hold at the end of the stream."""
-        return Demuxed(self._tracks.finish(), self._picture.finish(self._participant))
+        return Demuxed(self._timeline.finish(), self._picture.finish(self._participant))
 
     def _raw(self, fragment: MediaFragment, raw: RawAudio) -> Demuxed:
         _check_raw(raw, len(fragment.media), self._limits)
-        start_sample = self._tracks.next_sample(fragment.start_ms)
+        start_sample = self._timeline.next_sample(fragment.start_ms)
         sound = Sound(raw.rate_hz, raw.decode(fragment.media))
-        blocks = self._tracks.place(sound, fragment.participants, fragment.start_ms)
+        blocks = self._timeline.place(sound, fragment.participants, fragment.start_ms)
         return Demuxed(blocks, [], int(len(fragment.media) % raw.step_bytes > 0), start_sample)
 
     def _container(self, fragment: MediaFragment) -> Demuxed:
@@ -93,13 +104,13 @@ class Demuxer:
             if not parts.sound_packets and not parts.picture_packets:
                 raise MediaError(f"{what} opens, but holds no packet of sound or picture")
             frames, damaged = self._pictures(parts, fragment)
-            whole = not parts.picture_packets or parts.picture_packets[0].is_keyframe
+            at_key_frame = not parts.picture_packets or parts.picture_packets[0].is_keyframe
             if parts.sound is None or not parts.sound_packets:
-                return Demuxed([], frames, damaged + parts.damaged, whole=whole)
+                return Demuxed([], frames, damaged + parts.damaged, starts_at_key_frame=at_key_frame)
             decoded = self._sound.decode(parts.sound, parts.sound_packets, self._limits)
         start_ms = fragment.start_ms + round((parts.heard - parts.start) * 1000)
         blocks, start_sample = self._place(decoded, parts, start_ms, fragment)
-        return Demuxed(blocks, frames, damaged + parts.damaged + decoded.damaged, start_sample, whole)
+        return Demuxed(blocks, frames, damaged + parts.damaged + decoded.damaged, start_sample, at_key_frame)
 
     def _pictures(self, parts: "_Parts", fragment: MediaFragment) -> tuple[list[VideoFrame], int]:
         if parts.picture is None or not parts.picture_packets:
@@ -113,16 +124,16 @@ class Demuxer:
         self, decoded: DecodedSound, parts: "_Parts", start_ms: int, fragment: MediaFragment
     ) -> tuple[list[AudioBlock], int]:
         """The blocks and where the fragment's sound starts; the encoder's delay is cut off here, once per stream."""
-        start_sample = self._tracks.next_sample(start_ms)
+        start_sample = self._timeline.next_sample(start_ms)
         blocks: list[AudioBlock] = []
         for part, sound in enumerate(decoded.sounds):
             if part:  # the rate or the channels changed on the way: the rest simply follows
-                blocks += self._tracks.follow(sound, fragment.participants)
+                blocks += self._timeline.follow(sound, fragment.participants)
                 continue
             skip = round(parts.skip_s * sound.rate_hz)
             index = None if parts.index_s is None else max(round(parts.index_s * sound.rate_hz), 0)
             heard = Sound(sound.rate_hz, sound.samples[:, skip:], index)
-            blocks += self._tracks.place(heard, fragment.participants, start_ms)
+            blocks += self._timeline.place(heard, fragment.participants, start_ms)
         return blocks, start_sample
 
 

@@ -75,7 +75,7 @@ def fragments(
             if start_ms + piece.start_ms > START_MAX_MS:
                 raise MediaError(
                     f"the media reaches {start_ms + piece.start_ms} ms into its call; at most {START_MAX_MS} ms are allowed: "
-                    "mend its times or send it as several calls"
+                    "correct its times or send it as several calls"
                 )
             yield MediaFragment(
                 call_id=call_id,

@@ -9,7 +9,7 @@ from models.types import FloatArray
 from pipelines.errors import MediaError
 
 RATE_MIN_HZ = 4000
-"""Half of the telephone's; what says less is no speech, and would make a small file last for days."""
+"""Half of the telephone's: below it there is no speech, and a small file would last for days."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ def raw_audio(content_type: str) -> RawAudio | None:
     """Reads a content type; None when it does not name raw sound.
 
     Raises:
-        MediaError: it names raw sound, but its rate or channels are missing or senseless.
+        MediaError: it names raw sound, but its rate or channels are missing or out of range.
     """
     name, *pairs = [part.strip() for part in content_type.split(";")]
     encodings: dict[str, Literal["L16", "PCMU", "PCMA"]] = {

@@ -1,4 +1,4 @@
-"""Decoded sound to tracks: one participant each, mono, 16 kHz, every sample at its exact place in the call.
+"""Decoded sound to blocks of one participant each: mono, 16 kHz, every sample at its exact place in the call.
 
 A run is sound without a gap. Within it, place is a matter of counting: output sample `j` of the run stands for the
 input time `j / 16000`, whatever the source's rate, and libswresample neither shifts nor loses a sample (it holds the
@@ -33,8 +33,8 @@ class Sound:
     index: int | None = None
 
 
-class Tracks:
-    """Places sound in the call, channel by channel.
+class Timeline:
+    """Places decoded sound on the call's time line, channel by channel, at 16 kHz.
 
     Args:
         start_sample: the exact place of the first sound to come, when an earlier run counted it; else its time in ms

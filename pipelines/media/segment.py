@@ -74,7 +74,7 @@ class Segmenter:
         """Takes the next window's probability of speech in [0, 1] and its energy (any unit; more is louder)."""
         self._count += 1
         self._energies.append(energy)
-        self._hear(probability)
+        self._update(probability)
         segment = self._decide()
         if segment is not None:
             self.restart(segment.cut_sample)
@@ -88,7 +88,7 @@ class Segmenter:
         self.restart(end_sample)
         return segment
 
-    def _hear(self, probability: float) -> None:
+    def _update(self, probability: float) -> None:
         window = self._count - 1
         starts = probability >= self._settings.speech_threshold
         if self._first is None:

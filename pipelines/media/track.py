@@ -17,11 +17,11 @@ FRAMES_MAX: Final = 80
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """A segment with what was heard and seen in it, and the track's cut before it; silence holds neither."""
+class TrackSegment:
+    """A segment with its samples and pictures, and the track's cut before it; silence holds neither."""
 
     segment: Segment
-    believed_cut_sample: int
+    expected_cut_sample: int
     samples: FloatArray
     frames: tuple[VideoFrame, ...]
 
@@ -34,15 +34,15 @@ class Track:
     """
 
     def __init__(self, settings: StreamSettings, cut_sample: int) -> None:
-        """`cut_sample` is where the track is settled up to: what lies before is dropped."""
+        """`cut_sample` is the track's cut: what lies before is stored already and dropped here."""
         self.cut_sample = cut_sample
         self._segmenter = Segmenter(settings.segment, cut_sample)
         self._detector = SpeechDetector()
         self._buffer = np.zeros(0, np.float32)
-        self._buffer_start = self._judged = cut_sample
-        self._heard = False
-        """Whether there was sound since the cut; a new owner that begins there knows of no other."""
-        self._since = cut_sample
+        self._buffer_start = self._next_window = cut_sample
+        self._has_sound = False
+        """Whether there was sound since the cut; a new owner starts there and sees none before."""
+        self._skip_before = cut_sample
         self._frames: list[VideoFrame] = []
         self._picture_window = settings.segment.picture_window_ms * SAMPLES_PER_MS
         self._picture_period = round(SAMPLE_RATE_HZ / settings.video.frames_per_s)
@@ -61,25 +61,26 @@ class Track:
         return self._buffer.nbytes + sum(frame.pixels.nbytes for frame in self._frames)
 
     def skip_to(self, sample: int) -> None:
-        """Sound and pictures before `sample` are none of this track's business."""
-        self._since = max(self._since, sample)
+        """Drops sound and pictures before `sample`."""
+        self._skip_before = max(self._skip_before, sample)
         if sample > self.end_sample:
             self._restart(sample)
 
-    def feed(self, blocks: Iterable[AudioBlock], frames: Iterable[VideoFrame]) -> list[Found]:
+    def feed(self, blocks: Iterable[AudioBlock], frames: Iterable[VideoFrame]) -> list[TrackSegment]:
         """Takes a fragment's sound and pictures; blocks in order, gaps between them end open speech."""
         for frame in frames:
-            self._see(frame)
-        found: list[Found] = []
+            self._keep_frame(frame)
+        found: list[TrackSegment] = []
         for block in blocks:
-            found += self._hear(block)
+            found += self._feed_block(block)
         self._forget_before(self._segmenter.needed_from_sample)
-        return found + self._watch()
+        return found + self._pictures_without_sound()
 
-    def settle_silence(self, until_sample: int) -> list[Found]:
-        """Takes how far the stream has come: where it is far ahead of all sound and pictures, the cut follows it.
+    def advance_past_silence(self, until_sample: int) -> list[TrackSegment]:
+        """Moves the cut after the stream, which has come to `until_sample`, where that is far ahead of sound and pictures.
 
-        It stays a picture window behind, for what comes late, and moves by one at a time: a time may be wrong once.
+        It stays a picture window behind, for media that comes late, and moves by one at a time: one fragment's time may
+        be wrong.
         """
         cut = self.end_sample + self._picture_window
         if until_sample - cut < self._picture_window or self._pictures():
@@ -87,20 +88,20 @@ class Track:
         found = self._close()
         found.append(self._take(Segment(cut, cut, cut)))
         self._restart(cut)
-        self._heard = False
+        self._has_sound = False
         return found
 
-    def interrupt(self) -> list[Found]:
+    def interrupt(self) -> list[TrackSegment]:
         """What comes next does not continue what came before: open speech, or pictures without sound, end here."""
         found = self._close()
-        pictures = [] if self._heard else self._pictures()
+        pictures = [] if self._has_sound else self._pictures()
         if pictures:
             start, end = (frame.time_ms * SAMPLES_PER_MS for frame in (pictures[0], pictures[-1]))
             found.append(self._take_pictures(start, end + self._picture_period))
         self._frames.clear()
         return found
 
-    def finish(self) -> list[Found]:
+    def finish(self) -> list[TrackSegment]:
         """The stream ends here: like `interrupt`, and the cut moves to the end of the sound."""
         found = self.interrupt()
         end = self.end_sample
@@ -108,33 +109,33 @@ class Track:
             found.append(self._take(Segment(end, end, end)))
         return found
 
-    def _hear(self, block: AudioBlock) -> list[Found]:
-        found: list[Found] = []
+    def _feed_block(self, block: AudioBlock) -> list[TrackSegment]:
+        found: list[TrackSegment] = []
         samples = block.samples[max(0, self.end_sample - block.start_sample) :]
         if not samples.size:
             return found
-        self._heard = True
+        self._has_sound = True
         if block.start_sample > self.end_sample:
             found += self._close()
             self._restart(block.start_sample)
         self._buffer = np.concatenate([self._buffer, samples])
-        while self.end_sample - self._judged >= WINDOW_SAMPLES:
-            segment = self._judge()
+        while self.end_sample - self._next_window >= WINDOW_SAMPLES:
+            segment = self._feed_window()
             if segment is not None:
                 found.append(self._take(segment))
-                # The segmenter has started afresh at the cut: so do we.
-                self._judged = segment.cut_sample
+                # The segmenter has started afresh at the cut: so must the detector.
+                self._next_window = segment.cut_sample
                 self._detector.reset()
         return found
 
-    def _judge(self) -> Segment | None:
-        window = self._slice(self._judged, self._judged + WINDOW_SAMPLES)
-        self._judged += WINDOW_SAMPLES
-        # Whole numbers, so that the sum is the same in whatever order it is taken.
+    def _feed_window(self) -> Segment | None:
+        window = self._slice(self._next_window, self._next_window + WINDOW_SAMPLES)
+        self._next_window += WINDOW_SAMPLES
+        # Integers, so that the sum does not depend on the order of summation.
         energy = np.square(np.rint(window * 32768).astype(np.int64)).sum()
         return self._segmenter.push(float(self._detector.feed(window)[0]), float(energy))
 
-    def _close(self) -> list[Found]:
+    def _close(self) -> list[TrackSegment]:
         end = self.end_sample
         segment = self._segmenter.close(end)
         found = [self._take(segment)] if segment.end_sample > segment.start_sample else []
@@ -145,18 +146,18 @@ class Track:
         self._segmenter.restart(sample)
         self._detector.reset()
         self._buffer = np.zeros(0, np.float32)
-        self._buffer_start = self._judged = sample
+        self._buffer_start = self._next_window = sample
 
-    def _take(self, segment: Segment) -> Found:
+    def _take(self, segment: Segment) -> TrackSegment:
         start_ms, end_ms = segment.start_sample // SAMPLES_PER_MS, segment.end_sample // SAMPLES_PER_MS
-        found = Found(
+        found = TrackSegment(
             segment,
             self.cut_sample,
             self._slice(segment.start_sample, segment.end_sample).copy(),
             tuple(frame for frame in self._frames if start_ms <= frame.time_ms < end_ms)[:FRAMES_MAX],
         )
         self.cut_sample = segment.cut_sample
-        self._since = max(self._since, self.cut_sample)
+        self._skip_before = max(self._skip_before, self.cut_sample)
         return found
 
     def _slice(self, start_sample: int, end_sample: int) -> FloatArray:
@@ -167,10 +168,10 @@ class Track:
         self._buffer_start = sample
         self._frames = [frame for frame in self._frames if frame.time_ms * SAMPLES_PER_MS >= sample]
 
-    def _see(self, frame: VideoFrame) -> None:
+    def _keep_frame(self, frame: VideoFrame) -> None:
         # One picture per cell of a grid that is fixed in time: whatever came before, the same ones are kept.
         cell = frame.time_ms // self._frame_cell_ms
-        if cell != self._frame_cell and frame.time_ms * SAMPLES_PER_MS >= self._since:
+        if cell != self._frame_cell and frame.time_ms * SAMPLES_PER_MS >= self._skip_before:
             self._frames.append(frame)
         self._frame_cell = cell
 
@@ -178,9 +179,9 @@ class Track:
         """The pictures taken after the sound ended."""
         return [frame for frame in self._frames if frame.time_ms * SAMPLES_PER_MS >= self.end_sample]
 
-    def _watch(self) -> list[Found]:
-        """Pictures that have run ahead of the sound by a whole window: there is no sound."""
-        found: list[Found] = []
+    def _pictures_without_sound(self) -> list[TrackSegment]:
+        """Utterances of pictures that are ahead of the sound by a whole window: there is no sound."""
+        found: list[TrackSegment] = []
         while pictures := self._pictures():
             start = pictures[0].time_ms * SAMPLES_PER_MS
             if pictures[-1].time_ms * SAMPLES_PER_MS - start < self._picture_window:
@@ -189,9 +190,9 @@ class Track:
             found.append(self._take_pictures(start, start + self._picture_window))
         return found
 
-    def _take_pictures(self, start_sample: int, end_sample: int) -> Found:
+    def _take_pictures(self, start_sample: int, end_sample: int) -> TrackSegment:
         found = self._take(Segment(start_sample, end_sample, end_sample))
         self._restart(end_sample)
-        self._heard = False
+        self._has_sound = False
         self._frames = self._pictures()
         return found

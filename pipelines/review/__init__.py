@@ -1,1 +1,1 @@
-"""What is asked of calls afterwards: audit, replay, redrive, comparison, summary."""
+"""After the call: audit, replay, redrive, comparison, summary."""

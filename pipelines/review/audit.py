@@ -1,7 +1,7 @@
-"""Do the books balance: the log's offsets, the store's accounts and the dead-letter topic against each other.
+"""Checks that nothing is missing or double: the log's offsets, the store's accounts and the dead-letter topic compared.
 
-Read in this order, each may only know more than the one before: how far the log goes, its records, the accounts, the
-dead letters. What is still under way when the audit looks is counted as pending, not as missing.
+They are read in this order, so that each is newer than the one before: the extents of the log, its records, the accounts,
+the dead letters. Records still in progress when the audit reads are counted as pending, not as missing.
 """
 
 from collections import Counter, defaultdict
@@ -34,7 +34,7 @@ Kind = Literal[
 
 
 class Finding(BaseModel):
-    """Something that does not add up: how many, of which call and stream (empty where that cannot be known)."""
+    """Something missing or double: how many, of which call and stream (empty where that cannot be known)."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -46,11 +46,11 @@ class Finding(BaseModel):
 
 
 class AuditReport(BaseModel):
-    """What the audit counted, and what it found.
+    """What the audit counted, and its findings.
 
     `records` is the sum of `analysed`, `skipped`, `dead_lettered`, `deleted`, `pending` and of what is missing, where the
     log still holds every fragment that the accounts count.
-    `missing` and `lost` count sequence numbers that never reached the log's readers: no fault of the books.
+    `missing` and `lost` count sequence numbers that never reached the log's readers: they are no findings.
     """
 
     run: str
@@ -71,13 +71,13 @@ class AuditReport(BaseModel):
 
     @property
     def clean(self) -> bool:
-        """Whether everything adds up."""
+        """Whether there are no findings."""
         return not self.findings
 
 
 @dataclass(slots=True)
-class Books:
-    """The log's side: which records each stream and call has, and which belong to none."""
+class LogIndex:
+    """The records of the log by stream, and those that could not be parsed."""
 
     limits: MediaLimits
     streams: dict[tuple[str, str], list[Coordinates]] = field(default_factory=lambda: defaultdict(list))
@@ -86,8 +86,8 @@ class Books:
     """The first offset read, by partition."""
     records: int = 0
 
-    def enter(self, record: Record) -> None:
-        """One record of the log."""
+    def add(self, record: Record) -> None:
+        """Takes the next record of the log; those of a partition come in order."""
         self.records += 1
         self.read_from.setdefault(record.at.partition, record.at.offset)
         try:
@@ -99,36 +99,36 @@ class Books:
 
 
 async def audit(
-    books: Books, extents: Mapping[int, Extent], store: Store, letters: Callable[[], Iterable[Letter]], run: str
+    log_index: LogIndex, extents: Mapping[int, Extent], store: Store, letters: Callable[[], Iterable[Letter]], run: str
 ) -> AuditReport:
-    """Compare `books`, made of all records in `extents`, with the store, and with the letters that are then read.
+    """Compare `log_index`, made of all records in `extents`, with the store, and with the letters that are then read.
 
     Raises:
         StoreUnavailableError: Redis is away.
         SourceUnavailableError: the log is away.
     """
-    keys = {call_id for call_id, _ in books.streams} | {call_id for call_id, _ in books.refused}
+    keys = {call_id for call_id, _ in log_index.streams} | {call_id for call_id, _ in log_index.refused}
     calls = sorted(call_id for call_id in keys if is_call_id(call_id))
     checkpoints = {call_id: await store.checkpoints(call_id) for call_id in calls}
-    noted = {call_id: await store.ledger.letter_counts(call_id) for call_id in calls}
+    noted = {call_id: await store.ledger.dead_letter_counts(call_id) for call_id in calls}
     deleted = {call_id for call_id in calls if await store.deleted(call_id)}
     dead = {letter.record.at: _without_media(letter) for letter in letters()}
-    totals = _Totals(extents, books, dead, frozenset(keys))
-    # A replay or a shadow takes the calls it is asked to take.
+    totals = _Totals(extents, log_index, dead, frozenset(keys))
+    # A replay or a shadow analyses the calls it was asked for: others are not missing.
     taken = {call_id for call_id in calls if run == LIVE_RUN or checkpoints[call_id]}
-    for (call_id, stream), places in books.streams.items():
+    for (call_id, stream), places in log_index.streams.items():
         if call_id in deleted:
             totals.deleted += len(places)
         elif call_id in taken:
-            totals.stream(call_id, stream, places, checkpoints[call_id].get(stream))
-    for call_id, at in books.refused if run == LIVE_RUN else ():
+            totals.check_stream(call_id, stream, places, checkpoints[call_id].get(stream))
+    for call_id, at in log_index.refused if run == LIVE_RUN else ():
         if at not in dead:
-            totals.without_account(call_id, "", [at], "a record that breaks the contract has no dead letter")
+            totals.check_uncounted(call_id, "", [at], "a record that breaks the contract has no dead letter")
     for call_id in sorted(taken - deleted):
-        totals.letters(call_id, noted[call_id])
+        totals.check_letters(call_id, noted[call_id])
         if await store.archive.call(call_id) is not None:  # results may expire before the checkpoints do
-            totals.utterances(call_id, await store.archive.results(call_id), checkpoints[call_id])
-    totals.offsets()
+            totals.check_utterances(call_id, await store.archive.results(call_id), checkpoints[call_id])
+    totals.check_offsets()
     return totals.report(run, calls=len(calls))
 
 
@@ -139,7 +139,7 @@ def _without_media(letter: Letter) -> Letter:
 @dataclass(slots=True)
 class _Totals:
     extents: Mapping[int, Extent]
-    books: Books
+    log_index: LogIndex
     dead: Mapping[Coordinates, Letter]
     keys: frozenset[str]
     counts: Counter[str] = field(default_factory=Counter)
@@ -156,7 +156,9 @@ class _Totals:
         if len(self.findings) < FINDINGS_MAX:
             self.findings.append(Finding(kind=kind, call_id=call_id, stream=stream, count=count, detail=detail))
 
-    def stream(self, call_id: str, stream: str, places: Sequence[Coordinates], checkpoint: Checkpoint | None) -> None:
+    def check_stream(
+        self, call_id: str, stream: str, places: Sequence[Coordinates], checkpoint: Checkpoint | None
+    ) -> None:
         """One stream's records against its account."""
         own = [at for at in places if at not in self.dead]
         account = Account() if checkpoint is None else checkpoint.account
@@ -164,21 +166,21 @@ class _Totals:
         self.counts["missing"] += account.missing
         self.counts["lost"] += account.lost
         self.skipped.update(account.skipped)
-        settled = [at for at in own if at.offset < account.counted_to]
+        counted = [at for at in own if at.offset < account.counted_to]
         later = [at for at in own if at.offset >= account.counted_to]
         ended = account.analysed + sum(account.skipped.values())
-        read_from = self.books.read_from[places[0].partition]
+        read_from = self.log_index.read_from[places[0].partition]
         self.counts["streams_cut"] += account.first_at is not None and account.first_at < read_from
-        if ended < len(settled):
-            detail = f"{len(settled)} stand in the log below offset {account.counted_to}, {ended} are accounted for"
-            self.find("fragments_missing", call_id, stream, len(settled) - ended, detail)
-        if ended > len(settled) and self._sees_all(account, places):
-            detail = f"{ended} are accounted for, {len(settled)} stand in the log below offset {account.counted_to}"
-            self.find("fragments_doubled", call_id, stream, ended - len(settled), detail)
-        self.without_account(call_id, stream, later, "below the committed offset, and in no account")
+        if ended < len(counted):
+            detail = f"{len(counted)} stand in the log below offset {account.counted_to}, {ended} are accounted for"
+            self.find("fragments_missing", call_id, stream, len(counted) - ended, detail)
+        if ended > len(counted) and self._sees_all(account, places):
+            detail = f"{ended} are accounted for, {len(counted)} stand in the log below offset {account.counted_to}"
+            self.find("fragments_doubled", call_id, stream, ended - len(counted), detail)
+        self.check_uncounted(call_id, stream, later, "below the committed offset, and in no account")
 
-    def without_account(self, call_id: str, stream: str, places: Sequence[Coordinates], detail: str) -> None:
-        """Records that nobody has accounted for: pending, unless the group has gone past them."""
+    def check_uncounted(self, call_id: str, stream: str, places: Sequence[Coordinates], detail: str) -> None:
+        """Records in no account: pending, unless the group's committed offset has passed them."""
         passed = [at for at in places if at.offset < (self.extents[at.partition].committed or 0)]
         self.counts["pending"] += len(places) - len(passed)
         if passed:
@@ -186,14 +188,14 @@ class _Totals:
             where = f"partition {first.partition}, offsets {first.offset} to {last.offset}"
             self.find("fragments_missing", call_id, stream, len(passed), f"{detail} ({where})")
 
-    def offsets(self) -> None:
+    def check_offsets(self) -> None:
         """Committed offsets against the ends of their partitions."""
         for partition, extent in self.extents.items():
             ahead = (extent.committed or 0) - extent.end
             if ahead > 0:
-                self.find("offsets_ahead", "", "", ahead, f"partition {partition} is committed behind its end")
+                self.find("offsets_ahead", "", "", ahead, f"partition {partition} is committed beyond its end")
 
-    def letters(self, call_id: str, noted: Mapping[str, int]) -> None:
+    def check_letters(self, call_id: str, noted: Mapping[str, int]) -> None:
         """A call's dead letters in the topic against those that the store has counted."""
         own = self.by_call.get(call_id, [])
         inside = [one for one in own if self._inside(one.record.at)]
@@ -201,14 +203,14 @@ class _Totals:
         if counted > len(own):
             detail = f"{counted} are counted, {len(own)} stand in the dead-letter topic"
             self.find("letters_missing", call_id, "", counted - len(own), detail)
-        settled = [
+        passed = [
             one for one in inside if one.record.at.offset < (self.extents[one.record.at.partition].committed or 0)
         ]
-        if len(settled) > counted:
-            detail = f"{len(settled)} stand in the dead-letter topic, {counted} are counted"
-            self.find("letters_uncounted", call_id, "", len(settled) - counted, detail)
+        if len(passed) > counted:
+            detail = f"{len(passed)} stand in the dead-letter topic, {counted} are counted"
+            self.find("letters_uncounted", call_id, "", len(passed) - counted, detail)
 
-    def utterances(
+    def check_utterances(
         self, call_id: str, results: Sequence[UtteranceSentiment], checkpoints: Mapping[str, Checkpoint]
     ) -> None:
         """A call's results against the number of utterances in its checkpoints, and against each other."""
@@ -229,9 +231,9 @@ class _Totals:
         inside = Counter(letter.reason for letter in own if self._inside(letter.record.at))
         return AuditReport(
             run=run,
-            records=self.books.records,
+            records=self.log_index.records,
             calls=calls,
-            streams=len(self.books.streams),
+            streams=len(self.log_index.streams),
             streams_cut=self.counts["streams_cut"],
             analysed=self.counts["analysed"],
             skipped=dict(self.skipped),
@@ -247,9 +249,9 @@ class _Totals:
     def _sees_all(self, account: Account, places: Sequence[Coordinates]) -> bool:
         """Whether every fragment that the account counts is among the records read."""
         extent = self.extents[places[0].partition]
-        start = self.books.read_from[places[0].partition]
+        start = self.log_index.read_from[places[0].partition]
         return (account.first_at or 0) >= start and account.counted_to <= extent.end
 
     def _inside(self, at: Coordinates) -> bool:
         extent = self.extents.get(at.partition)
-        return extent is not None and self.books.read_from.get(at.partition, extent.end) <= at.offset < extent.end
+        return extent is not None and self.log_index.read_from.get(at.partition, extent.end) <= at.offset < extent.end

@@ -1,4 +1,4 @@
-"""Two runs over the same calls side by side: where they agree, and what moved."""
+"""Compares two runs over the same calls: agreement, and which scores moved."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -53,7 +53,7 @@ class Comparison(BaseModel):
 
 @dataclass(slots=True)
 class Tally:
-    """What is remembered of the calls compared so far: labels and scores, not the results."""
+    """Labels and scores of the calls compared so far; results are not kept."""
 
     runs: tuple[str, str]
     _calls: int = 0

@@ -1,4 +1,4 @@
-"""Dead letters back into the log, at the right place of their call."""
+"""Sends dead letters back into the log, at their place in the call."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -10,13 +10,13 @@ from pipelines.log.dead_letter import Letter
 from pipelines.log.records import fragment_headers, parse_record
 from pipelines.settings import MediaLimits
 from pipelines.store.keys import letter_name
-from pipelines.types import Checkpoint, Coordinates, MediaFragment
+from pipelines.types import Checkpoint, Coordinates, Headers, MediaFragment
 
 _STREAM_KEPT = 40
 
-NOTHING_BEGUN: Mapping[Coordinates, str] = {}
+NO_STATES: Mapping[Coordinates, str] = {}
 BEGUN = "redriving"
-"""A letter's state between being sent and being known to be sent."""
+"""The decision on a letter that is being sent; it becomes `redriven` once the log has acknowledged it."""
 
 Obstacle = Literal["cut", "still_refused", "duplicate"]
 
@@ -31,7 +31,7 @@ class Redrive:
     detail: str = ""
 
     @property
-    def headers(self) -> tuple[tuple[str, bytes], ...]:
+    def headers(self) -> Headers:
         """The headers of the record to send."""
         return () if self.fragment is None else fragment_headers(self.fragment)
 
@@ -45,7 +45,7 @@ def redrives(
     letters: Iterable[Letter],
     known: Mapping[str, Mapping[str, Checkpoint]],
     limits: MediaLimits,
-    states: Mapping[Coordinates, str] = NOTHING_BEGUN,
+    states: Mapping[Coordinates, str] = NO_STATES,
 ) -> Iterator[Redrive]:
     """What to send for each letter, in the order in which to send it.
 
@@ -53,9 +53,10 @@ def redrives(
     them would take them for duplicates: they make a stream of their own beside it, `STREAM.rOFFSET`, with the times they
     had in the call, one for each run of consecutive fragments; so their utterances stand where they were spoken.
 
-    What `states` (by the record's place) says to have begun is sent as it was then: a worker knows it if it has come.
+    A letter whose redrive had begun, as `states` (by the record's place) says, is sent as it was then: if the first copy
+    arrived, a worker skips the second as a duplicate.
     """
-    sound: list[tuple[MediaFragment, Letter]] = []
+    readable: list[tuple[MediaFragment, Letter]] = []
     for letter in letters:
         if not letter.whole:
             yield Redrive(letter, None, "cut", "the dead-letter topic did not take all of it")
@@ -70,22 +71,22 @@ def redrives(
             _, stream, seq, final = state.split()
             yield Redrive(letter, replace(fragment, stream=stream, seq=int(seq), final=final == "1"))
         else:
-            sound.append((fragment, letter))
-    # One of each number: a sender that repeated itself would have its speech judged twice.
+            readable.append((fragment, letter))
+    # One of each sequence number: a sender's duplicate would have its speech analysed twice.
     firsts: dict[tuple[str, str, int], tuple[MediaFragment, Letter]] = {}
-    for fragment, letter in sound:
+    for fragment, letter in readable:
         place = (fragment.call_id, fragment.stream, fragment.seq)
         if firsts.setdefault(place, (fragment, letter))[1] is not letter:
             yield Redrive(letter, None, "duplicate", f"{letter_name(firsts[place][1].record.at)} is the same fragment")
     once = [firsts[place] for place in sorted(firsts)]
     for (call_id, stream), group in groupby(once, key=lambda one: (one[0].call_id, one[0].stream)):
         if stream in known.get(call_id, {}):
-            yield from _beside(list(group))
+            yield from _as_new_stream(list(group))
         else:
             yield from (Redrive(letter, fragment) for fragment, letter in group)
 
 
-def _beside(group: list[tuple[MediaFragment, Letter]]) -> Iterator[Redrive]:
+def _as_new_stream(group: list[tuple[MediaFragment, Letter]]) -> Iterator[Redrive]:
     runs = groupby(enumerate(group), key=lambda one: one[1][0].seq - one[0])
     for _, run in runs:
         members = [member for _, member in run]

@@ -1,4 +1,4 @@
-"""A topic read again into a run of its own: the same worker, another source, another name in the store."""
+"""A topic read again for a run of its own: the same worker, with this source and another name in the store."""
 
 from collections.abc import Collection, Iterator, Mapping
 
@@ -8,7 +8,7 @@ from pipelines.log.topic_reader import Extent, TopicReader
 from pipelines.types import Record
 
 _UNREAD_AGE_MS = 86_400_000
-"""What a replay has not read yet says nothing about how long its streams have been silent."""
+"""Reported while records are unread, so that no stream counts as silent before the end of the log."""
 
 
 class ReplaySource:
@@ -23,11 +23,11 @@ class ReplaySource:
         self._next = 0
         """The offset after the last record given, in the first of the unread partitions."""
         self._paused = False
-        self._begun = self._exhausted = False
+        self._assigned = self._exhausted = False
         self.read = 0
-        """How many records were looked at."""
+        """How many records were read."""
         self.calls: set[bytes | None] = set()
-        """The keys of those that were taken."""
+        """The keys of those that were returned."""
 
     @property
     def exhausted(self) -> bool:
@@ -36,16 +36,16 @@ class ReplaySource:
 
     @property
     def total(self) -> int:
-        """How many records there are to look at."""
+        """How many records there are to read."""
         return sum(extent.end - extent.start for extent in self._extents.values())
 
     def poll(self, timeout_s: float, records_max: int) -> Polled:
         """See `Source.poll`; it never waits."""
         del timeout_s
-        if not self._begun:
+        if not self._assigned:
             self._extents = dict(self._reader.extents())
             self._unread = sorted(self._extents)
-            self._begun = True
+            self._assigned = True
             self._go_to_next()
             return Polled((), frozenset(self._extents), frozenset())
         self._exhausted = not self._unread
@@ -54,7 +54,7 @@ class ReplaySource:
             try:
                 record = next(self._records, None)
             except SourceUnavailableError:
-                # A generator that has raised is at its end: the next poll begins behind what was given.
+                # A generator that has raised has ended: the next poll starts a new one behind the last record returned.
                 self._read_on(self._unread[0], self._next)
                 if found:
                     break

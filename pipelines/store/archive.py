@@ -1,4 +1,4 @@
-"""What is asked of the stored calls: lists, pages of results, events as they come, trends."""
+"""Reading the stored calls: lists, pages of results, events as they come, trends."""
 
 import re
 import time
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipelines.errors import BadCursorError, CorruptResultError
-from pipelines.store.client import CHUNK, chunks, redis_errors
+from pipelines.store.client import CHUNK, chunks, clock_ms, redis_errors
 from pipelines.store.keys import CallKeys, calls_key, read_call, read_digests, read_event, trend_key
 from pipelines.store.queries import (
     MINUTE_MS,
@@ -21,11 +21,12 @@ from pipelines.store.queries import (
     trend_minute,
     write_cursor,
 )
+from pipelines.store.tenant_events import TenantEvents
 from pipelines.types import Participant, UtteranceSentiment
 
 PAGE_MAX = 500
 CALLS_SCANNED_MAX = 2_000
-"""How many calls one page looks at; a page that finds less than it may is followed by another."""
+"""How many calls one page looks at; a page with fewer matches than its limit may still be followed by another."""
 TREND_MINUTES_MAX = 7 * 24 * 60
 _BLOCK_MAX_MS = 3_000
 
@@ -45,7 +46,7 @@ class Archive:
     async def utterances(self, call_id: str, cursor: str | None = None, limit: int = 100) -> Page[UtteranceSentiment]:
         """The call's results in the order of `start_ms`, then participant; none for an unknown call.
 
-        While the call is live, a result may still come to stand before a page already read; `events` misses none.
+        While the call is live, a later result may sort before a page already read; `events` misses none.
 
         Raises:
             BadCursorError: `cursor` is not one of a page's.
@@ -130,10 +131,19 @@ class Archive:
         results = dict(zip(names, texts, strict=True))
         return tuple(read_event(entry, results) for entry in entries)
 
+    def follow(self, tenant: str, after_ms: int) -> TenantEvents:
+        """What happens in all calls of a tenant, from the events that were written after `after_ms` on."""
+        return TenantEvents(self._redis, self._run, tenant, after_ms)
+
+    async def clock_ms(self) -> int:
+        """The time by which events are written, ms since 1970."""
+        with redis_errors():
+            return await clock_ms(self._redis)
+
     async def trends(
         self, tenant: str, since_ms: int, until_ms: int, participant: Participant | None = None
     ) -> tuple[TrendMinute, ...]:
-        """The minutes in `[since_ms, until_ms)`, ms since 1970, that hold judged utterances, in order.
+        """The minutes in `[since_ms, until_ms)`, ms since 1970, that have judged utterances, in order.
 
         Raises:
             ValueError: the range holds more than `TREND_MINUTES_MAX` minutes.

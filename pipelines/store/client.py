@@ -1,4 +1,4 @@
-"""What everything on Redis shares: connecting to a server or a Cluster, scripts, how much at a time, one error."""
+"""What all Redis code here shares: connecting to a server or a Cluster, scripts, chunks, one error."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,11 +15,11 @@ from pipelines.errors import StoreTrouble, StoreUnavailableError
 T = TypeVar("T")
 
 CHUNK = 100
-"""How many keys, calls or events one step takes at most: a long one would hold up everybody else."""
+"""How many keys, calls or events one command takes at most: Redis serves nothing else during a long one."""
 CLUSTER_SCHEMES = {"redis+cluster": "redis", "rediss+cluster": "rediss"}
 _SOCKET_TIMEOUT_S = 5.0
 _PROBES = 200
-"""Names enough that some fall to each primary of any Cluster of a few dozen."""
+"""Enough names that each primary of a Cluster of a few dozen owns some."""
 _CONNECTIONS_MAX = 10_000  # one for each watcher of a live call
 
 
@@ -43,10 +43,10 @@ def connect(url: str) -> Any:  # redis-py types each reply as a union of all pro
 
 
 async def epoch(client: Any) -> str:
-    """The names that the servers behind `client` gave themselves when they started.
+    """The run ids of the servers behind `client`; each changes when its server restarts.
 
     Raises:
-        ReadOnlyError: one of them is a replica, so that what it says of the past may be old.
+        ReadOnlyError: one of them is a replica, so that what it answers may be old.
     """
     if isinstance(client, redis.asyncio.RedisCluster):
         told = await client.info(target_nodes=redis.asyncio.RedisCluster.PRIMARIES)
@@ -56,6 +56,16 @@ async def epoch(client: Any) -> str:
     if any(server["role"] != "master" for server in servers):
         raise ReadOnlyError("it has become a replica")
     return " ".join(sorted(server["run_id"] for server in servers))
+
+
+async def clock_ms(client: Any) -> int:
+    """What time it is behind `client`, ms since 1970: of a Cluster's servers, the clock that is furthest behind."""
+    if isinstance(client, redis.asyncio.RedisCluster):
+        told = await client.time(target_nodes=redis.asyncio.RedisCluster.PRIMARIES)
+        times = list(told.values()) if isinstance(told, dict) else [told]
+    else:
+        times = [await client.time()]
+    return min(seconds * 1000 + microseconds // 1000 for seconds, microseconds in times)
 
 
 async def probe(client: Any, key: str) -> None:
@@ -71,7 +81,7 @@ async def probe(client: Any, key: str) -> None:
 
 @contextmanager
 def redis_errors() -> Iterator[None]:
-    """Turns redis-py's errors into `StoreUnavailableError`, whose `cause` says whether to wait, to mend or to make room."""
+    """Turns redis-py's errors into `StoreUnavailableError`, whose `cause` says whether to wait, to repair or to make room."""
     try:
         yield
     except (RedisError, OSError) as error:
@@ -80,7 +90,7 @@ def redis_errors() -> Iterator[None]:
 
 
 def _trouble(error: Exception) -> tuple[StoreTrouble, str]:
-    # What fails within a script comes as a plain error with the true one in its text.
+    # An error within a script comes as a plain ResponseError with the original in its text.
     if isinstance(error, OutOfMemoryError) or "OOM command not allowed" in str(error):
         return "out_of_memory", "raise maxmemory, or lower results_ttl_s"
     if isinstance(error, ReadOnlyError) or "READONLY" in str(error):

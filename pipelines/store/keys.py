@@ -29,7 +29,7 @@ them again changes nothing, so a crash in between loses nothing.
     ut:trend:TENANT:MINUTE    hash: utterance id -> digest; MINUTE counts from 1970, by the call's start plus `start_ms`
     ut:{metrics}:workers      sorted set of worker ids by when their metrics expire, ms since 1970
     ut:{metrics}:worker:ID    the worker's metrics as Prometheus text
-    ut:work:PARTITION         hash: offset -> how often work on that record has begun without an end
+    ut:work:PARTITION         hash: offset -> how many workers have marked the record as in progress, and the last of them
     ut:open:PARTITION         sorted set of `tenant/call/stream` of streams that are not stored to their end, by when
                               they were opened, s since 1970
     ut:probe                  written to see whether Redis takes anything
@@ -43,7 +43,16 @@ from typing import get_args
 
 from pipelines.errors import CorruptResultError
 from pipelines.store.queries import MINUTE_MS, CallChange, CallEvent, CallInfo, CallState, Digest, read_result
-from pipelines.types import LIVE_RUN, Account, Checkpoint, Coordinates, Participant, TrackCut
+from pipelines.types import (
+    LIVE_RUN,
+    RETENTION_DAYS,
+    TOPIC_MEDIA,
+    Account,
+    Checkpoint,
+    Coordinates,
+    Participant,
+    TrackCut,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +62,8 @@ _KINDS: Mapping[str, CallChange] = {kind: kind for kind in get_args(CallChange)}
 LETTER_STATES = "ut:{letter}"
 PROBE = "ut:probe"
 
-CHECKPOINT_TTL_S = 8 * 86_400
-"""A day longer than the log keeps fragments."""
+CHECKPOINT_TTL_S = (RETENTION_DAYS[TOPIC_MEDIA] + 1) * 86_400
+"""A day longer than the log keeps fragments: none is analysed again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +75,7 @@ class CallKeys:
 
     def __call__(self, name: str) -> str:
         """The key of that name in the table above."""
-        if self.run == LIVE_RUN or name == "deleted":  # deleted is deleted, whoever asks
+        if self.run == LIVE_RUN or name == "deleted":  # one tombstone holds for all runs
             return f"ut:{{{self.call_id}}}:{name}"
         return f"ut:{{{self.call_id}}}:run:{self.run}:{name}"
 
@@ -76,7 +85,7 @@ class CallKeys:
 
 
 def shared(run: str) -> str:
-    """How the keys of a run begin that several calls share."""
+    """The prefix of a run's keys that several calls share."""
     return "ut" if run == LIVE_RUN else f"ut:run:{run}"
 
 
@@ -91,7 +100,7 @@ def trend_key(run: str, tenant: str, minute_ms: int) -> str:
 
 
 def work_key(run: str, partition: int) -> str:
-    """The records of a partition that are being worked on."""
+    """The in-progress marks on a partition's records."""
     return f"{shared(run)}:work:{partition}"
 
 
@@ -138,7 +147,7 @@ def read_checkpoint(fields: Mapping[str, str], letters: Sequence[str] = ()) -> C
         resume_sample=None if sample is None else int(sample),
         final="final" in fields,
         account=read_account(fields),
-        dead=frozenset(int(offset) for partition, offset in places if partition == fields.get("partition")),
+        dead_letters=frozenset(int(offset) for partition, offset in places if partition == fields.get("partition")),
     )
 
 

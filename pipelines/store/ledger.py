@@ -1,4 +1,4 @@
-"""What is noted of single records: how often their work began, and which of them are dead letters."""
+"""Notes on single records and streams: in-progress marks, dead letters, and which streams are open."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -8,12 +8,12 @@ from typing import Any
 from pipelines.errors import FencedError
 from pipelines.store.client import lua, redis_errors
 from pipelines.store.keys import CHECKPOINT_TTL_S, LETTER_STATES, CallKeys, letter_name, open_key, work_key
-from pipelines.types import Coordinates
+from pipelines.types import RETENTION_DAYS, TOPIC_DEAD_LETTER, Coordinates
 
 LETTERS_KEPT_MAX = 1_000
-"""How many dead letters of a call are remembered by their place; all are counted."""
+"""How many dead letters of a call are remembered by partition and offset; all are counted."""
 _WORK_TTL_S = 86_400
-_LETTER_TTL_S = 31 * 86_400
+_LETTER_TTL_S = (RETENTION_DAYS[TOPIC_DEAD_LETTER] + 1) * 86_400
 """A day longer than the dead-letter topic keeps them."""
 
 
@@ -25,10 +25,13 @@ class OpenNote:
     call_id: str
     stream: str
 
+    def __str__(self) -> str:
+        return f"call {self.call_id}, stream {self.stream}"
+
 
 @dataclass(frozen=True, slots=True)
 class Owned:
-    """A stream of a call, and who writes to it: what is noted for it is refused once somebody else does."""
+    """A stream of a call and its owner: a note in its name is refused once another worker owns it."""
 
     stream: str
     owner: str
@@ -43,16 +46,16 @@ class Ledger:
         self._attempt_script = client.register_script(lua("attempt"))
         self._letter_script = client.register_script(lua("letter"))
 
-    async def begin(self, at: Coordinates, worker: str, ended: Iterable[int] = ()) -> int:
-        """Note that `worker` begins to work on a record, and that work has ended on others of its partition.
+    async def mark_in_progress(self, at: Coordinates, worker: str, ended: Iterable[int] = ()) -> int:
+        """Mark a record as in progress at `worker`, and clear the worker's marks on the records `ended` of its partition.
 
         Returns:
-            How many workers have begun without an end, this one included: 1, unless a process died over it.
+            How many workers have marked it, this one included: 1, unless a process died while it worked on it.
         """
         return await self._attempt(at.partition, at.offset, worker, ended)
 
-    async def end(self, partition: int, worker: str, ended: Iterable[int]) -> None:
-        """Note that the worker's work on records has ended; nobody is to blame for what happens next."""
+    async def clear_in_progress(self, partition: int, worker: str, ended: Iterable[int]) -> None:
+        """Clear the worker's in-progress marks, so that a later crash is not blamed on these records."""
         await self._attempt(partition, "", worker, ended)
 
     async def note_open(self, partition: int, note: OpenNote) -> None:
@@ -72,8 +75,8 @@ class Ledger:
             await self._redis.zremrangebyscore(key, "-inf", time.time() - CHECKPOINT_TTL_S)
             return [OpenNote(*name.split("/")) for name in await self._redis.zrange(key, 0, -1)]
 
-    async def is_dead(self, call_id: str, at: Coordinates, owned: Owned | None = None) -> bool:
-        """Whether the record is noted as a dead letter of its call.
+    async def is_dead_letter(self, call_id: str, at: Coordinates, owned: Owned | None = None) -> bool:
+        """Whether the record is counted among the dead letters of its call.
 
         Raises:
             FencedError: the stream is not `owned` any more.
@@ -85,7 +88,7 @@ class Ledger:
                 raise fenced(call_id, owned.stream)
         return dead
 
-    async def note_letter(self, call_id: str, at: Coordinates, reason: str, owned: Owned | None = None) -> bool:
+    async def note_dead_letter(self, call_id: str, at: Coordinates, reason: str, owned: Owned | None = None) -> bool:
         """Count a record among its call's dead letters; again changes nothing, and is False.
 
         Raises:
@@ -102,22 +105,22 @@ class Ledger:
             raise fenced(call_id, stream)
         return bool(word == "noted")
 
-    async def letter_counts(self, call_id: str) -> Mapping[str, int]:
+    async def dead_letter_counts(self, call_id: str) -> Mapping[str, int]:
         """A call's dead letters by reason."""
         with redis_errors():
             counts = await self._redis.hgetall(CallKeys(call_id, self._run)("letter-counts"))
         return {reason: int(number) for reason, number in counts.items()}
 
-    async def settle_letters(self, states: Mapping[Coordinates, str]) -> None:
-        """Note what has been decided about letters, of all or of none."""
+    async def record_decisions(self, decided: Mapping[Coordinates, str]) -> None:
+        """Record what was decided about dead letters (redriven, dropped), of all or of none."""
         with redis_errors():
             pipe = self._redis.pipeline(transaction=True)
-            for at, state in states.items():
+            for at, state in decided.items():
                 pipe.set(f"{LETTER_STATES}:{letter_name(at)}", state, ex=_LETTER_TTL_S)
             await pipe.execute()
 
-    async def letter_states(self, letters: Iterable[Coordinates]) -> Mapping[Coordinates, str]:
-        """What was decided about these letters; those that nobody has looked at are left out."""
+    async def decisions(self, letters: Iterable[Coordinates]) -> Mapping[Coordinates, str]:
+        """What was decided about these dead letters; those without a decision are left out."""
         wanted = list(letters)
         with redis_errors():
             pipe = self._redis.pipeline(transaction=False)
@@ -135,7 +138,7 @@ class Ledger:
 
 
 def fenced(call_id: str, stream: str) -> FencedError:
-    """What a writer is told that does not own the stream any more."""
+    """The error for a writer that does not own the stream any more."""
     return FencedError(f"call {call_id}, stream {stream}: another writer owns it; drop its state")
 
 

@@ -17,7 +17,7 @@ MINUTE_MS = 60_000
 
 CallState = Literal["live", "stalled", "closed", "final"]
 """Of a stream, and of a call, which is as open as the most open of its streams. `stalled`: silent without a final
-fragment; `closed`: for so long that nobody waits any more; a fragment that comes after all makes it `live` again."""
+fragment; `closed`: for so long that no more is expected; a fragment that comes after all makes it `live` again."""
 CallChange = Literal["call-live", "call-stalled", "call-final"]
 
 T = TypeVar("T")
@@ -96,8 +96,8 @@ class CallFilter:
 class CallEvent:
     """Something that happened in a call; `id` is where a reader resumes. `utterance` comes with its kind.
 
-    The others say that the call came to life again, stalled, or is over (`CallState`).
-    `unreadable` stands for an event that can be shown to nobody, so that a reader gets past it.
+    The others say that the call is live again, stalled, or over (`CallState`). `unreadable` stands for an event whose result is gone or cannot be parsed; it keeps its id, so that a reader resumes
+    behind it.
     """
 
     id: str

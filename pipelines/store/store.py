@@ -1,4 +1,4 @@
-"""The store: checkpoints and results, in Redis 6.2 or later. `store_keys.py` lists the keys.
+"""The store: checkpoints and results, in Redis 6.2 or later. `keys.py` lists the keys.
 
 Run the server with `maxmemory-policy noeviction`: an evicted checkpoint would be a call analysed twice.
 """
@@ -8,7 +8,8 @@ from typing import Any, Self
 
 from pipelines.errors import BadFragmentError, CallDeletedError, StoreTrouble, StoreUnavailableError
 from pipelines.store.archive import Archive
-from pipelines.store.client import chunks, connect, epoch, lua, probe, redis_errors
+from pipelines.store.client import connect, epoch, lua, probe, redis_errors
+from pipelines.store.deletion import TOMBSTONE_TTL_S, delete_call
 from pipelines.store.keys import (
     CHECKPOINT_TTL_S,
     PROBE,
@@ -16,12 +17,12 @@ from pipelines.store.keys import (
     calls_key,
     member,
     read_checkpoint,
-    trend_key,
     worker_key,
     workers_key,
 )
 from pipelines.store.ledger import Ledger, fenced
 from pipelines.store.queries import CallState, Digest
+from pipelines.store.trends import correct_trend, fill_trend
 from pipelines.types import (
     LIVE_RUN,
     NOTHING_COUNTED,
@@ -36,15 +37,13 @@ from pipelines.types import (
 
 EVENTS_MAX = 10_000
 OPEN_TTL_S = 86_400
-"""How long a call stays of which nothing was ever stored."""
-TOMBSTONE_TTL_S = 30 * 86_400
-_CALL_KEYS = ("call", "streams", "results", "order", "digests", "events", "letters", "letter-counts", "runs")
+"""How long a call of which nothing was ever stored is kept."""
 
 
 class Store:
     """Everything that lasts. `Store.connect(url)` makes one; its methods may run concurrently on one event loop.
 
-    `archive` answers what is asked of the stored calls, `ledger` holds what is noted of single records.
+    `archive` reads the stored calls, `ledger` keeps notes on single records.
 
     Every method raises `StoreUnavailableError` when Redis does not answer, or refuses to write because it is full or
     read-only; all of them may then be called again.
@@ -55,7 +54,7 @@ class Store:
         self.ledger, self.archive = Ledger(client, run), Archive(client, run)
         self._open_script = client.register_script(lua("open_stream", before="call_state"))
         self._advance_script = client.register_script(lua("advance", before="call_state"))
-        self._settle_script = client.register_script(lua("settle", before="call_state"))
+        self._state_script = client.register_script(lua("set_state", before="call_state"))
 
     @classmethod
     def connect(cls, url: str, run: str = LIVE_RUN) -> Self:
@@ -74,12 +73,12 @@ class Store:
         await self._redis.aclose()
 
     async def ping(self) -> None:
-        """Nothing, if Redis answers."""
+        """Return if Redis answers."""
         with redis_errors():
             await self._redis.ping()
 
     async def trouble(self) -> StoreTrouble | None:
-        """What keeps Redis from taking a result now; None when nothing does."""
+        """Why Redis would not take a result now; None when it would."""
         try:
             with redis_errors():
                 await probe(self._redis, PROBE)
@@ -88,7 +87,7 @@ class Store:
         return None
 
     async def epoch(self) -> str:
-        """Changes when a server starts anew or another takes over: what it held last may be gone."""
+        """Changes when a server restarts or a replica takes over: its latest writes may be lost."""
         with redis_errors():
             return await epoch(self._redis)
 
@@ -103,19 +102,14 @@ class Store:
         partition: int = 0,
         offset: int | None = None,
     ) -> Checkpoint | None:
-        """Take ownership of a stream and read how far it is stored; whoever owned it is refused from now on.
+        """Take ownership of a stream and read its checkpoint; writes of its former owner are refused from now on.
 
-        Args:
-            call_id: the call.
-            tenant: whose call it is.
-            stream: one of its streams.
-            owner: the writer's name, different from any other process's, ever.
-            started_at_ms: when the call started if this is its first stream, ms since 1970; 0 means now.
-            partition: where in the log its fragments stand.
-            offset: where the fragment stands that opens it, if one does.
+        `owner` is the writer's name, different from any other process's, ever; `started_at_ms` when the call started if
+        this is its first stream, ms since 1970 (0: now). `partition` and `offset` say where in the log the fragment
+        stands that opens it, if one does.
 
         Returns:
-            None where the stream is closed and that fragment is accounted for: it is only read again.
+            None where the stream is closed and that fragment is counted already: a replay does not open it again.
 
         Raises:
             CallDeletedError: the call was deleted.
@@ -124,7 +118,8 @@ class Store:
         """
         keys, place = self._keys(call_id), () if offset is None else (offset,)
         with redis_errors():
-            word, *rest = await self._open_script(
+            # 1. Become the owner, or be told why not.
+            answer, *rest = await self._open_script(
                 keys=[*keys.stream(stream), keys("letters")],
                 args=[
                     owner,
@@ -138,21 +133,23 @@ class Store:
                     *place,
                 ],
             )
-            if word == "open" and self._run != LIVE_RUN:
+            # 2. Let the call know of this run, so that deleting it deletes its results here too.
+            if answer == "open" and self._run != LIVE_RUN:
                 runs = CallKeys(call_id)("runs")
                 await self._redis.sadd(runs, self._run)
                 await self._redis.expire(runs, TOMBSTONE_TTL_S)
-            if word == "open" and int(rest[0]):
+            # 3. List the call; the index has a slot of its own, so it cannot be written by the same script.
+            if answer == "open" and int(rest[0]):
                 await self._redis.zadd(calls_key(self._run, tenant), {call_id: int(rest[0])}, nx=True)
-        if word == "other tenant":
+        if answer == "other tenant":
             raise BadFragmentError("bad_header", f"call {call_id} belongs to another tenant: use a call id of your own")
-        if word == "other partition":
+        if answer == "other partition":
             raise BadFragmentError(
                 "wrong_partition",
                 f"call {call_id} began in another partition than {partition}: add partitions only while no call is open",
             )
-        _judge(word, call_id, stream)
-        if word == "settled":
+        _raise_refusal(answer, call_id, stream)
+        if answer == "settled":
             return None
         _, letters, fields = rest
         return read_checkpoint(dict(zip(fields[::2], fields[1::2], strict=True)), letters)
@@ -163,7 +160,7 @@ class Store:
         *,
         owner: str,
         participant: Participant,
-        believed_cut_sample: int,
+        expected_cut_sample: int,
         new: TrackCut,
         resume: ResumePoint,
         result: UtteranceSentiment | None,
@@ -172,26 +169,29 @@ class Store:
     ) -> None:
         """Store `result` and move the track's cut to `new` in one step; again after a lost reply changes nothing.
 
-        `first` is any fragment of the stream. `counted` holds the fragments below `resume` that were not counted yet. The trend bucket is filled before: it is keyed by utterance, so a step
-        that is refused or repeated leaves it as the utterance's true owner does.
+        `first` is any fragment of the stream. `counted` holds the fragments below `resume` that were not counted yet.
+        The trend bucket is filled before: it is keyed by utterance, so a step that is refused or repeated leaves it as
+        the stream's owner does.
 
         Raises:
-            FencedError: `owner` does not own the stream any more, or the cut is neither where it believed nor at `new`.
+            FencedError: `owner` does not own the stream any more, or the cut is neither the expected one nor at `new`.
             CallDeletedError: the call was deleted.
         """
         keys = self._keys(first.call_id)
         name, text, digest = "", "", ""
         with redis_errors():
+            # 1. The trend bucket, which has a slot of its own.
             if result is not None:
                 name = member(result.start_ms, result.participant, first.stream)
                 text, digest = result.model_dump_json(), Digest.of(result).write()
-                trend = await self._fill_trend(keys, result, digest, ttl_s)
-            word = await self._advance_script(
+                trend = await fill_trend(self._redis, keys, result, digest, ttl_s)
+            # 2. Result, cut, resume point and account together, or none of them.
+            answer = await self._advance_script(
                 keys=[*keys.stream(first.stream), *map(keys, ("results", "order", "digests"))],
                 args=[
                     owner,
                     participant,
-                    believed_cut_sample,
+                    expected_cut_sample,
                     new.cut_sample,
                     new.utterances,
                     resume.offset,
@@ -204,47 +204,47 @@ class Store:
                     text,
                     digest,
                     0 if result is None else result.end_ms,
-                    "" if counted.first_at is None else counted.first_at,
-                    *_flat(counted),
+                    *_count_args(counted),
                 ],
             )
-            if word != "stored" and result is not None and trend is not None:
-                await self._mend_trend(keys("digests"), name, trend, result.utterance_id)
-        _judge(word, first.call_id, first.stream)
+            # 3. What was refused leaves no trace in the bucket.
+            if answer != "stored" and result is not None and trend is not None:
+                await correct_trend(self._redis, keys("digests"), name, trend, result.utterance_id)
+        _raise_refusal(answer, first.call_id, first.stream)
 
-    async def settle(
-        self,
-        call_id: str,
-        stream: str,
-        *,
-        owner: str | None,
-        counted: Counted = NOTHING_COUNTED,
-        state: CallState | None = None,
+    async def set_state(
+        self, call_id: str, stream: str, state: CallState, *, owner: str, counted: Counted = NOTHING_COUNTED
     ) -> None:
-        """Count fragments that need no cut to move, and set the stream's state; again changes nothing.
+        """Set the stream's state and count fragments that need no cut to move, in one step; again changes nothing.
 
         `final` is for good: the stream is stored to its end. When every known stream of the call is, the call is.
 
-        Without an `owner` it is for what comes of a stream that is final, which nobody owns.
+        Raises:
+            FencedError: `owner` does not own the stream any more.
+            CallDeletedError: the call was deleted.
+        """
+        await self._update(call_id, stream, owner, counted, state)
+
+    async def count(self, call_id: str, stream: str, counted: Counted, *, owner: str | None) -> None:
+        """Count fragments that need no cut to move; again changes nothing.
+
+        `owner` is None for fragments of a stream that is final, which has no owner.
 
         Raises:
             FencedError: `owner` does not own the stream any more, or there is none and the stream is not final.
             CallDeletedError: the call was deleted.
         """
+        await self._update(call_id, stream, owner, counted, None)
+
+    async def _update(
+        self, call_id: str, stream: str, owner: str | None, counted: Counted, state: CallState | None
+    ) -> None:
         with redis_errors():
-            word = await self._settle_script(
+            answer = await self._state_script(
                 keys=self._keys(call_id).stream(stream),
-                args=[
-                    owner or "",
-                    stream,
-                    state or "",
-                    EVENTS_MAX,
-                    counted.below,
-                    "" if counted.first_at is None else counted.first_at,
-                    *_flat(counted),
-                ],
+                args=[owner or "", stream, state or "", EVENTS_MAX, counted.below, *_count_args(counted)],
             )
-        _judge(word, call_id, stream)
+        _raise_refusal(answer, call_id, stream)
 
     async def checkpoints(self, call_id: str) -> dict[str, Checkpoint]:
         """What is known of each stream of a call, with the account of its fragments; empty for an unknown call."""
@@ -255,32 +255,12 @@ class Store:
         return {stream: read_checkpoint(fields) for stream, fields in zip(streams, found, strict=True)}
 
     async def delete_call(self, call_id: str) -> bool:
-        """Remove a call, its part of the trends and what replays made of it, and refuse what still comes of it.
+        """Remove a call, its part of the trends and its results in every run, and refuse what still comes of it.
 
-        False if it is unknown. Again after an error removes the rest.
+        False if it is unknown. Calling again after an error removes the rest.
         """
         with redis_errors():
-            keys = CallKeys(call_id)
-            if not await self._redis.exists(*map(keys, ("call", "streams", "runs"))):
-                return False
-            await self._redis.set(keys("deleted"), "1", ex=TOMBSTONE_TTL_S)
-            for run in [*await self._redis.smembers(keys("runs")), LIVE_RUN]:
-                await self._erase(CallKeys(call_id, run))
-        return True
-
-    async def _erase(self, keys: CallKeys) -> None:
-        tenant, started_ms = await self._redis.hmget(keys("call"), "tenant", "started_ms")
-        if tenant is not None:
-            for names in chunks(await self._redis.hkeys(keys("digests"))):
-                pipe = self._redis.pipeline(transaction=False)
-                for name in names:
-                    start_ms, participant, stream = name.split("/")
-                    trend = trend_key(keys.run, tenant, int(started_ms) + int(start_ms))
-                    pipe.hdel(trend, f"{keys.call_id}/{stream}/{participant}/{int(start_ms)}")
-                await pipe.execute()
-            await self._redis.zrem(calls_key(keys.run, tenant), keys.call_id)
-        streams = await self._redis.hkeys(keys("streams"))
-        await self._redis.delete(*map(keys, (*_CALL_KEYS, *(f"stream:{name}" for name in streams))))
+            return await delete_call(self._redis, call_id)
 
     async def deleted(self, call_id: str) -> bool:
         """Whether a call of this id was deleted, so that nothing more is taken of it; known for 30 days."""
@@ -307,32 +287,14 @@ class Store:
             texts = await self._redis.mget([worker_key(self._run, worker) for worker in workers]) if workers else []
         return {worker: text for worker, text in zip(workers, texts, strict=True) if text is not None}
 
-    async def _fill_trend(self, keys: CallKeys, result: UtteranceSentiment, digest: str, ttl_s: int) -> str | None:
-        started_ms = await self._redis.hget(keys("call"), "started_ms")
-        if started_ms is None:
-            return None  # deleted or never opened: the step itself will say so
-        trend = trend_key(self._run, result.tenant, int(started_ms) + result.start_ms)
-        pipe = self._redis.pipeline(transaction=False)
-        pipe.hset(trend, result.utterance_id, digest)
-        pipe.expire(trend, ttl_s)
-        await pipe.execute()
-        return trend
 
-    async def _mend_trend(self, digests: str, name: str, trend: str, utterance_id: str) -> None:
-        """A step that was refused has filled the bucket: what is stored of the utterance, if anything, belongs there."""
-        stored = await self._redis.hget(digests, name)
-        if stored is None:
-            await self._redis.hdel(trend, utterance_id)
-        else:
-            await self._redis.hset(trend, utterance_id, stored)
+def _count_args(counted: Counted) -> list[str | int]:
+    first_at = "" if counted.first_at is None else counted.first_at
+    return [first_at, *(part for outcome in counted.outcomes.items() for part in outcome)]
 
 
-def _flat(counted: Counted) -> list[str | int]:
-    return [part for outcome in counted.outcomes.items() for part in outcome]
-
-
-def _judge(word: str, call_id: str, stream: str) -> None:
-    if word == "deleted":
+def _raise_refusal(answer: str, call_id: str, stream: str) -> None:
+    if answer == "deleted":
         raise CallDeletedError(f"call {call_id} was deleted")
-    if word == "fenced":
+    if answer == "fenced":
         raise fenced(call_id, stream)

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import quantiles
 from typing import Any
@@ -37,6 +38,7 @@ from pipelines.types import (
     Utterance,
     UtteranceSentiment,
 )
+from tests.eventually import eventually
 from tests.pipelines.conftest import vowels_of
 from tests.pipelines.working import call, judge, running, send, speech
 
@@ -54,11 +56,11 @@ Analyse = Callable[[Utterance], Awaitable[UtteranceSentiment]]
 class _NoLedger(Ledger):
     """Notes nothing."""
 
-    async def begin(self, at: Coordinates, worker: str, ended: Iterable[int] = ()) -> int:
+    async def mark_in_progress(self, at: Coordinates, worker: str, ended: Iterable[int] = ()) -> int:
         del at, worker, ended
         return 1
 
-    async def end(self, partition: int, worker: str, ended: Iterable[int]) -> None:
+    async def clear_in_progress(self, partition: int, worker: str, ended: Iterable[int]) -> None:
         del partition, worker, ended
 
     async def note_open(self, partition: int, note: OpenNote) -> None:
@@ -95,28 +97,25 @@ class PlainStore(Store):
         *,
         owner: str,
         participant: Participant,
-        believed_cut_sample: int,
+        expected_cut_sample: int,
         new: TrackCut,
         resume: ResumePoint,
         result: UtteranceSentiment | None,
         ttl_s: int,
         counted: Counted = NOTHING_COUNTED,
     ) -> None:
-        del owner, participant, believed_cut_sample, new, resume, ttl_s, counted
+        del owner, participant, expected_cut_sample, new, resume, ttl_s, counted
         if result is not None:
             keys = CallKeys(first.call_id)
             await self._redis.hset(keys("results"), result.utterance_id, result.model_dump_json())
 
-    async def settle(
-        self,
-        call_id: str,
-        stream: str,
-        *,
-        owner: str | None,
-        counted: Counted = NOTHING_COUNTED,
-        state: CallState | None = None,
+    async def set_state(
+        self, call_id: str, stream: str, state: CallState, *, owner: str, counted: Counted = NOTHING_COUNTED
     ) -> None:
-        del call_id, stream, owner, counted, state
+        del call_id, stream, state, owner, counted
+
+    async def count(self, call_id: str, stream: str, counted: Counted, *, owner: str | None) -> None:
+        del call_id, stream, counted, owner
 
     async def epoch(self) -> str:
         return "one"
@@ -137,10 +136,14 @@ async def _worker(url: str, store: Store, analyse: Analyse) -> AsyncIterator[Wor
         yield worker
 
 
+def _has_analysed(worker: Worker, fragments: int) -> bool:
+    return bool(worker.metrics.fragments_analysed._value.get() >= fragments)
+
+
 async def _through(worker: Worker, fragments: int) -> None:
     """Until that many fragments are analysed and nothing is under way."""
     async with asyncio.timeout(DONE_S):
-        while worker.metrics.fragments_analysed._value.get() < fragments or not worker.idle:
+        while not (_has_analysed(worker, fragments) and worker.idle):
             await asyncio.sleep(0.002)
 
 
@@ -187,9 +190,7 @@ async def long_call() -> dict[str, float]:
                     for second in range((minute - 1) * 60, minute * 60)
                 ]
                 await asyncio.to_thread(send, producer, fragments)
-                async with asyncio.timeout(DONE_S):
-                    while worker.metrics.fragments_analysed._value.get() < minute * 60:
-                        await asyncio.sleep(0.01)
+                await eventually(partial(_has_analysed, worker, minute * 60), DONE_S)
                 resident[minute] = resident_mb()
     return {
         f"minute_{SETTLED_MIN}_mb": resident[SETTLED_MIN],

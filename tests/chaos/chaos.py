@@ -31,7 +31,7 @@ from pipelines.errors import SourceUnavailableError, StoreUnavailableError
 from pipelines.log.choose import open_producer, open_reader
 from pipelines.log.dead_letter import Letter, read_letters
 from pipelines.log.records import fragment_headers
-from pipelines.review.audit import AuditReport, Books, audit
+from pipelines.review.audit import AuditReport, LogIndex, audit
 from pipelines.settings import AppConfig, MediaLimits, TimeoutSettings, WorkerSettings
 from pipelines.store.store import Store
 from pipelines.types import TOPIC_DEAD_LETTER, TOPIC_MEDIA, MediaFragment, Participant, UtteranceSentiment
@@ -203,15 +203,15 @@ def audited(world: World) -> AuditReport:
     async def compared() -> AuditReport:
         store = Store.connect(_url(world))
         try:
-            return await audit(books, extents, store, letters, "live")
+            return await audit(log_index, extents, store, letters, "live")
         finally:
             await store.close()
 
-    books = Books(MediaLimits())
+    log_index = LogIndex(MediaLimits())
     with closing(open_reader(CONFIG, world.settings, TOPIC_MEDIA)) as reader:
         extents = reader.extents()
         for record in reader.records(extents):
-            books.enter(record)
+            log_index.add(record)
     return asyncio.run(compared())
 
 

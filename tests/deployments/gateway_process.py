@@ -24,7 +24,7 @@ from fastapi import FastAPI
 
 from deployments.http.api import create_api
 from deployments.http.bodies import Health, Part
-from deployments.http.uploads import HttpLimits
+from deployments.http.limits import HttpLimits
 from pipelines.log.redis_streams import RedisStreamProducer
 from pipelines.settings import AppConfig
 from pipelines.store.store import Store

@@ -9,7 +9,6 @@ import socket
 import struct
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from deployments.sample import ANGRY_TO_CONTENT
 from deployments.serve.app import APP_NAME, build_shadow
 from deployments.serve.embedded import Embedded, embedded
 from pipelines.settings import AppConfig
+from tests.eventually import wait_until
 
 pytestmark = [
     pytest.mark.slow,
@@ -71,13 +71,13 @@ def utterances(system: Embedded, call_id: str, run: str = "live") -> list[dict[s
 
 def final_utterances(system: Embedded, call_id: str) -> list[dict[str, Any]]:
     """The call's utterances, once it is final."""
-    deadline = time.monotonic() + FINAL_S
-    while time.monotonic() < deadline:
+
+    def is_final() -> bool:
         answer = httpx.get(f"{system.url}/v1/calls/{call_id}", timeout=30)
-        if answer.status_code == 200 and answer.json()["status"] == "final":
-            return utterances(system, call_id)
-        time.sleep(0.2)
-    raise AssertionError(f"call {call_id} is not final after {FINAL_S:.0f} s")
+        return answer.status_code == 200 and answer.json()["status"] == "final"
+
+    wait_until(is_final, FINAL_S)
+    return utterances(system, call_id)
 
 
 def said(found: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
@@ -130,10 +130,7 @@ def test_killing_the_ingest_replica_in_the_middle_changes_nothing(
 ) -> None:
     ingest = serve.get_deployment_handle("Ingest", APP_NAME)
     send(ANGRY_TO_CONTENT, "torn", "--participants", "agent,customer")
-    deadline = time.monotonic() + FINAL_S
-    while not len(utterances(running, "torn")) >= 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: len(utterances(running, "torn")) >= 2, FINAL_S)
     os.kill(ingest.pid.remote().result(timeout_s=30), signal.SIGKILL)
     assert len(utterances(running, "torn")) < len(undisturbed), "killed too late to prove anything"
     assert said(final_utterances(running, "torn")) == said(undisturbed)
@@ -225,10 +222,8 @@ def test_a_shadow_judges_the_same_calls_under_its_own_name(running: Embedded) ->
     try:
         send(ANGRY_TO_CONTENT, "watched", "--participants", "agent,customer")
         live = said(final_utterances(running, "watched"))
-        deadline = time.monotonic() + FINAL_S
-        while len(shadowed := utterances(running, "watched", run="next")) < len(live):
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
+        wait_until(lambda: len(utterances(running, "watched", run="next")) >= len(live), FINAL_S)
+        shadowed = utterances(running, "watched", run="next")
     finally:
         serve.delete("shadow")
     assert said(shadowed) == live

@@ -2,9 +2,6 @@
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import cache
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -41,17 +38,6 @@ def vowels_of(seconds: float, seed: int) -> FloatArray:
 def vowels() -> Callable[[float, int], FloatArray]:
     """`vowels(seconds, seed)` gives mono samples at 16 kHz."""
     return vowels_of
-
-
-@pytest.fixture(scope="session")
-def media() -> ModuleType:
-    """tests/pipelines/media_files.py: test media made by PyAV, and short ways to cut and demux it."""
-    spec = spec_from_file_location("media", Path(__file__).with_name("media_files.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest_asyncio.fixture

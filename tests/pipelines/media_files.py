@@ -3,7 +3,7 @@
 import struct
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from pipelines.media.fragment import fragments
 from pipelines.settings import StreamSettings
 from pipelines.types import DEFAULT_CONSENT, MediaFragment, Participant, Pixels, VideoFrame
 
-AGENT, CUSTOMER = Participant.AGENT, Participant.CUSTOMER
+AGENT, CUSTOMER, MIXED = Participant.AGENT, Participant.CUSTOMER, Participant.MIXED
+BOTH = (AGENT, CUSTOMER)
 
 
 def sound(seconds: float, rate_hz: int, channels: int = 1) -> FloatArray:
@@ -130,6 +131,34 @@ def wav_stream(total_bytes: int, rate_hz: int = 44_100) -> Iterator[bytes]:
     second = chunk.astype("<i2").tobytes()
     for _ in range(total_bytes // len(second)):
         yield second
+
+
+def fragment(media: bytes, content_type: str, seq: int = 0, start_ms: int = 0, **changes: Any) -> MediaFragment:
+    """One fragment of the stream `main`, of the customer unless `changes` say otherwise."""
+    made = MediaFragment(
+        call_id="call",
+        tenant="default",
+        stream="main",
+        seq=seq,
+        start_ms=start_ms,
+        content_type=content_type,
+        participants=(CUSTOMER,),
+        consent=DEFAULT_CONSENT,
+        final=False,
+        media=media,
+    )
+    return replace(made, **changes)
+
+
+def l16(samples: FloatArray) -> bytes:
+    """(channels, N) in [-1, 1] as linear PCM in network byte order (RFC 2586)."""
+    return (samples.T * 32767).round().astype(">i2").tobytes()
+
+
+def sounds_like(heard: FloatArray, truth: FloatArray) -> float:
+    """Their correlation over the length that both have."""
+    shared = min(len(heard), len(truth))
+    return float(np.corrcoef(heard[:shared], truth[:shared])[0, 1])
 
 
 class Pipe:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
@@ -19,12 +19,13 @@ from pipelines.log.dead_letter import Letter, read_letter
 from pipelines.log.records import fragment_headers
 from pipelines.log.source import Backlog, Polled
 from pipelines.media.call_stream import NEW_STREAM, CallStream
-from pipelines.review.audit import Books
+from pipelines.review.audit import LogIndex
 from pipelines.settings import AppConfig, MediaLimits, SegmentSettings, StreamSettings
 from pipelines.store.store import Store
 from pipelines.types import (
     TOPIC_DEAD_LETTER,
     Coordinates,
+    Headers,
     MediaFragment,
     Participant,
     Record,
@@ -48,17 +49,16 @@ STREAM = StreamSettings(
 _POLL_MAX_S = 0.005
 _PAUSE_MAX_S = 0.2
 """After so long whatever has failed has been tried again."""
-_SCRIPTS: Mapping[int, tuple["Moment", "Moment"]] = {8: ("advance", "advanced"), 5: ("settle", "settled")}
+_SCRIPTS: Mapping[int, tuple["Moment", "Moment"]] = {8: ("advance", "advanced"), 5: ("set_state", "state_set")}
 """The scripts that write are known by how many keys they take."""
 
-Headers = Sequence[tuple[str, bytes]]
 Sent = tuple[bytes, tuple[tuple[str, bytes], ...]]
 Plan = Literal["plain", "damaged", "mended", "damaged end", "unknown version", "twice", "left out", "nobody"]
 Moment = Literal[
     "advance",
     "advanced",
-    "settle",
-    "settled",
+    "set_state",
+    "state_set",
     "ask",
     "asked",
     "analysis",
@@ -156,13 +156,13 @@ class Log:
         """What stands in the dead-letter topic."""
         return [letter for record in list(self._letters) if (letter := read_letter(record))]
 
-    def books(self) -> Books:
+    def log_index(self) -> LogIndex:
         """All that stands in the log."""
-        books = Books(MediaLimits())
+        log_index = LogIndex(MediaLimits())
         for records in self.records:
             for record in records:
-                books.enter(record)
-        return books
+                log_index.add(record)
+        return log_index
 
     def append(self, partition: int, key: str, sent: Sent) -> None:
         with self.changed:

@@ -65,7 +65,7 @@ def result(
 async def advance(
     store: Store,
     stored: UtteranceSentiment | None,
-    believed: int,
+    expected: int,
     new: int,
     *,
     owner: str = "w1",
@@ -77,7 +77,7 @@ async def advance(
         first or fragment(),
         owner=owner,
         participant=participant,
-        believed_cut_sample=believed,
+        expected_cut_sample=expected,
         new=TrackCut(new, 1),
         resume=ResumePoint(offset, 2, 32_000),
         result=stored,
@@ -104,7 +104,7 @@ async def store_call(
             await advance(store, found, cuts[who], new, first=beginning, participant=who)
         cuts[who] = new
     if final:
-        await store.settle(call_id, "main", owner="w1", state="final")
+        await store.set_state(call_id, "main", "final", owner="w1")
 
 
 async def stored_call(store: Store, call_id: str, started_ms: int, *scores: float, tenant: str = "acme") -> None:

@@ -4,8 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
+import redis
 
 from models.types import FloatArray
 from pipelines.errors import StoreUnavailableError
@@ -18,14 +20,18 @@ from pipelines.store.store import Store
 from pipelines.types import (
     DEFAULT_CONSENT,
     TOPIC_MEDIA,
+    Account,
     MediaFragment,
     Participant,
     Record,
     Utterance,
     UtteranceSentiment,
 )
+from tests.eventually import eventually
 
 RATE = 8000
+GROUP = "ut:log:{call-media}:group:undertone"
+"""The embedded log's key of the workers' group."""
 Voice = Callable[[float, int], FloatArray]
 
 
@@ -150,3 +156,51 @@ def records(url: str, topic: str) -> list[Record]:
                 return read
     finally:
         source.close()
+
+
+def committed(client: redis.Redis) -> int:
+    """The offset that the group has committed in the log at `client`."""
+    return int(client.hget(GROUP, "committed") or 0)
+
+
+async def account(url: str, call_id: str, stream: str = "phone") -> Account:
+    store = Store.connect(url)
+    checkpoints = await store.checkpoints(call_id)
+    await store.close()
+    return checkpoints[stream].account
+
+
+async def dead_letters(url: str, call_id: str) -> dict[str, int]:
+    store = Store.connect(url)
+    counts = await store.ledger.dead_letter_counts(call_id)
+    await store.close()
+    return dict(counts)
+
+
+async def kinds(url: str, call_id: str) -> list[str]:
+    store = Store.connect(url)
+    happened = await store.archive.events(call_id)
+    await store.close()
+    return [event.kind for event in happened if event.kind != "utterance"]
+
+
+async def status(url: str, call_id: str) -> str | None:
+    store = Store.connect(url)
+    call_info = await store.archive.call(call_id)
+    await store.close()
+    return call_info.status if call_info else None
+
+
+async def until(wanted: str, url: str, call_id: str) -> None:
+    """Wait until the call's status is `wanted`."""
+
+    async def reached() -> bool:
+        return await status(url, call_id) == wanted
+
+    await eventually(reached)
+
+
+def counter(metric: Any) -> float:
+    """The value of a counter or a gauge."""
+    value: float = metric._value.get()
+    return value

@@ -1,15 +1,16 @@
 import wave
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from deployments.cli.console import EXIT_USAGE, CommandError
-from deployments.cli.recordings import consent_of, length_s, merged_l16, participants_of
+from deployments.cli.recordings import consent_of, due, length_s, merged_l16, participants_of
 from deployments.sample import ANGRY_TO_CONTENT
 from models.types import Modality
 from pipelines.errors import MediaError
-from pipelines.types import Participant
+from pipelines.types import DEFAULT_CONSENT, MediaFragment, Participant
 
 AGENT, CUSTOMER = Participant.AGENT, Participant.CUSTOMER
 
@@ -88,3 +89,25 @@ def test_consent_is_as_named_or_left_to_the_tenant() -> None:
     assert consent_of("agent=text") == {AGENT: frozenset({Modality.TEXT})}
     with pytest.raises(CommandError, match="--consent"):
         consent_of("everything")
+
+
+def test_in_real_time_a_fragment_is_due_when_it_has_been_spoken() -> None:
+    assert [due_s for due_s, _ in due(fragments_at(5000, 6000, 7500))] == [1.0, 2.5, 4.0]
+    assert [due_s for due_s, _ in due(fragments_at(300))] == [0.0]
+    assert list(due([])) == []
+
+
+def fragments_at(*starts_ms: int) -> Iterator[MediaFragment]:
+    for seq, start_ms in enumerate(starts_ms):
+        yield MediaFragment(
+            call_id="c",
+            tenant="default",
+            stream="main",
+            seq=seq,
+            start_ms=start_ms,
+            content_type="audio/x-matroska",
+            participants=(Participant.CUSTOMER,),
+            consent=DEFAULT_CONSENT,
+            final=False,
+            media=b"x",
+        )

@@ -1,54 +1,45 @@
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from deployments.cli.main import app
 from deployments.sample import ANGRY_TO_CONTENT
+from tests.deployments.cli.running import json_lines
 from tests.deployments.results import keep, result
-
-
-@pytest.fixture
-def cli(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> CliRunner:
-    monkeypatch.setenv("UNDERTONE_REDIS", redis_url)
-    monkeypatch.delenv("UNDERTONE_KAFKA", raising=False)
-    return CliRunner()
-
-
-def lines(cli: CliRunner, *words: str) -> list[dict[str, Any]]:
-    done = cli.invoke(app, [*words, "--json"])
-    assert done.exit_code == 0, done.output
-    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 @pytest.mark.slow  # loads the networks of the embedded bundle
 @pytest.mark.timeout(600)
-def test_two_replays_of_the_sample_call_are_compared(cli: CliRunner) -> None:
-    lines(cli, "send", str(ANGRY_TO_CONTENT), "--participants", "agent,customer", "--call-id", "c1")
+def test_two_replays_of_the_sample_call_are_compared(redis_cli: CliRunner) -> None:
+    json_lines(redis_cli, "send", str(ANGRY_TO_CONTENT), "--participants", "agent,customer", "--call-id", "c1")
     for name in ("one", "two"):
-        (done,) = lines(cli, "replay", "--call", "c1", "--into", name, "--transcriber", "pocketsphinx")
+        (done,) = json_lines(redis_cli, "replay", "--call", "c1", "--into", name, "--transcriber", "pocketsphinx")
         assert (done["run"], done["calls"]) == (name, 1)
         assert done["utterances"] >= 15
-    (found,) = lines(cli, "compare", "one", "two")
+    (found,) = json_lines(redis_cli, "compare", "one", "two")
     assert found["utterances"] >= 15
     assert (found["polarity_agreement"], found["score_difference_mean_absolute"], found["changed"]) == (1, 0, [])
-    assert lines(cli, "replay", "--call", "c1", "--into", "one", "--transcriber", "pocketsphinx")[0]["utterances"] == 0
+    assert (
+        json_lines(redis_cli, "replay", "--call", "c1", "--into", "one", "--transcriber", "pocketsphinx")[0][
+            "utterances"
+        ]
+        == 0
+    )
 
 
-def test_a_comparison_prints_where_the_runs_differ(cli: CliRunner, redis_url: str) -> None:
+def test_a_comparison_prints_where_the_runs_differ(redis_cli: CliRunner, redis_url: str) -> None:
     keep(redis_url, "a", [result(0, "nobody helps me", -2.0)])
     keep(redis_url, "a", [result(0, "nobody helps me", 1.5)], run="mine")
-    printed = cli.invoke(app, ["compare", "live", "mine"])
+    printed = redis_cli.invoke(app, ["compare", "live", "mine"])
     assert printed.exit_code == 0, printed.output
     assert "negative -2.0" in printed.stdout
     assert "positive +1.5" in printed.stdout
     assert "nobody helps me" in printed.stdout
 
 
-def test_runs_that_share_no_call_are_a_wrong_question(cli: CliRunner) -> None:
-    done = cli.invoke(app, ["compare", "live", "mine"])
+def test_runs_that_share_no_call_are_a_wrong_question(redis_cli: CliRunner) -> None:
+    done = redis_cli.invoke(app, ["compare", "live", "mine"])
     assert done.exit_code == 2
     assert "undertone replay --into" in done.stderr
 
@@ -62,15 +53,15 @@ def test_runs_that_share_no_call_are_a_wrong_question(cli: CliRunner) -> None:
         (["replay", "--call", "c1", "--into", "x", "--config", "absent.yaml"], "absent.yaml"),
     ],
 )
-def test_a_replay_that_cannot_be_says_why(cli: CliRunner, words: list[str], says: str) -> None:
-    done = cli.invoke(app, words)
+def test_a_replay_that_cannot_be_says_why(redis_cli: CliRunner, words: list[str], says: str) -> None:
+    done = redis_cli.invoke(app, words)
     assert done.exit_code != 0
     assert says in done.stderr
 
 
-def test_a_replay_keeps_the_consent_policies_of_the_file(cli: CliRunner, tmp_path: Path) -> None:
+def test_a_replay_keeps_the_consent_policies_of_the_file(redis_cli: CliRunner, tmp_path: Path) -> None:
     path = tmp_path / "serve.yaml"
     path.write_text("applications:\n- args: {tenants: {shop: {consent: nonsense}}}\n")
-    done = cli.invoke(app, ["replay", "--call", "c1", "--into", "x", "--config", str(path)])
+    done = redis_cli.invoke(app, ["replay", "--call", "c1", "--into", "x", "--config", str(path)])
     assert done.exit_code == 2
     assert "consent" in done.stderr

@@ -8,7 +8,6 @@ import json
 import select
 import socket
 import struct
-import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,6 +30,7 @@ from pipelines.store.store import Store
 from pipelines.types import MediaFragment, Participant
 from tests.deployments.gateway_process import GatewayProcess, gateway_process
 from tests.deployments.results import result
+from tests.eventually import wait_until
 from tests.pipelines import stored
 
 pytestmark = pytest.mark.slow  # servers of its own, and senders that take their time
@@ -71,7 +71,8 @@ def gateway(redis_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
 @pytest.fixture
 def schema(gateway: GatewayProcess, redis_url: str) -> BaseSchema:
     asyncio.run(store_call(redis_url))
-    return schemathesis.openapi.from_url(f"{gateway.url}/openapi.json", config=SchemathesisConfig(seed=17))
+    found = schemathesis.openapi.from_url(f"{gateway.url}/openapi.json", config=SchemathesisConfig(seed=17))
+    return found.exclude(path="/v1/events")  # its answer never ends; test_feed.py has what it refuses
 
 
 def keeps_its_word(case: Case[Any]) -> None:
@@ -230,9 +231,8 @@ def test_a_body_that_stalls_or_drips_ends_and_holds_up_nobody(
         assert [answer.result() for answer in answers] == [(408, "idle")] * 2
         assert all(map(is_closed, slow))
     # The threads end a moment after the answers.
-    while (free := uploaded(impatient)).status_code == 503:
-        pass
-    assert free.status_code == 202
+    wait_until(lambda: uploaded(impatient).status_code != 503)
+    assert uploaded(impatient).status_code == 202
 
 
 def test_an_analysis_takes_no_longer_than_it_may_however_steadily_it_comes(impatient: GatewayProcess) -> None:
@@ -312,7 +312,7 @@ def test_a_sender_that_goes_away_in_the_middle_of_a_body_is_no_failure(gateway: 
         with gateway.connected() as leaving:
             leaving.sendall(begin + chunk(bytes(9_000)))
     kept = read_log(redis_url, lambda found: len(found) == 20)
-    until(lambda: gateway.open_files() <= before + REDIS_CONNECTIONS)
+    wait_until(lambda: gateway.open_files() <= before + REDIS_CONNECTIONS)
 
     assert not any(piece.final for piece in kept)
     assert "Traceback" not in gateway.log.read_text()
@@ -324,22 +324,18 @@ CONTINUED, TEXT, BINARY, CLOSE, PING = 0, 1, 2, 8, 9
 END = b'{"end": true}'
 
 
-def until(condition: Callable[[], bool]) -> None:
-    """Waits for it."""
-    deadline_s = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline_s, "it never came to be"
-        time.sleep(0.02)
-
-
 def read_log(redis_url: str, ended: Callable[[list[MediaFragment]], bool]) -> list[MediaFragment]:
-    """The fragments of the log, which are let go as they are read, until `ended` says of them that it is enough."""
+    """The fragments of the log, which are committed as they are read, until `ended` says of them that it is enough."""
     source = RedisStreamSource(redis_url)
     found: list[MediaFragment] = []
-    while not ended(found):
+
+    def has_ended() -> bool:
         polled = source.poll(0.05, 100)
-        found += [parse_record(record, MediaLimits()) for record in polled.records]
+        found.extend(parse_record(record, MediaLimits()) for record in polled.records)
         source.commit({record.at.partition: record.at.offset + 1 for record in polled.records})
+        return ended(found)
+
+    wait_until(has_ended)
     source.close()
     return found
 
@@ -547,7 +543,7 @@ def test_watchers_who_never_read_hold_up_nobody_and_are_forgotten_when_they_go(
             assert sum(line == "event: utterance" for line in until_heartbeat(reading)) == 1_000
         assert gateway.resident_bytes(peak=True) < before_bytes + MEMORY_MAX_BYTES
         assert httpx.get(f"{gateway.url}/readyz", timeout=60).status_code == 200
-    until(lambda: gateway.open_files() <= before_files + REDIS_CONNECTIONS)
+    wait_until(lambda: gateway.open_files() <= before_files + REDIS_CONNECTIONS)
 
 
 def until_heartbeat(reading: httpx.Response) -> Iterator[str]:

@@ -1,35 +1,95 @@
 import asyncio
-from collections.abc import AsyncIterator
+import threading
 
 import pytest
 
-from deployments.http.problems import ProblemError
-from deployments.http.uploads import BodyRoom, HttpLimits, PacedMedia
+from deployments.http.uploads import CHUNKS_WAITING_MAX, ByteBridge, LogWriter
+from pipelines.errors import MediaError, SourceUnavailableError
+from pipelines.types import Headers
+from tests.eventually import eventually
+from tests.pipelines.stored import fragment
 
 
-def test_bodies_share_their_room_and_give_it_back() -> None:
-    room = BodyRoom(100)
-    with room.share() as first, room.share() as second:
-        first(60)
-        with pytest.raises(ProblemError) as refused:
-            second(41)
-        assert (refused.value.status, refused.value.reason) == (503, "busy")
-        second(40)
-    with room.share() as third:
-        third(100)
+async def test_a_slow_reader_slows_the_sender_and_misses_nothing() -> None:
+    bridge, may_read = ByteBridge(), threading.Event()
+    sent = 0
+
+    def read() -> list[bytes]:
+        may_read.wait()
+        return list(bridge)
+
+    async def send() -> None:
+        nonlocal sent
+        for number in range(3 * CHUNKS_WAITING_MAX):
+            await bridge.put(bytes([number]))
+            sent += 1
+        bridge.end()
+
+    reading, sending = asyncio.create_task(asyncio.to_thread(read)), asyncio.create_task(send())
+    await eventually(lambda: sent == CHUNKS_WAITING_MAX)
+    assert not sending.done()
+    may_read.set()
+
+    assert await reading == [bytes([number]) for number in range(3 * CHUNKS_WAITING_MAX)]
+    await sending
 
 
-async def never() -> AsyncIterator[bytes]:
-    yield b"a"
-    await asyncio.Event().wait()
+async def test_what_ends_the_media_reaches_the_reader_after_what_came_before() -> None:
+    bridge = ByteBridge()
+    await bridge.put(b"a")
+    bridge.end(MediaError("the sender went away"))
+    chunks = iter(bridge)
+
+    assert next(chunks) == b"a"
+    with pytest.raises(MediaError, match="went away"):
+        next(chunks)
 
 
-@pytest.mark.parametrize(("whole_max_s", "reason"), [(60.0, "idle"), (0.01, "too_slow")])
-async def test_a_sender_of_little_has_no_more_time_than_a_silent_one(whole_max_s: float, reason: str) -> None:
-    media = PacedMedia(never(), HttpLimits(idle_max_s=0.02), whole_max_s)
+class Log:
+    """A log that keeps what is flushed, from one thread only, and can lose what waits."""
 
-    assert await media.next() == b"a"
-    with pytest.raises(ProblemError) as refused:
-        await media.next()
+    def __init__(self) -> None:
+        self.kept: list[str] = []
+        self.threads: set[int] = set()
+        self.lose = False
+        self._waiting: list[str] = []
 
-    assert (refused.value.status, refused.value.reason) == (408, reason)
+    def send(self, topic: str, key: str, value: bytes, headers: Headers = ()) -> None:
+        del topic, value, headers
+        self.threads.add(threading.get_ident())
+        self._waiting.append(key)
+
+    def flush(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        if self.lose:
+            raise SourceUnavailableError("a record was not acknowledged")
+        self.kept += waiting
+
+    def close(self) -> None: ...
+
+
+async def test_many_threads_write_through_one_and_wait_for_what_they_wrote() -> None:
+    log = Log()
+    writer = LogWriter(log)
+
+    counts = await asyncio.gather(
+        *(asyncio.to_thread(writer.append, [fragment(name)] * 3) for name in ("a", "b", "c", "d"))
+    )
+    writer.close()
+
+    assert counts == [3, 3, 3, 3]
+    assert sorted(log.kept) == sorted(["a", "b", "c", "d"] * 3)
+    assert len(log.threads) == 1
+
+
+async def test_who_begins_after_a_loss_is_not_told_of_it() -> None:
+    log = Log()
+    writer = LogWriter(log)
+    log.lose = True
+    with pytest.raises(SourceUnavailableError, match="not acknowledged"):
+        await asyncio.to_thread(writer.append, [fragment("a")])
+    log.lose = False
+
+    assert await asyncio.to_thread(writer.append, [fragment("b")]) == 1
+    assert log.kept == ["b"]
+    writer.close()

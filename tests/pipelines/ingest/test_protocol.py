@@ -329,7 +329,7 @@ class Protocol(RuleBasedStateMachine):
         extents = {
             partition: Extent(0, end, self.log.committed.get(partition)) for partition, end in self.log.ends.items()
         }
-        report = await audit(self.log.books(), extents, self.look, lambda: self.log.letters, "live")
+        report = await audit(self.log.log_index(), extents, self.look, lambda: self.log.letters, "live")
         assert report.findings == []
         assert report.pending == 0
         for talk in self.talks:

@@ -22,6 +22,7 @@ from pipelines.log import kafka_source as source_module
 from pipelines.log.broker import connection_options, ensure_topics
 from pipelines.log.kafka_producer import KafkaRecordProducer
 from pipelines.log.kafka_source import KafkaSource
+from pipelines.log.source import Backlog
 from pipelines.settings import Settings
 from pipelines.types import TOPIC_MEDIA, Record
 from tests.chaos.proxy import Proxy
@@ -163,6 +164,39 @@ def test_a_new_member_takes_its_share_and_the_leaver_gives_it_back(
 
 
 @pytest.mark.slow
+def test_the_age_of_a_partition_that_is_won_back_says_nothing_of_the_first_stay(settings: Settings, topic: str) -> None:
+    """Another member has read it meanwhile: an hour-old record of then must not start a replica now."""
+    hour_ago_ms = round(time.time() * 1000) - 3_600_000
+    options = connection_options(settings)
+    options.pop("allow_auto_create_topics")
+    with closing(KafkaAdminClient(**options)) as admin:  # the product's topics take the broker's time
+        configs = {"message.timestamp.type": "CreateTime"}
+        admin.create_topics({topic: {"num_partitions": 4, "configs": configs}}, wait_for_metadata=True)
+    with closing(KafkaProducer(bootstrap_servers=settings.kafka)) as producer:
+        for partition in range(4):
+            producer.send(topic, b"old", partition=partition, timestamp_ms=hour_ago_ms)
+    first = Member(settings, topic)
+    wait_for(lambda: len(first.read) == 4, first)
+    first.commit_everything()
+    second = Member(settings, topic)
+    wait_for(lambda: len(first.held) == len(second.held) == 2, first, second)
+    moved = set(second.held)
+    second.leave()
+    wait_for(lambda: len(first.held) == 4, first)
+    first.do(lambda source: source.pause(range(4)))
+    send(settings, topic, 40)
+    waiting: dict[int, Backlog] = {}
+
+    def asked() -> bool:
+        first.do(lambda source: waiting.update(source.backlog()))
+        return all(waiting[partition].lag_records for partition in range(4))
+
+    wait_for(asked, first)
+    assert all(waiting[partition].oldest_age_ms < 60_000 for partition in moved)
+    first.leave()
+
+
+@pytest.mark.slow
 def test_a_commit_that_failed_is_made_good_when_the_partition_is_revoked(settings: Settings, topic: str) -> None:
     send(settings, topic, 40)
     first = Member(settings, topic)
@@ -251,7 +285,7 @@ def test_what_kafka_python_cannot_read_fails_each_poll_by_name_and_hangs_none(
     settings: Settings, topic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As kafka-python would read it: the only record that both a broker takes and its decoder does not.
-    monkeypatch.setattr(source_module, "forgive_header_names", lambda: None)
+    monkeypatch.setattr(source_module, "tolerate_bad_header_names", lambda: None)
     monkeypatch.setattr(DefaultRecordBatch, "_read_msg", header_names._read_strictly)
     settings = settings.model_copy(update={"kafka_partitions": 1})
     send_odd_header_names(settings, topic)
@@ -311,13 +345,13 @@ def test_a_killed_broker_that_returns_is_read_on(
         assert read_one(source) == b"0"
         stop(broker.pid, kill=True)
         source._changes.assign({0})
-        source._heard._at_s = 0.0  # long quiet: the next poll asks the broker, which is away
+        source._heard_s = 0.0  # long quiet: the next poll asks the broker, which is away
         with pytest.raises(SourceUnavailableError):
             source.poll(0, 1)
         assert source._changes.take() == (frozenset(), frozenset({0})), (
             "what a failed poll could not tell, the next one tells"
         )
-        source._heard.now()
+        source._heard_s = time.monotonic()
         polls, away = poll_until_away(source)
         assert away.retry_after_s > 0
         assert polls < 200, "waiting, not spinning"

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from models.types import FloatArray, Modality
 from pipelines.errors import MediaError, MediaTooLongError
-from pipelines.media.call_stream import CallStream, utterances_of
+from pipelines.media.call_stream import CallStream
+from pipelines.media.utterances import utterances_of
 from pipelines.settings import MediaLimits, StreamSettings
 from pipelines.types import DEFAULT_CONSENT, Checkpoint
 from tests.pipelines.streams import (
@@ -197,7 +198,7 @@ def test_a_stream_that_never_ends_holds_bounded_memory(vowels: Voice, *, spoken:
         cuts += [stream.resume_point(event.participant, event.cut_sample) for event in events]
         held.append(stream.held_bytes)
     assert max(held) < 17 * 64_000
-    assert len(stream._places) < 20
+    assert len(stream._resume_points) < 20
     assert cuts[-1].seq > 60
 
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from models.types import FloatArray
-from pipelines.media.call_stream import PRE_ROLL_MS, CallStream
+from pipelines.media.call_stream import CallStream
+from pipelines.media.resume import PRE_ROLL_MS
 from pipelines.settings import SegmentSettings, StreamSettings
 from pipelines.types import (
     Checkpoint,
@@ -92,7 +93,7 @@ def test_many_short_fragments_cost_few_resume_points(call: FloatArray) -> None:
     stream = CallStream(SETTINGS, NEW)
     for one in fragments(call, [20]):
         stream.feed(one)
-    assert len(stream._places) <= 25
+    assert len(stream._resume_points) <= 25
 
 
 def test_nothing_to_resume_from_before_the_first_fragment() -> None:

@@ -8,7 +8,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from models.types import FloatArray
-from pipelines.media.track import FRAMES_MAX, Found, Track
+from pipelines.media.track import FRAMES_MAX, Track, TrackSegment
 from pipelines.settings import SegmentSettings, StreamSettings, VideoSettings
 from pipelines.types import AudioBlock, Participant, VideoFrame
 
@@ -38,11 +38,11 @@ def conversation(vowels: Voice) -> FloatArray:
     )
 
 
-def key(found: Found) -> tuple[object, ...]:
+def key(found: TrackSegment) -> tuple[object, ...]:
     return (found.segment, found.samples.tobytes(), tuple(frame.time_ms for frame in found.frames))
 
 
-def speech(found: list[Found]) -> list[Found]:
+def speech(found: list[TrackSegment]) -> list[TrackSegment]:
     return [one for one in found if one.samples.size]
 
 
@@ -64,7 +64,7 @@ def test_any_blocks_and_a_new_track_at_any_cut_find_the_same(vowels: Voice, sett
     sound = conversation(vowels)
     frames = [frame(time_ms) for time_ms in range(0, sound.size // 16, 200)]
 
-    def run(cuts: list[int], start: int = 0) -> list[Found]:
+    def run(cuts: list[int], start: int = 0) -> list[TrackSegment]:
         track, found, seen = Track(settings, start), [], 0
         for begin, end in pairwise([0, *sorted(cuts), sound.size]):
             now = [f for f in frames[seen:] if f.time_ms * 16 < end]
@@ -89,7 +89,7 @@ def test_any_blocks_and_a_new_track_at_any_cut_find_the_same(vowels: Voice, sett
 def test_each_event_starts_at_the_cut_of_the_one_before(vowels: Voice) -> None:
     track = Track(SHORT, 0)
     found = track.feed([block(0, conversation(vowels))], []) + track.finish()
-    assert [one.believed_cut_sample for one in found] == [0, *(one.segment.cut_sample for one in found[:-1])]
+    assert [one.expected_cut_sample for one in found] == [0, *(one.segment.cut_sample for one in found[:-1])]
 
 
 def test_sound_before_the_cut_is_dropped_and_overlap_is_heard_once(vowels: Voice) -> None:
@@ -132,8 +132,8 @@ def test_pictures_that_go_on_after_the_sound_stopped_are_not_lost(vowels: Voice)
 def test_silence_is_settled_a_window_at_a_time_and_leaves_a_track_like_a_new_one(vowels: Voice) -> None:
     track = Track(SETTINGS, 0)
     track.feed([block(0, vowels(2.0, 3))], [])
-    assert track.settle_silence(11 * RATE) == []
-    voice, quiet = track.settle_silence(1000 * RATE)
+    assert track.advance_past_silence(11 * RATE) == []
+    voice, quiet = track.advance_past_silence(1000 * RATE)
     assert (voice.samples.size, quiet.segment.cut_sample) == (2 * RATE, 7 * RATE)
     seen, new = [frame(t) for t in range(8000, 11_000, 200)], Track(SETTINGS, 7 * RATE)
     assert [*map(key, track.feed([], seen) + track.finish())] == [*map(key, new.feed([], seen) + new.finish())]

@@ -1,4 +1,3 @@
-import asyncio
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
@@ -9,10 +8,11 @@ import redis
 from models.types import FloatArray
 from pipelines.log.dead_letter import Letter, read_letters
 from pipelines.log.redis_streams import RedisStreamProducer, RedisTopicReader
-from pipelines.review.audit import AuditReport, Books, audit
+from pipelines.review.audit import AuditReport, LogIndex, audit
 from pipelines.settings import MediaLimits, WorkerSettings
 from pipelines.store.store import Store
 from pipelines.types import TOPIC_DEAD_LETTER, TOPIC_MEDIA
+from tests.eventually import eventually
 from tests.pipelines.working import Voice, call, records, results, send, speech, working
 
 LOG = "ut:log:{call-media}"
@@ -29,12 +29,12 @@ def letters(url: str) -> list[Letter]:
 
 
 async def audited(url: str) -> AuditReport:
-    books, store = Books(MediaLimits()), Store.connect(url)
+    log_index, store = LogIndex(MediaLimits()), Store.connect(url)
     with closing(RedisTopicReader(url, TOPIC_MEDIA)) as reader:
         extents = reader.extents()
         for record in reader.records(extents):
-            books.enter(record)
-    report = await audit(books, extents, store, lambda: letters(url), "live")
+            log_index.add(record)
+    report = await audit(log_index, extents, store, lambda: letters(url), "live")
     await store.close()
     return report
 
@@ -55,11 +55,10 @@ async def analysed(url: str, sound: FloatArray) -> None:
         await results(url, "whole")
         await results(url, "damaged")
         with redis.Redis.from_url(url) as client:
-            while int(client.hget(f"{LOG}:group:undertone", "committed") or 0) < 42:
-                await asyncio.sleep(0.01)
+            await eventually(lambda: int(client.hget(f"{LOG}:group:undertone", "committed") or 0) >= 42)
 
 
-async def test_books_that_balance(redis_url: str, sound: FloatArray) -> None:
+async def test_a_log_that_was_analysed_as_a_whole_has_no_findings(redis_url: str, sound: FloatArray) -> None:
     await analysed(redis_url, sound)
     report = await audited(redis_url)
     assert report.findings == []
@@ -119,7 +118,7 @@ async def test_an_utterance_that_is_gone_or_there_twice_is_found(redis_url: str,
     assert kinds(await audited(redis_url)) == [("utterances_doubled", 1)]
 
 
-async def test_a_deleted_call_owes_nothing(redis_url: str, sound: FloatArray) -> None:
+async def test_a_deleted_call_is_missing_nothing(redis_url: str, sound: FloatArray) -> None:
     await analysed(redis_url, sound)
     store = Store.connect(redis_url)
     await store.delete_call("whole")
@@ -137,12 +136,12 @@ async def test_results_that_have_expired_are_not_missing(redis_url: str, raw: An
 
 async def test_a_run_is_asked_only_for_the_calls_it_took(redis_url: str, sound: FloatArray) -> None:
     await analysed(redis_url, sound)
-    books, store = Books(MediaLimits()), Store.connect(redis_url, "mine")
+    log_index, store = LogIndex(MediaLimits()), Store.connect(redis_url, "mine")
     with closing(RedisTopicReader(redis_url, TOPIC_MEDIA)) as reader:
         extents = reader.extents()
         for record in reader.records(extents):
-            books.enter(record)
-    report = await audit(books, extents, store, lambda: letters(redis_url), "mine")
+            log_index.add(record)
+    report = await audit(log_index, extents, store, lambda: letters(redis_url), "mine")
     await store.close()
     assert report.clean
 

@@ -1,4 +1,3 @@
-import asyncio
 from dataclasses import replace
 
 import pytest
@@ -11,6 +10,7 @@ from pipelines.review.redrive import begun, redrives
 from pipelines.settings import MediaLimits
 from pipelines.store.store import Store
 from pipelines.types import TOPIC_MEDIA, Checkpoint, Coordinates, MediaFragment, Record
+from tests.eventually import eventually
 from tests.pipelines.working import Voice, call, found, results, send, speech, working
 
 KNOWN = {"c1": {"phone": Checkpoint({}, None, None, None, final=True)}}
@@ -76,8 +76,12 @@ async def test_redriven_fragments_land_where_they_were_spoken(redis_url: str, fr
             for one in redrives([letter(fragments[seq], seq) for seq in refused], known, MediaLimits()):
                 assert one.fragment is not None
                 producer.send(TOPIC_MEDIA, "c1", one.fragment.media, one.headers)
-        while (call_info := await store.archive.call("c1")) is None or call_info.streams.get("phone.r9") != "final":
-            await asyncio.sleep(0.01)
+
+        async def redriven() -> bool:
+            known = await store.archive.call("c1")
+            return known is not None and known.streams.get("phone.r9") == "final"
+
+        await eventually(redriven)
         after = list((await store.archive.utterances("c1")).items)
         await store.close()
     assert set(found(before)) < set(found(after))

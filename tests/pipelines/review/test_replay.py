@@ -1,6 +1,6 @@
-import asyncio
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,6 +17,7 @@ from pipelines.review.replay import ReplaySource
 from pipelines.settings import AppConfig
 from pipelines.store.store import Store
 from pipelines.types import TOPIC_MEDIA, TOPIC_SENTIMENT, Record, UtteranceSentiment
+from tests.eventually import eventually
 from tests.pipelines.working import Voice, call, found, judge, records, results, running, send, speech, working
 
 
@@ -45,8 +46,14 @@ async def replayed(
         owner=f"replay-{stop_after}",
     )
     async with running(worker, store):
-        while not (source.exhausted and worker.idle) and (stop_after is None or source.read < stop_after):
-            await asyncio.sleep(0.01)
+        await eventually(
+            lambda: (source.exhausted and worker.idle) or (stop_after is not None and source.read >= stop_after)
+        )
+
+
+async def is_final(store: Store, call_id: str) -> bool:
+    known = await store.archive.call(call_id)
+    return known is not None and known.status == "final"
 
 
 async def of_run(url: str, run: str, call_id: str) -> list[UtteranceSentiment]:
@@ -150,8 +157,7 @@ async def test_a_shadow_takes_its_share_of_the_calls_and_leaves_the_live_ones_al
     async with working(redis_url, "shadow", group="undertone-shadow", run="shadow", share=0.5):
         store = Store.connect(redis_url, "shadow")
         for name in taken:
-            while (known := await store.archive.call(name)) is None or known.status != "final":
-                await asyncio.sleep(0.01)
+            await eventually(partial(is_final, store, name))
         assert [name for name in names if await store.archive.call(name)] == taken
         await store.close()
     for name in names:

@@ -1,4 +1,3 @@
-import asyncio
 import subprocess
 from typing import Any
 
@@ -9,11 +8,12 @@ from pipelines.errors import BadFragmentError, CallDeletedError, FencedError, St
 from pipelines.store.queries import CallFilter
 from pipelines.store.store import Store
 from pipelines.types import Account, Counted, TrackCut
+from tests.eventually import eventually
 from tests.pipelines.stored import AGENT, CUSTOMER, MINUTE_MS, STARTED_MS, advance, fragment, result, stored_call
 from tests.servers import free_port, redis_url_of, start_redis
 
 
-async def test_a_new_stream_has_nothing_settled(store: Store) -> None:
+async def test_a_new_stream_has_an_empty_checkpoint(store: Store) -> None:
     checkpoint = await store.open_stream("c", "acme", "main", "w1", STARTED_MS)
     assert checkpoint is not None
     assert checkpoint.tracks == {}
@@ -38,7 +38,7 @@ async def test_a_zombie_writer_changes_nothing(store: Store) -> None:
     with pytest.raises(FencedError):
         await advance(store, result(1000), 16_000, 32_000, owner="zombie")
     with pytest.raises(FencedError):
-        await store.settle("c", "main", owner="zombie", state="final")
+        await store.set_state("c", "main", "final", owner="zombie")
     assert [stored.start_ms for stored in (await store.archive.utterances("c")).items] == [0]
     checkpoint = await store.open_stream("c", "acme", "main", "successor", STARTED_MS)
     assert checkpoint is not None
@@ -61,7 +61,7 @@ async def test_a_zombie_that_judged_otherwise_leaves_the_trends_as_its_successor
 async def test_nobody_counts_for_a_stream_that_is_not_final(store: Store) -> None:
     await store.open_stream("c", "acme", "main", "w1", STARTED_MS)
     with pytest.raises(FencedError):
-        await store.settle("c", "main", owner=None, counted=Counted(9, 8, {"already_stored": 1}))
+        await store.count("c", "main", Counted(9, 8, {"already_stored": 1}), owner=None)
     assert (await store.checkpoints("c"))["main"].account == Account()
 
 
@@ -71,11 +71,11 @@ async def test_a_stream_that_ends_after_its_results_have_expired_leaves_nothing_
     await store.open_stream("c", "acme", "main", "w1", STARTED_MS)
     await advance(store, result(0), 0, 16_000)
     raw.delete("ut:{c}:call")
-    await store.settle("c", "main", owner="w1", state="closed")
+    await store.set_state("c", "main", "closed", owner="w1")
     assert [key for key in raw.scan_iter("ut:{c}:*") if raw.ttl(key) == -1] == []
 
 
-async def test_a_writer_with_a_wrong_belief_is_refused(store: Store) -> None:
+async def test_a_writer_that_expects_another_cut_is_refused(store: Store) -> None:
     await store.open_stream("c", "acme", "main", "w1", STARTED_MS)
     await advance(store, result(0), 0, 16_000)
     with pytest.raises(FencedError):
@@ -106,12 +106,12 @@ async def test_two_streams_open_at_once_are_apart(store: Store) -> None:
 async def test_a_call_is_final_when_all_its_streams_are(store: Store) -> None:
     await store.open_stream("c", "acme", "phone", "w1", STARTED_MS)
     await store.open_stream("c", "acme", "webcam", "w1", STARTED_MS)
-    await store.settle("c", "phone", owner="w1", state="final")
+    await store.set_state("c", "phone", "final", owner="w1")
     call = await store.archive.call("c")
     assert call is not None
     assert (call.status, call.streams) == ("live", {"phone": "final", "webcam": "live"})
     for _ in range(2):
-        await store.settle("c", "webcam", owner="w1", state="final")
+        await store.set_state("c", "webcam", "final", owner="w1")
     call = await store.archive.call("c")
     assert call is not None
     assert call.status == "final"
@@ -124,7 +124,7 @@ async def test_a_call_is_final_when_all_its_streams_are(store: Store) -> None:
 async def test_a_final_stream_stays_final_and_a_closed_one_comes_alive_by_what_is_new_only(store: Store) -> None:
     await store.open_stream("c", "acme", "main", "w1", STARTED_MS)
     counted = Counted(8, 0, {"analysed": 8})
-    await store.settle("c", "main", owner="w1", counted=counted, state="closed")
+    await store.set_state("c", "main", "closed", owner="w1", counted=counted)
     assert await store.open_stream("c", "acme", "main", "w2", STARTED_MS, offset=7) is None
     call = await store.archive.call("c")
     assert call is not None
@@ -133,8 +133,8 @@ async def test_a_final_stream_stays_final_and_a_closed_one_comes_alive_by_what_i
     call = await store.archive.call("c")
     assert call is not None
     assert call.status == "live"
-    await store.settle("c", "main", owner="w2", state="final")
-    await store.settle("c", "main", owner="w2", state="closed")
+    await store.set_state("c", "main", "final", owner="w2")
+    await store.set_state("c", "main", "closed", owner="w2")
     call = await store.archive.call("c")
     assert call is not None
     assert call.status == "final"
@@ -158,7 +158,7 @@ async def test_a_deleted_call_is_gone_and_stays_gone(store: Store, raw: Any) -> 
     with pytest.raises(CallDeletedError):
         await advance(store, result(1000), 16_000, 32_000)
     with pytest.raises(CallDeletedError):
-        await store.settle("c", "main", owner="w1", state="final")
+        await store.set_state("c", "main", "final", owner="w1")
     with pytest.raises(CallDeletedError):
         await store.open_stream("c", "acme", "main", "w2", STARTED_MS)
     assert list(raw.scan_iter("ut:{c}:*")) == ["ut:{c}:deleted"]
@@ -240,8 +240,7 @@ async def test_every_step_keeps_to_one_slot_of_a_cluster(tmp_path_factory: pytes
     try:
         with redis.Redis.from_url(redis_url_of(folder)) as admin:
             admin.execute_command("CLUSTER ADDSLOTS", *range(16_384))
-            while admin.execute_command("CLUSTER INFO")["cluster_state"] != "ok":
-                await asyncio.sleep(0.05)
+            await eventually(lambda: admin.execute_command("CLUSTER INFO")["cluster_state"] == "ok")
         await stored_call(store, "c1", STARTED_MS, -1.0, 1.0)
         await stored_call(store, "c2", STARTED_MS, -1.0)
         await store.publish_metrics("w1", "one 1\n", 60)

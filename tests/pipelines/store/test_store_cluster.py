@@ -1,7 +1,5 @@
 """The store on a Redis Cluster of three masters, and with one that dies while its replica takes over."""
 
-import asyncio
-
 import pytest
 import redis
 import redis.asyncio
@@ -11,6 +9,7 @@ from pipelines.log.redis_streams import RedisStreamProducer
 from pipelines.settings import WorkerSettings
 from pipelines.store.queries import CallFilter
 from pipelines.store.store import Store
+from tests.eventually import eventually
 from tests.pipelines.working import Voice, call, found, results, send, speech, working
 from tests.servers import OwnCluster
 
@@ -33,8 +32,7 @@ async def test_calls_on_a_cluster_are_analysed_listed_watched_and_deleted(
     async with working(redis_cluster, log=redis_url):
         stored = {name: found(await results(redis_cluster, name)) for name in CALLS}
         store = Store.connect(redis_cluster)
-        while not await store.metrics():
-            await asyncio.sleep(0.05)
+        await eventually(store.metrics)
     assert len(set(map(tuple, stored.values()))) == 1
     page = await store.archive.calls(CallFilter())
     assert {one.call_id for one in page.items} == set(CALLS)
@@ -89,8 +87,7 @@ async def test_a_replica_that_is_promoted_in_the_middle_of_a_call_loses_nothing(
         async with working(cluster.url, log=redis_url, worker=quick):
             for name in CALLS[:3]:
                 send(producer, call(sound, name)[:10])
-            while not await results(cluster.url, CALLS[0], final=False):
-                await asyncio.sleep(0.01)
+            await eventually(lambda: results(cluster.url, CALLS[0], final=False))
             cluster.kill(1)
             for name in CALLS[:3]:
                 send(producer, call(sound, name)[10:])

@@ -1,7 +1,6 @@
 import asyncio
 import json
 import threading
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
@@ -12,6 +11,7 @@ from typer.testing import CliRunner
 
 from deployments.cli.main import app
 from deployments.http.calls import call_routes
+from deployments.http.events import event_routes
 from deployments.http.problems import install_problems
 from pipelines.store.store import Store
 from pipelines.types import (
@@ -19,6 +19,7 @@ from pipelines.types import (
     UtteranceSentiment,
 )
 from tests.deployments.results import keep, result
+from tests.eventually import wait_until
 
 AGENT, CUSTOMER = Participant.AGENT, Participant.CUSTOMER
 CALL = [
@@ -40,14 +41,13 @@ def cli(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[CliRunner]:
         await store.close()
 
     api = FastAPI(lifespan=closing)
-    api.include_router(call_routes(store, heartbeat_ms=100))
+    api.include_router(call_routes(store))
+    api.include_router(event_routes(store, heartbeat_ms=100))
     install_problems(api)
     server = uvicorn.Server(uvicorn.Config(api, port=0, log_level="error", ws="none", loop="asyncio"))
     thread = threading.Thread(target=server.run)
     thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
+    wait_until(lambda: server.started or not thread.is_alive())
     port = server.servers[0].sockets[0].getsockname()[1]
     monkeypatch.setenv("UNDERTONE_URL", f"http://127.0.0.1:{port}")
     yield CliRunner()
@@ -143,7 +143,7 @@ def test_watching_a_call_that_is_over_shows_all_of_it(cli: CliRunner, redis_url:
 def test_watch_says_when_a_call_falls_silent_and_when_it_goes_on(cli: CliRunner, redis_url: str) -> None:
     async def stall() -> None:
         store = Store.connect(redis_url)
-        await store.settle("quiet", "main", owner="w1", state="stalled")
+        await store.set_state("quiet", "main", "stalled", owner="w1")
         await store.close()
 
     keep(redis_url, "quiet", CALL[:2], final=False)

@@ -1,0 +1,105 @@
+"""`undertone calls`, `show` and `watch`: what the gateway knows, as tables or JSON."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Group
+
+from deployments.cli import render
+from deployments.cli.client import call_path, events, gateway, get, pages, summary_of, utterances
+from deployments.cli.console import CommandError, aside, clear_errors, print_out, screen, settings, write_json
+from deployments.cli.options import Json, Tenant
+from pipelines.review.summary import CallSummary
+
+if TYPE_CHECKING:
+    import httpx
+
+CALL_COLUMNS = {"call_id": "call", "status": "status", "started_at": "started", "utterances": "utterances"}
+STATE_CHANGES = {"call-stalled": "nothing comes of the call any more: stalled", "call-live": "the call goes on"}
+
+commands = typer.Typer()
+
+
+@commands.command(epilog="Example: undertone calls --polarity negative --max-score -1")
+@clear_errors
+def calls(
+    *,
+    tenant: Tenant = "default",
+    participant: Annotated[str | None, typer.Option(help="agent, customer or mixed.")] = None,
+    polarity: Annotated[str | None, typer.Option(help="negative, neutral or positive.")] = None,
+    emotion: Annotated[str | None, typer.Option(help="neutral, joy, sadness, anger, surprise, fear, disgust.")] = None,
+    min_score: Annotated[float | None, typer.Option(min=-3, max=3)] = None,
+    max_score: Annotated[float | None, typer.Option(min=-3, max=3)] = None,
+    since: Annotated[str | None, typer.Option(help="Started at or after, like 2026-11-21T08:00:00Z.")] = None,
+    until: Annotated[str | None, typer.Option(help="Started before.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many at most.")] = 50,
+    as_json: Json = False,
+) -> None:
+    """List calls, newest first."""
+    query = {"tenant": tenant, "participant": participant, "polarity": polarity, "emotion": emotion}
+    query |= {"since": since, "until": until}
+    with gateway(settings().url) as client:
+        rows = pages(client, "/v1/calls", {**query, "min_score": min_score, "max_score": max_score}, "calls", limit)
+        if as_json:
+            write_json(rows)
+            return
+        found = list(rows)
+    print_out(render.calls(found, CALL_COLUMNS))
+    if not found:
+        aside().print("no call matches; send one with: undertone send PATH")
+
+
+@commands.command(epilog="Example: undertone show demo-1")
+@clear_errors
+def show(
+    call: Annotated[str, typer.Argument(help="The call's id, as `undertone calls` shows it.")],
+    *,
+    tenant: Tenant = "default",
+    as_json: Json = False,
+) -> None:
+    """Show a call: who said what, how it was meant, by which modality, and the summary."""
+    with gateway(settings().url) as client:
+        about = get(client, call_path(call), {"tenant": tenant})
+        found = utterances(client, call, tenant)
+    if as_json:
+        write_json([{**about, "utterances": [result.model_dump(mode="json") for result in found]}])
+        return
+    summary = render.summary(CallSummary.model_validate(about["summary"]))
+    print_out(Group(render.transcript(found), "", render.sentiment_line(found), "", summary))
+
+
+@commands.command(epilog="Examples: undertone watch · undertone watch demo-1 --json")
+@clear_errors
+def watch(
+    call: Annotated[str | None, typer.Argument(help="The call's id; the newest open call when not given.")] = None,
+    *,
+    tenant: Tenant = "default",
+    as_json: Json = False,
+) -> None:
+    """Follow a call while it happens, until it ends or Ctrl-C."""
+    with gateway(settings().url) as client:
+        wanted = newest(client, tenant) if call is None else call
+        for event in events(client, wanted, {"tenant": tenant}):
+            if event.kind in STATE_CHANGES:
+                aside().print(STATE_CHANGES[event.kind])
+            result = event.utterance
+            if result is None:
+                continue
+            if as_json:
+                write_json([result])
+            else:
+                screen().print(render.utterance(result))
+        if not as_json:
+            print_out(render.summary(summary_of(client, wanted, tenant)))
+
+
+def newest(client: "httpx.Client", tenant: str) -> str:
+    """The id of the newest call that goes on.
+
+    Raises:
+        CommandError: none goes on.
+    """
+    for row in pages(client, "/v1/calls", {"tenant": tenant}, "calls", 100):
+        if row["status"] == "live":
+            return str(row["call_id"])
+    raise CommandError("no call goes on now; name a past one (undertone calls), or send one with: undertone send PATH")

@@ -1,0 +1,133 @@
+"""How a command reaches the log and the store of a running system: from the environment, or `undertone serve` here."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr, ValidationError
+
+from deployments.cli.console import EXIT_USAGE, CommandError, settings
+from deployments.cli.options import LogName
+from pipelines.log.producer import Producer
+from pipelines.settings import AppConfig, Settings
+from pipelines.types import TOPIC_DEAD_LETTER
+
+if TYPE_CHECKING:  # both import kafka or redis, which `undertone --help` spares
+    from pipelines.log.dead_letter import Letter
+    from pipelines.log.topic_reader import TopicReader
+    from pipelines.store.store import Store
+
+T = TypeVar("T")
+
+DEFAULT_PORT = 8000
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """A running system, by its configuration and by where its log and its store are."""
+
+    config: AppConfig
+    where: Settings
+
+    def reader(self, topic: str, config: AppConfig | None = None) -> "TopicReader":
+        """A reader of one of the log's topics; `config` names another run than the system's own."""
+        from pipelines.log.choose import open_reader  # noqa: PLC0415  # imports kafka
+
+        return open_reader(config or self.config, self.where, topic)
+
+    def producer(self) -> Producer:
+        """A producer to the log."""
+        from pipelines.log.choose import open_producer  # noqa: PLC0415  # imports kafka
+
+        return open_producer(self.config, self.where)
+
+    def letters(self) -> "Iterator[Letter]":
+        """Every dead letter, once."""
+        from pipelines.log.dead_letter import read_letters  # noqa: PLC0415  # imports kafka
+
+        with closing(self.reader(TOPIC_DEAD_LETTER)) as reader:
+            yield from read_letters(reader.records(reader.extents()))
+
+    def store(self, run: str) -> "Store":
+        """The store under the name of a run. The caller closes it."""
+        from pipelines.store.store import Store  # noqa: PLC0415  # imports redis
+
+        return Store.connect(self.where.redis.get_secret_value(), run)
+
+    def with_store(self, work: "Callable[[Store], Awaitable[T]]", run: str) -> T:
+        """What `work` returns of the store, run to its end in an event loop of its own."""
+
+        async def connected() -> T:
+            store = self.store(run)
+            try:
+                return await work(store)
+            finally:
+                await store.close()
+
+        return asyncio.run(connected())
+
+
+def system(source: LogName | None, config_file: Path | None = None, *, needs_store: bool = True) -> System:
+    """The system that the environment names, or that `undertone serve` runs on this machine.
+
+    Without `needs_store` it is enough that the log is named, which may be Kafka alone.
+
+    Raises:
+        CommandError: there is none, or the configuration that it is said to run with is wrong.
+    """
+    where = settings()
+    if needs_store:
+        where = reaching(where)
+    chosen = source_of(where, source)
+    if chosen == "redis":
+        where = reaching(where)
+    return System(configuration(config_file, {"source": chosen}), where)
+
+
+def source_of(where: Settings, asked: LogName | None) -> LogName:
+    """The log of fragments: as asked, else Kafka where it is named.
+
+    Raises:
+        CommandError: Kafka is asked for and not named.
+    """
+    if asked == "kafka" and not where.kafka:
+        raise CommandError("no Kafka is named: set UNDERTONE_KAFKA=host:port, or start one: make kafka", EXIT_USAGE)
+    return asked or ("kafka" if where.kafka else "redis")
+
+
+def configuration(path: Path | None, changes: Mapping[str, object]) -> AppConfig:
+    """The configuration in the Serve config file at `path`, or the defaults, with changes.
+
+    Raises:
+        CommandError: there is none, or it is wrong.
+    """
+    import yaml  # type: ignore[import-untyped]  # noqa: PLC0415  # comes with Ray, without types; seldom needed
+
+    args: dict[str, Any] = {}
+    try:
+        if path is not None:
+            args = yaml.safe_load(path.read_text())["applications"][0]["args"]
+        return AppConfig.model_validate({**args, **changes})
+    except (OSError, yaml.YAMLError, LookupError, TypeError, UnicodeDecodeError, ValidationError) as error:
+        raise CommandError(f"{path or 'the command line'} gives no configuration: {error}", EXIT_USAGE) from error
+
+
+def reaching(where: Settings) -> Settings:
+    """Settings that reach the Redis of `undertone serve` on this machine where the environment names no other.
+
+    Raises:
+        CommandError: there is none.
+    """
+    if where.redis.get_secret_value():
+        return where
+    socket = where.cache_dir / f"redis-{urlsplit(where.url).port or DEFAULT_PORT}" / "redis.sock"
+    if not socket.exists():
+        raise CommandError(
+            "nothing runs here that could take the call: start `undertone serve` in another window, or name what "
+            "runs elsewhere with UNDERTONE_KAFKA=host:port or UNDERTONE_REDIS=redis://host:6379"
+        )
+    return where.model_copy(update={"redis": SecretStr(f"unix://{socket}")})

@@ -1,0 +1,219 @@
+"""`undertone dlq`: the records that could not be analysed: list them, send them again, or drop them."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from deployments.cli.connect import System, system
+from deployments.cli.console import EXIT_USAGE, CommandError, aside, clear_errors, print_out, write_json
+from deployments.cli.options import ConfigFile, Json, Source, since_ms
+from pipelines.store.keys import letter_name
+from pipelines.types import LIVE_RUN, TOPIC_MEDIA, Checkpoint, Coordinates
+
+if TYPE_CHECKING:  # all three import kafka or redis, which `undertone --help` spares
+    from pipelines.log.dead_letter import Letter
+    from pipelines.review.redrive import Redrive
+    from pipelines.store.store import Store
+
+Place = Annotated[str, typer.Argument(help="Where the record stood in the log: PARTITION:OFFSET.")]
+OnlyPlace = Annotated[str | None, typer.Option("--place", help="Only the record at PARTITION:OFFSET.")]
+OfCall = Annotated[str | None, typer.Option("--call", help="Only of this call.")]
+Reason = Annotated[str | None, typer.Option("--reason", help="Only refused for this reason.")]
+Since = Annotated[str | None, typer.Option("--since", help="Only what the log took since then.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
+
+commands = typer.Typer(
+    help="Dead letters: records that could not be analysed.",
+    epilog="Examples: undertone dlq list · undertone dlq show 3:1207 · undertone dlq redrive --reason killed --dry-run",
+    no_args_is_help=True,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which letters: of a call, of a reason, refused since, at a place; undecided ones unless `decided` too."""
+
+    call_id: str | None = None
+    reason: str | None = None
+    since: str | None = None
+    place: str | None = None
+    decided: bool = False
+
+
+@commands.command("list", epilog="Examples: undertone dlq list · undertone dlq list --reason undecodable --json")
+@clear_errors
+def list_letters(
+    *,
+    call: OfCall = None,
+    reason: Reason = None,
+    since: Since = None,
+    decided: Annotated[bool, typer.Option("--all", help="Also those that were redriven or dropped.")] = False,
+    source: Source = None,
+    as_json: Json = False,
+) -> None:
+    """List dead letters with their places and reasons."""
+    found = _found(system(source), Wanted(call, reason, since, decided=decided))
+    if as_json:
+        write_json(_row(letter, state) for letter, state in found)
+        return
+    table = Table("place", "call", "reason", "attempts", "bytes", "refused because", "state", box=None, pad_edge=False)
+    for letter, state in found:
+        row = _row(letter, state)
+        names = ("place", "call_id", "reason", "attempts", "bytes", "detail", "state")
+        table.add_row(*(str(row[name]) for name in names))
+    print_out(table)
+    if not found:
+        aside().print("no dead letter matches")
+
+
+@commands.command(epilog="Example: undertone dlq show 3:1207")
+@clear_errors
+def show(place: Place, *, source: Source = None, as_json: Json = False) -> None:
+    """Show one dead letter: why it was refused, after how many attempts, and its headers."""
+    found = _found(system(source), Wanted(place=place, decided=True))
+    if not found:
+        raise CommandError(
+            f"there is no dead letter of the record {place}; `undertone dlq list --all` shows the places", EXIT_USAGE
+        )
+    letter, state = found[0]
+    row = _row(letter, state)
+    row["headers"] = {name: value.decode(errors="replace") for name, value in letter.record.headers}
+    if as_json:
+        write_json([row])
+        return
+    table = Table("", "", box=None, show_header=False, pad_edge=False)
+    for name, value in row.items():
+        table.add_row(name, "\n".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, dict) else str(value))
+    print_out(table)
+
+
+@commands.command(
+    epilog="Examples: undertone dlq redrive --reason killed --dry-run · undertone dlq redrive --call demo-1"
+)
+@clear_errors
+def redrive(
+    *,
+    place: OnlyPlace = None,
+    call: OfCall = None,
+    reason: Reason = None,
+    since: Since = None,
+    again: Annotated[bool, typer.Option("--again", help="Also those that were redriven or dropped before.")] = False,
+    dry_run: DryRun = False,
+    config: ConfigFile = None,
+    source: Source = None,
+    as_json: Json = False,
+) -> None:
+    """Send dead letters again: their utterances come to stand where they were spoken."""
+    from pipelines.review.redrive import redrives  # noqa: PLC0415  # imports kafka
+
+    here = system(source, config)
+    found = _found(here, Wanted(call, reason, since, place, decided=again))
+    letters = [letter for letter, _ in found]
+    states = {letter.record.at: state for letter, state in found if state is not None}
+    calls = sorted({(letter.record.key or b"").decode(errors="replace") for letter in letters})
+
+    async def known(store: "Store") -> dict[str, dict[str, Checkpoint]]:
+        return {call_id: await store.checkpoints(call_id) for call_id in calls}
+
+    plan = list(redrives(letters, here.with_store(known, LIVE_RUN), here.config.stream.limits, states))
+    if not dry_run:
+        _send(here, plan)
+    _print_plan(plan, "would be sent" if dry_run else "sent", as_json=as_json)
+
+
+@commands.command(epilog="Example: undertone dlq drop --reason bad_header --dry-run")
+@clear_errors
+def drop(
+    *,
+    place: OnlyPlace = None,
+    call: OfCall = None,
+    reason: Reason = None,
+    since: Since = None,
+    dry_run: DryRun = False,
+    source: Source = None,
+    as_json: Json = False,
+) -> None:
+    """Decide that nothing is to be done about dead letters: they are not listed any more."""
+    here = system(source)
+    letters = [letter for letter, _ in _found(here, Wanted(call, reason, since, place))]
+    if not dry_run:
+        _decide(here, {letter.record.at: "dropped" for letter in letters})
+    done = "would be dropped" if dry_run else "dropped"
+    if as_json:
+        write_json({**_row(letter, None), "state": done} for letter in letters)
+    else:
+        print_out(f"{len(letters)} dead letter(s) {done}")
+
+
+def _found(here: System, wanted: Wanted) -> list[tuple["Letter", str | None]]:
+    from pipelines.review.redrive import BEGUN  # noqa: PLC0415  # imports kafka
+
+    earliest_ms = since_ms(wanted.since)
+    letters = [
+        letter
+        for letter in here.letters()
+        if (wanted.call_id is None or letter.record.key == wanted.call_id.encode())
+        and wanted.reason in (None, letter.reason)
+        and letter.record.appended_ms >= earliest_ms
+        and wanted.place in (None, letter_name(letter.record.at))
+    ]
+    states = here.with_store(lambda store: store.ledger.decisions([one.record.at for one in letters]), LIVE_RUN)
+    both = [(letter, states.get(letter.record.at)) for letter in letters]
+    return [(letter, state) for letter, state in both if wanted.decided or state is None or state.startswith(BEGUN)]
+
+
+def _send(here: System, plan: Sequence["Redrive"]) -> None:
+    from pipelines.review.redrive import begun  # noqa: PLC0415  # imports kafka
+
+    sent = [(one, one.fragment) for one in plan if one.fragment is not None]
+    _decide(here, {one.letter.record.at: begun(fragment) for one, fragment in sent})
+    with closing(here.producer()) as producer:
+        for one, fragment in sent:
+            producer.send(TOPIC_MEDIA, fragment.call_id, fragment.media, one.headers)
+        producer.flush()
+    _decide(here, {one.letter.record.at: "redriven" for one, _ in sent})
+
+
+def _decide(here: System, states: Mapping[Coordinates, str]) -> None:
+    here.with_store(lambda store: store.ledger.record_decisions(states), LIVE_RUN)
+
+
+def _print_plan(plan: Sequence["Redrive"], done: str, *, as_json: bool) -> None:
+    rows = [
+        {
+            "place": letter_name(one.letter.record.at),
+            "call_id": (one.letter.record.key or b"").decode(errors="replace"),
+            "stream": None if one.fragment is None else one.fragment.stream,
+            "start_ms": None if one.fragment is None else one.fragment.start_ms,
+            "outcome": done if one.obstacle is None else one.obstacle,
+            "detail": one.detail,
+        }
+        for one in plan
+    ]
+    if as_json:
+        write_json(rows)
+        return
+    table = Table("place", "call", "stream", "start", "outcome", "detail", box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*("" if value is None else str(value) for value in row.values()))
+    print_out(table)
+    if not plan:
+        aside().print("no dead letter matches")
+
+
+def _row(letter: "Letter", state: str | None) -> dict[str, object]:
+    return {
+        "place": letter_name(letter.record.at),
+        "call_id": (letter.record.key or b"").decode(errors="replace"),
+        "reason": letter.reason,
+        "detail": letter.detail,
+        "attempts": letter.attempts,
+        "bytes": len(letter.record.value),
+        "appended_ms": letter.record.appended_ms,
+        "whole": letter.whole,
+        "state": (state or "open").split()[0],
+    }

@@ -1,0 +1,68 @@
+"""Options and arguments that several commands take, each declared once, and the types of their values."""
+
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from deployments.cli.console import EXIT_USAGE, CommandError
+from pipelines.settings import AppConfig
+
+DEFAULTS = AppConfig()
+"""Where a command's option is a field of the configuration, this holds its default."""
+
+LogName = Literal["kafka", "redis"]
+
+
+class Pace(StrEnum):
+    """How fast media is sent: as it was spoken, or as fast as the log takes it."""
+
+    REALTIME = "realtime"
+    FAST = "fast"
+
+
+Json = Annotated[bool, typer.Option("--json", help="JSON instead of a table, one object a line.")]
+Tenant = Annotated[str, typer.Option(help="Whose calls.")]
+Paths = Annotated[list[Path], typer.Argument(help="One file that FFmpeg opens, or one mono file per participant.")]
+Participants = Annotated[
+    str | None,
+    typer.Option(help="Who is on which channel, in order: `agent,customer`. Of two files: who is in which."),
+]
+Consent = Annotated[
+    str | None,
+    typer.Option(
+        help="What may be judged by what, such as `customer=audio+video+text;agent=text`, which holds unless the "
+        "tenant's settings say otherwise. It wins over them."
+    ),
+]
+PaceOption = Annotated[Pace, typer.Option("--pace", help="As it was spoken, or as fast as it goes.")]
+Source = Annotated[
+    LogName | None,
+    typer.Option(help="The log of fragments; Kafka where UNDERTONE_KAFKA is set, else Redis Streams."),
+]
+Transcriber = Annotated[str, typer.Option(help="A Whisper model's name or path, or `pocketsphinx`.")]
+Bundle = Annotated[str, typer.Option(help="`embedded`, or the folder of another bundle.")]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", help="The Serve config file of the live system: its limits and policies hold here too."),
+]
+OnlyCall = Annotated[str | None, typer.Option("--call", help="Only this call.")]
+LogSince = Annotated[
+    str | None, typer.Option("--since", help="Only what the log took since then, like 2026-11-21T08:00:00Z.")
+]
+
+
+def since_ms(since: str | None) -> int:
+    """The value of `--since` as ms since 1970; 0 when it is not given.
+
+    Raises:
+        CommandError: it is no date and time (ISO 8601).
+    """
+    if since is None:
+        return 0
+    try:
+        return round(datetime.fromisoformat(since).astimezone().timestamp() * 1000)
+    except ValueError:
+        raise CommandError(f"--since {since!r} is no time; write 2026-11-21T08:00:00Z", EXIT_USAGE) from None

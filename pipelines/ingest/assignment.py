@@ -1,0 +1,113 @@
+"""The partitions that the group has assigned to one worker."""
+
+from collections.abc import Iterator, Mapping
+
+from pipelines.ingest.context import WorkerContext
+from pipelines.ingest.partition import Partition
+from pipelines.log.source import Polled
+
+
+class Assignment:
+    """One `Partition` for each number that is assigned: made when it is, cancelled when it is revoked."""
+
+    def __init__(self, context: WorkerContext) -> None:
+        self._context = context
+        self._partitions: dict[int, Partition] = {}
+        self._revoked: list[Partition] = []
+        """Of these the store may still have records marked as in progress."""
+
+    def __iter__(self) -> Iterator[Partition]:
+        for number, partition in list(self._partitions.items()):
+            if self._partitions.get(number) is partition:  # else revoked while another one was worked on
+                yield partition
+
+    @property
+    def numbers(self) -> frozenset[int]:
+        """The partitions assigned."""
+        return frozenset(self._partitions)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether records wait for their turn."""
+        return any(partition.waiting for partition in self)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits, nothing is to be read again, and no stream is open."""
+        return not self.waiting and not self.rewinds and all(partition.needed is None for partition in self)
+
+    @property
+    def rewinds(self) -> Mapping[int, int]:
+        """The partitions that must be read again, and from where."""
+        return {one.number: one.rewind_to for one in self if one.rewind_to is not None}
+
+    def rewound(self, numbers: Mapping[int, int]) -> None:
+        """The source has gone back to where these partitions must be read again from."""
+        for number in numbers:
+            self._partitions[number].rewind_to = None
+
+    def apply(self, polled: Polled) -> None:
+        """Take over what a poll brought: revocations, assignments, gaps, records."""
+        for number in polled.revoked:
+            self._retire(number)
+        for number in polled.assigned:
+            self._retire(number)
+            self._partitions[number] = Partition(number, self._context)
+        # What came of a partition that was given up meanwhile is its next owner's.
+        for gap in polled.gaps:
+            if (partition := self._partitions.get(gap.partition)) is not None:
+                partition.note_gap(gap)
+        for record in polled.records:
+            if (partition := self._partitions.get(record.at.partition)) is not None:
+                partition.enqueue(record)
+
+    def restart(self, number: int, offset: int) -> None:
+        """Drop what is known of a partition, and read it again from `offset`."""
+        self._retire(number)
+        self._partitions[number] = Partition(number, self._context, offset)
+
+    def next(self) -> Partition | None:
+        """The partition whose turn it is, one record each; none while one of them must be read again."""
+        if self.rewinds:
+            return None
+        for number, partition in self._partitions.items():
+            if partition.waiting:
+                self._partitions[number] = self._partitions.pop(number)  # the others' turns come first now
+                return partition
+        return None
+
+    def committable(self, now_s: float) -> Mapping[int, int]:
+        """The offsets that may be committed at `now_s` by the monotonic clock."""
+        offsets = {partition.number: partition.committable(now_s) for partition in self}
+        return {number: offset for number, offset in offsets.items() if offset is not None}
+
+    async def clear_revoked(self) -> None:
+        """Clear the in-progress marks of partitions that were given up.
+
+        Raises:
+            StoreUnavailableError: the store is away; the rest is kept for the next try.
+        """
+        while self._revoked:
+            partition = self._revoked[0]
+            await partition.clear_marks()
+            self._revoked.remove(partition)
+
+    async def close(self) -> None:
+        """Drop everything that is not stored, and leave no record marked as in progress.
+
+        What open streams need stays known, for a last commit.
+
+        Raises:
+            StoreUnavailableError: the store is away.
+        """
+        for partition in self:
+            partition.cancel()
+        for partition in self:
+            await partition.clear_marks()
+        await self.clear_revoked()
+
+    def _retire(self, number: int) -> None:
+        partition = self._partitions.pop(number, None)
+        if partition is not None:
+            partition.cancel()
+            self._revoked.append(partition)

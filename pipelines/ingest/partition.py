@@ -1,0 +1,251 @@
+"""One assigned partition of the log: everything that a worker knows of it, from its assignment to its revocation.
+
+What becomes of a record:
+1. It is parsed; one that breaks the contract is dead-lettered, and its call goes on.
+2. Its stream is opened from the checkpoint, which makes this worker the owner: an earlier one is refused.
+3. It is marked as in progress before work on it begins, so that a record that kills its process is known by its second try.
+4. It is fed to its stream, which has its utterances analysed and stored (`stream_task.StreamTask`).
+"""
+
+import logging
+import time
+from collections import deque
+from functools import partial
+
+from pipelines.errors import (
+    BadFragmentError,
+    CallDeletedError,
+    FencedError,
+    MediaError,
+    SourceUnavailableError,
+    StoreUnavailableError,
+)
+from pipelines.ingest.context import WorkerContext
+from pipelines.ingest.orphans import OrphanedStreams
+from pipelines.ingest.progress import Progress
+from pipelines.ingest.quarantine import begin_work, dead_letter, feed_or_dead_letter
+from pipelines.ingest.stream_task import StreamTask
+from pipelines.log.records import in_share, parse_record
+from pipelines.log.source import Backlog, Gap
+from pipelines.types import Checkpoint, Counted, MediaFragment, Record
+
+logger = logging.getLogger(__name__)
+
+
+class Partition:
+    """The waiting records, the open streams and the offsets of one partition.
+
+    Its coroutines may wait for the store, however long. They run one at a time, and none after `cancel`.
+    """
+
+    def __init__(self, number: int, context: WorkerContext, rewind_to: int | None = None) -> None:
+        """`rewind_to` is where to read on, if not where the source stands."""
+        self.number, self.rewind_to = number, rewind_to
+        """Where the partition must be read again from, if it must."""
+        self.waiting: deque[Record] = deque()
+        self.progress = Progress(context.config.worker.commit_delay_s)
+        self._context, self._ledger, self._metrics = context, context.store.ledger, context.metrics
+        self._lost_before = 0
+        """Where the log goes on after the last gap found in it."""
+        self._streams: dict[tuple[str, str], StreamTask] = {}
+        self._gone_back_to: set[tuple[str, str, int | None]] = set()
+        """Places already rewound to, of streams that are not open yet."""
+        self._orphans = OrphanedStreams(number, context)
+        self._worked_on: list[int] = []
+        """Offsets of records whose work has ended and which the store still has marked as in progress."""
+
+    @property
+    def needed(self) -> int | None:
+        """The lowest offset that an open stream would have to be read again from; None where none is open."""
+        return min((stream.needed_offset for stream in self._streams.values() if not stream.finished), default=None)
+
+    @property
+    def failed(self) -> BaseException | None:
+        """What ended the storing of a stream, if anything did."""
+        return next((stream.failed for stream in self._streams.values() if stream.failed is not None), None)
+
+    def committable(self, now_s: float) -> int | None:
+        """The offset that may be committed at `now_s` by the monotonic clock; None where there is nothing to commit."""
+        return self.progress.committable(now_s, self.needed)
+
+    def enqueue(self, record: Record) -> None:
+        """Keep a record until its turn; one that was polled while a rewind is due will come again."""
+        if self.rewind_to is None:
+            self.waiting.append(record)
+
+    def note_gap(self, gap: Gap) -> None:
+        """The log has dropped records before they were read."""
+        logger.error("partition %d: the log has lost the records from %d to %d", self.number, gap.first, gap.next - 1)
+        self._metrics.records_lost.inc(max(0, gap.next - max(gap.first, self._lost_before)))
+        self._lost_before = max(gap.next, self._lost_before)
+
+    def rewind(self, offset: int) -> None:
+        """Read again from `offset`, from the next poll on; what waits will come again."""
+        self.waiting.clear()
+        if self.progress.read_to is not None:  # else everything that is still needed is to come
+            # What an earlier rewind has not been read up to again lies before this one.
+            self.rewind_to = min(self.progress.read_to, offset)
+            self.progress.rewind(offset)
+
+    def cancel(self) -> None:
+        """Drop everything that is not stored: the checkpoints hold what is."""
+        for stream in self._streams.values():
+            stream.cancel()
+        self._metrics.open_streams.dec(len(self._streams))
+
+    async def process_next(self) -> None:
+        """Bring the oldest waiting record to its end, or its utterances on their way.
+
+        Raises:
+            StoreUnavailableError, SourceUnavailableError: asked to stop while one of them was away.
+        """
+        await self._drop_ended()
+        if self.rewind_to is not None or not self.waiting:
+            return
+        record = self.waiting.popleft()
+        # Before the work: opening a stream may move it back.
+        self.progress.read(record.at.offset)
+        if not in_share(record.key, self._context.config.share):
+            return
+        try:
+            await self._process(record)
+        except BaseException:
+            # Neither analysed, skipped nor dead-lettered: a successor must read it again.
+            self.progress.rewind(record.at.offset)
+            raise
+
+    async def rest(self) -> None:
+        """Nothing can be processed now: count what needs no cut to move, and clear the marks of ended work."""
+        for stream in list(self._streams.values()):
+            await stream.while_owned(stream.count_unanalysed)
+        await self._drop_ended()
+        await self._context.stored(self.clear_marks)
+
+    async def clear_marks(self) -> None:
+        """Clear the in-progress marks of ended work, so that a later crash is not blamed on those records.
+
+        Raises:
+            StoreUnavailableError: the store is away; they are kept for the next try.
+        """
+        if self._worked_on:
+            await self._ledger.clear_in_progress(self.number, self._context.owner, self._worked_on)
+            self._worked_on = []
+
+    async def watch(self, backlog: Backlog | None, now_s: float) -> None:
+        """Mark streams that fell silent without a final fragment, and close them in the end, so that offsets can move.
+
+        While records wait in the log or here, no stream is silent; nor while the log does not answer (`backlog` is None).
+        """
+        unread = None if self.waiting else backlog
+        streams = [stream for stream in self._streams.values() if stream.closing_as is None]
+        if unread is None:
+            for stream in streams:
+                stream.fragment_at_s = now_s
+            self._orphans.restart(now_s)
+            return
+        since_s = now_s - unread.oldest_age_ms / 1000
+        for stream in streams:
+            await stream.watch(since_s, self._lost_before)
+        await self._drop_ended()
+        await self._orphans.watch(since_s, self._streams, self._lost_before)
+
+    async def _process(self, record: Record) -> None:
+        try:
+            fragment = parse_record(record, self._context.config.stream.limits)
+            stream = self._streams.get((fragment.call_id, fragment.stream)) or await self._open(fragment, record)
+            if stream is not None:
+                await self._pass_on(stream, fragment, record)
+        except (BadFragmentError, MediaError) as error:
+            await dead_letter(self._context, record, error.reason, str(error))
+        except CallDeletedError as error:
+            self._context.count_skipped(error.reason)
+        except (StoreUnavailableError, SourceUnavailableError):
+            raise
+        except Exception as error:  # whatever a record does, it must not stop the others
+            logger.exception("a record could not be handled: %s", record.at)
+            await dead_letter(self._context, record, "crashed", repr(error))
+
+    async def _pass_on(self, stream: StreamTask, fragment: MediaFragment, record: Record) -> None:
+        if stream.note.tenant != fragment.tenant:
+            raise BadFragmentError("bad_header", f"call {fragment.call_id} belongs to another tenant")
+        stream.fragment_at_s = time.monotonic()
+        if stream.is_dead(record.at.offset):
+            await stream.refuse(fragment, record, self._lost_before)
+        elif stream.closing_as == "closed":
+            # It speaks again while its last words are judged: begin anew from what is stored.
+            stream.cancel()
+            self._remove(stream)
+            self.rewind(min(stream.needed_offset, record.at.offset))
+        elif stream.closing_as:
+            stream.skip(record, "after_final", self._lost_before)
+        elif stream.state == "live" or await stream.while_owned(partial(stream.set_state, "live")):
+            await self._work(stream, fragment, record)
+
+    async def _work(self, stream: StreamTask, fragment: MediaFragment, record: Record) -> None:
+        ended = len(self._worked_on)
+        attempts = await begin_work(self._context, record, self._worked_on)
+        del self._worked_on[:ended]
+        try:
+            await feed_or_dead_letter(
+                self._context, stream, fragment, record, attempts=attempts, lost_before=self._lost_before
+            )
+        finally:
+            self._worked_on.append(record.at.offset)
+
+    async def _open(self, fragment: MediaFragment, record: Record) -> StreamTask | None:
+        """Take a stream over from whoever owned it; None where nothing of it is to be analysed now.
+
+        1. Become its owner, and learn how far it is stored.
+        2. One that is closed and accounted for, or final, takes nothing more.
+        3. Where reading began after the place it must be resumed from, go back there: the store knows what is done.
+        4. Note in the store that it is open, before anything of it is analysed.
+        """
+        call_id, name, offset = fragment.call_id, fragment.stream, record.at.offset
+        owner = self._context.next_owner()
+        checkpoint = await self._context.stored(  # 1
+            lambda: self._context.store.open_stream(
+                call_id, fragment.tenant, name, owner, record.appended_ms, partition=self.number, offset=offset
+            )
+        )
+        if checkpoint is None or checkpoint.final:  # 2
+            if checkpoint is not None:
+                await self._count_after_final(fragment, offset, checkpoint)
+            return None
+        place = (call_id, name, checkpoint.resume_at)
+        if checkpoint.resume_at is not None and checkpoint.resume_at < offset and place not in self._gone_back_to:  # 3
+            # Once: where the log has lost that place, what is left of the stream goes on behind a gap.
+            self._gone_back_to.add(place)
+            self.rewind(checkpoint.resume_at)
+            return None
+        self._gone_back_to.discard(place)
+        stream = StreamTask(fragment, checkpoint, at=record.at, owner=owner, context=self._context)
+        await self._context.stored(lambda: self._ledger.note_open(self.number, stream.note))  # 4
+        self._streams[call_id, name] = stream
+        self._metrics.open_streams.inc()
+        return stream
+
+    async def _count_after_final(self, fragment: MediaFragment, offset: int, checkpoint: Checkpoint) -> None:
+        if offset in checkpoint.dead_letters or offset < checkpoint.account.counted_to:
+            return
+        counted = Counted(offset + 1, offset, {"already_stored": 1})
+        count = partial(self._context.store.count, fragment.call_id, fragment.stream, counted, owner=None)
+        try:
+            await self._context.stored(count)
+        except FencedError:  # the store has forgotten meanwhile that it is final
+            self.rewind(offset)
+        else:
+            self._context.count_skipped("already_stored")
+
+    async def _drop_ended(self) -> None:
+        """Forget streams that have ended; one that was lost is read again, in case the partition is still ours."""
+        for stream in [one for one in self._streams.values() if one.ended]:
+            await stream.over.wait()
+            self._remove(stream)
+            if stream.lost is not None:
+                logger.warning("its state is dropped: %s", stream.lost)
+                self._metrics.fenced.inc()
+                self.rewind(stream.needed_offset)
+
+    def _remove(self, stream: StreamTask) -> None:
+        del self._streams[stream.note.call_id, stream.note.stream]
+        self._metrics.open_streams.dec()

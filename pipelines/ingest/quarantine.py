@@ -1,0 +1,112 @@
+"""Records that cannot be analysed: how often their work began, whether they kill, and their way to the dead-letter topic."""
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from functools import partial
+
+from pipelines.errors import BadFragmentError, MediaError
+from pipelines.ingest.context import WorkerContext
+from pipelines.ingest.sandbox import trial
+from pipelines.ingest.stream_task import StreamTask
+from pipelines.log.dead_letter import letter_headers, letter_key
+from pipelines.log.producer import RECORD_MAX_BYTES
+from pipelines.log.records import is_call_id
+from pipelines.store.ledger import Owned
+from pipelines.types import TOPIC_DEAD_LETTER, MediaFragment, Record
+
+logger = logging.getLogger(__name__)
+
+SUSPECT_ATTEMPTS = 2
+"""After so many processes died over a record it is tried in one of its own."""
+ATTEMPTS_MAX = 4
+"""After so many it is dead-lettered, whatever that trial says: it may kill only together with what came before it."""
+
+
+async def begin_work(context: WorkerContext, record: Record, ended: Iterable[int]) -> int:
+    """Mark a record as in progress before its work begins, and clear the marks of others of its partition.
+
+    Returns:
+        How many workers have begun it without an end, this one included: 1, unless a process died over it.
+    """
+    offsets = list(ended)
+    return await context.stored(lambda: context.store.ledger.mark_in_progress(record.at, context.owner, offsets))
+
+
+async def feed_or_dead_letter(
+    context: WorkerContext,
+    stream: StreamTask,
+    fragment: MediaFragment,
+    record: Record,
+    *,
+    attempts: int,
+    lost_before: int,
+) -> None:
+    """Feed a fragment to its stream; one that cannot be analysed, or that kills, is dead-lettered instead.
+
+    `attempts` is what `begin_work` told, `lost_before` where the log goes on after its last gap.
+    """
+    refusal = await _refusal(context, stream, fragment, record, attempts=attempts, lost_before=lost_before)
+    if refusal is None:
+        return
+    died = attempts - 1 if refusal.reason == "killed" else attempts  # this process has not died over it
+    send = partial(dead_letter, context, record, refusal.reason, str(refusal), attempts=died, owned=stream.owned)
+    if await stream.while_owned(send):
+        await stream.refuse(fragment, record, lost_before)
+
+
+async def _refusal(
+    context: WorkerContext,
+    stream: StreamTask,
+    fragment: MediaFragment,
+    record: Record,
+    *,
+    attempts: int,
+    lost_before: int,
+) -> MediaError | BadFragmentError | None:
+    """Why a fragment cannot be analysed; None where its stream has taken it."""
+    try:
+        verdict = await _verdict(context, fragment, attempts)
+        if verdict is not None:
+            return BadFragmentError("killed", verdict)
+        await stream.feed(fragment, record, lost_before)
+    except MediaError as error:
+        return error
+    except Exception as error:  # whatever a fragment does to a decoder, it must not stop the others
+        logger.exception("a fragment could not be decoded: %s", record.at)
+        return BadFragmentError("crashed", repr(error))
+    return None
+
+
+async def _verdict(context: WorkerContext, fragment: MediaFragment, attempts: int) -> str | None:
+    """Why a fragment is to blame for the processes that died over it; None for any other."""
+    if attempts <= SUSPECT_ATTEMPTS:
+        return None
+    verdict = await asyncio.to_thread(trial, fragment, context.config.stream)
+    if verdict is None and attempts > ATTEMPTS_MAX:
+        return f"{attempts - 1} processes ended while they worked on it"
+    return verdict
+
+
+async def dead_letter(
+    context: WorkerContext, record: Record, reason: str, detail: str, *, attempts: int = 1, owned: Owned | None = None
+) -> None:
+    """Send a record to the dead-letter topic and note it, once; one that is only read again is left as it is.
+
+    Raises:
+        FencedError: the stream is not `owned` any more.
+    """
+    key = letter_key(record)
+    call_id = key if is_call_id(key) else None
+    ledger = context.store.ledger
+    if call_id is not None and await context.stored(lambda: ledger.is_dead_letter(call_id, record.at, owned)):
+        return
+    logger.warning("dead-lettered (%s): %s", reason, detail)
+    value = record.value[:RECORD_MAX_BYTES]
+    await context.send(TOPIC_DEAD_LETTER, key, value, letter_headers(record, reason, detail, attempts))
+    if call_id is not None and not await context.stored(
+        lambda: ledger.note_dead_letter(call_id, record.at, reason, owned)
+    ):
+        return
+    context.metrics.fragments_in.inc()
+    context.metrics.fragments_dead_lettered.labels(reason).inc()

@@ -1,0 +1,122 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import wave
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import redis
+from typer.testing import CliRunner
+
+from deployments.cli.console import CommandError
+from deployments.cli.main import app
+from deployments.cli.send import Journal
+from deployments.sample import ANGRY_TO_CONTENT
+from models.types import Modality
+from pipelines.log.records import parse_record
+from pipelines.log.redis_streams import RedisStreamSource
+from pipelines.settings import MediaLimits
+from pipelines.types import TOPIC_MEDIA, MediaFragment, Participant
+from tests.eventually import wait_until
+
+
+@pytest.fixture
+def half_minute(tmp_path: Path) -> Path:
+    path = tmp_path / "half minute.wav"
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(8000)
+        file.writeframes(np.random.default_rng(0).integers(-99, 99, 30 * 8000, dtype=np.int16).astype("<i2").tobytes())
+    return path
+
+
+def sent_to(url: str) -> list[MediaFragment]:
+    """Every fragment in the log at `url`, in order."""
+    with redis.Redis.from_url(url) as client:
+        wanted = int(client.xlen(f"ut:log:{{{TOPIC_MEDIA}}}"))
+    source = RedisStreamSource(url, group="test")
+    found: list[MediaFragment] = []
+    while len(found) < wanted:
+        found += [parse_record(record, MediaLimits()) for record in source.poll(1, 100).records]
+    source.close()
+    return found
+
+
+def test_send_puts_the_whole_call_into_the_log(redis_cli: CliRunner, redis_url: str) -> None:
+    options = ["--participants", "agent,customer", "--call-id", "a:1", "--tenant", "shop", "--consent", "customer=text"]
+
+    ended = redis_cli.invoke(app, ["send", str(ANGRY_TO_CONTENT), *options, "--json"])
+
+    assert ended.exit_code == 0
+    found = sent_to(redis_url)
+    assert json.loads(ended.stdout) == {"call_id": "a:1", "stream": "main", "tenant": "shop", "fragments": len(found)}
+    assert [fragment.seq for fragment in found] == list(range(len(found)))
+    assert [fragment.final for fragment in found] == [False] * (len(found) - 1) + [True]
+    assert {fragment.call_id for fragment in found} == {"a:1"}
+    assert {fragment.tenant for fragment in found} == {"shop"}
+    assert found[0].consent == {Participant.CUSTOMER: frozenset({Modality.TEXT})}
+
+
+def test_two_files_are_sent_as_one_stream_of_two_channels(
+    redis_cli: CliRunner, redis_url: str, half_minute: Path
+) -> None:
+    ended = redis_cli.invoke(app, ["send", str(half_minute), str(half_minute), "--participants", "agent,customer"])
+
+    assert ended.exit_code == 0
+    found = sent_to(redis_url)
+    assert {fragment.content_type for fragment in found} == {"audio/L16;rate=16000;channels=2"}
+    assert {fragment.consent for fragment in found} == {None}
+    assert sum(len(fragment.media) for fragment in found) == 30 * 16_000 * 4
+
+
+@pytest.mark.slow  # waits for the clock
+def test_an_interrupted_send_says_how_to_go_on_and_goes_on(redis_url: str, half_minute: Path, tmp_path: Path) -> None:
+    environment = {
+        **os.environ,
+        "UNDERTONE_REDIS": redis_url,
+        "UNDERTONE_CACHE_DIR": str(tmp_path),
+        "UNDERTONE_KAFKA": "",
+    }
+    command = [
+        sys.executable,
+        "-c",
+        # A shell that runs the tests in the background has SIGINT ignored; whoever presses Ctrl-C has not.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from deployments.cli.main import app; app()",
+        "send",
+        str(half_minute),
+        "--call-id",
+        "c",
+    ]
+    with redis.Redis.from_url(redis_url) as client:
+        sending = subprocess.Popen([*command, "--pace", "realtime"], env=environment, stderr=subprocess.PIPE, text=True)
+        log = f"ut:log:{{{TOPIC_MEDIA}}}"
+        wait_until(lambda: int(client.xlen(log)) >= 2 or sending.poll() is not None)
+        assert sending.poll() is None
+        sending.send_signal(signal.SIGINT)
+        _, hint = sending.communicate(timeout=60)
+
+    assert sending.returncode == 130
+    assert "Traceback" not in hint
+    assert f"undertone send '{half_minute}' --call-id c --pace realtime --resume" in hint
+
+    resumed = subprocess.run([*command, "--resume"], env=environment, capture_output=True, text=True, check=False)
+    assert resumed.returncode == 0
+    seqs = [fragment.seq for fragment in sent_to(redis_url)]
+    assert sorted(set(seqs)) == list(range(30))
+    assert len(seqs) <= 31  # the one that was under way when Ctrl-C came may stand there twice
+
+
+def test_resume_refuses_another_file_and_a_call_that_was_not_interrupted(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "a.json", {"files": [["a.wav", 10]]})
+
+    with pytest.raises(CommandError, match="nothing to resume"):
+        journal.next_seq()
+    journal.write(7)
+    assert journal.next_seq() == 7
+    with pytest.raises(CommandError, match="something else"):
+        replace(journal, sent={"files": [["b.wav", 10]]}).next_seq()

@@ -1,0 +1,115 @@
+import json
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from deployments.cli.main import app
+from deployments.cli.train import DATASETS_HELP
+from models.evaluate import DATASETS
+from models.recipes import FOLDS
+from models.recipes.debug import debug
+from models.recipes.recipe import Recipe
+
+
+@pytest.mark.parametrize("command", [["train", "debug", "--out", "out"], ["evaluate", "audio", "--dataset", "ravdess"]])
+def test_without_the_train_group_one_line_says_what_to_run(
+    cli: CliRunner, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+
+    ended = cli.invoke(app, [*command, "--data", "."])
+
+    assert ended.exit_code == 1
+    assert "uv sync --group train" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_the_help_names_every_data_set() -> None:
+    told = {
+        (part.split(": ")[0], name)
+        for part in DATASETS_HELP[:-1].split("; ")
+        for name in part.split(": ")[1].split(", ")
+    }
+
+    assert told == {(modality, name) for modality, sets in DATASETS.items() for name in sets}
+
+
+@pytest.fixture
+def tweets(tmp_path: Path) -> Path:
+    (tmp_path / "data" / "airline").mkdir(parents=True)
+    table = "airline_sentiment,text\nnegative,this is the worst service ever\npositive,thank you so much\n"
+    (tmp_path / "data" / "airline" / "kept_back.csv").write_text(table)
+    return tmp_path / "data"
+
+
+def test_evaluate_prints_one_json_object(cli: CliRunner, tweets: Path) -> None:
+    ended = cli.invoke(
+        app, ["evaluate", "text", "--dataset", "tweets", "--data", str(tweets), "--split", "all", "--json"]
+    )
+
+    assert ended.exit_code == 0
+    assert len(ended.stdout.splitlines()) == 1
+    found = json.loads(ended.stdout)
+    assert list(found) == ["dataset", "split", "n", "skipped", "tasks"]
+    assert (found["dataset"], found["split"], found["n"], found["skipped"]) == ("tweets", "all", 2, 0)
+    assert {"labels", "metrics", "intervals", "constant"} <= set(found["tasks"]["polarity"])
+
+
+def test_evaluate_shows_intervals_constant_classes_and_confusion_and_writes_a_report(
+    cli: CliRunner, tweets: Path, tmp_path: Path
+) -> None:
+    command = ["evaluate", "text", "--dataset", "tweets", "--data", str(tweets), "--split", "all"]
+
+    ended = cli.invoke(app, [*command, "--report", str(tmp_path / "report")])
+
+    assert ended.exit_code == 0
+    lines = ended.stdout.splitlines()
+    assert lines[1].split() == ["task", "metric", "network", "95", "%", "interval", "constant"]
+    assert lines[2].split()[:3] == ["polarity", "accuracy", "1.0000"]
+    assert "polarity, by class" in ended.stdout
+    assert "truth / answer" in ended.stdout
+    assert (tmp_path / "report" / "report.json").is_file()
+    assert (tmp_path / "report" / "polarity_roc.png").is_file()
+
+
+def test_evaluate_all_shows_what_lies_there_in_one_table(cli: CliRunner, tweets: Path) -> None:
+    command = ["evaluate", "all", "--data", str(tweets), "--split", "all"]
+
+    table, as_json = cli.invoke(app, command), cli.invoke(app, [*command, "--json"])
+
+    assert (table.exit_code, as_json.exit_code) == (0, 0)
+    (row,) = [line.split() for line in table.stdout.splitlines() if line.split()[:2] == ["text", "tweets"]]
+    assert row[2:6] == ["polarity", "2", "1.000", "(0.500)"]
+    assert "audio emodb: no" in table.stderr
+    judged = [one for one in json.loads(as_json.stdout)["evaluations"] if "tasks" in one]
+    assert [(one["modality"], one["dataset"], one["n"]) for one in judged] == [("text", "tweets", 2)]
+
+
+@pytest.mark.slow
+def test_train_prints_one_json_object(cli: CliRunner, tmp_path: Path) -> None:
+    ended = cli.invoke(app, ["train", "debug", "--data", str(tmp_path), "--out", str(tmp_path / "out"), "--json"])
+
+    assert ended.exit_code == 0
+    assert json.loads(ended.stdout)["recipe"] == "debug"
+    assert (tmp_path / "out" / "debug.safetensors").is_file()
+
+
+def debug_folds(data: Path) -> list[Callable[[], Recipe]]:
+    return [partial(debug, data)] * 2
+
+
+@pytest.mark.slow
+def test_train_folds_prints_mean_and_standard_deviation(
+    cli: CliRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(FOLDS, "debug", f"{__name__}:debug_folds")
+    ended = cli.invoke(app, ["train", "debug", "--data", str(tmp_path), "--out", str(tmp_path / "out"), "--folds"])
+
+    assert ended.exit_code == 0
+    assert "of 2 folds" in ended.stdout
+    assert "accuracy 1.0000 ± 0.0000" in ended.stdout
+    assert (tmp_path / "out" / "fold_2" / "debug.safetensors").is_file()

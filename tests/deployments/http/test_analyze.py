@@ -1,0 +1,137 @@
+import json
+
+import av
+import numpy as np
+import pytest
+
+from deployments.sample import ANGRY_TO_CONTENT
+from models.types import FloatArray, Modality
+from pipelines.types import UtteranceSentiment
+from tests.deployments.http.site import Site, png, problem, wav
+from tests.pipelines.media_files import film
+from tests.pipelines.stored import CUSTOMER
+
+AS_JSON = {"content-type": "application/json"}
+
+
+async def test_a_text_is_judged_at_once(site: Site) -> None:
+    as_json = await site.client.post("/v1/analyze", json={"text": "Three weeks!"})
+    as_form = await site.client.post("/v1/analyze", files={"text": (None, "Three weeks!")})
+
+    assert as_json.status_code == 200
+    (judged,) = [UtteranceSentiment.model_validate(found) for found in as_json.json()["results"]]
+    assert judged.modalities[Modality.TEXT].used
+    assert judged.participant is CUSTOMER
+    assert as_form.json() == as_json.json()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (33, 17), (2000, 3)])
+async def test_a_picture_is_one_utterance(site: Site, size: tuple[int, int]) -> None:
+    answer = await site.client.post("/v1/analyze", content=png(*size), headers={"content-type": "image/png"})
+
+    (judged,) = [UtteranceSentiment.model_validate(found) for found in answer.json()["results"]]
+    assert judged.modalities[Modality.VIDEO].used
+    assert not judged.modalities[Modality.AUDIO].used
+
+
+@pytest.fixture(scope="module")
+def speech() -> FloatArray:
+    """Two seconds of the sample call in which the agent speaks: mono (32000,) at 16 kHz."""
+    with av.open(str(ANGRY_TO_CONTENT)) as container:
+        resampler = av.AudioResampler("fltp", "stereo", 16_000)
+        blocks = [part.to_ndarray() for frame in container.decode(audio=0) for part in resampler.resample(frame)]
+    return np.concatenate(blocks, axis=1)[0, 16_000:48_000].astype(np.float32)
+
+
+async def test_each_utterance_of_a_recording_is_judged(site: Site, speech: FloatArray) -> None:
+    pause = np.zeros(16_000, np.float32)
+    media = wav(np.concatenate([speech, pause, speech, pause])[None], 16_000)
+
+    answer = await site.client.post(
+        "/v1/analyze?participants=agent", content=media, headers={"content-type": "application/octet-stream"}
+    )
+
+    judged = [UtteranceSentiment.model_validate(found) for found in answer.json()["results"]]
+    assert len(judged) == 2
+    assert judged[0].end_ms < judged[1].start_ms
+    assert all(found.modalities[Modality.AUDIO].used for found in judged)
+    assert all(found.consent == (Modality.TEXT,) for found in judged)
+
+
+async def test_a_film_in_a_form_is_analysed(site: Site, speech: FloatArray) -> None:
+    media = film(
+        "mp4",
+        sound_codec="aac",
+        samples=np.concatenate([speech, np.zeros(16_000, np.float32)])[None],
+        picture_codec="mpeg4",
+        seconds=3.0,
+    )
+
+    answer = await site.client.post("/v1/analyze", files={"file": ("film.mp4", media, "image/png")})
+
+    (judged,) = [UtteranceSentiment.model_validate(found) for found in answer.json()["results"]]
+    assert judged.modalities[Modality.AUDIO].used
+    assert judged.modalities[Modality.VIDEO].used
+
+
+@pytest.mark.parametrize(
+    ("params", "consent"),
+    [
+        ({"tenant": "quiet"}, ["text"]),
+        ({"tenant": "quiet", "consent": "customer=audio"}, ["audio"]),
+        ({"tenant": "another"}, ["audio", "text", "video"]),
+    ],
+)
+async def test_the_tenants_policy_holds_where_the_request_says_nothing(
+    site: Site, speech: FloatArray, params: dict[str, str], consent: list[str]
+) -> None:
+    recording = wav(np.concatenate([speech, np.zeros(16_000, np.float32)])[None], 16_000)
+
+    of_text = await site.client.post("/v1/analyze", params=params, json={"text": "Three weeks!"})
+    of_sound = await site.client.post("/v1/analyze", params=params, content=recording)
+
+    judged = [*of_text.json()["results"], *of_sound.json()["results"]]
+    assert [found["consent"] for found in judged] == [consent, consent]
+
+
+async def test_a_recording_in_which_nobody_speaks_gives_nothing(site: Site) -> None:
+    answer = await site.client.post("/v1/analyze", content=wav(np.zeros((1, 8000), np.float32)))
+
+    assert answer.json() == {"results": []}
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "status", "reason"),
+    [
+        ("application/json", b"", 400, "no_body"),
+        ("application/json", b"{", 400, "bad_json"),
+        ("application/json", b"\xff\xfe", 400, "bad_json"),
+        ("application/json", b"[" * 200_000, 400, "bad_json"),
+        ("application/json", b"[]", 422, "invalid_input"),
+        ("application/json", b'{"text": ""}', 422, "invalid_input"),
+        ("application/json", b'{"text": "a", "voice": "b"}', 422, "invalid_input"),
+        ("application/json", json.dumps({"text": "a" * 10_001}).encode(), 422, "invalid_input"),
+        ("application/json", b'{"text": "fail"}', 503, "encoder_unavailable"),
+        ("image/png", b"not a picture at all", 415, "undecodable"),
+        ("image/png", png(40, 40)[:60], 415, "undecodable"),
+        ("image/png", png(9000, 9000), 415, "undecodable"),
+        ("audio/L16", b"1234", 415, "undecodable"),
+        ("audio/L16;rate=8000", bytes(300_001), 413, "oversize"),
+        ("audio/PCMU", bytes(64_000), 413, "too_long"),
+        ("multipart/form-data; boundary=x", b"--x--\r\n", 400, "no_body"),
+        ("multipart/form-data", b"--x--\r\n", 400, "bad_form"),
+    ],
+)
+async def test_what_cannot_be_analysed_is_refused_by_name(
+    site: Site, content_type: str, body: bytes, status: int, reason: str
+) -> None:
+    answer = await site.client.post("/v1/analyze", content=body, headers={"content-type": content_type})
+
+    problem(answer, status, reason)
+
+
+async def test_json_may_be_as_long_as_the_longest_text_and_no_longer(site: Site) -> None:
+    text = "\N{GRINNING FACE}" * 10_000
+
+    assert (await site.client.post("/v1/analyze", content=json.dumps({"text": text}), headers=AS_JSON)).is_success
+    problem(await site.client.post("/v1/analyze", content=b" " * 300_000, headers=AS_JSON), 413, "oversize")

@@ -1,0 +1,88 @@
+from datetime import UTC, datetime
+
+import pytest
+
+from deployments.http.bodies import CallPage, CallWithSummary, Trends, UtterancePage
+from tests.deployments.http.site import Site, problem, result
+from tests.pipelines.stored import AGENT, STARTED_MS
+
+
+async def test_a_call_comes_with_its_summary(site: Site) -> None:
+    await site.call(result(0, -2.0), result(3_000, -1.0, participant=AGENT))
+
+    call = CallWithSummary.model_validate((await site.client.get("/v1/calls/a-17")).json())
+
+    assert call.status == "live"
+    assert call.started_at == datetime.fromtimestamp(STARTED_MS / 1000, UTC)
+    assert call.utterances == 2
+    assert call.summary.headline.startswith("The customer was unhappy.")
+    assert not call.summary.final
+
+
+async def test_utterances_come_in_pages(site: Site) -> None:
+    stored = [result(at * 1000) for at in range(5)]
+    await site.call(*stored)
+
+    first = UtterancePage.model_validate((await site.client.get("/v1/calls/a-17/utterances?limit=3")).json())
+    rest = await site.client.get("/v1/calls/a-17/utterances", params={"cursor": first.next_cursor or ""})
+
+    assert first.utterances + UtterancePage.model_validate(rest.json()).utterances == stored
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ({}, ["glad", "angry"]),
+        ({"polarity": "negative"}, ["angry"]),
+        ({"emotion": "joy"}, ["glad"]),
+        ({"min_score": "1"}, ["glad"]),
+        ({"max_score": "-1", "participant": "customer"}, ["angry"]),
+        ({"participant": "agent"}, []),
+        ({"tenant": "acme"}, []),
+        ({"since": "2025-10-09T08:53:20Z"}, ["glad", "angry"]),
+        ({"since": "2025-10-09T08:53:21+00:00"}, []),
+        ({"until": "2025-10-09T10:53:20+02:00"}, []),
+    ],
+)
+async def test_calls_are_filtered(site: Site, query: dict[str, str], found: list[str]) -> None:
+    await site.call(result(0, -2.0, call_id="angry"), call_id="angry")
+    await site.call(result(0, 2.0, call_id="glad"), call_id="glad")
+
+    page = CallPage.model_validate((await site.client.get("/v1/calls", params=query)).json())
+
+    assert [call.call_id for call in page.calls] == found
+
+
+async def test_calls_come_in_pages(site: Site) -> None:
+    for name in "abc":
+        await site.call(call_id=name)
+
+    first = CallPage.model_validate((await site.client.get("/v1/calls?limit=2")).json())
+    rest = await site.client.get("/v1/calls", params={"cursor": first.next_cursor or "", "limit": 2})
+
+    assert [call.call_id for call in first.calls] == ["c", "b"]
+    assert [call.call_id for call in CallPage.model_validate(rest.json()).calls] == ["a"]
+
+
+async def test_trends_are_by_minute_and_at_most_a_week(site: Site) -> None:
+    await site.call(result(0, -2.0), result(1_000, 1.0), result(200_000, 3.0))
+    since = {"since": "2025-10-09T00:00:00Z", "until": "2025-10-10T00:00:00Z"}
+
+    trends = Trends.model_validate((await site.client.get("/v1/trends", params=since)).json())
+    now = Trends.model_validate((await site.client.get("/v1/trends")).json())
+    long = await site.client.get("/v1/trends", params={**since, "until": "2025-11-09T00:00:00Z"})
+
+    assert [(minute.utterances, minute.score_mean) for minute in trends.minutes] == [(2, -0.5), (1, 3.0)]
+    assert now.minutes == []
+    problem(long, 422, "range_too_long")
+
+
+async def test_a_deleted_call_is_gone(site: Site) -> None:
+    await site.call(result(0))
+
+    assert (await site.client.delete("/v1/calls/a-17?tenant=acme")).status_code == 404
+    answer = await site.client.delete("/v1/calls/a-17")
+
+    assert (answer.status_code, answer.content) == (204, b"")
+    problem(await site.client.get("/v1/calls/a-17"), 404, "unknown_call")
+    problem(await site.client.delete("/v1/calls/a-17"), 404, "unknown_call")

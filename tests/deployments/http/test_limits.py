@@ -1,0 +1,35 @@
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from deployments.http.limits import BodyRoom, HttpLimits, PacedMedia
+from deployments.http.problems import ProblemError
+
+
+def test_bodies_share_their_room_and_give_it_back() -> None:
+    room = BodyRoom(100)
+    with room.share() as first, room.share() as second:
+        first(60)
+        with pytest.raises(ProblemError) as refused:
+            second(41)
+        assert (refused.value.status, refused.value.reason) == (503, "busy")
+        second(40)
+    with room.share() as third:
+        third(100)
+
+
+async def never() -> AsyncIterator[bytes]:
+    yield b"a"
+    await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize(("whole_max_s", "reason"), [(60.0, "idle"), (0.01, "too_slow")])
+async def test_a_sender_of_little_has_no_more_time_than_a_silent_one(whole_max_s: float, reason: str) -> None:
+    media = PacedMedia(never(), HttpLimits(idle_max_s=0.02), whole_max_s)
+
+    assert await media.next() == b"a"
+    with pytest.raises(ProblemError) as refused:
+        await media.next()
+
+    assert (refused.value.status, refused.value.reason) == (408, reason)

@@ -1,0 +1,180 @@
+import asyncio
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+
+from deployments.http.api import create_api
+from deployments.http.bodies import Accepted, Links
+from models.types import Modality
+from pipelines.settings import AppConfig
+from pipelines.store.store import Store
+from tests.deployments.http.site import (
+    LosingProducer,
+    Site,
+    judge,
+    never_healthy,
+    problem,
+    wav,
+)
+from tests.eventually import eventually
+from tests.pipelines.media_files import sound
+from tests.pipelines.stored import AGENT, CUSTOMER
+
+
+async def test_an_upload_becomes_fragments_in_the_log(site: Site) -> None:
+    answer = await site.client.post(
+        "/v1/calls",
+        params={"call_id": "a-17", "participants": "agent,customer", "consent": "agent=text;customer=audio+text"},
+        content=wav(sound(2.5, 8000, 2)),
+        headers={"content-type": "audio/wav"},
+    )
+
+    assert answer.status_code == 202
+    accepted = Accepted.model_validate(answer.json())
+    assert accepted.links == Links.of("a-17")
+    found = site.fragments()
+    assert accepted.fragments == len(found) >= 2
+    assert [piece.seq for piece in found] == list(range(len(found)))
+    assert [piece.final for piece in found] == [False] * (len(found) - 1) + [True]
+    assert {piece.call_id for piece in found} == {"a-17"}
+    assert found[0].participants == (AGENT, CUSTOMER)
+    assert found[0].consent == {AGENT: frozenset({Modality.TEXT}), CUSTOMER: frozenset({Modality.AUDIO, Modality.TEXT})}
+
+
+async def test_raw_sound_is_cut_by_its_content_type(site: Site) -> None:
+    answer = await site.client.post(
+        "/v1/calls?participants=agent,customer",
+        content=bytes(16_000 * 2),
+        headers={"content-type": "audio/PCMU;rate=8000;channels=2"},
+    )
+
+    assert answer.status_code == 202
+    found = site.fragments()
+    assert [len(piece.media) for piece in found] == [16_000, 16_000]
+    assert found[0].content_type == "audio/PCMU;rate=8000;channels=2"
+
+
+async def test_an_upload_is_in_the_log_before_it_has_all_come(site: Site) -> None:
+    """Streamed, not buffered: the body's second half is only sent once the first is in the log."""
+
+    async def body() -> AsyncIterator[bytes]:
+        yield bytes(32_000)
+        await eventually(lambda: asyncio.to_thread(site.fragments))
+        yield bytes(8_000)
+
+    answer = await site.client.post(
+        "/v1/calls?participants=customer", content=body(), headers={"content-type": "audio/PCMU"}
+    )
+
+    assert answer.status_code == 202
+    assert Accepted.model_validate(answer.json()).fragments == 5
+
+
+@pytest.mark.parametrize(
+    ("query", "body", "status", "reason"),
+    [
+        ("participants=customer", b"", 400, "no_body"),
+        ("", b"abc", 422, "invalid_input"),
+        ("participants=bob", b"abc", 422, "invalid_input"),
+        ("participants=customer&consent=customer:all", b"abc", 422, "invalid_input"),
+        ("participants=customer&call_id=a%20b", b"abc", 422, "invalid_input"),
+        ("participants=customer&call_id=" + "a" * 129, b"abc", 422, "invalid_input"),
+        ("participants=customer&colour=red", b"abc", 422, "invalid_input"),
+        ("participants=customer", b"This is a text file named .mp4.\n" * 100, 415, "undecodable"),
+    ],
+)
+async def test_a_bad_upload_is_refused_by_name(site: Site, query: str, body: bytes, status: int, reason: str) -> None:
+    answer = await site.client.post(f"/v1/calls?{query}", content=body, headers={"content-type": "video/mp4"})
+
+    problem(answer, status, reason)
+    assert site.fragments() == []
+
+
+async def test_an_upload_without_a_body_is_told_what_to_send(site: Site) -> None:
+    detail = problem(await site.client.post("/v1/calls"), 400, "no_body")["detail"]
+
+    assert "curl" in detail
+
+
+async def test_an_upload_over_the_limit_is_refused_before_anything_of_it_is_taken(site: Site) -> None:
+    answer = await site.client.post(
+        "/v1/calls?participants=customer", content=bytes(500_000), headers={"content-type": "audio/PCMU"}
+    )
+
+    problem(answer, 413, "oversize")
+    assert site.fragments() == []
+
+
+async def test_an_upload_of_unknown_length_is_analysed_up_to_the_limit(site: Site) -> None:
+    async def body() -> AsyncIterator[bytes]:
+        for _ in range(50):
+            yield bytes(10_000)
+
+    answer = await site.client.post(
+        "/v1/calls?participants=customer", content=body(), headers={"content-type": "audio/PCMU"}
+    )
+
+    problem(answer, 413, "oversize")
+    found = site.fragments()
+    assert sum(len(piece.media) for piece in found) == 400_000
+    assert found[-1].final
+
+
+async def test_media_over_the_limit_is_not_analysed_before_anything_of_it_is_read(site: Site) -> None:
+    async def body() -> AsyncIterator[bytes]:
+        yield b""
+        raise AssertionError("the body was read")
+
+    answer = await site.client.post(
+        "/v1/analyze", content=body(), headers={"content-length": str(10 << 20), "content-type": "audio/wav"}
+    )
+
+    problem(answer, 413, "oversize")
+
+
+async def test_a_call_of_another_tenant_or_a_stream_that_is_over_takes_no_media(site: Site) -> None:
+    await site.call(final=True)
+    media, path = wav(sound(0.5, 8000)), "/v1/calls?participants=customer&call_id=a-17"
+
+    other = await site.client.post(f"{path}&tenant=acme", content=media)
+    again = await site.client.post(path, content=media)
+    more = await site.client.post(f"{path}&stream=webcam", content=media)
+
+    problem(other, 409, "call_id_taken")
+    problem(again, 409, "stream_exists")
+    assert more.status_code == 202
+
+
+async def test_a_record_lost_fails_every_upload_that_was_on_its_way(redis_url: str) -> None:
+    """A producer drops all that waits in it when it loses one record, whoever's it is."""
+    store = Store.connect(redis_url)
+    api = create_api(store=store, producer=LosingProducer(), analyse=judge, health=never_healthy, config=AppConfig())
+    begun, lost = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield bytes(20_000)
+        begun.set()
+        await lost.wait()
+        yield bytes(20_000)
+
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://t") as client:
+        headers = {"content-type": "audio/PCMU"}
+        waiting = asyncio.create_task(client.post("/v1/calls?participants=customer", content=slow(), headers=headers))
+        await begun.wait()
+        unlucky = await client.post(
+            "/v1/calls?participants=customer&call_id=unlucky", content=bytes(9_000), headers=headers
+        )
+        lost.set()
+        other = await waiting
+
+    problem(unlucky, 503, "source_unavailable")
+    problem(other, 503, "source_unavailable")
+    await store.close()
+
+
+@pytest.mark.parametrize("path", ["/v1/calls?participants=customer", "/v1/analyze"])
+async def test_a_length_of_thousands_of_digits_is_too_long(site: Site, path: str) -> None:
+    answer = await site.client.post(path, content=b"a", headers={"content-length": "9" * 5_000})
+
+    assert len(problem(answer, 413, "oversize")["detail"]) < 200

@@ -1,0 +1,61 @@
+from collections.abc import AsyncIterator
+
+import pytest
+
+from deployments.http.bodies import Accepted
+from tests.deployments.http.site import Site, problem, wav
+from tests.pipelines.media_files import sound
+
+
+async def test_a_form_with_its_file_last_is_an_upload_too(site: Site) -> None:
+    answer = await site.client.post(
+        "/v1/calls",
+        data={"participants": "customer", "stream": "webcam", "tenant": "acme", "start_ms": "5000"},
+        files={"file": ("call.wav", wav(sound(1.5, 8000)), "text/plain")},
+    )
+
+    accepted = Accepted.model_validate(answer.json())
+    found = site.fragments()
+    assert accepted.stream == "webcam"
+    assert {(piece.call_id, piece.tenant, piece.stream) for piece in found} == {(accepted.call_id, "acme", "webcam")}
+    assert {piece.consent for piece in found} == {None}
+    assert found[0].start_ms == 5000
+
+
+async def test_the_fields_of_a_form_may_not_follow_its_file(site: Site) -> None:
+    parts: list[tuple[str, tuple[str | None, bytes]]] = [
+        ("file", ("a.wav", wav(sound(0.5, 8000)))),
+        ("participants", (None, b"customer")),
+    ]
+    answer = await site.client.post("/v1/calls?participants=customer", files=parts)
+
+    assert "last" in problem(answer, 400, "bad_form")["detail"]
+
+
+@pytest.mark.parametrize("path", ["/v1/calls?participants=customer", "/v1/analyze"])
+@pytest.mark.parametrize("value", ["", "x" * 100])
+async def test_what_stands_before_the_file_of_a_form_is_bounded(site: Site, path: str, value: str) -> None:
+    read = 0
+
+    async def body() -> AsyncIterator[bytes]:
+        nonlocal read
+        for number in range(10_000):
+            part = f'--x\r\nContent-Disposition: form-data; name="{number:0100}"\r\n\r\n{value}\r\n'.encode()
+            read += len(part)
+            yield part
+
+    answer = await site.client.post(path, content=body(), headers={"content-type": "multipart/form-data; boundary=x"})
+
+    problem(answer, 413, "oversize")
+    assert read < 70_000
+
+
+async def test_a_form_cut_off_is_refused(site: Site) -> None:
+    body = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nabc'
+    answer = await site.client.post(
+        "/v1/calls?participants=customer",
+        content=body,
+        headers={"content-type": "multipart/form-data; boundary=x"},
+    )
+
+    problem(answer, 400, "bad_form")

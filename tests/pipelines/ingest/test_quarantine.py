@@ -1,0 +1,183 @@
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import redis
+
+from models.types import FloatArray
+from pipelines.log.dead_letter import read_letter
+from pipelines.log.records import fragment_headers
+from pipelines.log.redis_streams import RedisStreamProducer
+from pipelines.store.store import Store
+from pipelines.types import (
+    TOPIC_DEAD_LETTER,
+    TOPIC_MEDIA,
+    Coordinates,
+)
+from tests.eventually import eventually
+from tests.pipelines.working import (
+    account,
+    call,
+    counter,
+    records,
+    results,
+    send,
+    working,
+)
+
+DEADLY = """
+import os, signal
+from pipelines.media.demux import Demuxer
+feed = Demuxer.feed
+def deadly(self, fragment):
+    if fragment.media.startswith(b"KILL"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return feed(self, fragment)
+Demuxer.feed = deadly
+"""
+
+
+WORK = """
+import asyncio, sys
+from tests.pipelines.working import working
+async def main():
+    async with working(sys.argv[1], sys.argv[2]) as worker:
+        await asyncio.Event().wait()
+asyncio.run(main())
+"""
+
+
+def start_worker(url: str, owner: str, folder: Path) -> "subprocess.Popen[bytes]":
+    environment = {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{Path.cwd()}"}
+    return subprocess.Popen([sys.executable, "-c", WORK, url, owner], env=environment)
+
+
+@pytest.mark.slow  # processes that are started to die
+async def test_a_record_that_kills_its_process_is_dead_lettered_after_the_second_death(
+    redis_url: str, sound: FloatArray, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(DEADLY)
+    fragments = call(sound, "c1")
+    fragments[6] = replace(fragments[6], media=b"KILL" + fragments[6].media[4:])
+    send(RedisStreamProducer(redis_url), fragments)
+    for owner in ("first", "second"):
+        victim = start_worker(redis_url, owner, tmp_path)
+        assert await asyncio.to_thread(victim.wait, 60) == -signal.SIGKILL
+    assert records(redis_url, TOPIC_DEAD_LETTER) == []
+    survivor = start_worker(redis_url, "third", tmp_path)
+    try:
+        stored = await asyncio.wait_for(results(redis_url, "c1"), 60)
+    finally:
+        survivor.kill()
+        survivor.wait()
+    (record,) = records(redis_url, TOPIC_DEAD_LETTER)
+    letter = read_letter(record)
+    assert letter is not None
+    assert (letter.reason, letter.attempts, letter.record.at) == ("killed", 2, Coordinates(0, 6))
+    assert letter.record.value == fragments[6].media
+    assert letter.record.headers == fragment_headers(fragments[6])
+    assert len(stored) >= 4
+    assert (await account(redis_url, "c1")).analysed == 19
+
+
+async def test_a_record_at_work_when_two_processes_died_of_something_else_is_analysed(
+    redis_url: str, sound: FloatArray
+) -> None:
+    send(RedisStreamProducer(redis_url), call(sound, "c1"))
+    store = Store.connect(redis_url)
+    for worker in ("first", "second", "third"):
+        await store.ledger.mark_in_progress(Coordinates(0, 6), worker)
+    await store.close()
+    async with working(redis_url):
+        assert len(await results(redis_url, "c1")) == 4
+    assert (await account(redis_url, "c1")).analysed == 20
+    assert records(redis_url, TOPIC_DEAD_LETTER) == []
+
+
+async def test_a_bad_record_is_dead_lettered_and_its_call_goes_on(redis_url: str, sound: FloatArray) -> None:
+    producer = RedisStreamProducer(redis_url)
+    fragments = call(sound, "c1")
+    send(producer, fragments[:3])
+    producer.send(TOPIC_MEDIA, "c1", b"x", (("v", b"9"),))
+    producer.send(TOPIC_MEDIA, "odd id!", b"x", fragment_headers(fragments[3]))
+    broken = replace(fragments[3], media=b"this is no film", content_type="video/mp4", stream="cam")
+    send(producer, [broken, *fragments[3:]])
+    async with working(redis_url) as worker:
+        assert len(await results(redis_url, "c1", final=False)) <= 4
+        await eventually(lambda: len(records(redis_url, TOPIC_DEAD_LETTER)) >= 3)
+        letters = records(redis_url, TOPIC_DEAD_LETTER)
+        await eventually(lambda: counter(worker.metrics.fragments_analysed) >= len(fragments))
+        assert counter(worker.metrics.fragments_in) == len(fragments) + 3
+    reasons = [dict(letter.headers)["dlq-reason"] for letter in letters]
+    assert reasons == [b"unknown_version", b"bad_call_id", b"undecodable"]
+    assert letters[0].value == b"x"
+    assert dict(letters[0].headers)["dlq-offset"] == b"3"
+
+
+async def test_a_dead_letter_is_not_worked_on_again(redis_url: str, sound: FloatArray) -> None:
+    send(RedisStreamProducer(redis_url), call(sound, "c1"))
+    store = Store.connect(redis_url)
+    await store.ledger.note_dead_letter("c1", Coordinates(0, 6), "killed")
+    await store.close()
+    async with working(redis_url):
+        await results(redis_url, "c1")
+    counted = await account(redis_url, "c1")
+    assert (counted.analysed, counted.missing) == (19, 0)
+
+
+async def test_a_worker_that_lost_its_stream_dead_letters_nothing_of_it(redis_url: str, sound: FloatArray) -> None:
+    producer, fragments = RedisStreamProducer(redis_url), call(sound, "c1")
+    store = Store.connect(redis_url)
+    async with working(redis_url) as worker:
+        send(producer, fragments[:2])
+        await eventually(lambda: counter(worker.metrics.fragments_analysed) >= 2)
+        await store.open_stream("c1", "default", "phone", "successor", 0)
+        send(producer, [replace(fragments[2], media=b"noise", content_type="audio/x-matroska")])
+        await eventually(lambda: records(redis_url, TOPIC_DEAD_LETTER))
+        # It was refused, and came back to the record as the stream's new owner.
+        assert counter(worker.metrics.fenced) == 1
+    await store.close()
+
+
+async def test_work_that_has_ended_is_blamed_for_nothing(redis_url: str, sound: FloatArray) -> None:
+    send(RedisStreamProducer(redis_url), call(sound, "c1"))
+    async with working(redis_url):
+        await results(redis_url, "c1")
+        with redis.Redis.from_url(redis_url) as client:
+            await eventually(lambda: not (client.exists("ut:work:0")))
+
+
+async def test_a_final_fragment_that_is_damaged_still_ends_its_call(redis_url: str, sound: FloatArray) -> None:
+    fragments = call(sound, "c1")
+    fragments[-1] = replace(fragments[-1], media=b"noise", content_type="audio/x-matroska")
+    send(RedisStreamProducer(redis_url), fragments)
+    async with working(redis_url):
+        assert len(await results(redis_url, "c1")) == 4
+
+
+async def test_the_largest_record_that_a_log_takes_is_dead_lettered(redis_url: str) -> None:
+    producer = RedisStreamProducer(redis_url)
+    producer.send(TOPIC_MEDIA, "c1", bytes(2 << 20), (("v", b"1"),))
+    async with working(redis_url) as worker:
+        await eventually(lambda: counter(worker.metrics.fragments_dead_lettered.labels("oversize")) >= 1)
+        worker.check()
+    (letter,) = map(read_letter, records(redis_url, TOPIC_DEAD_LETTER))
+    assert letter is not None
+    assert letter.whole
+
+
+async def test_a_record_too_large_for_the_dead_letter_topic_is_cut_and_stops_nothing(
+    redis_url: str, sound: FloatArray
+) -> None:
+    producer = RedisStreamProducer(redis_url)
+    producer.send(TOPIC_MEDIA, "c1", bytes(2 << 20), tuple((f"h{n}", bytes(3000)) for n in range(40)))
+    send(producer, call(sound, "c1"))
+    async with working(redis_url):
+        assert len(await results(redis_url, "c1")) == 4
+    (letter,) = records(redis_url, TOPIC_DEAD_LETTER)
+    assert dict(letter.headers)["dlq-bytes"] == str(2 << 20).encode()
