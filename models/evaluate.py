@@ -17,7 +17,8 @@ from models import evaluate_fusions as fusions
 from models import evaluate_report
 from models.bundles import bundle_folder
 from models.errors import BundleError, CheckpointError, DataError, EvaluateError
-from models.metrics import Answers, judge
+from models.metrics import judge
+from models.tasks import Answers
 
 
 def run(

@@ -25,7 +25,7 @@ from models.encoders.video import VideoEncoder
 from models.errors import AudioInputError, EvaluateError, FaceNotFoundError
 from models.families import family_in, imported, load, load_as
 from models.labels import emotion_matrix
-from models.metrics import EMOTION_SCORES, POLARITY_SCORES, Answers, ScoreTask, Task, Tasks, emotion_tasks
+from models.tasks import EMOTION_SCORES, POLARITY_SCORES, Answers, ScoreTask, Task, Tasks, emotion_tasks
 from models.types import EMOTIONS, POLARITIES, Classifier, Encoder, FloatArray, Modality, Transcript
 
 
@@ -55,7 +55,7 @@ def fer2013(bundle: Path, data: Path, split: str) -> Answers:
 
 
 def fer2013_frames(bundle: Path, data: Path, split: str) -> Answers:
-    """Utterances of eight FER2013 faces of one label, four of them spoilt: learned weights, and `_averaged` equal ones."""
+    """Utterances of eight FER2013 faces of one label, four of them degraded: learned weights, and `_averaged` equal ones."""
     faces = fer2013_files.read(data, split)
     utterances, truth = fer2013_files.utterances(faces, np.random.default_rng(0))
     if not utterances:

@@ -13,9 +13,9 @@ from models.families import load_as
 from models.fusion.attention import MODALITIES, AttentionFusion
 from models.fusion.tables import TableNetwork, probabilities
 from models.labels import RAVDESS_LABELS, score_of
-from models.metrics import EMOTION_SCORES, Answers, ScoreTask, Task, Tasks, emotion_tasks
 from models.recipes import label_pairs as pairing
 from models.recipes.fusion import answers_by_subset, averaged
+from models.tasks import EMOTION_SCORES, Answers, ScoreTask, Task, Tasks, emotion_tasks
 from models.types import EMOTIONS, POLARITIES, FloatArray, Modality
 
 

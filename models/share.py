@@ -3,7 +3,7 @@
 Every worker draws the same batches from the same seed and computes the rows `rank::workers` of each; gradients are
 averaged after each step (DistributedDataParallel), so that the weights stay equal everywhere. A batch that cannot be
 sharded, because its tensors differ in their first dimension or it has fewer rows than there are workers, is computed
-whole by every worker: that is slower, and right. Where the rows do not divide evenly, each worker's mean counts
+whole by every worker: slower, but correct. Where the rows do not divide evenly, each worker's mean counts
 the same.
 """
 
@@ -46,7 +46,7 @@ class Share:
         """This worker's rows of every batch.
 
         Batches may draw from torch's global generator, and so does dropout, which must differ from worker to worker:
-        the two take turns with a state of their own.
+        each of the two has a generator state of its own.
         """
         if self.workers == 1:
             yield from batches

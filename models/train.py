@@ -8,7 +8,6 @@ far), `resume.pt` (read with `weights_only=True`), from which the same command g
 import json
 import math
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +23,7 @@ from models import checkpoint
 from models.errors import TrainError
 from models.recipes import FOLDS, RECIPES, make, make_folds
 from models.recipes.recipe import Batch, Recipe
-from models.report import Report, draw_curves
+from models.report import Report, draw_curves, processor
 from models.share import Share
 from models.training_state import TrainingState, resume, save, start
 
@@ -268,16 +267,6 @@ def _keep(state: TrainingState, recipe: Recipe, out: Path, seed: int) -> None:
     save(state, recipe, out / "resume.pt", seed)
 
 
-def _processor() -> str:
-    """The processor's name where Linux tells it, else its architecture."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
 def _results(state: TrainingState, recipe: Recipe, out: Path, seed: int, share: Share) -> Results:
     """Sum up; the files are written once the training has ended."""
     device = next(state.model.parameters()).device
@@ -291,7 +280,7 @@ def _results(state: TrainingState, recipe: Recipe, out: Path, seed: int, share: 
         "parameters": sum(p.numel() for p in state.model.parameters()),
         "seconds": round(state.elapsed_s, 1),
         "machine": {
-            "device": torch.cuda.get_device_name() if device.type == "cuda" else _processor(),
+            "device": torch.cuda.get_device_name() if device.type == "cuda" else processor(),
             "cpus": os.cpu_count(),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,

@@ -107,7 +107,7 @@ def _mask(lengths: Tensor, size: int) -> Tensor:
 def _channels(x: Tensor, mask: Tensor) -> Tensor:
     """Three views (B, 3, T, M) of log-mels (B, T, M): as they are, without the mean of each mel, and their slope.
 
-    The first keeps the voice's colour, the second forgets microphone and line, the third sees only movement.
+    The first keeps the timbre, the second removes what microphone and line add to every frame, the third is the delta.
     """
     inside = mask[..., None]
     count = inside.sum(dim=1, keepdim=True).clamp_min(1)

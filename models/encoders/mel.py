@@ -1,4 +1,4 @@
-"""What the voice encoder hears: the log-mel spectrogram of an utterance. Made where the sound is, so without torch."""
+"""The input of the voice encoder: the log-mel spectrogram of an utterance. Made where the sound is, so without torch."""
 
 from collections.abc import Iterable
 from functools import cache
@@ -26,10 +26,10 @@ LogMel = NDArray[np.float16]
 
 
 def prepare(samples: FloatArray) -> LogMel:
-    """Turn an utterance into what the network hears; this runs where the samples are.
+    """Turn an utterance into the network's input; this runs where the samples are.
 
     Leading and trailing parts more than 33 dB below the loudest 10 ms are cut off, and the level is normalised, so
-    neither matters. Of more than 20 s the first 20 s are heard. Samples beyond [-1, 1] are clipped.
+    neither matters. Of more than 20 s the first 20 s count. Samples beyond [-1, 1] are clipped.
 
     Args:
         samples: Mono float32 (N,) at 16 kHz.

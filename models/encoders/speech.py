@@ -1,4 +1,4 @@
-"""Which transcriber serves: Whisper when its weights are here or come in time, else PocketSphinx, and why."""
+"""The transcriber: Whisper where its weights are in the cache or fetched within a deadline, else PocketSphinx; the log says why."""
 
 import logging
 import os
@@ -45,8 +45,8 @@ def load_transcriber(
 
     Raises:
         TranscriberError: When nothing is called so.
-        WhisperError: When a file given by path is damaged, or is not the one meant: never replaced in silence.
-        PocketSphinxError: When the last resort cannot be loaded either.
+        WhisperError: When a file given by path is damaged, or has another hash; it is never replaced by PocketSphinx.
+        PocketSphinxError: When PocketSphinx cannot be loaded either.
     """
     if name_or_path == POCKETSPHINX:
         return PocketSphinxTranscriber()

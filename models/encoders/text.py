@@ -144,7 +144,7 @@ def _embedding(rows: int, width: int) -> nn.Embedding:
     return nn.Embedding(rows, width, _weight=torch.empty(rows, width).uniform_(-bound, bound))
 
 
-class PieceReader:
+class PieceTokenizer:
     """Texts to piece numbers, lower-cased and without accents; what no piece covers becomes `[UNK]`."""
 
     def __init__(self, config: TextConfig) -> None:
@@ -154,7 +154,7 @@ class PieceReader:
         self._tokenizer.normalizer = BertNormalizer(lowercase=True)
         self._tokenizer.pre_tokenizer = BertPreTokenizer()
 
-    def read(self, texts: Sequence[str], before: Sequence[Sequence[str]] | None = None) -> list[list[int]]:
+    def encode(self, texts: Sequence[str], before: Sequence[Sequence[str]] | None = None) -> list[list[int]]:
         """Piece numbers of each text between its two marks, at most `pieces_max` of them.
 
         Of the turns `before` a text, oldest first, the last pieces stand in front of it with a mark between; they take at
@@ -173,7 +173,7 @@ class PieceReader:
         return read
 
     def starts(self, text: str) -> list[int]:
-        """The first character of each piece of a text that `read` keeps."""
+        """The first character of each piece of a text that `encode` keeps."""
         encoded = self._tokenizer.encode(text, add_special_tokens=False)
         return [start for start, _ in encoded.offsets[: self._room]]
 
@@ -200,7 +200,7 @@ class TextEncoder:
         self.name = name
         self._device = torch.device(device)
         self._network = network.eval().to(self._device)
-        self._reader = PieceReader(config)
+        self._pieces = PieceTokenizer(config)
         self._temperatures = (config.emotion_temperature, config.polarity_temperature)
 
     def probe(self) -> str:
@@ -223,7 +223,7 @@ class TextEncoder:
             TextInputError: An empty text, or times that are not those of its characters.
         """
         texts = [prepare(item.prepared if isinstance(item, Timed) else item) for item in batch]
-        rows = self._reader.read(texts, before)
+        rows = self._pieces.encode(texts, before)
         features: dict[int, Features] = {}
         # Like lengths together, so that a batch is not mostly padding.
         order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
@@ -247,7 +247,7 @@ class TextEncoder:
             raise TextInputError(
                 f"{len(item.times_ms)} times for {len(text)} characters: send what prepare_timed gave."
             )
-        starts = self._reader.starts(text)
+        starts = self._pieces.starts(text)
         vectors = states[len(states) - 1 - len(starts) : -1].float().cpu().numpy()
         return FeatureSequence(vectors, item.times_ms[starts])
 

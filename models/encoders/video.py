@@ -129,10 +129,10 @@ def _grey_square(face: Faces) -> Faces:
 
 
 def _views(sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Which faces are looked at in which of four ways: rows of the concatenated batch (V,), and ways (V,).
+    """Test-time augmentation: rows of the concatenated batch (V,), and which of the four views of each (V,).
 
-    A face alone is seen in all four, so that its mirror image has the same answer; of an utterance's many each is seen in
-    one, in turns, since the pooling averages over them anyway.
+    A face alone is judged in all four views, so that its mirror image has the same answer; of an utterance's many faces each is
+    judged in one, in turns, since the pooling averages over them anyway.
     """
     owners, kinds, first = [], [], 0
     for size in sizes:
@@ -143,16 +143,16 @@ def _views(sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
     return torch.cat(owners), torch.cat(kinds)
 
 
-def _seen(pictures: Tensor, kinds: Tensor) -> Tensor:
-    """Pictures (B, 48, 48) as (B, 40, 40), each in its way: near, further mirrored, near mirrored, further.
+def _cropped(pictures: Tensor, kinds: Tensor) -> Tensor:
+    """The views (B, 40, 40) of pictures (B, 48, 48): 0 near, 1 wider mirrored, 2 near mirrored, 3 wider.
 
     The network learned on crops of this size; on the whole picture it is worse.
     """
     near = pictures[:, 4:44, 4:44].float()
     wider = pictures[:, None, 2:46, 2:46].float()
     further = functional.interpolate(wider, size=near.shape[1:], mode="bilinear")[:, 0]
-    ways = torch.stack([near, further.flip(2), near.flip(2), further])
-    return ways[kinds.to(ways.device), torch.arange(len(pictures), device=ways.device)]
+    views = torch.stack([near, further.flip(2), near.flip(2), further])
+    return views[kinds.to(views.device), torch.arange(len(pictures), device=views.device)]
 
 
 def _mean_of(values: Tensor, owners: Tensor) -> Tensor:
@@ -224,7 +224,7 @@ class VideoEncoder:
         pictures, sizes = torch.from_numpy(np.concatenate(batch)), [len(faces) for faces in batch]
         owners, kinds = _views(sizes)
         parts = [
-            self._network(_seen(pictures[rows].to(self._device), kind))
+            self._network(_cropped(pictures[rows].to(self._device), kind))
             for rows, kind in zip(torch.split(owners, BATCH_FACES), torch.split(kinds, BATCH_FACES), strict=True)
         ]
         columns = (_mean_of(torch.cat(column).float().cpu(), owners) for column in zip(*parts, strict=True))

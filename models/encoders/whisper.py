@@ -99,7 +99,7 @@ class WhisperTranscriber:
         aligned = find_alignment(self._model, tokenizer, tokens, mel_MT, frames) if tokens else []
         merge_punctuations(aligned, _PREPENDED, _APPENDED)
         words = tuple(_word(timing, length_ms) for timing in aligned if timing.word.strip())
-        reason = doubt(result.text, result.no_speech_prob, result.avg_logprob, result.compression_ratio)
+        reason = unreliable_reason(result.text, result.no_speech_prob, result.avg_logprob, result.compression_ratio)
         return Transcript(result.text, result.language, words, self.engine, reason)
 
 
@@ -115,7 +115,7 @@ def mel_of(samples: FloatArray, mels: int) -> torch.Tensor:
     return whisper.log_mel_spectrogram(whisper.pad_or_trim(torch.from_numpy(clean)), mels)  # type: ignore[no-any-return]  # whisper ships no types
 
 
-def doubt(text: str, no_speech: float, mean_log_probability: float, compression: float) -> str | None:
+def unreliable_reason(text: str, no_speech: float, mean_log_probability: float, compression: float) -> str | None:
     """The gate that a text fails, or None when it may be believed.
 
     Args:

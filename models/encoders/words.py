@@ -1,4 +1,4 @@
-"""What the text encoder reads: a tidy transcript, and when each of its characters is said. Made without torch."""
+"""The input of the text encoder: a tidy transcript, and when each of its characters is said. Made without torch."""
 
 import unicodedata
 

@@ -20,7 +20,7 @@ from models.fusion.attention import PROBABILITY_MIN, FusionNetwork, subsets
 from models.types import FloatArray, Modality
 
 CLIP = 3.0
-"""Standardised measurements are clipped here: one broken one cannot outvote the others."""
+"""Standardised measurements are clipped here: a single outlier cannot decide alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class TableNetwork(nn.Module):
 
         Args:
             own: (B, M, C), see `encode`.
-            around: (B, M, C), see `others`.
+            around: (B, M, C), see `mean_of_others`.
             present: (B, M), True where a modality is.
 
         Returns:
@@ -108,7 +108,7 @@ def standardised(x: Tensor, center: Tensor, scale: Tensor) -> Tensor:
     return ((x - center) / scale).nan_to_num(0.0, CLIP, -CLIP).clamp(-CLIP, CLIP)
 
 
-def others(own: FloatArray, groups: NDArray[np.str_]) -> FloatArray:
+def mean_of_others(own: FloatArray, groups: NDArray[np.str_]) -> FloatArray:
     """The mean logits (N, M, C) over the other rows of each row's group; zeros where there is none."""
     _, group = np.unique(groups, return_inverse=True)
     total = np.zeros((group.max() + 1, *own.shape[1:]), dtype=np.float32)
@@ -143,7 +143,7 @@ def probabilities(
     network.eval()
     device = network.context.device
     own = network.encode([torch.from_numpy(values).to(device) for values in measured.values()])
-    around = torch.from_numpy(others(own.cpu().numpy(), groups)).to(device)
+    around = torch.from_numpy(mean_of_others(own.cpu().numpy(), groups)).to(device)
     # A modality of which nothing was measured is absent.
     there = torch.from_numpy(np.stack([np.isfinite(x).any(axis=1) for x in measured.values()], axis=1)).to(device)
     found = {}

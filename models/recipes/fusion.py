@@ -24,15 +24,15 @@ def fusion_label_pairs(data: Path) -> Recipe:
     Train the encoders first, put their checkpoints into the bundle and seal it (`python -m models.bundles`).
     """
     bundle = load_bundle(EMBEDDED)
-    heard, held_out = (label_pairs.read(bundle, data, split) for split in ("train", "validation"))
-    exchanged, size = label_pairs.noise(heard, held_out), 128
-    config = FusionConfig(embeddings=tuple(heard[modality].embeddings.shape[1] for modality in MODALITIES))
+    train, held_out = (label_pairs.read(bundle, data, split) for split in ("train", "validation"))
+    exchanged, size = label_pairs.noise(train, held_out), 128
+    config = FusionConfig(embeddings=tuple(train[modality].embeddings.shape[1] for modality in MODALITIES))
     return Recipe(
         name="fusion",
         config=config,
         build=lambda: FusionNetwork(config),
-        batches=lambda rng: label_pairs.batches(heard, exchanged, size, rng),
-        steps_per_epoch=len(label_pairs.anchors(heard)) // size,
+        batches=lambda rng: label_pairs.batches(train, exchanged, size, rng),
+        steps_per_epoch=len(label_pairs.anchors(train)) // size,
         loss=loss,
         validate=validate(held_out),
         metric="mean_f1",
@@ -48,7 +48,7 @@ def fusion_label_pairs(data: Path) -> Recipe:
             "encoders": {part: bundle.parts[part].sha256 for part in MODALITIES},
             "exchanged": {str(modality): round(share, 3) for modality, share in exchanged.items()},
             "doubt": DOUBT,
-            "skipped": sum(pool.skipped for pools in (heard, held_out) for pool in pools.values()),
+            "skipped": sum(pool.skipped for pools in (train, held_out) for pool in pools.values()),
         },
     )
 

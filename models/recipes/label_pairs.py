@@ -1,7 +1,7 @@
 """Training pairs for a fusion without paired recordings: voice, face and words of the same label, put together.
 
 No public set here holds raw voice, face and words of the same moment. A label pair is a MELD text, a RAVDESS clip and a
-FER2013 face that carry the same emotion; nobody ever said that text with that voice and face. So a fusion learns from
+FER2013 face that carry the same emotion; no one person spoke that text with that voice and face. So a fusion learns from
 them how far each encoder can be believed, and nothing about how voice, face and words move together.
 """
 
@@ -25,8 +25,8 @@ from models.labels import FER2013_LABELS, RAVDESS_LABELS, emotion_matrix
 from models.types import EMOTIONS, Features, FloatArray, Modality
 
 DOUBT = 0.15
-"""Share of training pairs in which the voice, and likewise the face, carries a label of its own: actors who show one
-emotion at a time are far easier to read than callers, whose voice and face often say nothing of it."""
+"""Share of training pairs in which the voice, and likewise the face, carries a label of its own: label noise,
+because actors who show one emotion at a time are easier to classify than callers, whose voice and face often show none."""
 
 DRAWS = 5
 """Pairs that each text is judged in: which of a few hundred clips it gets moves a figure by more than a point."""

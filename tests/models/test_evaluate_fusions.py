@@ -55,7 +55,7 @@ def test_a_bundle_without_the_part_is_named(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_embedded_fusions_reach_their_floors(data_dir: Path) -> None:
     from models.bundles import EMBEDDED  # noqa: PLC0415  # only where the data are there
-    from models.metrics import Task  # noqa: PLC0415
+    from models.tasks import Task  # noqa: PLC0415
 
     def accuracy(task: object) -> float:
         assert isinstance(task, Task)

@@ -4,7 +4,7 @@ import torch
 
 from models.data.tables import Table
 from models.errors import FusionInputError
-from models.fusion.tables import TableConfig, TableNetwork, others
+from models.fusion.tables import TableConfig, TableNetwork, mean_of_others
 from models.fusion.tables import probabilities as answers_to
 from models.types import FloatArray, Modality
 
@@ -67,7 +67,7 @@ def test_an_absurd_measurement_counts_as_a_large_one() -> None:
 def test_others_is_the_mean_of_the_rest_of_the_group() -> None:
     own = np.array([1, 2, 6, 9], np.float32).reshape(4, 1, 1)
 
-    assert others(own, np.array(["a", "a", "a", "b"])).ravel().tolist() == [4, 3.5, 1.5, 0]
+    assert mean_of_others(own, np.array(["a", "a", "a", "b"])).ravel().tolist() == [4, 3.5, 1.5, 0]
 
 
 def test_the_other_utterances_count_by_the_weight_of_context() -> None:
