@@ -1,17 +1,15 @@
 """Checkpoints: weights and how to read them, in one safetensors file, never a pickle.
 
-The file is plain safetensors. Its metadata holds one JSON text under `undertone`: the name of the network, its
-architecture (the fields of the frozen dataclass beside the network) and what the card says of it. Tensors of two or
-more dimensions are stored as float16, or as int8 with one float32 scale per output row (`<key>.scale`); vectors
+The file is plain safetensors. Its metadata (`models.metadata`) holds the name of the network's family, its architecture
+(the fields of the frozen dataclass beside the network) and what the card says of it. Tensors of two or more dimensions are stored as float16, or as int8 with one float32 scale per output row (`<key>.scale`); vectors
 (biases, norms) stay float32, because they are small and half precision rounds running variances to zero. `load` always
 returns float32.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import Field, asdict, dataclass
+from dataclasses import Field, asdict
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -22,11 +20,10 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from models.errors import CheckpointError
+from models.hashing import sha256_of
+from models.metadata import FORMAT, Metadata, parse
 
-FORMAT = 1
 FILE_MAX_BYTES = 2 << 30
-HEADER_MAX_BYTES = 4 << 20
-TENSORS_MAX = 10_000
 SCALE_SUFFIX = ".scale"
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -37,25 +34,6 @@ class Config(Protocol):
     """An architecture: any dataclass whose fields are JSON values (numbers, texts, flags, tuples of them)."""
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
-
-
-@dataclass(frozen=True, slots=True)
-class Metadata:
-    """What stands in the file beside the weights.
-
-    `name` is the network's; `config` the fields of its architecture; `about` what the card says (data, split, seed,
-    validation figures, temperatures); `sha256` the file's own hash.
-    """
-
-    name: str
-    config: dict[str, Any]
-    about: dict[str, Any]
-    sha256: str
-
-    @property
-    def version(self) -> str:
-        """Name and the first eight hex digits of the hash, as in `audio@1a2b3c4d`."""
-        return f"{self.name}@{self.sha256[:8]}"
 
 
 def save(
@@ -73,7 +51,7 @@ def save(
         path: Where to; parent folders are made.
         weights: A state dict.
         config: The architecture, a dataclass of JSON values.
-        name: What the results call this network.
+        name: The family's name, see `models.families`.
         about: JSON values for the card.
         int8_keys: Matrices stored in 8 bits per value, one scale per output row.
 
@@ -92,7 +70,7 @@ def save(
     unfinished = path.with_suffix(f".{os.getpid()}.tmp")
     unfinished.write_bytes(content)
     unfinished.replace(path)
-    return hashlib.sha256(content).hexdigest()
+    return sha256_of(content)
 
 
 def load(path: Path, expected_sha256: str | None = None) -> tuple[dict[str, Tensor], Metadata]:
@@ -105,13 +83,13 @@ def load(path: Path, expected_sha256: str | None = None) -> tuple[dict[str, Tens
         CheckpointError: Missing, oversized, damaged or foreign file, a wrong hash, or a weight that is not finite.
     """
     content = _read(path)
-    sha256 = hashlib.sha256(content).hexdigest()
+    sha256 = sha256_of(content)
     if expected_sha256 is not None and sha256 != expected_sha256.lower():
         raise CheckpointError(
             f"{path} has SHA-256 {sha256}, expected {expected_sha256}: the file was changed or cut off. "
             "Fetch it again (`git checkout -- FILE` for the embedded bundle), or train it anew."
         )
-    metadata = _metadata(path, content, sha256)
+    metadata = parse(path, content, sha256)
     try:
         stored = load_tensors(content)
     except (SafetensorError, ValueError, KeyError) as error:
@@ -134,19 +112,6 @@ def config_from(cls: type[ConfigT], metadata: Metadata) -> ConfigT:
             f"checkpoint {metadata.version} does not describe a {cls.__name__} ({error}): "
             "was it written by another version of Undertone, or does it belong to another modality?"
         ) from error
-
-
-def load_network(
-    path: Path, expected_sha256: str | None, config_class: type[ConfigT], build: Callable[[ConfigT], ModuleT]
-) -> tuple[ModuleT, ConfigT, str]:
-    """Load a checkpoint and build its network, in `eval` mode; with its architecture, and its name and hash.
-
-    Raises:
-        CheckpointError: The file is damaged, foreign, or has another hash.
-    """
-    weights, metadata = load(path, expected_sha256)
-    config = config_from(config_class, metadata)
-    return restore(lambda: build(config), weights), config, metadata.version
 
 
 def restore(build: Callable[[], ModuleT], weights: Mapping[str, Tensor]) -> ModuleT:
@@ -219,23 +184,3 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"cannot read {path} ({error.strerror}): name a file, or train it first.") from error
-
-
-def _metadata(path: Path, content: bytes, sha256: str) -> Metadata:
-    """Parse the safetensors header: eight bytes of length, little endian, then JSON."""
-    foreign = f"{path} is not an Undertone checkpoint: name a .safetensors file that `undertone train` wrote."
-    header_bytes = int.from_bytes(content[:8], "little")
-    if len(content) < 8 or header_bytes > min(HEADER_MAX_BYTES, len(content) - 8):
-        raise CheckpointError(foreign)
-    try:
-        header = json.loads(content[8 : 8 + header_bytes])
-        written = json.loads(header["__metadata__"]["undertone"])
-        metadata = Metadata(str(written["name"]), dict(written["config"]), dict(written["about"]), sha256)
-        tensors, version = len(header) - 1, written["format"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(foreign) from error
-    if version != FORMAT:
-        raise CheckpointError(f"{path} has format {version!r}, this version reads {FORMAT}: upgrade Undertone.")
-    if tensors > TENSORS_MAX:
-        raise CheckpointError(f"{path} holds {tensors} tensors, more than {TENSORS_MAX}: it is no checkpoint of ours.")
-    return metadata

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from models.metrics import BINS, Answers, ScoreTask, Task
+from models.metrics import BINS
+from models.tasks import Answers, ScoreTask, Task
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,28 +1,19 @@
-"""What an evaluation asks, and the figures of its answers, named as scikit-learn's (which the tests compare them with).
+"""The figures of an evaluation's answers, named as scikit-learn's (which the tests compare them with).
 
 A figure that does not exist is None, which is JSON's null, and never NaN: the ROC-AUC of a split with one class, the
 correlation with a truth that never changes, the recall of a class that does not occur.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import EvaluateError
-from models.labels import (
-    EMOTION_SCORE,
-    POLARITY_SCORE,
-    TO_EMOTION,
-    emotion_matrix,
-    polarity_of,
-    prediction_from_emotions,
-)
-from models.types import EMOTIONS, POLARITIES, FloatArray
+from models.tasks import Labels, ScoreTask, Task
+from models.types import FloatArray
 
-Labels = NDArray[np.int64]
 Rows = NDArray[np.float64]
 """(R, ...): one row per resample; the first axis of whatever is worked out from weights (R, N)."""
 
@@ -30,10 +21,6 @@ BINS = 15
 """Of top-1 confidence, equally wide, as in Guo et al. 2017."""
 RESAMPLES = 1_000
 INTERVAL_PERCENT = (2.5, 97.5)
-EMOTION_SCORES = np.array([EMOTION_SCORE[one] for one in EMOTIONS], dtype=np.float32)
-POLARITY_SCORES = np.array([POLARITY_SCORE[one] for one in POLARITIES], dtype=np.float32)
-"""The declared truth of the task `score`, in the order of `EMOTIONS` and `POLARITIES`."""
-
 CHUNK_WEIGHTS = 1 << 20
 """Weights worked on at once; this bounds the memory of the bootstrap, whatever the size of the split."""
 VARIANCE_MIN = 1e-12
@@ -42,68 +29,6 @@ VARIANCE_MIN = 1e-12
 
 Figures = Callable[[Rows], dict[str, Rows]]
 """From weights (R, N), how often each sample counts, to every metric (R,); NaN where it does not exist."""
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """One question asked of every sample: label names (C), true indices int64 (N,), probabilities (N, C)."""
-
-    labels: tuple[str, ...]
-    truth: Labels
-    probabilities: FloatArray
-
-
-@dataclass(frozen=True, slots=True)
-class ScoreTask:
-    """The score asked of every sample: true and answered numbers (N,) in [-3, 3]."""
-
-    truth: FloatArray
-    answer: FloatArray
-
-
-Tasks = dict[str, Task | ScoreTask]
-
-
-@dataclass(frozen=True, slots=True)
-class Answers:
-    """What was asked and answered, and how many rows or files were left out as broken.
-
-    Names of tasks start with `emotion`, `polarity` or `score`; the plain name is what the whole network says.
-    """
-
-    tasks: Mapping[str, Task | ScoreTask]
-    skipped: int
-
-
-def emotion_tasks(
-    names: tuple[str, ...], truth: NDArray[np.int64], known: tuple[str, ...], probabilities: FloatArray
-) -> tuple[Tasks, int]:
-    """The tasks of a set with emotion labels, and how many samples have an emotion that is none of `EMOTIONS`.
-
-    Args:
-        names: The data set's labels.
-        truth: (N,) indices into `names`.
-        known: The network's own classes.
-        probabilities: (N, len(known)).
-
-    Returns:
-        Emotion in the set's own labels where the network knows exactly these, else both mapped to `EMOTIONS`; and
-        polarity and score, both sides by `models.labels`.
-    """
-    mapped = emotion_matrix(known)
-    predictions = [prediction_from_emotions(one) for one in probabilities @ mapped]
-    sayable = np.array([TO_EMOTION[name] is not None for name in names])[truth]
-    polarity = np.array([POLARITIES.index(polarity_of(name)) for name in names])[truth]
-    emotion = emotion_matrix(names).argmax(axis=1)[truth]
-    tasks: Tasks = {}
-    if names == known:
-        tasks["emotion"] = Task(names, truth, probabilities)
-    elif sayable.any():
-        tasks["emotion"] = Task(EMOTIONS, emotion[sayable], np.stack([one.emotion for one in predictions])[sayable])
-    tasks["polarity"] = Task(POLARITIES, polarity, np.stack([one.polarity for one in predictions]))
-    score = np.where(sayable, EMOTION_SCORES[emotion], POLARITY_SCORES[polarity])
-    tasks["score"] = ScoreTask(score, np.array([one.score for one in predictions], dtype=np.float32))
-    return tasks, 0 if names == known else int((~sayable).sum())
 
 
 def judge(task: Task | ScoreTask) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 # ruff: noqa: PLC0415  # tensorboard and matplotlib take seconds to import and belong to the train group
 
 import json
+import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -88,3 +89,13 @@ def draw_curves(history: History, metric: str | None, path: Path) -> None:
     if names:
         figures.legend()
     figure.savefig(path, format="png", dpi=100)
+
+
+def processor() -> str:
+    """The processor's name where Linux tells it, else its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

@@ -2,8 +2,8 @@
 
 Every worker draws the same batches from the same seed and computes the rows `rank::workers` of each; gradients are
 averaged after each step (DistributedDataParallel), so that the weights stay equal everywhere. A batch that cannot be
-dealt, because its tensors differ in their first dimension or it has fewer rows than there are workers, is computed
-whole by every worker: that is slower, and right. Where the rows do not divide evenly, each worker's mean counts
+sharded, because its tensors differ in their first dimension or it has fewer rows than there are workers, is computed
+whole by every worker: slower, but correct. Where the rows do not divide evenly, each worker's mean counts
 the same.
 """
 
@@ -28,7 +28,7 @@ class Share:
     workers: int = 1
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the worker that validates, logs and writes files."""
         return self.rank == 0
 
@@ -42,11 +42,11 @@ class Share:
         # A batch may lack what one of the heads learns from.
         return DistributedDataParallel(step, find_unused_parameters=True)
 
-    def deal(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+    def shard(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """This worker's rows of every batch.
 
         Batches may draw from torch's global generator, and so does dropout, which must differ from worker to worker:
-        the two take turns with a state of their own.
+        each of the two has a generator state of its own.
         """
         if self.workers == 1:
             yield from batches
@@ -65,7 +65,7 @@ class Share:
             yield self.rows(batch)
 
     def rows(self, batch: Batch) -> Batch:
-        """Rows `rank::workers` of every tensor, or the whole batch where it cannot be dealt."""
+        """Rows `rank::workers` of every tensor, or the whole batch where it cannot be sharded."""
         lengths = {len(value) if value.dim() else 0 for value in batch.values()}
         if len(lengths) != 1 or lengths.pop() < self.workers:
             return batch
@@ -79,7 +79,7 @@ class Share:
         distributed.all_reduce(total)
         return total.item() / self.workers
 
-    def same(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         """Worker 0's value, in every worker."""
         if self.workers == 1:
             return value

@@ -8,7 +8,6 @@ far), `resume.pt` (read with `weights_only=True`), from which the same command g
 import json
 import math
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,9 +21,9 @@ from torch import Tensor, nn
 
 from models import checkpoint
 from models.errors import TrainError
-from models.recipes import FOLDS, RECIPES
+from models.recipes import FOLDS, RECIPES, make, make_folds
 from models.recipes.recipe import Batch, Recipe
-from models.report import Report, draw_curves
+from models.report import Report, draw_curves, processor
 from models.share import Share
 from models.training_state import TrainingState, resume, save, start
 
@@ -66,8 +65,8 @@ def run(
         what = "recipe with folds" if folds else "recipe"
         raise TrainError(f"no {what} {recipe_name!r}: choose one of {', '.join(sorted(known)) or '(there is none)'}.")
     if folds:
-        return cross_validate(FOLDS[recipe_name](data), out, seed, share=share)
-    return train(RECIPES[recipe_name](data), out, seed, share=share)
+        return cross_validate(make_folds(recipe_name, data), out, seed, share=share)
+    return train(make(recipe_name, data), out, seed, share=share)
 
 
 def cross_validate(
@@ -95,7 +94,7 @@ def cross_validate(
         "std": {name: statistics.stdev(values) if len(values) > 1 else 0.0 for name, values in columns.items()},
         "seconds": round(sum(fold["seconds"] for fold in folds), 1),
     }
-    if share.leads:
+    if share.is_main:
         with _writing(out):
             (out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     return results
@@ -133,7 +132,7 @@ def train(
         while not _finished(state, recipe) and state.epoch - first != stop_after_epochs:
             started = time.monotonic()
             loss = _epoch(state, recipe, step, seed=seed, share=share, report=report)
-            figures = share.same(_validate(state, recipe) if share.leads else {})
+            figures = share.broadcast(_validate(state, recipe) if share.is_main else {})
             state.history.append(_row(state, recipe, loss, figures))
             state.elapsed_s += time.monotonic() - started
             state.epoch += 1
@@ -141,7 +140,7 @@ def train(
                 with _writing(out):
                     _keep(state, recipe, out, seed)
                     report.epoch(state.history[-1])
-    return share.same(_results(state, recipe, out, seed, share) if share.leads else {})
+    return share.broadcast(_results(state, recipe, out, seed, share) if share.is_main else {})
 
 
 def _check(recipe: Recipe) -> None:
@@ -170,7 +169,7 @@ def _writing(out: Path) -> Iterator[None]:
 @contextmanager
 def _reporting(state: TrainingState, recipe: Recipe, out: Path, share: Share) -> Iterator[Report | None]:
     """Worker 0's report; the others are silent."""
-    if not share.leads:
+    if not share.is_main:
         yield None
         return
     with _writing(out):
@@ -189,7 +188,7 @@ def _epoch(
     torch.manual_seed(seed * 1_000_003 + state.epoch)
     state.model.train()
     total, steps = 0.0, 0
-    for batch in share.deal(recipe.batches(np.random.default_rng((seed, state.epoch)))):
+    for batch in share.shard(recipe.batches(np.random.default_rng((seed, state.epoch)))):
         with torch.autocast(device.type, torch.bfloat16, enabled=_bfloat16(recipe, device)):
             loss = step({key: value.to(device) for key, value in batch.items()})
         value = share.mean(loss)
@@ -268,16 +267,6 @@ def _keep(state: TrainingState, recipe: Recipe, out: Path, seed: int) -> None:
     save(state, recipe, out / "resume.pt", seed)
 
 
-def _processor() -> str:
-    """The processor's name where Linux tells it, else its architecture."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
 def _results(state: TrainingState, recipe: Recipe, out: Path, seed: int, share: Share) -> Results:
     """Sum up; the files are written once the training has ended."""
     device = next(state.model.parameters()).device
@@ -291,7 +280,7 @@ def _results(state: TrainingState, recipe: Recipe, out: Path, seed: int, share: 
         "parameters": sum(p.numel() for p in state.model.parameters()),
         "seconds": round(state.elapsed_s, 1),
         "machine": {
-            "device": torch.cuda.get_device_name() if device.type == "cuda" else _processor(),
+            "device": torch.cuda.get_device_name() if device.type == "cuda" else processor(),
             "cpus": os.cpu_count(),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,

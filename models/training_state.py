@@ -105,7 +105,7 @@ def resume(state: TrainingState, recipe: Recipe, path: Path, seed: int, share: S
     Raises:
         TrainError: The file is damaged, or belongs to another recipe, seed, network, data or settings.
     """
-    saved = share.same(_read(path) if share.leads else None)
+    saved = share.broadcast(_read(path) if share.is_main else None)
     if saved is None:
         return
     if (saved["recipe"], saved["seed"]) != (recipe.name, seed):

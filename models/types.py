@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,12 @@ EMOTIONS = ("neutral", "joy", "sadness", "anger", "surprise", "fear", "disgust")
 """MELD's seven emotions (Poria et al. 2019, arXiv:1810.02508), the label set of every prediction."""
 
 FloatArray = NDArray[np.float32]
+Times = NDArray[np.int32]
+"""Milliseconds from the start of the utterance."""
+Picture = NDArray[np.uint8]
+"""RGB (H, W, 3) or grey (H, W)."""
 
-PreparedT_contra = TypeVar("PreparedT_contra", contravariant=True)
+PreparedT = TypeVar("PreparedT")
 
 
 class Modality(StrEnum):
@@ -44,12 +48,42 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
+class FeatureSequence:
+    """An utterance step by step: `vectors` (T, D), and `times_ms` (T,), when the sound, face or word of each begins.
+
+    Milliseconds from the start of the utterance, never falling; -1 where it is not known (words without times).
+    """
+
+    vectors: FloatArray
+    times_ms: Times
+
+
+@dataclass(frozen=True, slots=True)
 class Features:
-    """What an encoder hands to the fusion: an embedding (D,) and the encoder's own prediction."""
+    """What an encoder hands to the fusion: an embedding (D,) and the encoder's own prediction.
+
+    `sequence` is there when the encoder was given `Timed` input: a fusion over time wants it, the others spare its bytes.
+    """
 
     modality: Modality
     embedding: FloatArray
     prediction: Prediction
+    sequence: FeatureSequence | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Timed(Generic[PreparedT]):
+    """Prepared input with the time of each of its units (a log-mel row, a face, a character); asks for `Features.sequence`.
+
+    `times_ms` (len(prepared),) is as in `FeatureSequence`.
+    """
+
+    prepared: PreparedT
+    times_ms: Times
+
+    def __len__(self) -> int:
+        """How many units."""
+        return len(self.times_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,19 +143,34 @@ class Transcriber(Protocol):
         """Each item: mono samples (N,) at 16 kHz in [-1, 1]."""
 
 
-class Encoder(Protocol[PreparedT_contra]):
-    """One modality's network. `encode` takes what the same family's `prepare` function returned."""
+class Encoder(Protocol):
+    """One modality's network. Its input is what its family's `prepare` function returned (`models.families`)."""
 
     @property
     def name(self) -> str:
         """Name and hash, as in `audio@1a2b3c4d`; a result puts the bundle's name before it: `embedded/audio@1a2b3c4d`."""
 
-    def encode(self, batch: Sequence[PreparedT_contra]) -> list[Features]:
-        """A batch of prepared inputs in, features for each out, in order."""
+    def encode(self, batch: Sequence[Any]) -> list[Features]:
+        """A batch of prepared inputs in, features for each out, in order; of a `Timed` one with their sequence."""
+
+    def probe(self) -> Any:
+        """The smallest prepared input, for health checks."""
+
+
+@runtime_checkable
+class Classifier(Encoder, Protocol):
+    """An encoder whose head has classes of its own, finer or other than `EMOTIONS`."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names that `models.labels.TO_EMOTION` knows."""
+
+    def classify(self, batch: Sequence[Any]) -> FloatArray:
+        """Probabilities (N, len(labels)) of prepared inputs."""
 
 
 class Fuser(Protocol):
-    """Attention over whatever modalities are present."""
+    """Puts together whatever modalities are present."""
 
     @property
     def name(self) -> str:
@@ -129,3 +178,6 @@ class Fuser(Protocol):
 
     def fuse(self, batch: Sequence[Mapping[Modality, Features]]) -> list[FusedPrediction]:
         """Each item holds at least one modality; a missing modality is absent, never zeros."""
+
+    def probe(self) -> Mapping[Modality, Features]:
+        """A small input, for health checks."""

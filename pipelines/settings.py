@@ -125,6 +125,8 @@ class TenantSettings(Configuration):
     """What may be analysed in calls that do not say so themselves, written as the header of the same name:
     `customer=audio+video+text;agent=text`. A call's own header wins, whichever allows more: this is a default, no
     upper bound. None is `DEFAULT_CONSENT`."""
+    timeouts: TimeoutSettings | None = None
+    """How long each step of an utterance may take; None is the application's own `timeouts`."""
 
     @field_validator("consent")
     @classmethod
@@ -186,8 +188,9 @@ class AppConfig(Configuration):
         return self.run == LIVE_RUN
 
     def tenant(self, name: str) -> TenantSettings:
-        """The settings of the tenant `name`; of `default` where it has none of its own."""
-        return self.tenants.get(name) or self.tenants.get("default") or TenantSettings()
+        """Everything that differs by tenant, of the tenant `name`; of `default` where it has no settings of its own."""
+        settings = self.tenants.get(name) or self.tenants.get("default") or TenantSettings()
+        return settings.model_copy(update={"timeouts": settings.timeouts or self.timeouts})
 
 
 class Settings(BaseSettings):

@@ -92,37 +92,12 @@ class MediaFragment:
 
 
 @dataclass(frozen=True, slots=True)
-class AudioBlock:
-    """A run of decoded sound of one participant: mono (N,) float32 in [-1, 1] at 16 kHz.
-
-    `start_sample` counts samples at 16 kHz from the start of the call.
-    """
-
-    participant: Participant
-    start_sample: int
-    samples: FloatArray = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
 class VideoFrame:
     """One sampled picture: RGB (H, W, 3) uint8 and its time in ms from the start of the call."""
 
     participant: Participant
     time_ms: int
     pixels: Pixels = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """What the segmenter found in one participant's sound: `[start_sample, end_sample)` is an utterance.
-
-    Everything before `cut_sample` is decided; detector and segmenter start fresh there. A segment with
-    `start_sample == end_sample` is silence that only moves the cut.
-    """
-
-    start_sample: int
-    end_sample: int
-    cut_sample: int
 
 
 @dataclass(frozen=True, slots=True)

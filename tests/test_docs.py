@@ -59,3 +59,18 @@ def test_every_page_that_code_and_errors_name_is_there_with_that_heading() -> No
     assert found
     root_page = ROOT / "README.md"
     assert [f"{path.relative_to(ROOT)}: {target}" for path, target in found if broken(root_page, target)] == []
+
+
+def test_every_file_and_test_that_a_page_names_is_there() -> None:
+    named = re.compile(
+        r"`((?:deployments|docs|models|pipelines|tests|tools)/[\w/.-]+\.(?:py|lua|md|yaml))(?:::(\w+))?`"
+    )
+    pages = tracked("*.md", ":!tests")  # a card under tests is that of a model made in the test
+    found = [(page, path, name) for page in pages for path, name in named.findall(page.read_text())]
+    assert any(name for *_, name in found)
+    missing = [
+        f"{page.relative_to(ROOT)}: {path}::{name}"
+        for page, path, name in found
+        if not (ROOT / path).is_file() or (name and f"def {name}(" not in (ROOT / path).read_text())
+    ]
+    assert missing == []

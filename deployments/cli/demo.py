@@ -46,13 +46,13 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Start everything on this machine, play the sample call through it, and stop."""
-    from deployments.serve.embedded import forget_embedded  # noqa: PLC0415  # imports redis
+    from deployments.serve.embedded import delete_embedded_store  # noqa: PLC0415  # imports redis
 
     console = stderr()
     config = AppConfig(source="redis")
     port = port or _free_port()
     with ExitStack() as stack:
-        stack.callback(forget_embedded, settings(), port)
+        stack.callback(delete_embedded_store, settings(), port)
         system = _start(stack, config, port, console)
         call_id = f"demo-{datetime.now(UTC):%Y%m%dT%H%M%S}"
         client = stack.enter_context(gateway(system.url))

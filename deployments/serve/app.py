@@ -10,17 +10,10 @@ from typing import Any
 from ray import serve
 from ray.serve import Application, Deployment
 
-from deployments.serve.encoders import (
-    Handles,
-    NetworkReplica,
-    load_audio,
-    load_fuser,
-    load_speech,
-    load_text,
-    load_video,
-)
+from deployments.serve.encoders import NetworkReplica, Role
 from deployments.serve.gateway import Gateway
 from deployments.serve.ingest import Ingest
+from deployments.serve.stages import Handles
 from pipelines.settings import AppConfig
 
 APP_NAME = "undertone"
@@ -57,15 +50,15 @@ def build_shadow(args: AppConfig) -> Application:
 
 
 def _networks(args: AppConfig) -> Handles:
-    def network(name: str, load: Any) -> Any:
-        return _deployment(NetworkReplica, name, NETWORK_OPTIONS).bind(load, args)
+    def network(name: str, role: Role) -> Any:
+        return _deployment(NetworkReplica, name, NETWORK_OPTIONS).bind(role, args)
 
     return Handles(
-        transcriber=network("Transcriber", load_speech),
-        text=network("TextEncoder", load_text),
-        audio=network("AudioEncoder", load_audio),
-        video=network("VideoEncoder", load_video),
-        fusion=network("Fusion", load_fuser),
+        transcriber=network("Transcriber", "transcriber"),
+        text=network("TextEncoder", "text"),
+        audio=network("AudioEncoder", "audio"),
+        video=network("VideoEncoder", "video"),
+        fusion=network("Fusion", "fusion"),
     )
 
 

@@ -1,6 +1,6 @@
-"""Back-pressure through Ray Serve: without it the proxy and the replica hold whatever a sender sends (Ray 2.60).
+"""Back-pressure through Ray Serve: without it the proxy and the replica buffer without bound (Ray 2.60).
 
-The proxy reads a body or a WebSocket as fast as it comes and keeps it until the replica asks, which it does at once,
+The proxy reads a body or a WebSocket as fast as it comes and buffers it until the replica asks, which it does at once,
 whether the application reads or not. `BoundedProxy` is a middleware of the proxy that reads on only when the replica has
 taken what came; `BoundedReplica` wraps the application and takes more only when that has read what came.
 """
@@ -28,7 +28,7 @@ class _Held(dict[str, Any]):
 
 
 class _Room:
-    """Counts the bytes of messages from when they are read until nobody in this process holds them."""
+    """Counts the bytes of messages from when they are read until they are freed in this process."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()

@@ -32,9 +32,9 @@ class Embedded:
 
 def local_analyser(config: AppConfig) -> Analyser:
     """An analyser with every network in this process: no Ray, no Kafka, no Redis."""
-    from deployments.serve.encoders import local_stages  # noqa: PLC0415  # imports torch and Ray, seconds that --help spares
+    from deployments.serve import stages  # noqa: PLC0415  # imports torch and Ray, seconds that --help spares
 
-    return Analyser(local_stages(config), config.timeouts)
+    return stages.local_analyser(config)
 
 
 @contextmanager
@@ -136,6 +136,6 @@ def _served(config: AppConfig, settings: Settings, host: str, port: int) -> Iter
         ray.shutdown()
 
 
-def forget_embedded(settings: Settings, port: int = 8000) -> None:
-    """Delete what the embedded Redis of that port kept."""
+def delete_embedded_store(settings: Settings, port: int = 8000) -> None:
+    """Delete the append-only file of the embedded Redis of that port, and with it every result."""
     shutil.rmtree(settings.cache_dir / f"redis-{port}", ignore_errors=True)

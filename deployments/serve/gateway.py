@@ -12,9 +12,9 @@ from ray.serve.handle import DeploymentHandle
 from deployments.http.api import create_api
 from deployments.http.bodies import Health, Part
 from deployments.serve.back_pressure import BoundedReplica
-from deployments.serve.encoders import Handles, bundle_of, served_stages
+from deployments.serve.encoders import bundle_of
+from deployments.serve.stages import Handles, served_analyser
 from pipelines.errors import StoreUnavailableError
-from pipelines.ingest.analyse import Analyser
 from pipelines.log.choose import open_producer
 from pipelines.settings import AppConfig, Settings
 from pipelines.store.store import Store
@@ -30,7 +30,7 @@ class Gateway:
         self._config, self._handles, self._ingest = config, handles, ingest
         self._store = Store.connect(settings.redis.get_secret_value())
         self._producer = open_producer(config, settings)
-        self._analyser = Analyser(served_stages(config, handles), config.timeouts)
+        self._analyser = served_analyser(config, handles)
         self._bundle = bundle_of(config).label
 
     def __serve_build_asgi_app__(self) -> FastAPI:  # the name that Serve calls

@@ -5,8 +5,7 @@ import logging
 import os
 
 from deployments.serve.autoscaling import LAG_RECORDS, OLDEST_AGE_S, PARTITIONS
-from deployments.serve.encoders import Handles, served_stages
-from pipelines.ingest.analyse import Analyser
+from deployments.serve.stages import Handles, served_analyser
 from pipelines.ingest.worker import Worker, owner_name
 from pipelines.log.choose import open_producer, open_source
 from pipelines.log.producer import Producer
@@ -30,7 +29,7 @@ class Ingest:
             source=source,
             producer=producer,
             store=Store.connect(settings.redis.get_secret_value(), config.run),
-            analyse=Analyser(served_stages(config, handles), config.timeouts),
+            analyse=served_analyser(config, handles),
             config=config,
             owner=owner,
         )

@@ -1,39 +1,32 @@
 """What serves together: a folder with one checkpoint per encoder, one of the fusion, and `bundle.json` that seals them.
 
-`bundle.json` holds `format`, `name`, `version` and, per part (`audio`, `video`, `text`, `fusion`), the file's name and
-SHA-256. Importing this module imports no torch; the loaders do.
+`bundle.json` holds `format`, `name`, `version` and, per part (`audio`, `video`, `text`, `fusion`), where its files are and
+their SHA-256, see `models.bundles.parts`. Importing this module imports no torch; the loaders do.
 """
 
-import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
-from models.errors import BundleError
+from models import families
+from models.bundles.parts import CHECKPOINT_SUFFIX, Part, find
+from models.errors import BundleError, ModelError
+from models.families import FUSION, Family, family_of
+from models.hashing import sha256_of
 from models.types import Encoder, Fuser, Modality
 
 EMBEDDED = Path(__file__).parent / "embedded"
 """The bundle in the repository: small, trained here, needs no network."""
 
-FORMAT = 1
+FORMATS = (1, 2)
+"""1: every part is a file of the folder. 2: parts may lie elsewhere."""
 INDEX = "bundle.json"
 INDEX_MAX_BYTES = 1 << 16
-PARTS = (*(modality.value for modality in Modality), "fusion", "fusion_mosi", "fusion_ravdess_av")
+PARTS = (*(modality.value for modality in Modality), FUSION, "fusion_mosi", "fusion_ravdess_av")
 """The first four serve; the fusions of the published tables are for the evaluation, and a bundle may lack them."""
-
-CHUNK_BYTES = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One checkpoint of a bundle: where it lies, and the SHA-256 it must have."""
-
-    path: Path
-    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +42,25 @@ class Bundle:
         """Name and version, as every result reports them: `embedded@1`."""
         return f"{self.name}@{self.version}"
 
+    def part(self, name: str) -> Part:
+        """The part of that name.
+
+        Raises:
+            BundleError: The bundle has none.
+        """
+        if name not in self.parts:
+            raise BundleError(f"bundle {self.label} has no {name}: it holds {', '.join(sorted(self.parts))}.")
+        return self.parts[name]
+
+    def family(self, name: str) -> Family:
+        """The family of a part.
+
+        Raises:
+            BundleError: The bundle has no such part.
+            CheckpointError: It is of a family that cannot serve as that part.
+        """
+        return family_of(self.part(name).family, name)
+
 
 def bundle_folder(name: str) -> Path:
     """The folder that `name` stands for: `embedded`, or a path."""
@@ -59,49 +71,35 @@ def load_bundle(path: Path) -> Bundle:
     """Read `path/bundle.json` and verify every file it names.
 
     Raises:
-        BundleError: The index is missing, damaged or of another format, names a file outside the folder or that is
-            not there, or a hash differs.
+        BundleError: The index is missing, damaged or of another format, or a part is not what it says, see
+            `models.bundles.parts.find`.
+        CheckpointError: A part is no checkpoint of a known family.
     """
     index = _index(path / INDEX)
     try:
-        if index["format"] != FORMAT:
-            raise BundleError(f"{path / INDEX} has format {index['format']!r}, this version reads {FORMAT}.")
+        if index["format"] not in FORMATS:
+            raise BundleError(f"{path / INDEX} has format {index['format']!r}, this version reads 1 and 2.")
         name, version = str(index["name"]), str(index["version"])
-        parts = {str(key): _part(path, str(key), value) for key, value in dict(index["parts"]).items()}
+        parts = {str(part): _find(path, str(part), dict(entry)) for part, entry in dict(index["parts"]).items()}
     except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, BundleError):
+        if isinstance(error, ModelError):
             raise
         raise BundleError(
             f"{path / INDEX} lacks or garbles {error}: write it with `python -m models.bundles`."
         ) from error
     if not parts:
         raise BundleError(f"{path} holds no checkpoint: train one, put it there as PART.safetensors, and seal it.")
-    for part in parts.values():
-        _verify(part)
     return Bundle(name, version, MappingProxyType(parts))
 
 
-def load_encoder(bundle: Bundle, modality: Modality, device: str = "cpu") -> Encoder[Any]:
+def load_encoder(bundle: Bundle, modality: Modality, device: str = "cpu") -> Encoder:
     """Build the encoder of one modality.
 
     Raises:
         BundleError: The bundle has none.
         CheckpointError: The file does not fit this version, or was changed since the bundle was verified.
     """
-    part = _wanted(bundle, modality.value)
-    match modality:
-        case Modality.AUDIO:
-            from models.encoders.audio import AudioEncoder  # noqa: PLC0415  # torch only where a network is built
-
-            return AudioEncoder.load(part.path, device=device, expected_sha256=part.sha256)
-        case Modality.VIDEO:
-            from models.encoders.video import VideoEncoder  # noqa: PLC0415  # torch only where a network is built
-
-            return VideoEncoder.load(part.path, device=device, expected_sha256=part.sha256)
-        case Modality.TEXT:
-            from models.encoders.text import TextEncoder  # noqa: PLC0415  # torch only where a network is built
-
-            return TextEncoder.load(part.path, device=device, expected_sha256=part.sha256)
+    return cast("Encoder", _load(bundle, modality.value, device))
 
 
 def load_fusion(bundle: Bundle, device: str = "cpu") -> Fuser:
@@ -111,21 +109,21 @@ def load_fusion(bundle: Bundle, device: str = "cpu") -> Fuser:
         BundleError: The bundle has none.
         CheckpointError: The file does not fit this version, or was changed since the bundle was verified.
     """
-    from models.fusion.attention import AttentionFusion  # noqa: PLC0415  # torch only where a network is built
-
-    part = _wanted(bundle, "fusion")
-    return AttentionFusion.load(part.path, device=device, expected_sha256=part.sha256)
+    return cast("Fuser", _load(bundle, FUSION, device))
 
 
 def seal(path: Path, name: str, version: str) -> Bundle:
     """Write `bundle.json` for the checkpoints `PART.safetensors` that lie in `path`, and load the bundle.
 
+    Parts that lie elsewhere are written into `bundle.json` by hand, and stay in it.
+
     Raises:
         BundleError: None is there.
     """
-    files = {part: path / f"{part}.safetensors" for part in PARTS}
-    parts = {part: {"file": file.name, "sha256": _sha256(file)} for part, file in files.items() if file.is_file()}
-    index = {"format": FORMAT, "name": name, "version": version, "parts": parts}
+    files = {part: path / f"{part}{CHECKPOINT_SUFFIX}" for part in PARTS}
+    here = {part: {"file": file.name, "sha256": sha256_of(file)} for part, file in files.items() if file.is_file()}
+    elsewhere = _elsewhere(path)
+    index = {"format": 2 if elsewhere else 1, "name": name, "version": version, "parts": elsewhere | here}
     (path / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     return load_bundle(path)
 
@@ -148,39 +146,24 @@ def _index(path: Path) -> dict[str, Any]:
     return index
 
 
-def _part(folder: Path, part: str, value: Mapping[str, Any]) -> Part:
-    file, sha256 = str(value["file"]), str(value["sha256"])
+def _elsewhere(folder: Path) -> dict[str, Any]:
+    """The entries of an index that was there before whose files lie in no place that `seal` looks at."""
+    try:
+        parts = _index(folder / INDEX)["parts"]
+        return {part: entry for part, entry in parts.items() if isinstance(entry, dict) and "file" not in entry}
+    except (BundleError, KeyError, AttributeError):
+        return {}
+
+
+def _find(folder: Path, part: str, entry: Mapping[str, Any]) -> Part:
     if part not in PARTS:
         raise BundleError(f"{folder / INDEX} names an unknown part {part!r}: choose from {', '.join(PARTS)}.")
-    # A plain file name: nothing that could lead out of the folder.
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", file) or (folder / file).is_symlink():
-        raise BundleError(f"{folder / INDEX} names {file!r}: a part must be a file in the bundle's own folder.")
-    if not re.fullmatch(r"[0-9a-f]{64}", sha256):
-        raise BundleError(f"{folder / INDEX} gives {sha256!r} as SHA-256 of {part}: 64 hex digits are wanted.")
-    return Part(folder / file, sha256)
+    return find(folder, part, entry)
 
 
-def _verify(part: Part) -> None:
-    try:
-        sha256 = _sha256(part.path)
-    except OSError as error:
-        raise BundleError(f"cannot read {part.path} ({error.strerror}): fetch the bundle again.") from error
-    if sha256 != part.sha256:
-        raise BundleError(
-            f"{part.path} has SHA-256 {sha256}, the bundle says {part.sha256}: the file was changed or cut off. "
-            "Fetch it again, or seal the bundle anew if you trained it."
-        )
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _wanted(bundle: Bundle, part: str) -> Part:
-    if part not in bundle.parts:
-        raise BundleError(f"bundle {bundle.label} has no {part}: it holds {', '.join(sorted(bundle.parts))}.")
-    return bundle.parts[part]
+def _load(bundle: Bundle, name: str, device: str) -> Any:
+    family, part = bundle.family(name), bundle.part(name)
+    if family.reads:
+        return families.imported(family.reads)(part.files, f"{part.family}@{part.sha256[:8]}", device)
+    path, sha256 = part.checkpoint
+    return families.load(path, device=device, expected_sha256=sha256)

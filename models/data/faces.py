@@ -1,4 +1,4 @@
-"""What every set of labelled faces gives, and how a picture that nobody vouches for is decoded."""
+"""What every set of labelled faces gives, and how an untrusted picture is decoded."""
 
 import struct
 import warnings

@@ -84,7 +84,7 @@ def split_name(name: str) -> str:
 
 
 def utterances(faces: Faces, rng: np.random.Generator) -> tuple[list[NDArray[np.uint8]], NDArray[np.int64]]:
-    """Faces of one label put together as if they were an utterance's frames, half of them spoilt, and the labels.
+    """Faces of one label put together as if they were an utterance's frames, half of them degraded, and the labels.
 
     Of every eight faces (8, 48, 48) four are shrunk to 6 to 10 pixels or half covered: a face too far away, or behind a
     hand. Which frames show something is for the network to find out.
@@ -96,13 +96,13 @@ def utterances(faces: Faces, rng: np.random.Generator) -> tuple[list[NDArray[np.
             if len(group) == FRAMES:
                 pictures = faces.pictures[group].copy()
                 for row in range(FRAMES // 2):
-                    pictures[row] = _spoilt(pictures[row], rng)
+                    pictures[row] = _degraded(pictures[row], rng)
                 found.append(pictures)
                 labels.append(label)
     return found, np.array(labels, dtype=np.int64)
 
 
-def _spoilt(picture: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+def _degraded(picture: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
     if rng.random() < 0.5:
         x = torch.from_numpy(picture.astype(np.float32))[None, None]
         small = functional.interpolate(x, size=int(rng.integers(6, 11)), mode="area")

@@ -21,7 +21,7 @@ class Files:
 def set_folder(data: Path, *names: str) -> Path:
     """The folder under `data` that has one of these names (in lower case), whatever its case; else `data` itself.
 
-    This folder may itself be a link: whoever laid out `data` made it. Links inside came with the data set.
+    This folder may itself be a link, which the owner of `data` made. Links inside came with the data set and are not trusted.
 
     Raises:
         DataError: `data` is neither a file nor a folder.

@@ -1,4 +1,4 @@
-"""Sound and pictures out of files that nobody vouches for: FFmpeg, with bounds on time, size and number."""
+"""Sound and pictures out of untrusted files: FFmpeg, with bounds on time, size and number."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

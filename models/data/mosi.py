@@ -98,13 +98,13 @@ def _stem(name: str, known: Container[str]) -> str:
 def _rows(stems: Sequence[str], utterances: Utterances, tables: Tables, folder: Path) -> Iterator[Row | None]:
     for stem in stems:
         try:
-            told, count = _utterances(_only(utterances.get(stem, ()), f"{UTTERANCES}{stem}.csv", folder))
+            labelled, count = _utterances(_only(utterances.get(stem, ()), f"{UTTERANCES}{stem}.csv", folder))
             measured = [
                 _numbers(_only(tables.get((modality, stem), ()), f"{modality}/*_{stem}0.csv", folder), length)
                 for modality, length in LENGTHS.items()
             ]
             _refuse_other_lengths(stem, count, [len(table) for table in measured])
-            yield from _joined(told, measured)
+            yield from _joined(labelled, measured)
         except DataError:
             if len(stems) == 1:
                 raise
@@ -129,15 +129,15 @@ def _utterances(path: Path) -> tuple[dict[str, tuple[float, str]], int]:
             repeated.add(number)
         elif video and label in {"0", "1"}:
             found[number] = float(label), video
-    return {number: told for number, told in found.items() if number not in repeated}, count
+    return {number: labelled for number, labelled in found.items() if number not in repeated}, count
 
 
 def _refuse_other_lengths(stem: str, utterances: int, tables: Sequence[int]) -> None:
     # Fewer utterances may be: a quote that is never closed takes rows with it, and each names its number.
     if len(set(tables)) != 1 or utterances > tables[0]:
-        told = ", ".join(f"{modality}/ {length}" for modality, length in zip(LENGTHS, tables, strict=True))
+        labelled = ", ".join(f"{modality}/ {length}" for modality, length in zip(LENGTHS, tables, strict=True))
         raise DataError(
-            f"the MOSI files of {stem!r} differ in length ({UTTERANCES}{stem}.csv {utterances}, {told}): "
+            f"the MOSI files of {stem!r} differ in length ({UTTERANCES}{stem}.csv {utterances}, {labelled}): "
             "rows would not belong together."
         )
 

@@ -50,7 +50,7 @@ def read(data: Path, split: str) -> Recordings:
 
     Args:
         data: The data folder, the folder of RAVDESS, or any folder of such files, as one actor's.
-        split: `train` (actors 1-18), `validation` (19-21), `test` (22-24) or `all` (whoever lies there).
+        split: `train` (actors 1-18), `validation` (19-21), `test` (22-24) or `all` actors that lie there.
 
     Raises:
         DataError: No such split, no such folder, or no readable clip of these actors.

@@ -109,8 +109,8 @@ def read_csv(
 ) -> Iterator[dict[str, str | None]]:
     """Rows of a CSV with a header: UTF-8, and cp1252 where a line is not UTF-8.
 
-    A column that a row lacks is None, as are all of a broken one (a field of more than 128 KiB, a NUL): whoever asks
-    for a column counts it.
+    A column that a row lacks is None, as are all of a broken one (a field of more than 128 KiB, a NUL): the caller
+    counts such rows.
 
     Args:
         path: The file.

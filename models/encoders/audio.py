@@ -2,19 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models import checkpoint
-from models.encoders.mel import MELS, SOUND_MAX_S, LogMel
+from models.encoders.mel import MELS, SOUND_MAX_S, LogMel, probe
 from models.encoders.residual import ResidualBlock
 from models.errors import AudioInputError
 from models.labels import RAVDESS_LABELS, emotion_matrix, prediction_from_emotions
-from models.types import Features, FloatArray, Modality
+from models.types import Features, FeatureSequence, FloatArray, Modality, Timed
 
 BATCH_CLIPS = 32
 
@@ -70,9 +68,17 @@ class VoiceNetwork(nn.Module):
 
     def forward(self, log_mel: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Map log-mels (B, T, M), padded to the longest, with lengths (B,), to (B, D) and logits (B, classes)."""
-        stride = 2 ** (1 + len(self.stages))
+        return self.pool(*self.frames(log_mel, lengths))
+
+    @property
+    def stride(self) -> int:
+        """Rows of the log-mel that one frame stands for."""
+        return int(2 ** (1 + len(self.stages)))
+
+    def frames(self, log_mel: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Map log-mels (B, T, M) with lengths (B,) to frames (B, T', C), and 1 where there is sound (B, T'), 0 behind it."""
         # The same padding for a clip alone and in a batch: at least one frame, and whole strides.
-        x = functional.pad(log_mel.float(), (0, 0, 0, stride - log_mel.shape[1] % stride))
+        x = functional.pad(log_mel.float(), (0, 0, 0, self.stride - log_mel.shape[1] % self.stride))
         x = _channels(x, _mask(lengths, x.shape[1])).contiguous(memory_format=torch.channels_last)
         lengths = (lengths + 1) // 2
         x = functional.relu(self.stem_norm(self.stem(x)))
@@ -82,9 +88,9 @@ class VoiceNetwork(nn.Module):
             mask = _mask(lengths, x.shape[2] // 2)[:, None, :, None]
             x = stage(x, mask) * mask
         x = functional.relu(self.bands_norm(self.bands(x)))[..., 0].transpose(1, 2)
-        return self._pool(x.float(), _mask(lengths, x.shape[1]))
+        return x.float(), _mask(lengths, x.shape[1])
 
-    def _pool(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def pool(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Attentive statistics pooling (Okabe et al. 2018, arXiv:1803.10963, section 3), then embedding and head."""
         score = self.attention(x)[..., 0].masked_fill(mask == 0, -1e4)
         weight = score.softmax(dim=1)[..., None]
@@ -101,7 +107,7 @@ def _mask(lengths: Tensor, size: int) -> Tensor:
 def _channels(x: Tensor, mask: Tensor) -> Tensor:
     """Three views (B, 3, T, M) of log-mels (B, T, M): as they are, without the mean of each mel, and their slope.
 
-    The first keeps the voice's colour, the second forgets microphone and line, the third sees only movement.
+    The first keeps the timbre, the second removes what microphone and line add to every frame, the third is the delta.
     """
     inside = mask[..., None]
     count = inside.sum(dim=1, keepdim=True).clamp_min(1)
@@ -140,40 +146,54 @@ class AudioEncoder:
         self._temperature = config.temperature
         self._to_emotion = emotion_matrix(config.labels)
 
-    @classmethod
-    def load(cls, path: Path, *, device: str = "cpu", expected_sha256: str | None = None) -> "AudioEncoder":
-        """Build the encoder from a checkpoint.
+    def probe(self) -> LogMel:
+        """Half a second of a tone."""
+        return probe()
 
-        Raises:
-            CheckpointError: The file is damaged, foreign, or has another hash.
-        """
-        network, config, name = checkpoint.load_network(path, expected_sha256, AudioConfig, VoiceNetwork)
-        return cls(network, config, name=name, device=device)
-
-    def encode(self, batch: Sequence[LogMel]) -> list[Features]:
+    def encode(self, batch: Sequence[LogMel | Timed[LogMel]]) -> list[Features]:
         """Judge utterances by what `mel.prepare` made of them, each (T, 64); the order is kept.
 
+        The sequence of a `Timed` one has a vector per 16 rows (160 ms), for the widths of `AudioConfig`.
+
         Raises:
-            AudioInputError: An item that `mel.prepare` did not make.
+            AudioInputError: An item that `mel.prepare` or `mel.prepare_timed` did not make.
         """
         return [
-            Features(Modality.AUDIO, embedding, prediction_from_emotions(probabilities @ self._to_emotion))
-            for embedding, probabilities in self.clips(batch)
+            Features(Modality.AUDIO, embedding, prediction_from_emotions(probabilities @ self._to_emotion), sequence)
+            for embedding, probabilities, sequence in self._judge(batch)
         ]
 
+    def classify(self, batch: Sequence[LogMel]) -> FloatArray:
+        """Probabilities (N, classes) of the network's own classes."""
+        return np.stack([probabilities for _, probabilities, _ in self._judge(batch)])
+
     @torch.inference_mode()
-    def clips(self, batch: Sequence[LogMel]) -> list[tuple[FloatArray, FloatArray]]:
-        """Judge every clip: embedding (D,) and probabilities of the network's own classes (classes,)."""
-        for item in batch:
-            if item.ndim != 2 or item.shape[1] != MELS or not 0 < len(item) <= SOUND_MAX_S * 100:
-                raise AudioInputError(f"expected a prepared log-mel (T, {MELS}), not {item.shape}.")
-        answers: dict[int, tuple[FloatArray, FloatArray]] = {}
+    def _judge(
+        self, batch: Sequence[LogMel | Timed[LogMel]]
+    ) -> list[tuple[FloatArray, FloatArray, FeatureSequence | None]]:
+        """Per clip: embedding (D,), probabilities of the network's own classes (classes,), and the sequence if it is asked."""
+        clips = [item.prepared if isinstance(item, Timed) else item for item in batch]
+        for item, clip in zip(batch, clips, strict=True):
+            if clip.ndim != 2 or clip.shape[1] != MELS or not 0 < len(clip) <= SOUND_MAX_S * 100:
+                raise AudioInputError(f"expected a prepared log-mel (T, {MELS}), not {clip.shape}.")
+            if len(item) != len(clip):
+                raise AudioInputError(f"{len(item)} times for {len(clip)} rows: send what prepare_timed gave.")
+        answers: dict[int, tuple[FloatArray, FloatArray, FeatureSequence | None]] = {}
         # By length, so that a batch is not mostly padding.
-        order = sorted(range(len(batch)), key=lambda row: len(batch[row]))
+        order = sorted(range(len(clips)), key=lambda row: len(clips[row]))
         for first in range(0, len(order), BATCH_CLIPS):
             rows = order[first : first + BATCH_CLIPS]
-            padded, lengths = pad([batch[row] for row in rows])
-            embedding, logits = self._network(padded.to(self._device), lengths.to(self._device))
+            padded, lengths = pad([clips[row] for row in rows])
+            frames, inside = self._network.frames(padded.to(self._device), lengths.to(self._device))
+            embedding, logits = self._network.pool(frames, inside)
             probabilities = (logits.float() / self._temperature).softmax(dim=1).cpu().numpy()
-            answers.update(zip(rows, zip(embedding.float().cpu().numpy(), probabilities, strict=True), strict=True))
-        return [answers[row] for row in range(len(batch))]
+            sequences = [self._sequence(batch[row], frames[place]) for place, row in enumerate(rows)]
+            columns = (embedding.float().cpu().numpy(), probabilities, sequences)
+            answers.update(zip(rows, zip(*columns, strict=True), strict=True))
+        return [answers[row] for row in range(len(clips))]
+
+    def _sequence(self, item: LogMel | Timed[LogMel], frames: Tensor) -> FeatureSequence | None:
+        if not isinstance(item, Timed):
+            return None
+        times_ms = item.times_ms[:: self._network.stride]
+        return FeatureSequence(frames[: len(times_ms)].cpu().numpy(), times_ms)

@@ -15,7 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from models.errors import FaceInputError
+from models.encoders import video
+from models.encoders.video import GREY_WEIGHTS
+from models.errors import FaceInputError, FaceNotFoundError
+from models.types import Picture, Timed
 
 CROP_PX = 48
 CROPS_MAX = 16
@@ -43,10 +46,6 @@ WORK_SIDE_PX = 1280
 """A longer picture is thinned to this first, which bounds memory."""
 FRAMES_MAX = 4096
 
-GREY_WEIGHTS = np.array([0.299, 0.587, 0.114], np.float32)
-"""ITU-R BT.601 luma."""
-
-Picture = NDArray[np.uint8]
 Crops = NDArray[np.uint8]
 Grey = NDArray[np.float32]
 Box = tuple[float, float, float, float]
@@ -60,6 +59,29 @@ class _Track:
     shape: tuple[int, ...]
     scale: float
     template: Tensor
+
+
+def prepare(frames: Sequence[tuple[int, Picture]]) -> Crops:
+    """What the face encoder takes: the faces of an utterance's pictures, see `find_faces`, (N, 48, 48), N >= 1.
+
+    Raises:
+        FaceNotFoundError: No face in any picture.
+        FaceInputError: As `find_faces`.
+    """
+    return prepare_timed(frames).prepared
+
+
+def prepare_timed(frames: Sequence[tuple[int, Picture]]) -> Timed[Crops]:
+    """`prepare`, with the time of the picture that each face was cut out of.
+
+    Raises:
+        FaceNotFoundError: No face in any picture.
+        FaceInputError: As `find_faces`.
+    """
+    found = _faces_of(frames)
+    if not found:
+        raise FaceNotFoundError("no face in any sampled picture")
+    return Timed(video.prepare(np.stack([crop for _, crop in found])), np.array([time for time, _ in found], np.int32))
 
 
 def find_faces(frames: Sequence[tuple[int, Picture]]) -> Crops:
@@ -77,9 +99,15 @@ def find_faces(frames: Sequence[tuple[int, Picture]]) -> Crops:
     Raises:
         FaceInputError: For anything else.
     """
+    found = _faces_of(frames)
+    return np.stack([crop for _, crop in found]) if found else np.zeros((0, CROP_PX, CROP_PX), np.uint8)
+
+
+def _faces_of(frames: Sequence[tuple[int, Picture]]) -> list[tuple[int, Crops]]:
+    """The face (48, 48) of each picture that has one, with its time."""
     if len(frames) > FRAMES_MAX:
         raise FaceInputError(f"{len(frames)} pictures in one utterance; sample at most {FRAMES_MAX}")
-    crops: list[Crops] = []
+    found: list[tuple[int, Crops]] = []
     track: _Track | None = None
     searched_ms: int | None = None
     for time_ms, picture in _spaced(frames):
@@ -94,8 +122,8 @@ def find_faces(frames: Sequence[tuple[int, Picture]]) -> Crops:
             # A turned face that the detector misses stays with its track as long as it correlates.
             track = track if box is None else _started(box, grey)
         if track is not None:
-            crops.append(cut_out(grey, track.box))
-    return np.stack(crops) if crops else np.zeros((0, CROP_PX, CROP_PX), np.uint8)
+            found.append((time_ms, cut_out(grey, track.box)))
+    return found
 
 
 def cut_out(grey: Grey, box: Box) -> Crops:

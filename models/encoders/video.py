@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,11 +9,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models import checkpoint
 from models.encoders.residual import ResidualBlock
 from models.errors import VideoInputError
 from models.labels import FER2013_LABELS, emotion_matrix, prediction_from_emotions
-from models.types import Features, FloatArray, Modality
+from models.types import Features, FeatureSequence, FloatArray, Modality, Timed
 
 SIDE_PX = 48
 FACE_MIN_PX = 12
@@ -23,6 +21,9 @@ FRAMES_MAX = 75
 """Frames of one utterance that are looked at: 15 s at 5 per s. Of more, as many are taken at even distances."""
 BATCH_FACES = 128
 VIEWS = 4
+
+GREY_WEIGHTS = np.array([0.299, 0.587, 0.114], np.float32)
+"""ITU-R BT.601 luma of red, green and blue, which the JPEGs of FER2013 were made with."""
 
 Faces = NDArray[np.uint8]
 
@@ -121,18 +122,17 @@ def prepare(faces: Faces) -> Faces:
 def _grey_square(face: Faces) -> Faces:
     x = torch.from_numpy(face.astype(np.float32))
     if x.dim() == 3:
-        # Luma of ITU-R BT.601, which the JPEGs of FER2013 were made with.
-        x = x @ torch.tensor([0.299, 0.587, 0.114])
+        x = x @ torch.from_numpy(GREY_WEIGHTS)
     if x.shape != (SIDE_PX, SIDE_PX):
         x = functional.interpolate(x[None, None], size=(SIDE_PX, SIDE_PX), mode="bilinear", antialias=True)[0, 0]
     return np.asarray(x.round().clamp(0, 255).to(torch.uint8))
 
 
 def _views(sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Which faces are looked at in which of four ways: rows of the concatenated batch (V,), and ways (V,).
+    """Test-time augmentation: rows of the concatenated batch (V,), and which of the four views of each (V,).
 
-    A face alone is seen in all four, so that its mirror image has the same answer; of an utterance's many each is seen in
-    one, in turns, since the pooling averages over them anyway.
+    A face alone is judged in all four views, so that its mirror image has the same answer; of an utterance's many faces each is
+    judged in one, in turns, since the pooling averages over them anyway.
     """
     owners, kinds, first = [], [], 0
     for size in sizes:
@@ -143,16 +143,16 @@ def _views(sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
     return torch.cat(owners), torch.cat(kinds)
 
 
-def _seen(pictures: Tensor, kinds: Tensor) -> Tensor:
-    """Pictures (B, 48, 48) as (B, 40, 40), each in its way: near, further mirrored, near mirrored, further.
+def _cropped(pictures: Tensor, kinds: Tensor) -> Tensor:
+    """The views (B, 40, 40) of pictures (B, 48, 48): 0 near, 1 wider mirrored, 2 near mirrored, 3 wider.
 
     The network learned on crops of this size; on the whole picture it is worse.
     """
     near = pictures[:, 4:44, 4:44].float()
     wider = pictures[:, None, 2:46, 2:46].float()
     further = functional.interpolate(wider, size=near.shape[1:], mode="bilinear")[:, 0]
-    ways = torch.stack([near, further.flip(2), near.flip(2), further])
-    return ways[kinds.to(ways.device), torch.arange(len(pictures), device=ways.device)]
+    views = torch.stack([near, further.flip(2), near.flip(2), further])
+    return views[kinds.to(views.device), torch.arange(len(pictures), device=views.device)]
 
 
 def _mean_of(values: Tensor, owners: Tensor) -> Tensor:
@@ -180,29 +180,32 @@ class VideoEncoder:
         self._temperature, self._weight_temperature = config.temperature, config.weight_temperature
         self._to_emotion = emotion_matrix(config.labels)
 
-    @classmethod
-    def load(cls, path: Path, *, device: str = "cpu", expected_sha256: str | None = None) -> "VideoEncoder":
-        """Build the encoder from a checkpoint.
+    def probe(self) -> Faces:
+        """One black picture."""
+        return np.zeros((1, SIDE_PX, SIDE_PX), np.uint8)
 
-        Raises:
-            CheckpointError: The file is damaged, foreign, or has another hash.
-        """
-        network, config, name = checkpoint.load_network(path, expected_sha256, VideoConfig, FaceNetwork)
-        return cls(network, config, name=name, device=device)
-
-    def encode(self, batch: Sequence[Faces]) -> list[Features]:
+    def encode(self, batch: Sequence[Faces | Timed[Faces]]) -> list[Features]:
         """Judge utterances by their prepared faces (n, 48, 48): embeddings and logits averaged by the learned weights.
 
+        The sequence of a `Timed` one has the embedding of each face.
+
         Raises:
-            VideoInputError: An item that `prepare` did not make.
+            VideoInputError: An item that `prepare` did not make, or times that are not those of its faces.
         """
         features = []
-        for embeddings, logits, weights in self._judge(batch):
-            share = (weights / self._weight_temperature).softmax(dim=0)[:, None]
+        faces = [item.prepared if isinstance(item, Timed) else item for item in batch]
+        for item, (embeddings, logits, weights) in zip(batch, self._judge(faces), strict=True):
+            share = self._shares(weights)
             probabilities = self._probabilities((share * logits).sum(dim=0))
             prediction = prediction_from_emotions(probabilities @ self._to_emotion)
-            features.append(Features(Modality.VIDEO, (share * embeddings).sum(dim=0).numpy(), prediction))
+            vector = (share * embeddings).sum(dim=0).numpy()
+            features.append(Features(Modality.VIDEO, vector, prediction, _sequence(item, embeddings)))
         return features
+
+    def classify(self, batch: Sequence[Faces]) -> FloatArray:
+        """Probabilities (N, classes) of the network's own classes, pooled over each utterance's faces."""
+        pooled = [(self._shares(weights) * logits).sum(dim=0) for _, logits, weights in self._judge(batch)]
+        return np.stack([self._probabilities(one) for one in pooled])
 
     def frames(self, batch: Sequence[Faces]) -> list[tuple[FloatArray, FloatArray]]:
         """Judge every frame by itself: embeddings (n, D) and probabilities of the network's own classes (n, classes)."""
@@ -221,11 +224,23 @@ class VideoEncoder:
         pictures, sizes = torch.from_numpy(np.concatenate(batch)), [len(faces) for faces in batch]
         owners, kinds = _views(sizes)
         parts = [
-            self._network(_seen(pictures[rows].to(self._device), kind))
+            self._network(_cropped(pictures[rows].to(self._device), kind))
             for rows, kind in zip(torch.split(owners, BATCH_FACES), torch.split(kinds, BATCH_FACES), strict=True)
         ]
         columns = (_mean_of(torch.cat(column).float().cpu(), owners) for column in zip(*parts, strict=True))
         return list(zip(*(torch.split(column, sizes) for column in columns), strict=True))
 
+    def _shares(self, weights: Tensor) -> Tensor:
+        """How much each frame counts (n, 1), summing to 1, from weight logits (n,)."""
+        return (weights / self._weight_temperature).softmax(dim=0)[:, None]
+
     def _probabilities(self, logits: Tensor) -> FloatArray:
         return np.asarray((logits / self._temperature).softmax(dim=-1), dtype=np.float32)
+
+
+def _sequence(item: Faces | Timed[Faces], embeddings: Tensor) -> FeatureSequence | None:
+    if not isinstance(item, Timed):
+        return None
+    if len(item.times_ms) != len(embeddings):
+        raise VideoInputError(f"{len(item.times_ms)} times for {len(embeddings)} faces: send what prepare_timed gave.")
+    return FeatureSequence(embeddings.numpy(), item.times_ms)

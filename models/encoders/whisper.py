@@ -1,7 +1,5 @@
 """OpenAI Whisper (Radford et al. 2022, arXiv:2212.04356), a batch of utterances at a time, with word times."""
 
-import hashlib
-import hmac
 import pickle
 import string
 import threading
@@ -18,6 +16,7 @@ from whisper.timing import find_alignment, merge_punctuations
 from whisper.tokenizer import get_tokenizer
 
 from models.errors import WhisperError
+from models.hashing import sha256_of
 from models.types import SAMPLE_RATE_HZ, FloatArray, Transcript, Word
 
 WINDOW_S = 30
@@ -100,7 +99,7 @@ class WhisperTranscriber:
         aligned = find_alignment(self._model, tokenizer, tokens, mel_MT, frames) if tokens else []
         merge_punctuations(aligned, _PREPENDED, _APPENDED)
         words = tuple(_word(timing, length_ms) for timing in aligned if timing.word.strip())
-        reason = doubt(result.text, result.no_speech_prob, result.avg_logprob, result.compression_ratio)
+        reason = unreliable_reason(result.text, result.no_speech_prob, result.avg_logprob, result.compression_ratio)
         return Transcript(result.text, result.language, words, self.engine, reason)
 
 
@@ -116,7 +115,7 @@ def mel_of(samples: FloatArray, mels: int) -> torch.Tensor:
     return whisper.log_mel_spectrogram(whisper.pad_or_trim(torch.from_numpy(clean)), mels)  # type: ignore[no-any-return]  # whisper ships no types
 
 
-def doubt(text: str, no_speech: float, mean_log_probability: float, compression: float) -> str | None:
+def unreliable_reason(text: str, no_speech: float, mean_log_probability: float, compression: float) -> str | None:
     """The gate that a text fails, or None when it may be believed.
 
     Args:
@@ -148,9 +147,8 @@ def load_whisper(path: Path, name: str, *, device: str, sha256: str | None = Non
     """
     try:
         if sha256 is not None:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            if not hmac.compare_digest(digest, sha256.lower()):
+            digest = sha256_of(path)
+            if digest != sha256.lower():
                 raise WhisperError(f"{path} has SHA-256 {digest}, not {sha256}; fetch it again")
         # Whisper's own loader compares torch's version as a string before it asks for weights_only.
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)

@@ -1,10 +1,10 @@
 """Fusion by attention over the modalities that are present, whose evidence adds up.
 
-Every present encoder gives a token; a transformer block lets the tokens look at each other; each token then says how
-much it should count (its mass, exp of an attention logit) and what it argues for (its evidence, in log odds). The answer is
-the prior plus the sum of mass times evidence. This is attention (Bahdanau et al. 2015, arXiv:1409.0473) without its final
-division, so that agreeing modalities reinforce each other as independent witnesses would (Hinton 2002, products of
-experts); the divided masses are reported as weights. With no modality the answer is the prior.
+Every present encoder gives a token; the tokens pass one transformer block of self-attention; from each token then follow
+its weight (exp of an attention logit) and its evidence (log odds of the answers). The answer is the prior plus the sum of
+weight times evidence. This is attention (Bahdanau et al. 2015, arXiv:1409.0473) without its final division, so that
+agreeing modalities reinforce each other as independent witnesses would (Hinton 2002, products of experts); divided by
+their sum, the weights are reported. With no modality the answer is the prior.
 
 Shapes: B utterances, M modalities (all 3 in the order of `Modality`, for `AttentionFusion`), D width, L answers (log
 probabilities) of one modality.
@@ -13,7 +13,6 @@ probabilities) of one modality.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 from typing import Protocol, cast
 
 import numpy as np
@@ -21,7 +20,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models import checkpoint
 from models.errors import FusionInputError
 from models.labels import score_of
 from models.types import (
@@ -97,7 +95,7 @@ def subsets(modalities: tuple[Modality, ...]) -> list[tuple[Modality, ...]]:
 
 
 class FusionNetwork(nn.Module):
-    """Tokens of the present modalities to logits and one mass per modality."""
+    """Tokens of the present modalities to logits and one weight per modality."""
 
     def __init__(self, config: Shape) -> None:
         super().__init__()
@@ -118,16 +116,16 @@ class FusionNetwork(nn.Module):
         self.widen = nn.Linear(config.width, 2 * config.width)
         self.narrow = nn.Linear(2 * config.width, config.width)
         self.dropout = nn.Dropout(config.dropout)
-        self.mass = nn.Linear(config.width, 1)
+        self.weight = nn.Linear(config.width, 1)
         self.refine = nn.Linear(config.width, answers)
         # What an encoder says of each class argues for that class until training knows better.
         identity = torch.zeros(modalities, answers, answers)
         # Not torch.eye: on the meta device, where checkpoints are restored, it would import torch's compiler (4 s).
         identity.diagonal(dim1=1, dim2=2).fill_(1)
         self.evidence = nn.Parameter(identity)
-        self.lean = nn.Parameter(torch.zeros(modalities, answers))
+        self.bias = nn.Parameter(torch.zeros(modalities, answers))
         self.prior = nn.Parameter(torch.zeros(answers))
-        for last in (self.mass, self.refine):
+        for last in (self.weight, self.refine):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
 
@@ -135,11 +133,11 @@ class FusionNetwork(nn.Module):
         """Fuse what is present: `logits` of `FusionConfig`, split into its two questions.
 
         Returns:
-            Emotion logits (B, 7), polarity logits (B, 3), and masses (B, M), 0 where absent.
+            Emotion logits (B, 7), polarity logits (B, 3), and weights (B, M), 0 where absent.
         """
-        logits, mass = self.logits(embeddings, answers, present)
+        logits, weight = self.logits(embeddings, answers, present)
         emotion, polarity = torch.split(logits, [len(EMOTIONS), len(POLARITIES)], dim=1)
-        return emotion, polarity, mass
+        return emotion, polarity, weight
 
     def logits(self, embeddings: Sequence[Tensor], answers: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """Fuse what is present.
@@ -150,19 +148,19 @@ class FusionNetwork(nn.Module):
             present: (B, M), True where a modality is.
 
         Returns:
-            Logits (B, L), and masses (B, M), 0 where absent.
+            Logits (B, L), and weights (B, M), 0 where absent.
         """
         tokens = [
             embed(embedding) + answer(answers[:, place])
             for place, (embed, answer, embedding) in enumerate(zip(self.embed, self.answer, embeddings, strict=True))
         ]
-        x = self._look_around(torch.stack(tokens, dim=1), present)
-        mass = self.mass(x)[..., 0].exp() * present
-        evidence = torch.einsum("bmi,mij->bmj", answers, self.evidence) + self.lean + self.refine(x)
+        x = self.self_attention(torch.stack(tokens, dim=1), present)
+        weight = self.weight(x)[..., 0].exp() * present
+        evidence = torch.einsum("bmi,mij->bmj", answers, self.evidence) + self.bias + self.refine(x)
         evidence = evidence * present[..., None]
-        return self.prior + (mass[..., None] * evidence).sum(dim=1), mass
+        return self.prior + (weight[..., None] * evidence).sum(dim=1), weight
 
-    def _look_around(self, x: Tensor, present: Tensor) -> Tensor:
+    def self_attention(self, x: Tensor, present: Tensor) -> Tensor:
         """One pre-norm transformer block over the present tokens, (B, M, D) to (B, M, D)."""
         q, k, v = self.query_key_value(self.norm(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         # A token always sees itself, so that the softmax of an absent one is defined (its result counts nowhere).
@@ -190,16 +188,6 @@ class AttentionFusion:
         self._device = torch.device(device)
         self.network = network.eval().to(self._device)
 
-    @classmethod
-    def load(cls, path: Path, *, device: str = "cpu", expected_sha256: str | None = None) -> "AttentionFusion":
-        """Build the fusion from a checkpoint.
-
-        Raises:
-            CheckpointError: The file is damaged, foreign, or has another hash.
-        """
-        network, config, name = checkpoint.load_network(path, expected_sha256, FusionConfig, FusionNetwork)
-        return cls(network, config, name=name, device=device)
-
     def fuse(self, batch: Sequence[Mapping[Modality, Features]]) -> list[FusedPrediction]:
         """Judge utterances by whatever modalities each has; contributions by leaving one out at a time.
 
@@ -225,6 +213,13 @@ class AttentionFusion:
             row += 1 + len(present)
         return fused
 
+    def probe(self) -> dict[Modality, Features]:
+        """A text of which its encoder says nothing."""
+        size = self._config.embeddings[MODALITIES.index(Modality.TEXT)]
+        even = [np.full(size, 1 / size, dtype=np.float32) for size in (len(POLARITIES), len(EMOTIONS))]
+        unsure = Prediction(0.0, *even)
+        return {Modality.TEXT: Features(Modality.TEXT, np.zeros(size, dtype=np.float32), unsure)}
+
     def prior(self) -> Prediction:
         """The answer to an utterance of which nothing is known."""
         return self._answer([{}])[0][0]
@@ -234,14 +229,14 @@ class AttentionFusion:
         if not subsets:
             return [], np.zeros((0, len(MODALITIES)), dtype=np.float32)
         embeddings, answers, present = as_tensors(subsets, self._config)
-        emotion, polarity, mass = self.network(
+        emotion, polarity, weight = self.network(
             [embedding.to(self._device) for embedding in embeddings],
             answers.to(self._device),
             present.to(self._device),
         )
         emotions = (emotion.float() / self.temperatures[0]).softmax(dim=1).cpu().numpy()
         poles = (polarity.float() / self.temperatures[1]).softmax(dim=1).cpu().numpy()
-        weights = (mass / mass.sum(dim=1, keepdim=True).clamp_min(1e-9)).float().cpu().numpy()
+        weights = (weight / weight.sum(dim=1, keepdim=True).clamp_min(1e-9)).float().cpu().numpy()
         predictions = [Prediction(score_of(p), p, e) for e, p in zip(emotions, poles, strict=True)]
         return predictions, weights
 

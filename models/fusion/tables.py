@@ -7,27 +7,20 @@ Shapes: B utterances, M modalities, D_m measurements, C classes.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models import checkpoint
-from models.data import mosi as mosi_files
-from models.data import ravdess_av as ravdess_av_files
-from models.data.tables import Table
 from models.errors import FusionInputError
 from models.fusion.attention import PROBABILITY_MIN, FusionNetwork, subsets
-from models.labels import RAVDESS_LABELS
-from models.metrics import Answers, ScoreTask, Task, emotion_tasks
 from models.types import FloatArray, Modality
 
 CLIP = 3.0
-"""Standardised measurements are clipped here: one broken one cannot outvote the others."""
+"""Standardised measurements are clipped here: a single outlier cannot decide alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +93,7 @@ class TableNetwork(nn.Module):
 
         Args:
             own: (B, M, C), see `encode`.
-            around: (B, M, C), see `others`.
+            around: (B, M, C), see `mean_of_others`.
             present: (B, M), True where a modality is.
 
         Returns:
@@ -115,7 +108,7 @@ def standardised(x: Tensor, center: Tensor, scale: Tensor) -> Tensor:
     return ((x - center) / scale).nan_to_num(0.0, CLIP, -CLIP).clamp(-CLIP, CLIP)
 
 
-def others(own: FloatArray, groups: NDArray[np.str_]) -> FloatArray:
+def mean_of_others(own: FloatArray, groups: NDArray[np.str_]) -> FloatArray:
     """The mean logits (N, M, C) over the other rows of each row's group; zeros where there is none."""
     _, group = np.unique(groups, return_inverse=True)
     total = np.zeros((group.max() + 1, *own.shape[1:]), dtype=np.float32)
@@ -128,24 +121,31 @@ def others(own: FloatArray, groups: NDArray[np.str_]) -> FloatArray:
 
 
 @torch.no_grad()
-def probabilities(network: TableNetwork, table: Table) -> dict[str, FloatArray]:
+def probabilities(
+    network: TableNetwork, measured: Mapping[Modality, FloatArray], groups: NDArray[np.str_]
+) -> dict[str, FloatArray]:
     """What the network says (N, C) to every subset of modalities, named like `audio+text`, and `averaged`.
 
     `averaged` is the mean of what the encoders say by themselves.
 
+    Args:
+        network: In any mode; it is put into `eval` mode.
+        measured: Per modality, in the order of `TableConfig.modalities`, (N, D_m); NaN where a measurement is missing.
+        groups: (N,), the video or speaker of each row.
+
     Raises:
         FusionInputError: The network was trained with other measurements.
     """
-    given = {modality: values.shape[1] for modality, values in table.measured.items()}
+    given = {modality: values.shape[1] for modality, values in measured.items()}
     wanted = [len(center) for center in network.center]
     if list(given.values()) != wanted:
         raise FusionInputError(f"the table has {given} measurements, the network was trained with {wanted}.")
     network.eval()
     device = network.context.device
-    own = network.encode([torch.from_numpy(values).to(device) for values in table.measured.values()])
-    around = torch.from_numpy(others(own.cpu().numpy(), table.groups)).to(device)
+    own = network.encode([torch.from_numpy(values).to(device) for values in measured.values()])
+    around = torch.from_numpy(mean_of_others(own.cpu().numpy(), groups)).to(device)
     # A modality of which nothing was measured is absent.
-    there = torch.from_numpy(np.stack([np.isfinite(x).any(axis=1) for x in table.measured.values()], axis=1)).to(device)
+    there = torch.from_numpy(np.stack([np.isfinite(x).any(axis=1) for x in measured.values()], axis=1)).to(device)
     found = {}
     for subset in subsets(tuple(given)):
         wanted_here = torch.tensor([modality in subset for modality in given], device=device)
@@ -153,60 +153,3 @@ def probabilities(network: TableNetwork, table: Table) -> dict[str, FloatArray]:
     alone = network.answers(own, around).exp() * there[..., None]
     found["averaged"] = (alone.sum(dim=1) / there.sum(dim=1, keepdim=True)).cpu().numpy()
     return found
-
-
-def mosi(bundle: Path, data: Path, split: str) -> Answers:
-    """The fusion `fusion_mosi` on MOSI: task `polarity`, one per subset (`polarity_text`), and `polarity_averaged`.
-
-    Args:
-        bundle: With `fusion_mosi.safetensors`.
-        data: The data folder.
-        split: See `models.data.mosi.read`.
-
-    Raises:
-        DataError: The data or the split are not there.
-        CheckpointError: The checkpoint is damaged or missing.
-    """
-    table = mosi_files.read(data, split)
-    tasks = _named(
-        _load(bundle / "fusion_mosi.safetensors"),
-        table,
-        lambda answer: {"polarity": Task(mosi_files.LABELS, table.labels, answer)},
-    )
-    return Answers(tasks, table.skipped)
-
-
-def ravdess_av(bundle: Path, data: Path, split: str) -> Answers:
-    """The fusion `fusion_ravdess_av` on its table: `emotion`, `polarity` and `score`, likewise.
-
-    Args:
-        bundle: With `fusion_ravdess_av.safetensors`.
-        data: The data folder.
-        split: See `models.data.ravdess_av.read`.
-
-    Raises:
-        DataError: The data or the split are not there.
-        CheckpointError: The checkpoint is damaged or missing.
-    """
-    table = ravdess_av_files.read(data, split)
-    tasks = _named(
-        _load(bundle / "fusion_ravdess_av.safetensors"),
-        table,
-        lambda answer: emotion_tasks(RAVDESS_LABELS, table.labels, RAVDESS_LABELS, answer)[0],
-    )
-    return Answers(tasks, table.skipped)
-
-
-def _load(path: Path) -> TableNetwork:
-    return checkpoint.load_network(path, None, TableConfig, TableNetwork)[0]
-
-
-def _named(
-    network: TableNetwork, table: Table, ask: Callable[[FloatArray], Mapping[str, Task | ScoreTask]]
-) -> dict[str, Task | ScoreTask]:
-    everything = "+".join(table.measured)
-    return {
-        task if subset == everything else f"{task}_{subset}": asked
-        for subset, answer in probabilities(network, table).items()
-        for task, asked in ask(answer).items()
-    }

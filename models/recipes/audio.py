@@ -61,7 +61,7 @@ def audio_ravdess(data: Path) -> Recipe:
 
 
 def audio_ravdess_folds(data: Path) -> list[Callable[[], Recipe]]:
-    """Cross-validation: six trainings, each judged on actors that it did not hear."""
+    """Cross-validation: six trainings, each validated on actors that are not in its training part."""
     found: list[Voices] = []
 
     def voices() -> Voices:
@@ -82,8 +82,8 @@ def vary(log_mel: LogMel, rng: np.random.Generator) -> FloatArray:
     pace, shift = rng.uniform(0.85, 1.18), rng.uniform(-2.5, 2.5)
     frames = min(FRAMES_MAX, int(len(log_mel) / pace))
     first = rng.uniform(0, max(0.0, len(log_mel) - 1 - frames * pace))
-    x = _between(log_mel.astype(np.float32), first + pace * np.arange(frames), axis=0)
-    x = _between(x, np.arange(mel.MELS) + shift, axis=1)
+    x = _interpolated(log_mel.astype(np.float32), first + pace * np.arange(frames), axis=0)
+    x = _interpolated(x, np.arange(mel.MELS) + shift, axis=1)
     colour = np.interp(np.linspace(0, 4, mel.MELS), np.arange(5), rng.uniform(-0.9, 0.9, 5))
     x = np.maximum(x + colour.astype(np.float32), np.float32(SILENT))
     mean = x.mean()
@@ -95,7 +95,7 @@ def vary(log_mel: LogMel, rng: np.random.Generator) -> FloatArray:
     return x
 
 
-def _between(x: FloatArray, places: FloatArray | NDArray[np.float64], axis: int) -> FloatArray:
+def _interpolated(x: FloatArray, places: FloatArray | NDArray[np.float64], axis: int) -> FloatArray:
     """Values of `x` at fractional places along an axis, the edges repeated outside."""
     places = places.clip(0, x.shape[axis] - 1)
     low = places.astype(np.int64)
@@ -139,68 +139,82 @@ def _prepared(samples: FloatArray, otherwise: LogMel) -> LogMel:
         return otherwise
 
 
-def _recipe(get_voices: Callable[[], Voices], held_out_actors: range) -> Recipe:
-    voices = get_voices()
-    held_out = np.flatnonzero(np.isin(voices.actors, held_out_actors)).tolist()
-    heard = np.flatnonzero(~np.isin(voices.actors, held_out_actors))
+def loss(model: nn.Module, batch: Batch, weight: Tensor) -> Tensor:
+    """Smoothed cross-entropy of both clips of a blend, each by its share; `weight` (classes,)."""
+    logits = model(batch["log_mel"], batch["lengths"])[1].float()
+    own, other = (
+        nn.functional.cross_entropy(logits, batch[key], weight.to(logits.device), label_smoothing=0.1, reduction="none")
+        for key in ("label", "other")
+    )
+    return (batch["share"] * own + (1 - batch["share"]) * other).mean()
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """The held-out actors' clips as recorded and through a telephone, and their labels int64 (N,)."""
+
+    recorded: Sequence[LogMel]
+    telephone: Sequence[LogMel]
+    labels: NDArray[np.int64]
+    config: AudioConfig
+
+    def figures(self, model: nn.Module) -> dict[str, float]:
+        """Of the clips as recorded, and prefixed `telephone_` of the others."""
+        found: dict[str, float] = {}
+        for prefix, clips in (("", self.recorded), ("telephone_", self.telephone)):
+            answer = self._probabilities(model, clips).argmax(axis=1)
+            of_clips = classification(self.labels, answer, len(self.config.labels))
+            found |= {prefix + name: value for name, value in of_clips.items()}
+        return found
+
+    def calibrated(self, model: nn.Module) -> AudioConfig:
+        """The architecture with the temperature that fits both."""
+        answers = np.concatenate([self._probabilities(model, clips) for clips in (self.recorded, self.telephone)])
+        labels = torch.from_numpy(np.tile(self.labels, 2))
+        return replace(self.config, temperature=temperature(torch.from_numpy(answers).log(), labels))
+
+    def _probabilities(self, model: nn.Module, clips: Sequence[LogMel]) -> FloatArray:
+        return audio.AudioEncoder(cast("VoiceNetwork", model), self.config, name="audio").classify(clips)
+
+
+def batches(voices: Voices, rows: NDArray[np.int64], rng: np.random.Generator) -> Iterable[Batch]:
+    """One epoch over clips `rows`, each in a version drawn at random; an incomplete last batch is left out."""
     versions = [*voices.versions, voices.telephone]
-    config = AudioConfig()
-    steps = len(heard) // BATCH_CLIPS
-    weight = balanced_class_weights(voices.labels[heard], len(config.labels))
+    steps = len(rows) // BATCH_CLIPS
+    for drawn in np.split(rng.permutation(rows)[: steps * BATCH_CLIPS], steps):
+        yield _mixed(
+            [vary(versions[int(rng.integers(len(versions)))][row], rng) for row in drawn.tolist()],
+            voices.labels[drawn],
+            rng,
+        )
 
-    def batches(rng: np.random.Generator) -> Iterable[Batch]:
-        for rows in np.split(rng.permutation(heard)[: steps * BATCH_CLIPS], steps):
-            yield _mixed(
-                [vary(versions[int(rng.integers(len(versions)))][row], rng) for row in rows.tolist()],
-                voices.labels[rows],
-                rng,
-            )
 
-    def loss(model: nn.Module, batch: Batch) -> Tensor:
-        logits = model(batch["log_mel"], batch["lengths"])[1].float()
-        losses = [
-            nn.functional.cross_entropy(
-                logits, batch[key], weight.to(logits.device), label_smoothing=0.1, reduction="none"
-            )
-            for key in ("label", "other")
-        ]
-        return (batch["share"] * losses[0] + (1 - batch["share"]) * losses[1]).mean()
-
-    def encoder(model: nn.Module) -> audio.AudioEncoder:
-        return audio.AudioEncoder(cast("VoiceNetwork", model), config, name="audio")
-
-    def validate(model: nn.Module) -> dict[str, float]:
-        figures: dict[str, float] = {}
-        for prefix, log_mels in (("", voices.versions[0]), ("telephone_", voices.telephone)):
-            answer = np.array([p.argmax() for _, p in encoder(model).clips([log_mels[row] for row in held_out])])
-            found = classification(voices.labels[held_out], answer, len(config.labels))
-            figures |= {prefix + name: value for name, value in found.items()}
-        return figures
-
-    def calibrate(model: nn.Module) -> AudioConfig:
-        found = [
-            p
-            for log_mels in (voices.versions[0], voices.telephone)
-            for _, p in encoder(model).clips([log_mels[r] for r in held_out])
-        ]
-        logits, labels = torch.from_numpy(np.stack(found)).log(), torch.from_numpy(np.tile(voices.labels[held_out], 2))
-        return replace(config, temperature=temperature(logits, labels))
-
+def _recipe(get_voices: Callable[[], Voices], held_out_actors: range) -> Recipe:
+    voices, config = get_voices(), AudioConfig()
+    is_held_out = np.isin(voices.actors, held_out_actors)
+    rows, held_out = np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out).tolist()
+    validation = Validation(
+        [voices.versions[0][row] for row in held_out],
+        [voices.telephone[row] for row in held_out],
+        voices.labels[held_out],
+        config,
+    )
+    weight = balanced_class_weights(voices.labels[rows], len(config.labels))
     return Recipe(
         name="audio",
         config=config,
         build=lambda: VoiceNetwork(config).to(memory_format=torch.channels_last),
-        batches=batches,
-        steps_per_epoch=steps,
-        loss=loss,
-        validate=validate,
+        batches=lambda rng: batches(voices, rows, rng),
+        steps_per_epoch=len(rows) // BATCH_CLIPS,
+        loss=lambda model, batch: loss(model, batch, weight),
+        validate=validation.figures,
         metric=None,
         epochs=100,
         learning_rate=2e-3,
         weight_decay=0.05,
         average_decay=0.99,
         bfloat16=True,
-        calibrate=calibrate,
+        calibrate=validation.calibrated,
         about={
             "data": f"RAVDESS speech, actors 1-21 without {held_out_actors[0]}-{held_out_actors[-1]}",
             "validation_data": f"RAVDESS speech, actors {held_out_actors[0]}-{held_out_actors[-1]}",

@@ -19,7 +19,7 @@ class DebugConfig:
 
 
 def debug(data: Path) -> Recipe:
-    """Learn 8 samples by heart in a second, made here (`data` is not read): points on two rings in the plane.
+    """Overfit 8 samples in a second, made here (`data` is not read): points on two rings in the plane.
 
     `train_accuracy` is on the 8, `accuracy` on 64 points between them.
     """

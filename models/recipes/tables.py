@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from models.data import mosi, ravdess_av
 from models.data.tables import Table
-from models.fusion.tables import TableConfig, TableNetwork, others, probabilities, standardised
+from models.fusion.tables import TableConfig, TableNetwork, mean_of_others, probabilities, standardised
 from models.labels import RAVDESS_LABELS
-from models.metrics import Task, calibration_error, classification
+from models.metrics import calibration_error, classification
 from models.recipes.recipe import Batch, Recipe
+from models.tasks import Task
 from models.types import FloatArray, Modality
 
 DIVISIONS = 8
@@ -33,9 +34,9 @@ class Plan:
     Attributes:
         name: Of the network.
         labels: The classes.
-        strength: Per modality, how weakly its encoder is regularised (scikit-learn's `C`).
-        unspoilt: Two classes only: for vectors that were trained with the labels, the accuracy and the standard deviation of
-            the log odds that an encoder is taken to have on vectors that were not; see `as_unspoilt`.
+        strength: Per modality, the inverse regularisation of its encoder (scikit-learn's `C`).
+        leaked: Two classes only: for vectors that were trained with the labels (label leakage), the accuracy and the standard deviation of
+            the log odds that an encoder is taken to have on vectors that were not; see `without_leakage`.
         context: Whether the other utterances of a group count.
         learning_rate: Of the fusion.
         about: For the card.
@@ -44,7 +45,7 @@ class Plan:
     name: str
     labels: tuple[str, ...]
     strength: Mapping[Modality, float]
-    unspoilt: Mapping[Modality, tuple[float, float]]
+    leaked: Mapping[Modality, tuple[float, float]]
     context: bool
     learning_rate: float
     about: Mapping[str, Any]
@@ -54,7 +55,7 @@ RAVDESS_AV = Plan(
     name="fusion_ravdess_av",
     labels=RAVDESS_LABELS,
     strength={Modality.AUDIO: 0.03, Modality.VIDEO: 0.1},
-    unspoilt={},
+    leaked={},
     context=False,
     learning_rate=3e-4,
     about={"data": "RAVDESS A+V table", "license": "CC BY-NC-SA 4.0"},
@@ -67,7 +68,7 @@ MOSI = Plan(
     # Declared before the training, not measured: the bundle's words network, which never saw a MOSI label, says 0.76 of the
     # same transcripts right; docs/data.md names 0.774 for the words' vectors on the published test file; a face in a
     # film review is taken to tell little.
-    unspoilt={Modality.VIDEO: (0.58, 1.0), Modality.TEXT: (0.77, 1.25)},
+    leaked={Modality.VIDEO: (0.58, 1.0), Modality.TEXT: (0.77, 1.25)},
     context=True,
     learning_rate=1e-3,
     about={"data": "CMU-MOSI utterance vectors, published training file", "license": "research only"},
@@ -128,7 +129,7 @@ def fit(x: FloatArray, labels: NDArray[np.int64], classes: int, strength: float)
     return found | {"bias": torch.from_numpy(all_bias.astype(np.float32))}
 
 
-def unseen_answers(table: Table, plan: Plan) -> FloatArray:
+def out_of_fold_logits(table: Table, plan: Plan) -> FloatArray:
     """Logits (DIVISIONS, N, M, C) of encoders that were fitted without the row's group."""
     from sklearn.model_selection import GroupKFold  # noqa: PLC0415  # of the `train` group only
 
@@ -145,10 +146,10 @@ def unseen_answers(table: Table, plan: Plan) -> FloatArray:
     return found
 
 
-def as_unspoilt(
+def without_leakage(
     own: FloatArray, labels: NDArray[np.int64], accuracy: float, spread: float, rng: np.random.Generator
 ) -> FloatArray:
-    """Logits (N, 2) as if the vectors had been made without the labels.
+    """Logits (N, 2) as they would be without label leakage, had the vectors been made without the labels.
 
     The log odds are shrunk and Gaussian noise is added, so that per class they spread by `spread` around a mean at which
     a normal distribution lies on the right side with probability `accuracy`.
@@ -165,7 +166,7 @@ def figures(network: TableNetwork, table: Table, labels: tuple[str, ...]) -> dic
     """Accuracy, balanced accuracy and calibration error of all modalities, and suffixed of each subset and averaging."""
     found: dict[str, float] = {}
     everything = "+".join(table.measured)
-    for subset, answer in probabilities(network, table).items():
+    for subset, answer in probabilities(network, table.measured, table.groups).items():
         suffix = "" if subset == everything else f"_{subset}"
         rows = classification(table.labels, answer.argmax(axis=1), len(labels))
         rows["ece"] = calibration_error(Task(labels, table.labels, answer))
@@ -173,13 +174,31 @@ def figures(network: TableNetwork, table: Table, labels: tuple[str, ...]) -> dic
     return found
 
 
-def _recipe(plan: Plan, table: Table, held_out: Table) -> Recipe:
+def batches(plan: Plan, table: Table, unseen: FloatArray, rng: np.random.Generator) -> Iterable[Batch]:
+    """One epoch: rows drawn with repetition, their encoders' logits out of one division of `unseen`."""
+    own = unseen[rng.integers(DIVISIONS)].copy()
     modalities = tuple(table.measured)
+    for modality, (accuracy, spread) in plan.leaked.items():
+        place = modalities.index(modality)
+        own[:, place] = without_leakage(own[:, place], table.labels, accuracy, spread, rng)
+    around = mean_of_others(own, table.groups) if plan.context else np.zeros_like(own)
+    for _ in range(STEPS_PER_EPOCH):
+        rows = rng.integers(0, len(table), ROWS_PER_STEP)
+        # A third of the rows has all modalities, the others each with even chance: every subset will be judged.
+        present = (rng.random((len(rows), len(modalities))) < 0.5) | (rng.random(len(rows)) < 1 / 3)[:, None]
+        yield {
+            "own": torch.from_numpy(own[rows]),
+            "around": torch.from_numpy(around[rows]),
+            "present": torch.from_numpy(present),
+            "label": torch.from_numpy(table.labels[rows]),
+        }
+
+
+def _recipe(plan: Plan, table: Table, held_out: Table) -> Recipe:
     lengths = tuple(values.shape[1] for values in table.measured.values())
-    config = TableConfig(tuple(modality.value for modality in modalities), lengths, plan.labels)
-    unseen = unseen_answers(table, plan)
+    config = TableConfig(tuple(modality.value for modality in table.measured), lengths, plan.labels)
+    unseen = out_of_fold_logits(table, plan)
     encoders = [fit(x, table.labels, len(plan.labels), plan.strength[m]) for m, x in table.measured.items()]
-    labels = torch.from_numpy(table.labels)
 
     def build() -> TableNetwork:
         network = TableNetwork(config)
@@ -189,28 +208,11 @@ def _recipe(plan: Plan, table: Table, held_out: Table) -> Recipe:
             own.weight.data, own.bias.data = one["weight"].clone(), one["bias"].clone()
         return network
 
-    def batches(rng: np.random.Generator) -> Iterable[Batch]:
-        own = unseen[rng.integers(DIVISIONS)].copy()
-        for modality, (accuracy, spread) in plan.unspoilt.items():
-            place = modalities.index(modality)
-            own[:, place] = as_unspoilt(own[:, place], table.labels, accuracy, spread, rng)
-        around = others(own, table.groups) if plan.context else np.zeros_like(own)
-        for _ in range(STEPS_PER_EPOCH):
-            rows = rng.integers(0, len(table), ROWS_PER_STEP)
-            # A third of the rows has all modalities, the others each with even chance: every subset will be judged.
-            present = (rng.random((len(rows), len(modalities))) < 0.5) | (rng.random(len(rows)) < 1 / 3)[:, None]
-            yield {
-                "own": torch.from_numpy(own[rows]),
-                "around": torch.from_numpy(around[rows]),
-                "present": torch.from_numpy(present),
-                "label": labels[rows],
-            }
-
     return Recipe(
         name=plan.name,
         config=config,
         build=build,
-        batches=batches,
+        batches=lambda rng: batches(plan, table, unseen, rng),
         steps_per_epoch=STEPS_PER_EPOCH,
         loss=loss,
         validate=lambda network: figures(cast("TableNetwork", network), held_out, plan.labels),

@@ -14,7 +14,8 @@ from models.calibration import Temperatures, temperature
 from models.data import airline, goemotions, meld
 from models.data.sentences import Sentences, as_recognised
 from models.encoders import minilm
-from models.encoders.text import BATCH_TEXTS, PieceReader, TextConfig, TextNetwork, pad, prepare
+from models.encoders.text import BATCH_TEXTS, PieceTokenizer, TextConfig, TextNetwork, pad
+from models.encoders.words import prepare
 from models.metrics import classification
 from models.recipes.recipe import Recipe
 from models.types import EMOTIONS, POLARITIES, FloatArray
@@ -45,9 +46,11 @@ class Portion:
     reference: Sentences | None = None
 
 
-def batches(portions: Sequence[Portion], reader: PieceReader, rng: np.random.Generator) -> Iterator[dict[str, Tensor]]:
+def batches(
+    portions: Sequence[Portion], tokenizer: PieceTokenizer, rng: np.random.Generator
+) -> Iterator[dict[str, Tensor]]:
     """One epoch: six in ten texts as written, the others `as_recognised`, half of each after its turns before; like lengths together."""
-    columns = [_drawn(portion, reader, rng) for portion in portions]
+    columns = [_drawn(portion, tokenizer, rng) for portion in portions]
     rows = [row for column in columns for row in column[0]]
     values = {key: np.concatenate([column[1][key] for column in columns]) for key in columns[0][1]}
     order = rng.permutation(len(rows))
@@ -107,30 +110,32 @@ def readings(held_out: Mapping[str, Sentences]) -> dict[str, Reading]:
     return found
 
 
-def validate(model: nn.Module, reader: PieceReader, held_out: Mapping[str, Sentences]) -> dict[str, float]:
+def validate(model: nn.Module, tokenizer: PieceTokenizer, held_out: Mapping[str, Sentences]) -> dict[str, float]:
     """Weighted and macro F1 per reading and task."""
     figures: dict[str, float] = {}
     for name, reading in readings(held_out).items():
-        for task, (logits, labels) in judged(model, reader, reading).items():
+        for task, (logits, labels) in judged(model, tokenizer, reading).items():
             found = classification(labels, logits.argmax(axis=1), logits.shape[1])
             figures |= {f"{name}_{task}_{key}": found[key] for key in ("f1_weighted", "f1_macro")}
     return figures
 
 
-def temperatures(model: nn.Module, reader: PieceReader, held_out: Mapping[str, Sentences]) -> Temperatures:
+def temperatures(model: nn.Module, tokenizer: PieceTokenizer, held_out: Mapping[str, Sentences]) -> Temperatures:
     """Over all the sets, every set that has a task weighing the same; 1 for a task that none has."""
     found: dict[str, list[float]] = {"emotion": [], "polarity": []}
     for sentences in held_out.values():
-        for task, (logits, labels) in judged(model, reader, Reading(sentences, sentences.texts)).items():
+        for task, (logits, labels) in judged(model, tokenizer, Reading(sentences, sentences.texts)).items():
             found[task].append(temperature(torch.from_numpy(logits), torch.from_numpy(labels)))
     emotion, polarity = (float(np.exp(np.mean(np.log(values or [1.0])))) for values in found.values())
     return {"emotion_temperature": emotion, "polarity_temperature": polarity}
 
 
-def judged(model: nn.Module, reader: PieceReader, reading: Reading) -> dict[str, tuple[FloatArray, NDArray[np.int64]]]:
+def judged(
+    model: nn.Module, tokenizer: PieceTokenizer, reading: Reading
+) -> dict[str, tuple[FloatArray, NDArray[np.int64]]]:
     """Per task logits (n, classes) and labels (n,) of the texts with one label and no other."""
     device = next(model.parameters()).device
-    rows = reader.read([prepare(text) for text in reading.texts], reading.before)
+    rows = tokenizer.encode([prepare(text) for text in reading.texts], reading.before)
     order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
     logits = {task: np.zeros((len(rows), len(labels)), dtype=np.float32) for task, labels in TASKS.items()}
     for first in range(0, len(order), BATCH_TEXTS):
@@ -148,7 +153,7 @@ def judged(model: nn.Module, reader: PieceReader, reading: Reading) -> dict[str,
 
 
 def _drawn(
-    portion: Portion, reader: PieceReader, rng: np.random.Generator
+    portion: Portion, tokenizer: PieceTokenizer, rng: np.random.Generator
 ) -> tuple[list[list[int]], dict[str, FloatArray]]:
     own = portion.sentences
     pick = rng.permutation(len(own))[: portion.per_epoch]
@@ -165,7 +170,7 @@ def _drawn(
         if portion.reference is not None:
             shift += frequencies(target) - frequencies(getattr(portion.reference, task))
         values |= {task: target[pick], f"{task}_shift": np.tile(shift, (len(pick), 1))}
-    return reader.read([prepare(text) for text in texts], before), values
+    return tokenizer.encode([prepare(text) for text in texts], before), values
 
 
 def _soft_cross_entropy(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
@@ -195,10 +200,10 @@ def text_multitask(data: Path) -> Recipe:
     }
     texts = [prepare(text) for portion in portions for text in portion.sentences.texts]
     config = TextConfig(vocabulary=minilm.choose_vocabulary(texts))
-    reader = PieceReader(config)
+    tokenizer = PieceTokenizer(config)
 
     def judge(model: nn.Module) -> dict[str, float]:
-        figures = validate(model, reader, held_out)
+        figures = validate(model, tokenizer, held_out)
         chosen = ("meld_emotion_f1_weighted", "meld_polarity_f1_weighted", "airline_polarity_f1_macro")
         return figures | {"mean_f1": sum(figures[key] for key in chosen) / len(chosen)}
 
@@ -206,7 +211,7 @@ def text_multitask(data: Path) -> Recipe:
         name="text",
         config=config,
         build=lambda: minilm.start(config),
-        batches=lambda rng: batches(portions, reader, rng),
+        batches=lambda rng: batches(portions, tokenizer, rng),
         steps_per_epoch=steps_per_epoch(portions),
         loss=loss,
         validate=judge,
@@ -216,7 +221,7 @@ def text_multitask(data: Path) -> Recipe:
         warmup_fraction=0.1,
         average_decay=0.995,
         bfloat16=True,
-        calibrate=lambda model: replace(config, **temperatures(model, reader, held_out)),
+        calibrate=lambda model: replace(config, **temperatures(model, tokenizer, held_out)),
         int8_keys=frozenset(key for key, value in TextNetwork(config).named_parameters() if value.dim() > 1),
         about={
             "data": "MELD train, airline tweets (nine tenths by hash), GoEmotions train; from all-MiniLM-L6-v2",

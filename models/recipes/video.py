@@ -11,11 +11,13 @@ from torch import Tensor, nn
 
 from models.calibration import temperature
 from models.data import fer2013
+from models.data.faces import Faces
 from models.encoders.video import FaceNetwork, VideoConfig, VideoEncoder
 from models.metrics import classification
 from models.recipes.recipe import Batch, Recipe
 from models.types import FloatArray
 
+BATCH_FACES = 128
 FACES_POOLED = 4
 """Faces of one label that are pooled as if they were frames of one utterance."""
 
@@ -23,47 +25,31 @@ FACES_POOLED = 4
 def video_fer2013(data: Path) -> Recipe:
     """Train the face network on FER2013 `train`, choosing the epoch on `public_test`."""
     faces, held_out = fer2013.read(data, "train"), fer2013.read(data, "public_test")
-    config, size = VideoConfig(), 128
-    steps = len(faces.labels) // size
-
-    def batches(rng: np.random.Generator) -> Iterable[Batch]:
-        for rows in np.split(rng.permutation(len(faces.labels))[: steps * size], steps):
-            yield {
-                "pictures": fer2013.augment(faces.pictures[rows], rng),
-                "label": torch.from_numpy(faces.labels[rows]),
-            }
-
-    def encoder(model: nn.Module) -> VideoEncoder:
-        return VideoEncoder(cast("FaceNetwork", model), config, name="video")
+    config = VideoConfig()
 
     def judged(model: nn.Module) -> FloatArray:
-        return np.concatenate([one for _, one in encoder(model).frames(list(held_out.pictures[:, None]))])
+        encoder = VideoEncoder(cast("FaceNetwork", model), config, name="video")
+        return encoder.classify(list(held_out.pictures[:, None]))
 
-    def validate(model: nn.Module) -> dict[str, float]:
-        return classification(held_out.labels, judged(model).argmax(axis=1), len(config.labels))
-
-    def calibrate(model: nn.Module) -> VideoConfig:
-        probabilities = judged(model)
-        return replace(
-            config,
-            temperature=temperature(torch.from_numpy(probabilities).log(), torch.from_numpy(held_out.labels)),
-        )
+    def calibrated(model: nn.Module) -> VideoConfig:
+        logits = torch.from_numpy(judged(model)).log()
+        return replace(config, temperature=temperature(logits, torch.from_numpy(held_out.labels)))
 
     return Recipe(
         name="video",
         config=config,
         build=lambda: FaceNetwork(config).to(memory_format=torch.channels_last),
-        batches=batches,
-        steps_per_epoch=steps,
+        batches=lambda rng: batches(faces, rng),
+        steps_per_epoch=len(faces.labels) // BATCH_FACES,
         loss=loss,
-        validate=validate,
+        validate=lambda model: classification(held_out.labels, judged(model).argmax(axis=1), len(config.labels)),
         metric="accuracy",
         epochs=78,
         learning_rate=2e-3,
         weight_decay=0.05,
         average_decay=0.999,
         bfloat16=True,
-        calibrate=calibrate,
+        calibrate=calibrated,
         about={
             "data": "FER2013, train",
             "validation_data": "FER2013, public_test",
@@ -71,6 +57,16 @@ def video_fer2013(data: Path) -> Recipe:
             "skipped": faces.skipped + held_out.skipped,
         },
     )
+
+
+def batches(faces: Faces, rng: np.random.Generator) -> Iterable[Batch]:
+    """One epoch of augmented faces; an incomplete last batch is left out."""
+    steps = len(faces.labels) // BATCH_FACES
+    for rows in np.split(rng.permutation(len(faces.labels))[: steps * BATCH_FACES], steps):
+        yield {
+            "pictures": fer2013.augment(faces.pictures[rows], rng),
+            "label": torch.from_numpy(faces.labels[rows]),
+        }
 
 
 def loss(model: nn.Module, batch: Batch) -> Tensor:

@@ -3,10 +3,10 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from pydantic import ValidationError
@@ -23,7 +23,7 @@ from models.types import (
     Transcript,
 )
 from pipelines.errors import EncoderUnavailableError, NoFaceError, UnusableInputError
-from pipelines.settings import TimeoutSettings
+from pipelines.settings import TenantSettings, TimeoutSettings
 from pipelines.types import (
     ContributionOut,
     Judgement,
@@ -32,7 +32,6 @@ from pipelines.types import (
     TranscriptOut,
     Utterance,
     UtteranceSentiment,
-    VideoFrame,
     WordOut,
 )
 
@@ -56,14 +55,15 @@ class ModelNames:
 class Stages:
     """The networks as this process reaches them: in-process, or over Ray Serve handles.
 
-    Each raises `EncoderUnavailableError` when its network does not answer, `audio` and `text` raise
-    `UnusableInputError` for what cannot be judged, `video` raises `NoFaceError`.
+    `encode` takes what each modality is judged by: samples (N,) at 16 kHz for audio; pairs of a time, in ms from the start of
+    the utterance, and a picture for video; a `Transcript` for text.
+
+    Each raises `EncoderUnavailableError` when its network does not answer, and `encode` `UnusableInputError` for what
+    cannot be judged, of video `NoFaceError`.
     """
 
     transcribe: Callable[[FloatArray], Awaitable[Transcript]]
-    text: Callable[[str], Awaitable[Features]]
-    audio: Callable[[FloatArray], Awaitable[Features]]
-    video: Callable[[Sequence[VideoFrame]], Awaitable[Features]]
+    encode: Mapping[Modality, Callable[[Any], Awaitable[Features]]]
     fuse: Callable[[Mapping[Modality, Features]], Awaitable[FusedPrediction]]
     names: ModelNames
 
@@ -82,7 +82,12 @@ _NO_ANSWER = (Missing("encoder_unavailable"), Missing("timeout"))
 class Analyser:
     """`await analyser(utterance)` gives its `UtteranceSentiment`.
 
-    A network that fails or passes its time-out costs its modality and no more, unless `timeouts` says to wait for it.
+    A network that fails or passes its time-out costs its modality and no more, unless the tenant's `timeouts` say to wait
+    for it.
+
+    Args:
+        stages: The networks.
+        tenant: `AppConfig.tenant`: everything that differs by tenant, by the tenant's name.
 
     Raises:
         EncoderUnavailableError: the fusion does not answer, or none of the encoders that this utterance needs, or one
@@ -90,14 +95,17 @@ class Analyser:
     """
 
     stages: Stages
-    timeouts: TimeoutSettings
+    tenant: Callable[[str], TenantSettings]
 
     async def __call__(self, utterance: Utterance) -> UtteranceSentiment:
         """Analyse the modalities that the utterance carries and its consent allows."""
         started = time.perf_counter()
         step_ms: dict[str, float] = {}
+        timeouts = self.tenant(utterance.tenant).timeouts or TimeoutSettings()
         (transcript, text), audio, video = await asyncio.gather(
-            self._words(utterance, step_ms), self._voice(utterance, step_ms), self._face(utterance, step_ms)
+            self._words(utterance, timeouts, step_ms),
+            self._voice(utterance, timeouts, step_ms),
+            self._face(utterance, timeouts, step_ms),
         )
         outcomes = {Modality.AUDIO: audio, Modality.VIDEO: video, Modality.TEXT: text}
         present = {modality: found for modality, found in outcomes.items() if isinstance(found, Features)}
@@ -105,9 +113,9 @@ class Analyser:
         if away and not present:
             raise EncoderUnavailableError("no encoder that this utterance needs answers; check the deployments")
         late = [modality for modality, outcome in outcomes.items() if outcome in _NO_ANSWER]
-        if late and self.timeouts.then == "wait":
+        if late and timeouts.then == "wait":
             raise EncoderUnavailableError(f"no answer on {', '.join(late)}, which this configuration waits for")
-        fused = await self._fuse(present, step_ms) if present else None
+        fused = await self._fuse(present, timeouts, step_ms) if present else None
         step_ms["total"] = _elapsed_ms(started)
         try:
             return self._result(utterance, transcript, outcomes, fused, step_ms)
@@ -146,7 +154,7 @@ class Analyser:
         )
 
     async def _words(
-        self, utterance: Utterance, step_ms: dict[str, float]
+        self, utterance: Utterance, timeouts: TimeoutSettings, step_ms: dict[str, float]
     ) -> tuple[Transcript | None, Features | Missing]:
         if Modality.TEXT not in utterance.consent:
             return None, Missing("not_consented")
@@ -156,7 +164,7 @@ class Analyser:
             return None, Missing("absent")
         else:
             heard = await _timed(
-                "transcribe", self.stages.transcribe(utterance.samples), self.timeouts.transcribe_s, step_ms
+                "transcribe", self.stages.transcribe(utterance.samples), timeouts.transcribe_s, step_ms
             )
             if isinstance(heard, Missing):
                 return None, heard
@@ -165,25 +173,37 @@ class Analyser:
             return transcript, Missing("no_speech_text")
         if transcript.unreliable is not None:
             return transcript, Missing("unreliable_text")
-        return transcript, await _timed("text", self.stages.text(transcript.text), self.timeouts.encode_s, step_ms)
+        return transcript, await self._encoded(Modality.TEXT, transcript, timeouts, step_ms)
 
-    async def _voice(self, utterance: Utterance, step_ms: dict[str, float]) -> Features | Missing:
+    async def _voice(
+        self, utterance: Utterance, timeouts: TimeoutSettings, step_ms: dict[str, float]
+    ) -> Features | Missing:
         if Modality.AUDIO not in utterance.consent:
             return Missing("not_consented")
         if not utterance.samples.size:
             return Missing("absent")
-        return await _timed("audio", self.stages.audio(utterance.samples), self.timeouts.encode_s, step_ms)
+        return await self._encoded(Modality.AUDIO, utterance.samples, timeouts, step_ms)
 
-    async def _face(self, utterance: Utterance, step_ms: dict[str, float]) -> Features | Missing:
+    async def _face(
+        self, utterance: Utterance, timeouts: TimeoutSettings, step_ms: dict[str, float]
+    ) -> Features | Missing:
         if Modality.VIDEO not in utterance.consent:
             return Missing("not_consented")
         if not utterance.frames:
             return Missing("absent")
-        return await _timed("video", self.stages.video(utterance.frames), self.timeouts.encode_s, step_ms)
+        frames = [(frame.time_ms - utterance.start_ms, frame.pixels) for frame in utterance.frames]
+        return await self._encoded(Modality.VIDEO, frames, timeouts, step_ms)
 
-    async def _fuse(self, present: Mapping[Modality, Features], step_ms: dict[str, float]) -> FusedPrediction | None:
+    async def _encoded(
+        self, modality: Modality, raw: Any, timeouts: TimeoutSettings, step_ms: dict[str, float]
+    ) -> Features | Missing:
+        return await _timed(modality.value, self.stages.encode[modality](raw), timeouts.encode_s, step_ms)
+
+    async def _fuse(
+        self, present: Mapping[Modality, Features], timeouts: TimeoutSettings, step_ms: dict[str, float]
+    ) -> FusedPrediction | None:
         """None where the fusion answers and refuses: asked again it would refuse again, and hold up the call for ever."""
-        fused = await _timed("fusion", self.stages.fuse(present), self.timeouts.fuse_s, step_ms)
+        fused = await _timed("fusion", self.stages.fuse(present), timeouts.fuse_s, step_ms)
         if fused in _NO_ANSWER:
             raise EncoderUnavailableError("the fusion does not answer; check that the Fusion deployment is healthy")
         return None if isinstance(fused, Missing) else fused

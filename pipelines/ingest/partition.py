@@ -57,7 +57,7 @@ class Partition:
     @property
     def needed(self) -> int | None:
         """The lowest offset that an open stream would have to be read again from; None where none is open."""
-        return min((stream.needed_offset for stream in self._streams.values()), default=None)
+        return min((stream.needed_offset for stream in self._streams.values() if not stream.finished), default=None)
 
     @property
     def failed(self) -> BaseException | None:
@@ -218,7 +218,7 @@ class Partition:
             self.rewind(checkpoint.resume_at)
             return None
         self._gone_back_to.discard(place)
-        stream = StreamTask(fragment, checkpoint, offset=offset, owner=owner, context=self._context)
+        stream = StreamTask(fragment, checkpoint, at=record.at, owner=owner, context=self._context)
         await self._context.stored(lambda: self._ledger.note_open(self.number, stream.note))  # 4
         self._streams[call_id, name] = stream
         self._metrics.open_streams.inc()
@@ -239,10 +239,9 @@ class Partition:
     async def _drop_ended(self) -> None:
         """Forget streams that have ended; one that was lost is read again, in case the partition is still ours."""
         for stream in [one for one in self._streams.values() if one.ended]:
+            await stream.over.wait()
             self._remove(stream)
-            if stream.lost is None:
-                await self._context.stored(partial(self._ledger.forget_open, self.number, stream.note))
-            else:
+            if stream.lost is not None:
                 logger.warning("its state is dropped: %s", stream.lost)
                 self._metrics.fenced.inc()
                 self.rewind(stream.needed_offset)

@@ -15,6 +15,7 @@ from pipelines.store.ledger import OpenNote, Owned
 from pipelines.store.queries import CallState
 from pipelines.types import (
     Checkpoint,
+    Coordinates,
     Counted,
     MediaFragment,
     Participant,
@@ -29,26 +30,29 @@ logger = logging.getLogger(__name__)
 class StreamTask:
     """A stream that this worker owns, from its opening in the store until everything of it is stored.
 
-    `needed_offset` is where a successor would have to read from. Once `ended`, nothing of it is to be done any more: it
-    is stored to its end, its call was deleted, it was cancelled, or `lost` says that another worker owns it.
+    `needed_offset` is where a successor would have to read from. Once `ended`, it takes nothing more: it is stored to its
+    end, or deleted, or cancelled, or `lost` says that another worker owns it.
     """
 
     def __init__(
-        self, first: MediaFragment, checkpoint: Checkpoint, *, offset: int, owner: str, context: WorkerContext
+        self, first: MediaFragment, checkpoint: Checkpoint, *, at: Coordinates, owner: str, context: WorkerContext
     ) -> None:
+        """Take over from `checkpoint`; `first` is the fragment that opens the stream here, and stands `at` in the log."""
         tenant = context.config.tenant(first.tenant)
         self.note = OpenNote(first.tenant, first.call_id, first.stream)
         self.owned = Owned(first.stream, owner)
-        self.needed_offset = offset if checkpoint.resume_at is None else checkpoint.resume_at
+        self.needed_offset = at.offset if checkpoint.resume_at is None else checkpoint.resume_at
         self.state: CallState = "live"
         self.closing_as: CallState | None = None
         """The state that it gets when everything of it is stored; None while fragments are expected."""
         self.fragment_at_s = time.monotonic()
         """When its last fragment came, by the monotonic clock."""
         self.ended = False
+        self.over = asyncio.Event()
+        """Set once nothing of it is under way any more, unless it was cancelled."""
         self.lost: FencedError | None = None
         self.failed: BaseException | None = None
-        self._first, self._ttl_s, self._context = first, tenant.results_ttl_s, context
+        self._first, self._partition, self._ttl_s, self._context = first, at.partition, tenant.results_ttl_s, context
         self._stream = CallStream(context.config.stream, checkpoint, tenant.policy)
         self._outcomes = Outcomes(checkpoint.account)
         self._dead = set(checkpoint.dead_letters)
@@ -56,6 +60,11 @@ class StreamTask:
         self._storing: dict[Participant, asyncio.Task[None]] = {}
         self._closing: asyncio.Task[None] | None = None
         self._advancing = asyncio.Lock()
+
+    @property
+    def finished(self) -> bool:
+        """Whether it is stored to its end, or deleted, so that nothing of it has to be read again."""
+        return self.over.is_set() and self.lost is None
 
     def is_dead(self, offset: int) -> bool:
         """Whether the record at `offset` stands in the dead-letter topic: it is not worked on again."""
@@ -144,9 +153,9 @@ class StreamTask:
         try:
             await work()
         except FencedError as error:
-            self._end(error)
+            self._lose(error)
         except CallDeletedError:
-            self._end(None)
+            await self._finish()
         else:
             return True
         return False
@@ -242,7 +251,7 @@ class StreamTask:
         for track in self._tracks.values():
             await track.join()
         if await self.while_owned(partial(self._set_last_state, state)):
-            self._end(None)
+            await self._finish()
 
     async def _set_last_state(self, state: CallState) -> None:
         await self._set_state(state, self._outcomes.take())
@@ -253,10 +262,24 @@ class StreamTask:
         set_state = partial(self._context.store.set_state, self.note.call_id, self.note.stream, state)
         await self._context.stored(lambda: set_state(owner=self.owned.owner, counted=counted))
 
-    def _end(self, lost: FencedError | None) -> None:
-        """Nothing is to be done any more. The caller's own task ends by returning; the others are cancelled after it."""
+    async def _finish(self) -> None:
+        """It is stored to its end, or deleted: nobody has to take it over."""
+        if self.ended:
+            return
+        self.ended = True  # first: what comes from now on opens it anew
+        try:
+            await self._context.stored(lambda: self._context.store.ledger.forget_open(self._partition, self.note))
+        finally:
+            self._end()
+
+    def _lose(self, error: FencedError) -> None:
         if not self.ended:
-            self.ended, self.lost = True, lost
+            self.ended, self.lost = True, error
+            self._end()
+
+    def _end(self) -> None:
+        # The caller's own task ends by returning; the others are cancelled after it.
+        self.over.set()
         asyncio.get_running_loop().call_soon(self.cancel)
 
 

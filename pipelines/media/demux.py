@@ -16,9 +16,9 @@ from pipelines.errors import MediaError
 from pipelines.media.container import START_TAG, open_media, packets, skipped_samples, sound_and_picture
 from pipelines.media.decode import DecodedSound, PictureDecoder, SoundDecoder
 from pipelines.media.raw_audio import RawAudio, raw_audio
-from pipelines.media.resample import Sound, Timeline
+from pipelines.media.resample import AudioBlock, Sound, Timeline
 from pipelines.settings import MediaLimits, StreamSettings
-from pipelines.types import SAMPLES_PER_MS, AudioBlock, MediaFragment, Participant, VideoFrame
+from pipelines.types import SAMPLES_PER_MS, MediaFragment, Participant, VideoFrame
 
 _EXPANSION_MAX = 8
 """Matroska may hold packed packets; unpacked they may be this many times the fragment's own limit."""

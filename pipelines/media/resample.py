@@ -15,10 +15,22 @@ import numpy as np
 
 from models.types import SAMPLE_RATE_HZ, FloatArray
 from pipelines.errors import MediaError
-from pipelines.types import SAMPLES_PER_MS, AudioBlock, Participant
+from pipelines.types import SAMPLES_PER_MS, Participant
 
 GAP_MIN_SAMPLES = 100 * SAMPLES_PER_MS
 """How far a fragment's own time may be from the count before the count is given up: 100 ms, for drifting clocks."""
+
+
+@dataclass(frozen=True, slots=True)
+class AudioBlock:
+    """A run of decoded sound of one participant: mono (N,) float32 in [-1, 1] at 16 kHz.
+
+    `start_sample` counts samples at 16 kHz from the start of the call.
+    """
+
+    participant: Participant
+    start_sample: int
+    samples: FloatArray = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

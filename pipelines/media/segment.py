@@ -1,16 +1,30 @@
 """When an utterance starts and ends: windows' probabilities of speech in, segments out. No clock, no sound, no IO."""
 
 from collections import deque
+from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
 from typing import Final
 
 from pipelines.media.vad import WINDOW_SAMPLES
 from pipelines.settings import SegmentSettings
-from pipelines.types import SAMPLES_PER_MS, Segment
+from pipelines.types import SAMPLES_PER_MS
 
 HYSTERESIS: Final = 0.15
 """Speech goes on down to `speech_threshold - HYSTERESIS` (silero-vad's `neg_threshold`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """What the segmenter found in one participant's sound: `[start_sample, end_sample)` is an utterance.
+
+    Everything before `cut_sample` is decided; detector and segmenter start fresh there. A segment with
+    `start_sample == end_sample` is silence that only moves the cut.
+    """
+
+    start_sample: int
+    end_sample: int
+    cut_sample: int
 
 
 class SpeechState(StrEnum):

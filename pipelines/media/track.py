@@ -7,10 +7,11 @@ from typing import Final
 import numpy as np
 
 from models.types import SAMPLE_RATE_HZ, FloatArray
-from pipelines.media.segment import Segmenter
+from pipelines.media.resample import AudioBlock
+from pipelines.media.segment import Segment, Segmenter
 from pipelines.media.vad import WINDOW_SAMPLES, SpeechDetector
 from pipelines.settings import StreamSettings
-from pipelines.types import SAMPLES_PER_MS, AudioBlock, Segment, VideoFrame
+from pipelines.types import SAMPLES_PER_MS, VideoFrame
 
 FRAMES_MAX: Final = 80
 """Pictures kept per utterance: 16 s at the default 5 per s."""

@@ -104,14 +104,9 @@ class Store:
     ) -> Checkpoint | None:
         """Take ownership of a stream and read its checkpoint; writes of its former owner are refused from now on.
 
-        Args:
-            call_id: the call.
-            tenant: whose call it is.
-            stream: one of its streams.
-            owner: the writer's name, different from any other process's, ever.
-            started_at_ms: when the call started if this is its first stream, ms since 1970; 0 means now.
-            partition: where in the log its fragments stand.
-            offset: where the fragment stands that opens it, if one does.
+        `owner` is the writer's name, different from any other process's, ever; `started_at_ms` when the call started if
+        this is its first stream, ms since 1970 (0: now). `partition` and `offset` say where in the log the fragment
+        stands that opens it, if one does.
 
         Returns:
             None where the stream is closed and that fragment is counted already: a replay does not open it again.
@@ -247,14 +242,7 @@ class Store:
         with redis_errors():
             answer = await self._state_script(
                 keys=self._keys(call_id).stream(stream),
-                args=[
-                    owner or "",
-                    stream,
-                    state or "",
-                    EVENTS_MAX,
-                    counted.below,
-                    *_count_args(counted),
-                ],
+                args=[owner or "", stream, state or "", EVENTS_MAX, counted.below, *_count_args(counted)],
             )
         _raise_refusal(answer, call_id, stream)
 

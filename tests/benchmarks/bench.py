@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deployments.sample import ANGRY_TO_CONTENT
-from deployments.serve.embedded import Embedded, embedded, forget_embedded, local_analyser
+from deployments.serve.embedded import Embedded, delete_embedded_store, embedded, local_analyser
 from pipelines.log.choose import open_producer
 from pipelines.log.records import fragment_headers
 from pipelines.media.fragment import fragments as cut
@@ -257,7 +257,7 @@ async def measure() -> dict[str, Any]:
         "one_core": one_core(),
         "bare_loop": await bare_loop(config),
     }
-    forget_embedded(Settings(), PORT)
+    delete_embedded_store(Settings(), PORT)
     with embedded(config, port=PORT) as running:
         figures["end_to_end"] = await end_to_end(running, config)
         for calls in CALLS_LIVE:

@@ -13,7 +13,7 @@ import torch
 
 from deployments.sample import ANGRY_TO_CONTENT
 from models.bundles import EMBEDDED, load_bundle, load_encoder
-from models.encoders import mel, text, video
+from models.encoders import mel, video, words
 from models.types import SAMPLE_RATE_HZ, FloatArray, Modality
 
 SECONDS = 5.0
@@ -34,7 +34,7 @@ def encoder_speed(voices: Sequence[FloatArray]) -> dict[str, float]:
                 lambda: hear.encode([mel.prepare(one) for one in voices]), sum(map(len, voices)) / SAMPLE_RATE_HZ
             ),
             "faces_per_s": _per_s(lambda: see.encode([video.prepare(one) for one in faces]), faces[..., 0, 0].size),
-            "texts_per_s": _per_s(lambda: read.encode([text.prepare(one) for one in lines]), len(lines)),
+            "texts_per_s": _per_s(lambda: read.encode([words.prepare(one) for one in lines]), len(lines)),
         }
     finally:
         torch.set_num_threads(threads)

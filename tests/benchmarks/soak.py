@@ -19,7 +19,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from deployments.serve.embedded import Embedded, embedded, forget_embedded
+from deployments.serve.embedded import Embedded, delete_embedded_store, embedded
 from pipelines.settings import AppConfig, Settings
 from pipelines.store.store import Store
 from tests.benchmarks.bench import PORT, resident_mb, sample_fragments, send
@@ -139,7 +139,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10.0)
     minutes = parser.parse_args().minutes
     config = AppConfig(transcriber="pocketsphinx")
-    forget_embedded(Settings(), PORT)
+    delete_embedded_store(Settings(), PORT)
     with embedded(config, port=PORT) as running, ThreadPoolExecutor(LINES) as lines:
         ends_s, stopped = time.monotonic() + minutes * 60, threading.Event()
         playing = [lines.submit(play, running, config, line, ends_s) for line in range(LINES)]

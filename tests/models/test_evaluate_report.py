@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from models import evaluate_report
-from models.metrics import Answers, ScoreTask, Task, Tasks, judge
+from models.metrics import judge
+from models.tasks import Answers, ScoreTask, Task, Tasks
 
 
 def answers(n: int) -> Answers:

@@ -9,7 +9,8 @@ from sklearn import metrics as reference
 
 from models import metrics
 from models.errors import EvaluateError
-from models.metrics import ScoreTask, Task, classification, emotion_tasks, judge
+from models.metrics import classification, judge
+from models.tasks import ScoreTask, Task, emotion_tasks
 from models.types import EMOTIONS
 
 PAIRS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=40)

@@ -83,7 +83,7 @@ def test_the_shares_of_a_batch_are_the_batch() -> None:
         {"x": torch.zeros(8), "scale": torch.zeros(())},
     ],
 )
-def test_a_batch_that_cannot_be_dealt_is_everybodys(batch: dict[str, torch.Tensor]) -> None:
+def test_a_batch_that_cannot_be_sharded_is_computed_whole(batch: dict[str, torch.Tensor]) -> None:
     assert Share(2, 3).rows(batch) is batch
 
 

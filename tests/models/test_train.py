@@ -15,7 +15,6 @@ from torch import nn
 
 from models import checkpoint, train
 from models.errors import TrainError
-from models.recipes import RECIPES
 from models.recipes.debug import DebugConfig, debug
 from models.recipes.recipe import Batch, Recipe, balanced_class_weights
 
@@ -232,10 +231,6 @@ def test_a_full_disk_says_what_to_do_and_the_training_goes_on_afterwards(tmp_pat
 
     full.unlink()
     assert len(train.run("debug", tmp_path, tmp_path)["history"]) == 12
-
-
-def test_every_recipe_is_a_documented_function() -> None:
-    assert all(recipe.__doc__ for recipe in RECIPES.values())
 
 
 def test_rare_classes_weigh_more_and_absent_ones_nothing() -> None:

@@ -65,7 +65,7 @@ def result(
 async def advance(
     store: Store,
     stored: UtteranceSentiment | None,
-    believed: int,
+    expected: int,
     new: int,
     *,
     owner: str = "w1",
@@ -77,7 +77,7 @@ async def advance(
         first or fragment(),
         owner=owner,
         participant=participant,
-        expected_cut_sample=believed,
+        expected_cut_sample=expected,
         new=TrackCut(new, 1),
         resume=ResumePoint(offset, 2, 32_000),
         result=stored,

@@ -101,7 +101,7 @@ def by_participant(events: list[TrackEvent]) -> dict[Participant, list[tuple[obj
 
 
 def stored(checkpoint: Checkpoint, event: TrackEvent, resume: ResumePoint) -> Checkpoint:
-    """What the store makes of an event; refuses it like the store when the cut is not where it was believed."""
+    """What the store makes of an event; refuses it like the store when the cut is not the expected one."""
     cut = checkpoint.tracks.get(event.participant, TrackCut(0, 0))
     assert cut.cut_sample == event.expected_cut_sample
     new = TrackCut(event.cut_sample, cut.utterances + (event.utterance is not None))

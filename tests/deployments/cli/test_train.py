@@ -1,5 +1,6 @@
 import json
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from deployments.cli.train import DATASETS_HELP
 from models.evaluate import DATASETS
 from models.recipes import FOLDS
 from models.recipes.debug import debug
+from models.recipes.recipe import Recipe
 
 
 @pytest.mark.parametrize("command", [["train", "debug", "--out", "out"], ["evaluate", "audio", "--dataset", "ravdess"]])
@@ -96,11 +98,15 @@ def test_train_prints_one_json_object(cli: CliRunner, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "debug.safetensors").is_file()
 
 
+def debug_folds(data: Path) -> list[Callable[[], Recipe]]:
+    return [partial(debug, data)] * 2
+
+
 @pytest.mark.slow
 def test_train_folds_prints_mean_and_standard_deviation(
     cli: CliRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(FOLDS, "debug", lambda data: [partial(debug, data)] * 2)
+    monkeypatch.setitem(FOLDS, "debug", f"{__name__}:debug_folds")
     ended = cli.invoke(app, ["train", "debug", "--data", str(tmp_path), "--out", str(tmp_path / "out"), "--folds"])
 
     assert ended.exit_code == 0

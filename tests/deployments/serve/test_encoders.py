@@ -1,5 +1,3 @@
-import subprocess
-import sys
 from typing import Any
 
 from hypothesis import given
@@ -37,24 +35,3 @@ def test_outputs_keep_the_order_of_their_inputs() -> None:
     echo = Network("echo", list, "", len)
     words = ["a" * size for size in (9, 1, 50, 2, 48, 1)]
     assert run_batch(echo, words) == words
-
-
-def test_the_worker_and_the_gateway_prepare_a_voice_without_importing_torch() -> None:
-    program = """
-import asyncio, sys
-from types import SimpleNamespace
-import numpy as np
-import deployments.serve.gateway, deployments.serve.ingest
-from deployments.serve.encoders import Handles, served_stages
-from pipelines.settings import AppConfig
-
-async def heard(log_mel):
-    return log_mel.shape
-
-replica = SimpleNamespace(infer=SimpleNamespace(remote=heard))
-handle = SimpleNamespace(options=lambda **_: replica)
-stages = served_stages(AppConfig(), Handles(handle, handle, handle, handle, handle))
-assert asyncio.run(stages.audio(np.sin(np.arange(16_000, dtype=np.float32)))) == (98, 64)
-sys.exit('torch' in sys.modules)
-"""
-    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -73,7 +73,7 @@ def _change(key: str, value: object) -> Callable[[dict[str, Any]], object]:
         (_change("file", "gone.safetensors"), "cannot read"),
         (_change("sha256", "abc"), "64 hex digits"),
         (lambda index: index["parts"].__setitem__("speech", index["parts"]["text"]), "unknown part"),
-        (lambda index: index.__setitem__("format", 2), "format 2"),
+        (lambda index: index.__setitem__("format", 3), "format 3"),
         (lambda index: index.pop("version"), "version"),
         (lambda index: index.__setitem__("parts", {}), "no checkpoint"),
         (lambda index: index.__setitem__("parts", 3), "garbles"),

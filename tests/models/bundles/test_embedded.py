@@ -28,7 +28,7 @@ def bundle() -> Bundle:
 
 
 @pytest.fixture(scope="module")
-def words(bundle: Bundle) -> Encoder[str]:
+def words(bundle: Bundle) -> Encoder:
     return load_encoder(bundle, Modality.TEXT)
 
 
@@ -44,12 +44,12 @@ def test_it_is_whole_and_small(bundle: Bundle) -> None:
 
 
 def test_the_fusion_was_trained_with_the_encoders_beside_it(bundle: Bundle) -> None:
-    _, metadata = checkpoint.load(bundle.parts["fusion"].path)
+    _, metadata = checkpoint.load(*bundle.parts["fusion"].checkpoint)
     assert metadata.about["encoders"] == {str(one): bundle.parts[one].sha256 for one in Modality}
 
 
 @pytest.mark.parametrize(("text", "sign"), CLEAR)
-def test_words_of_customers_are_scored_on_their_side(words: Encoder[str], fusion: Fuser, text: str, sign: int) -> None:
+def test_words_of_customers_are_scored_on_their_side(words: Encoder, fusion: Fuser, text: str, sign: int) -> None:
     (features,) = words.encode([text])
     (fused,) = fusion.fuse([{Modality.TEXT: features}])
     for score in (features.prediction.score, fused.prediction.score):
@@ -60,12 +60,12 @@ def test_words_of_customers_are_scored_on_their_side(words: Encoder[str], fusion
     ("text", "emotion"),
     [("I am so angry with you!", "anger"), ("I am so happy!", "joy"), ("I am scared", "fear"), ("Okay.", "neutral")],
 )
-def test_words_that_name_an_emotion_get_it(words: Encoder[str], text: str, emotion: str) -> None:
+def test_words_that_name_an_emotion_get_it(words: Encoder, text: str, emotion: str) -> None:
     (features,) = words.encode([text])
     assert EMOTIONS[int(features.prediction.emotion.argmax())] == emotion
 
 
-def test_punctuation_and_case_do_not_turn_a_judgement(words: Encoder[str]) -> None:
+def test_punctuation_and_case_do_not_turn_a_judgement(words: Encoder) -> None:
     written = "This is terrible! I want to speak to your manager."
     plain = "this is terrible i want to speak to your manager"
     one, other = words.encode([written, plain])
@@ -73,7 +73,7 @@ def test_punctuation_and_case_do_not_turn_a_judgement(words: Encoder[str]) -> No
     assert other.prediction.score < -1
 
 
-def test_any_text_gets_an_answer(words: Encoder[str]) -> None:
+def test_any_text_gets_an_answer(words: Encoder) -> None:
     texts = ["\N{GRINNING FACE}", "ужасно", "这太糟糕了", "a", "?", "word " * 10_000]
     for found in words.encode(texts):
         assert np.isfinite(found.embedding).all()
@@ -91,14 +91,14 @@ def voice(fusion: Fuser, words: Features, *, negative: bool) -> Prediction:
     return joined[0].prediction
 
 
-def test_a_voice_that_agrees_reinforces_and_one_that_contradicts_weakens(words: Encoder[str], fusion: Fuser) -> None:
+def test_a_voice_that_agrees_reinforces_and_one_that_contradicts_weakens(words: Encoder, fusion: Fuser) -> None:
     (features,) = words.encode(["nobody has called me back"])
     alone = fusion.fuse([{Modality.TEXT: features}])[0].prediction
     assert alone.score < 0
     assert voice(fusion, features, negative=True).score < alone.score < voice(fusion, features, negative=False).score
 
 
-def test_words_alone_are_judged_nearly_as_their_encoder_does(words: Encoder[str], fusion: Fuser) -> None:
+def test_words_alone_are_judged_nearly_as_their_encoder_does(words: Encoder, fusion: Fuser) -> None:
     found = words.encode([text for text, _ in CLEAR])
     fused = fusion.fuse([{Modality.TEXT: one} for one in found])
     gaps = [abs(one.prediction.score - other.prediction.score) for one, other in zip(found, fused, strict=True)]

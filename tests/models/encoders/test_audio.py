@@ -12,6 +12,7 @@ from models.bundles import EMBEDDED
 from models.encoders.audio import AudioConfig, AudioEncoder, VoiceNetwork
 from models.encoders.mel import LogMel, prepare
 from models.errors import AudioInputError, CheckpointError
+from models.families import load_as
 from models.types import Modality
 from tests.models.encoders.voice import voice
 
@@ -75,7 +76,7 @@ def test_an_encoder_comes_back_from_its_checkpoint(encoder: AudioEncoder, tmp_pa
     path = tmp_path / "audio.safetensors"
     sha256 = checkpoint.save(path, encoder._network.state_dict(), SMALL, name="audio")
 
-    loaded = AudioEncoder.load(path, expected_sha256=sha256)
+    loaded = load_as(AudioEncoder, path, expected_sha256=sha256)
 
     log_mel = prepare(voice(1.0))
     expected = encoder.encode([log_mel])[0].prediction.emotion
@@ -90,15 +91,15 @@ def test_an_absurd_architecture_is_refused(widths: tuple[int, ...]) -> None:
 
 
 def test_a_face_checkpoint_is_no_voice() -> None:
-    with pytest.raises(CheckpointError, match=r"AudioConfig|VoiceNetwork"):
-        AudioEncoder.load(EMBEDDED / "video.safetensors")
+    with pytest.raises(CheckpointError, match="holds VideoEncoder, and AudioEncoder is needed"):
+        load_as(AudioEncoder, EMBEDDED / "video.safetensors")
 
 
 def test_a_higher_temperature_makes_answers_less_sure(encoder: AudioEncoder) -> None:
     log_mel = prepare(voice(1.0))
     calm = AudioEncoder(encoder._network, replace(SMALL, temperature=4.0), name="audio@test")
 
-    sure, unsure = (one.clips([log_mel])[0][1] for one in (encoder, calm))
+    sure, unsure = (one.classify([log_mel])[0] for one in (encoder, calm))
 
     assert unsure.max() < sure.max()
     assert unsure.argmax() == sure.argmax()
@@ -113,7 +114,7 @@ def test_an_absurd_temperature_is_refused(temperature: float) -> None:
 def test_the_embedded_voice_is_found_small_and_answers() -> None:
     path = EMBEDDED / "audio.safetensors"
 
-    feature = AudioEncoder.load(path).encode([prepare(voice(1.0))])[0]
+    feature = load_as(AudioEncoder, path).encode([prepare(voice(1.0))])[0]
 
     assert path.stat().st_size < 3 << 20
     assert feature.embedding.shape == (128,)

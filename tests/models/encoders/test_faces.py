@@ -6,8 +6,18 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from models.encoders.faces import CROP_PX, CROPS_MAX, _followed, _started, correlate, cut_out, find_faces
-from models.errors import FaceInputError
+from models.encoders.faces import (
+    CROP_PX,
+    CROPS_MAX,
+    _followed,
+    _started,
+    correlate,
+    cut_out,
+    find_faces,
+    prepare,
+    prepare_timed,
+)
+from models.errors import FaceInputError, FaceNotFoundError
 
 Picture = NDArray[np.uint8]
 
@@ -31,6 +41,8 @@ def frames_of(path: Path) -> list[tuple[int, Picture]]:
 
 def test_no_picture_has_no_face() -> None:
     assert find_faces([]).shape == (0, CROP_PX, CROP_PX)
+    with pytest.raises(FaceNotFoundError, match="no face"):
+        prepare([])
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (1, 1), (20, 400, 3), (270, 480, 3), (90, 120), (3000, 4000, 3)])
@@ -100,6 +112,10 @@ def test_a_talking_face_is_found_in_every_looked_at_picture(data_dir: Path, clip
     for _, picture in read_only:
         picture.flags.writeable = False
     np.testing.assert_array_equal(find_faces(read_only), crops)
+    timed = prepare_timed(frames)
+    np.testing.assert_array_equal(timed.prepared, crops)
+    np.testing.assert_array_equal(prepare(frames), crops)
+    assert set(timed.times_ms.tolist()) <= {time_ms for time_ms, _ in frames}
 
 
 def test_a_face_that_leaves_gives_no_more_crops(data_dir: Path) -> None:

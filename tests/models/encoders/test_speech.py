@@ -97,7 +97,7 @@ def test_whisper_takes_nothing_next_to_nothing_and_nan(random_whisper: WhisperTr
 def test_whisper_gates(
     text: str, no_speech: float, log_probability: float, compression: float, gate: str | None
 ) -> None:
-    assert whisper_family.doubt(text, no_speech, log_probability, compression) == gate
+    assert whisper_family.unreliable_reason(text, no_speech, log_probability, compression) == gate
 
 
 def test_a_checkpoint_with_another_digest_is_refused(checkpoint: Path) -> None:
@@ -167,9 +167,9 @@ def test_pocketsphinx_does_not_believe_a_tone(sphinx: PocketSphinxTranscriber) -
 
 
 def test_pocketsphinx_gates() -> None:
-    assert pocketsphinx.doubt([Word("so", 0, 3000, 1.0)]) == "low_confidence"
-    assert pocketsphinx.doubt([Word("so", 0, 300, 0.1)]) == "low_confidence"
-    assert pocketsphinx.doubt([Word("so", 0, 300, 0.9)]) is None
+    assert pocketsphinx.unreliable_reason([Word("so", 0, 3000, 1.0)]) == "low_confidence"
+    assert pocketsphinx.unreliable_reason([Word("so", 0, 300, 0.1)]) == "low_confidence"
+    assert pocketsphinx.unreliable_reason([Word("so", 0, 300, 0.9)]) is None
 
 
 def test_pocketsphinx_refuses_what_is_no_utterance(sphinx: PocketSphinxTranscriber) -> None:

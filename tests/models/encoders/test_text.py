@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from models import checkpoint
-from models.encoders.text import SPECIAL, PieceReader, TextConfig, TextEncoder, TextNetwork, prepare
+from models.encoders.text import SPECIAL, PieceTokenizer, TextConfig, TextEncoder, TextNetwork
+from models.encoders.words import prepare
 from models.errors import TextInputError
+from models.families import load_as
 from models.types import Modality
 
 LETTERS = tuple(string.ascii_lowercase)
@@ -50,13 +52,13 @@ def test_turns_before_a_text_are_looked_at_but_not_judged(encoder: TextEncoder) 
 
 
 def test_turns_before_take_no_room_that_the_text_needs() -> None:
-    reader = PieceReader(TINY)
+    tokenizer = PieceTokenizer(TINY)
     start, end = SPECIAL.index("[CLS]"), SPECIAL.index("[SEP]")
     hello, there, thank = (VOCABULARY.index(word) for word in ("hello", "there", "thank"))
 
-    (short,) = reader.read(["hello"], [["there " * 9, "thank"]])
-    (full,) = reader.read(["hello " * 30], [["thank"]])
-    (nearly,) = reader.read(["hello " * 8], [["there thank"]])
+    (short,) = tokenizer.encode(["hello"], [["there " * 9, "thank"]])
+    (full,) = tokenizer.encode(["hello " * 30], [["thank"]])
+    (nearly,) = tokenizer.encode(["hello " * 8], [["there thank"]])
 
     assert short == [start, there, there, there, there, thank, end, hello, end]
     assert full == [start, *[hello] * 10, end]
@@ -97,8 +99,8 @@ def test_only_the_first_pieces_of_a_long_text_count(encoder: TextEncoder) -> Non
 
 def test_emoji_and_other_scripts_are_read_as_unknown_pieces(encoder: TextEncoder) -> None:
     unknown = SPECIAL.index("[UNK]")
-    assert PieceReader(TINY).read(["\N{GRINNING FACE}"])[0][1:-1] == [unknown]
-    assert unknown in PieceReader(TINY).read(["ужасно"])[0]
+    assert PieceTokenizer(TINY).encode(["\N{GRINNING FACE}"])[0][1:-1] == [unknown]
+    assert unknown in PieceTokenizer(TINY).encode(["ужасно"])[0]
     for found in encoder.encode(["\N{GRINNING FACE}\N{THUMBS UP SIGN}", "ужасно", "هذا رهيب", "\x00\x01"]):
         assert np.isfinite(found.embedding).all()
 
@@ -112,7 +114,7 @@ def test_a_checkpoint_brings_the_vocabulary_and_the_same_answers(encoder: TextEn
     torch.manual_seed(0)
     network = TextNetwork(TINY).eval()
     checkpoint.save(tmp_path / "text.safetensors", network.state_dict(), TINY, name="text")
-    loaded = TextEncoder.load(tmp_path / "text.safetensors")
+    loaded = load_as(TextEncoder, tmp_path / "text.safetensors")
     assert loaded.name.startswith("text@")
     (ours,), (theirs,) = encoder.encode(["hello there"]), loaded.encode(["hello there"])
     np.testing.assert_allclose(ours.prediction.emotion, theirs.prediction.emotion, atol=2e-3)

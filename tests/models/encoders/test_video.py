@@ -12,6 +12,7 @@ from models import checkpoint
 from models.bundles import EMBEDDED
 from models.encoders.video import FRAMES_MAX, FaceNetwork, Faces, VideoConfig, VideoEncoder, prepare
 from models.errors import VideoInputError
+from models.families import load_as
 from models.types import Modality
 
 SMALL = VideoConfig(widths=(4, 6, 8, 8), embedding=5)
@@ -179,7 +180,7 @@ def test_an_encoder_comes_back_from_its_checkpoint(encoder: VideoEncoder, tmp_pa
     path = tmp_path / "video.safetensors"
     sha256 = checkpoint.save(path, encoder._network.state_dict(), SMALL, name="video")
 
-    loaded = VideoEncoder.load(path, expected_sha256=sha256)
+    loaded = load_as(VideoEncoder, path, expected_sha256=sha256)
 
     faces = pictures(2, 48, 48)
     expected = encoder.encode([faces])[0].prediction.emotion
@@ -202,7 +203,7 @@ def test_an_absurd_architecture_is_refused(widths: tuple[int, ...]) -> None:
 def test_the_embedded_face_network_is_found_small_and_answers() -> None:
     path = EMBEDDED / "video.safetensors"
 
-    feature = VideoEncoder.load(path).encode([pictures(2, 48, 48)])[0]
+    feature = load_as(VideoEncoder, path).encode([pictures(2, 48, 48)])[0]
 
     assert path.stat().st_size < 6 << 20
     assert feature.embedding.shape == (128,)

@@ -8,6 +8,7 @@ import torch
 
 from models import checkpoint
 from models.errors import FusionInputError
+from models.families import load_as
 from models.fusion.attention import MODALITIES, AttentionFusion, FusionConfig, FusionNetwork, as_tensors
 from models.labels import score_of
 from models.types import EMOTIONS, POLARITIES, Features, Modality, Prediction
@@ -135,7 +136,7 @@ def test_features_of_another_encoder_are_refused_by_name(fusion: AttentionFusion
 
 def test_a_checkpoint_gives_the_same_answers(fusion: AttentionFusion, tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "fusion.safetensors", fusion.network.state_dict(), TINY, name="fusion")
-    loaded = AttentionFusion.load(tmp_path / "fusion.safetensors")
+    loaded = load_as(AttentionFusion, tmp_path / "fusion.safetensors")
     assert loaded.name.startswith("fusion@")
     whole = item(MODALITIES)
     one, other = fusion.fuse([whole])[0].prediction, loaded.fuse([whole])[0].prediction

@@ -15,7 +15,7 @@ PLAN = recipes.Plan(
     name="tiny",
     labels=("no", "yes"),
     strength={Modality.AUDIO: 1.0, Modality.VIDEO: 1.0},
-    unspoilt={Modality.VIDEO: (0.6, 1.0)},
+    leaked={Modality.VIDEO: (0.6, 1.0)},
     context=True,
     learning_rate=1e-3,
     about={"data": "synthetic"},
@@ -46,18 +46,18 @@ def test_an_encoder_answers_rows_of_groups_it_did_not_see(table: Table) -> None:
     told = np.eye(12, dtype=np.float32)[np.arange(120) // 10] * CLIP
     by_group = Table({Modality.AUDIO: told, Modality.VIDEO: told}, np.arange(120) // 10 % 2, groups, 0)
 
-    unseen = recipes.unseen_answers(by_group, replace(PLAN, strength=dict.fromkeys(Modality, 100.0)))
+    unseen = recipes.out_of_fold_logits(by_group, replace(PLAN, strength=dict.fromkeys(Modality, 100.0)))
 
     odds = (unseen[..., 1] - unseen[..., 0]) * (2 * by_group.labels - 1)[None, :, None]
     assert (odds > 0).mean() < 0.6
-    assert recipes.unseen_answers(table, PLAN).shape == (2, 120, 2, 2)
+    assert recipes.out_of_fold_logits(table, PLAN).shape == (2, 120, 2, 2)
 
 
 def test_unspoilt_answers_are_as_right_as_declared(table: Table) -> None:
     labels = np.tile(table.labels, 50)
     sure = np.stack([-5.0 * (2 * labels - 1), 5.0 * (2 * labels - 1)], axis=1).astype(np.float32)
 
-    found = recipes.as_unspoilt(sure, labels, accuracy=0.7, spread=1.5, rng=np.random.default_rng(0))
+    found = recipes.without_leakage(sure, labels, accuracy=0.7, spread=1.5, rng=np.random.default_rng(0))
 
     odds = (found[:, 1] - found[:, 0]) * (2 * labels - 1)
     assert (odds > 0).mean() == pytest.approx(0.7, abs=0.02)

@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from models.data.sentences import Sentences, one_hot
-from models.encoders.text import SPECIAL, PieceReader, TextConfig, TextNetwork
+from models.encoders.text import SPECIAL, PieceTokenizer, TextConfig, TextNetwork
 from models.recipes.text import Portion, batches, frequencies, loss, steps_per_epoch, temperatures, validate
 from models.types import EMOTIONS, POLARITIES, FloatArray
 
 VOCABULARY = (*SPECIAL, "hello", "there", "no", "thank")
 CONFIG = TextConfig(vocabulary=VOCABULARY, width=16, layers=1, heads=2, hidden=32, pieces_max=12, dropout=0.0)
-READER = PieceReader(CONFIG)
+READER = PieceTokenizer(CONFIG)
 NO_EMOTION = np.zeros(len(EMOTIONS), dtype=np.float32)
 
 

@@ -1,13 +1,25 @@
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from models.types import Contribution, Features, FloatArray, FusedPrediction, Modality, Prediction, Transcript, Word
+from models.types import (
+    Contribution,
+    Features,
+    FloatArray,
+    FusedPrediction,
+    Modality,
+    Picture,
+    Prediction,
+    Transcript,
+    Word,
+)
 from pipelines.errors import EncoderUnavailableError, NoFaceError
 from pipelines.ingest.analyse import Analyser, ModelNames, Stages, loudness_dbfs
-from pipelines.settings import TimeoutSettings
+from pipelines.settings import AppConfig, TenantSettings, TimeoutSettings
 from pipelines.types import Participant, Utterance, UtteranceSentiment, VideoFrame
 
 ALL = frozenset(Modality)
@@ -25,7 +37,7 @@ async def transcribe(_samples: FloatArray) -> Transcript:
     return Transcript("thank you", "en", (Word("thank", 0, 300, 0.9), Word("you", 300, 500, 0.8)), "engine-1")
 
 
-async def text(_text: str) -> Features:
+async def text(_said: Transcript) -> Features:
     return features(Modality.TEXT)
 
 
@@ -33,7 +45,7 @@ async def audio(_samples: FloatArray) -> Features:
     return features(Modality.AUDIO)
 
 
-async def video(_frames: Sequence[VideoFrame]) -> Features:
+async def video(_frames: Sequence[tuple[int, Picture]]) -> Features:
     return features(Modality.VIDEO)
 
 
@@ -43,8 +55,13 @@ async def fuse(present: Mapping[Modality, Features]) -> FusedPrediction:
 
 
 def stages(**replaced: object) -> Stages:
-    parts = {"transcribe": transcribe, "text": text, "audio": audio, "video": video, "fuse": fuse, **replaced}
-    return Stages(names=NAMES, **parts)  # type: ignore[arg-type]  # each test replaces one stage by another coroutine
+    parts: dict[str, Any] = {"transcribe": transcribe, "text": text, "audio": audio, "video": video, "fuse": fuse}
+    parts |= replaced
+    return Stages(parts["transcribe"], {modality: parts[modality] for modality in Modality}, parts["fuse"], NAMES)
+
+
+def analyser(timeouts: TimeoutSettings, **replaced: object) -> Analyser:
+    return Analyser(stages(**replaced), lambda _tenant: TenantSettings(timeouts=timeouts))
 
 
 def utterance(consent: frozenset[Modality] = ALL, **fields: object) -> Utterance:
@@ -53,7 +70,7 @@ def utterance(consent: frozenset[Modality] = ALL, **fields: object) -> Utterance
 
 
 async def analyse(uttered: Utterance, **replaced: object) -> UtteranceSentiment:
-    return await Analyser(stages(**replaced), TimeoutSettings(encode_s=0.05, transcribe_s=0.05))(uttered)
+    return await analyser(TimeoutSettings(encode_s=0.05, transcribe_s=0.05), **replaced)(uttered)
 
 
 async def test_every_modality_reports_its_judgement_weight_and_contribution() -> None:
@@ -135,6 +152,34 @@ async def test_a_text_that_may_not_be_believed_is_kept_but_not_judged(heard: Tra
     assert result.transcript.reliable is (heard.unreliable is None)
 
 
+async def test_encoders_get_times_from_the_start_of_the_utterance() -> None:
+    given: dict[str, Any] = {}
+
+    async def see(frames: Sequence[tuple[int, Picture]]) -> Features:
+        given["times_ms"] = [time_ms for time_ms, _ in frames]
+        return features(Modality.VIDEO)
+
+    async def read(said: Transcript) -> Features:
+        given["words"] = [word.start_ms for word in said.words]
+        return features(Modality.TEXT)
+
+    await analyse(utterance(), video=see, text=read)
+    assert given == {"times_ms": [200], "words": [0, 300]}
+
+
+async def test_each_tenant_has_its_own_answer_to_a_late_network() -> None:
+    async def away(_samples: FloatArray) -> Features:
+        raise EncoderUnavailableError("down")
+
+    patient = TenantSettings(timeouts=TimeoutSettings(then="wait"))
+    config = AppConfig(tenants={"default": TenantSettings(), "bank": patient})
+    judge = Analyser(stages(audio=away), config.tenant)
+
+    assert (await judge(utterance())).modalities[Modality.AUDIO].missing == "encoder_unavailable"
+    with pytest.raises(EncoderUnavailableError, match="audio"):
+        await judge(replace(utterance(), tenant="bank"))
+
+
 async def test_no_face_is_a_reason() -> None:
     async def faceless(_frames: Sequence[VideoFrame]) -> Features:
         raise NoFaceError("no face")
@@ -166,15 +211,15 @@ async def test_where_the_configuration_waits_a_missing_encoder_holds_the_result(
 
     patient = TimeoutSettings(encode_s=0.05, then="wait")
     with pytest.raises(EncoderUnavailableError, match="audio"):
-        await Analyser(stages(audio=missing), patient)(utterance())
-    assert (await Analyser(stages(), patient)(utterance())).judgement is not None
+        await analyser(patient, audio=missing)(utterance())
+    assert (await analyser(patient)(utterance())).judgement is not None
 
 
 async def test_a_reason_that_no_waiting_mends_holds_nothing() -> None:
     async def faceless(_frames: Sequence[VideoFrame]) -> Features:
         raise NoFaceError("nobody")
 
-    result = await Analyser(stages(video=faceless), TimeoutSettings(then="wait"))(utterance())
+    result = await analyser(TimeoutSettings(then="wait"), video=faceless)(utterance())
     assert result.modalities[Modality.VIDEO].missing == "no_face"
 
 

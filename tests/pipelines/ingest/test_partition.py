@@ -134,7 +134,7 @@ async def test_a_call_of_which_nothing_may_be_analysed_holds_no_offset_back(redi
 
 
 @pytest.mark.slow  # waits for the clock
-async def test_a_stream_that_falls_silent_is_let_go_and_goes_on_when_it_speaks_again(
+async def test_a_stream_that_falls_silent_is_closed_and_goes_on_when_it_speaks_again(
     redis_url: str, sound: FloatArray
 ) -> None:
     producer = RedisStreamProducer(redis_url)

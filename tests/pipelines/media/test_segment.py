@@ -6,10 +6,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pipelines.media.segment import Segmenter, SpeechState
+from pipelines.media.segment import Segment, Segmenter, SpeechState
 from pipelines.media.vad import WINDOW_SAMPLES
 from pipelines.settings import SegmentSettings
-from pipelines.types import Segment
 
 DEFAULT = SegmentSettings()
 PAD = 1600

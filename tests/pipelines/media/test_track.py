@@ -8,9 +8,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from models.types import FloatArray
+from pipelines.media.resample import AudioBlock
 from pipelines.media.track import FRAMES_MAX, Track, TrackSegment
 from pipelines.settings import SegmentSettings, StreamSettings, VideoSettings
-from pipelines.types import AudioBlock, Participant, VideoFrame
+from pipelines.types import Participant, VideoFrame
 
 SETTINGS = StreamSettings()
 SHORT = StreamSettings(segment=SegmentSettings(utterance_max_ms=1500, quiet_search_ms=500, silence_cut_ms=1000))

@@ -58,7 +58,7 @@ async def analysed(url: str, sound: FloatArray) -> None:
             await eventually(lambda: int(client.hget(f"{LOG}:group:undertone", "committed") or 0) >= 42)
 
 
-async def test_books_that_balance(redis_url: str, sound: FloatArray) -> None:
+async def test_a_log_that_was_analysed_as_a_whole_has_no_findings(redis_url: str, sound: FloatArray) -> None:
     await analysed(redis_url, sound)
     report = await audited(redis_url)
     assert report.findings == []
@@ -118,7 +118,7 @@ async def test_an_utterance_that_is_gone_or_there_twice_is_found(redis_url: str,
     assert kinds(await audited(redis_url)) == [("utterances_doubled", 1)]
 
 
-async def test_a_deleted_call_owes_nothing(redis_url: str, sound: FloatArray) -> None:
+async def test_a_deleted_call_is_missing_nothing(redis_url: str, sound: FloatArray) -> None:
     await analysed(redis_url, sound)
     store = Store.connect(redis_url)
     await store.delete_call("whole")

@@ -152,7 +152,7 @@ def test_loudness_is_the_mean_power_weighted_by_length() -> None:
     assert summarise(results, final=True).participants[0].loudness_dbfs == pytest.approx(-20.46, abs=0.01)
 
 
-def test_words_that_may_not_be_believed_are_not_quoted() -> None:
+def test_words_of_an_unreliable_transcript_are_not_quoted() -> None:
     results = [
         said(CUSTOMER, 0, 1_000, -2.0, "no no no no", reliable=False),
         said(AGENT, 1_000, 2_000, 0.0, "you you you", reliable=False),

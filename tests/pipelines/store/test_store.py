@@ -13,7 +13,7 @@ from tests.pipelines.stored import AGENT, CUSTOMER, MINUTE_MS, STARTED_MS, advan
 from tests.servers import free_port, redis_url_of, start_redis
 
 
-async def test_a_new_stream_has_nothing_settled(store: Store) -> None:
+async def test_a_new_stream_has_an_empty_checkpoint(store: Store) -> None:
     checkpoint = await store.open_stream("c", "acme", "main", "w1", STARTED_MS)
     assert checkpoint is not None
     assert checkpoint.tracks == {}
@@ -75,7 +75,7 @@ async def test_a_stream_that_ends_after_its_results_have_expired_leaves_nothing_
     assert [key for key in raw.scan_iter("ut:{c}:*") if raw.ttl(key) == -1] == []
 
 
-async def test_a_writer_with_a_wrong_belief_is_refused(store: Store) -> None:
+async def test_a_writer_that_expects_another_cut_is_refused(store: Store) -> None:
     await store.open_stream("c", "acme", "main", "w1", STARTED_MS)
     await advance(store, result(0), 0, 16_000)
     with pytest.raises(FencedError):

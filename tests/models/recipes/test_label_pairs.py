@@ -5,18 +5,14 @@ from numpy.typing import NDArray
 
 from models.errors import DataError
 from models.fusion.attention import ANSWERS, MODALITIES, FusionConfig, FusionNetwork
-from models.fusion.label_pairs import (
+from models.recipes.fusion import answers_by_subset, averaged, loss, temperatures, validate
+from models.recipes.label_pairs import (
     DRAWS,
     SUBSETS,
     Pool,
-    answers_by_subset,
-    averaged,
     batches,
     draw,
-    loss,
     noise,
-    temperatures,
-    validate,
     validation_pairs,
 )
 from models.types import EMOTIONS, Modality

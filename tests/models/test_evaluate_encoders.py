@@ -6,8 +6,8 @@ import pytest
 from models import evaluate
 from models.bundles import bundle_folder
 from models.errors import DataError
-from models.evaluate import meld, meld_context, tweets
-from models.metrics import ScoreTask
+from models.evaluate_encoders import meld, meld_context, tweets
+from models.tasks import ScoreTask
 
 MELD = """Utterance,Emotion,Sentiment
 "Thank you so much, I am so happy!",joy,positive

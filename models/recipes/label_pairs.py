@@ -1,11 +1,11 @@
-"""Training and judging a fusion without paired recordings: voice, face and words of the same label, put together.
+"""Training pairs for a fusion without paired recordings: voice, face and words of the same label, put together.
 
 No public set here holds raw voice, face and words of the same moment. A label pair is a MELD text, a RAVDESS clip and a
-FER2013 face that carry the same emotion; nobody ever said that text with that voice and face. So a fusion learns from
+FER2013 face that carry the same emotion; no one person spoke that text with that voice and face. So a fusion learns from
 them how far each encoder can be believed, and nothing about how voice, face and words move together.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,23 +13,20 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 from models.bundles import Bundle, load_encoder
-from models.calibration import Temperatures, temperature
 from models.data import fer2013, meld, ravdess
 from models.data.sentences import as_recognised
-from models.encoders import mel, text, video
+from models.encoders import mel, video, words
 from models.errors import DataError
 from models.fusion.attention import MODALITIES, log_answers, subsets
 from models.labels import FER2013_LABELS, RAVDESS_LABELS, emotion_matrix
-from models.metrics import classification
 from models.types import EMOTIONS, Features, FloatArray, Modality
 
 DOUBT = 0.15
-"""Share of training pairs in which the voice, and likewise the face, carries a label of its own: actors who show one
-emotion at a time are far easier to read than callers, whose voice and face often say nothing of it."""
+"""Share of training pairs in which the voice, and likewise the face, carries a label of its own: label noise,
+because actors who show one emotion at a time are easier to classify than callers, whose voice and face often show none."""
 
 DRAWS = 5
 """Pairs that each text is judged in: which of a few hundred clips it gets moves a figure by more than a point."""
@@ -81,9 +78,9 @@ def read(bundle: Bundle, data: Path, split: str) -> Pools:
     """
     rng = np.random.default_rng(0)
     sentences = meld.read(data, split)
-    texts, repeats = [text.prepare(one) for one in sentences.texts], 1
+    texts, repeats = [words.prepare(one) for one in sentences.texts], 1
     if split == "train":
-        texts, repeats = texts + [text.prepare(as_recognised(one, rng)) for one in texts], 2
+        texts, repeats = texts + [words.prepare(as_recognised(one, rng)) for one in texts], 2
     recordings = ravdess.read(data, split)
     faces = fer2013.read(data, split)
     rows = rng.permutation(len(faces.labels))[:FACES_MAX]
@@ -185,12 +182,6 @@ def batches(
         yield draw(pools, rows, rng, exchanged, DOUBT) | {"present": torch.from_numpy(present)}
 
 
-def loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-    """Cross-entropy of emotion plus that of polarity."""
-    emotion, polarity, _ = model([batch[modality.value] for modality in MODALITIES], batch["answers"], batch["present"])
-    return functional.cross_entropy(emotion, batch["emotion"]) + functional.cross_entropy(polarity, batch["polarity"])
-
-
 def anchors(pools: Pools) -> NDArray[np.int64]:
     """The texts whose emotion some voice and some face has too.
 
@@ -214,68 +205,6 @@ def validation_pairs(pools: Pools, doubt: float) -> dict[str, Tensor]:
     return draw(pools, texts, np.random.default_rng(0), dict.fromkeys(MODALITIES, 0.0), doubt)
 
 
-@torch.inference_mode()
-def answers_by_subset(
-    model: nn.Module, pairs: Mapping[str, Tensor], temperatures: tuple[float, float] = (1.0, 1.0)
-) -> dict[str, tuple[FloatArray, FloatArray]]:
-    """Probabilities of emotion (N, 7) and polarity (N, 3) per subset of modalities, named like `audio+text`."""
-    found = {}
-    for name, logits in _logits_by_subset(model, pairs).items():
-        emotion, polarity = (
-            (one / t).softmax(dim=1).cpu().numpy() for one, t in zip(logits, temperatures, strict=True)
-        )
-        found[name] = (emotion, polarity)
-    return found
-
-
-def temperatures(pools: Pools, model: nn.Module) -> Temperatures:
-    """Over all subsets of pairs drawn as in training."""
-    pairs = validation_pairs(pools, DOUBT)
-    subsets = _logits_by_subset(model, pairs).values()
-    emotion, polarity = (
-        temperature(torch.cat(logits).cpu(), pairs[task].repeat(len(SUBSETS)))
-        for task, logits in zip(("emotion", "polarity"), zip(*subsets, strict=True), strict=True)
-    )
-    return {"emotion_temperature": emotion, "polarity_temperature": polarity}
-
-
-def _logits_by_subset(model: nn.Module, pairs: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-    device = next(model.parameters()).device
-    parts = [pairs[modality.value].to(device) for modality in MODALITIES]
-    found = {}
-    for subset in SUBSETS:
-        present = torch.tensor([modality in subset for modality in MODALITIES]).expand(len(pairs["emotion"]), -1)
-        emotion, polarity, _ = model(parts, pairs["answers"].to(device), present.to(device))
-        found["+".join(subset)] = (emotion, polarity)
-    return found
-
-
-def averaged(pairs: Mapping[str, Tensor]) -> tuple[FloatArray, FloatArray]:
-    """What a fusion without training says: the mean of the three encoders' probabilities."""
-    mean = pairs["answers"].exp().mean(dim=1).numpy()
-    return mean[:, : len(EMOTIONS)], mean[:, len(EMOTIONS) :]
-
-
-def validate(pools: Pools) -> Callable[[nn.Module], dict[str, float]]:
-    """Weighted F1 per subset on clear pairs and, prefixed `doubtful_`, on pairs drawn as in training.
-
-    `mean_f1` is the mean of emotion and polarity over all subsets of the doubtful pairs.
-    """
-    kinds = {"": validation_pairs(pools, 0.0), "doubtful_": validation_pairs(pools, DOUBT)}
-
-    def figures(model: nn.Module) -> dict[str, float]:
-        found: dict[str, float] = {}
-        for prefix, pairs in kinds.items():
-            for name, answers in answers_by_subset(model, pairs).items():
-                found |= {f"{prefix}{task}_{name}": value for task, value in _f1(pairs, answers).items()}
-        mean = [value for key, value in found.items() if key.startswith("doubtful_")]
-        for prefix, pairs in kinds.items():
-            found |= {f"{prefix}{task}_averaged": value for task, value in _f1(pairs, averaged(pairs)).items()}
-        return found | {"mean_f1": sum(mean) / len(mean)}
-
-    return figures
-
-
 def _pool(
     features: Sequence[Features], emotions: NDArray[np.int64], polarities: NDArray[np.int64], skipped: int
 ) -> Pool:
@@ -295,10 +224,3 @@ def _of_same_label(labels: NDArray[np.int64], wanted: NDArray[np.int64], rng: np
         places = np.flatnonzero(wanted == label)
         rows[places] = rng.choice(np.flatnonzero(labels == label), len(places))
     return rows
-
-
-def _f1(pairs: Mapping[str, Tensor], answers: tuple[FloatArray, FloatArray]) -> dict[str, float]:
-    return {
-        task: classification(pairs[task].numpy(), answer.argmax(axis=1), answer.shape[1])["f1_weighted"]
-        for task, answer in zip(("emotion", "polarity"), answers, strict=True)
-    }

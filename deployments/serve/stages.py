@@ -1,0 +1,130 @@
+"""The networks as a worker or the gateway reaches them: by Serve handle, or loaded into this process.
+
+A call's sound, pictures and words are prepared here, where they are, so that little travels; so nothing here imports torch
+before a picture comes.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any, get_args
+
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
+
+from deployments.serve.encoders import Role, bundle_of, load
+from models.errors import FaceNotFoundError, ModelError
+from models.families import FUSION, Family, imported
+from models.types import Features, FusedPrediction, Modality
+from pipelines.errors import EncoderUnavailableError, NoFaceError, UnusableInputError
+from pipelines.ingest.analyse import Analyser, ModelNames, Stages
+from pipelines.settings import AppConfig
+
+DEAD_REPLICA_TRIES = 3
+
+Infer = Callable[[Any], Awaitable[Any]]
+"""One network: a prepared input in, its output out."""
+
+
+async def ask(handle: DeploymentHandle[Any], item: Any) -> Any:
+    """One call over a handle, again when the replica died under it.
+
+    Raises:
+        EncoderUnavailableError: no replica answers.
+        UnusableInputError: the network refused the input.
+    """
+    for attempt in range(DEAD_REPLICA_TRIES):
+        try:
+            return await handle.infer.remote(item)
+        except (ActorDiedError, ActorUnavailableError) as error:
+            if attempt + 1 == DEAD_REPLICA_TRIES:
+                raise EncoderUnavailableError(f"{handle.deployment_name}: its replicas died: {error}") from error
+        except ValueError as error:  # the network's refusal; Ray raises it as the kind of error it was
+            raise UnusableInputError(f"{handle.deployment_name}: {error}") from error
+        except (RayError, RayServeException) as error:
+            raise EncoderUnavailableError(f"{handle.deployment_name}: {error}") from error
+    raise AssertionError("unreachable")
+
+
+@dataclass(frozen=True, slots=True)
+class Handles:
+    """The five networks as deployments; bound by `app.build`, handles in the replicas that receive them."""
+
+    transcriber: DeploymentHandle[Any]
+    text: DeploymentHandle[Any]
+    audio: DeploymentHandle[Any]
+    video: DeploymentHandle[Any]
+    fusion: DeploymentHandle[Any]
+
+
+def served_analyser(config: AppConfig, handles: Handles) -> Analyser:
+    """An analyser that asks the deployments."""
+
+    def asking(handle: DeploymentHandle[Any]) -> Infer:
+        # Below ~600 KB a payload travels fastest by value (docs/architecture.md#ray-serve-and-kafka-measured).
+        return partial(ask, handle.options(_by_reference=False))
+
+    return _analyser(config, {field.name: asking(getattr(handles, field.name)) for field in fields(handles)})
+
+
+def local_analyser(config: AppConfig) -> Analyser:
+    """An analyser with every network in this process, one thread each."""
+
+    def running(role: Role) -> Infer:
+        network = load(role, config)
+        thread = ThreadPoolExecutor(1, network.name)
+
+        async def infer(item: Any) -> Any:
+            outputs = await asyncio.get_running_loop().run_in_executor(thread, network.run, [item])
+            return outputs[0]
+
+        return infer
+
+    return _analyser(config, {role: running(role) for role in get_args(Role)})
+
+
+def _analyser(config: AppConfig, networks: Mapping[str, Infer]) -> Analyser:
+    """What differs by tenant reaches the analyser as the one value that `AppConfig.tenant` gives."""
+    bundle = bundle_of(config)
+    timed = bundle.family(FUSION).wants_sequences
+
+    def encoding(modality: Modality) -> Callable[[Any], Awaitable[Features]]:
+        place = _preparation(bundle.family(modality), timed=timed)
+        # One at a time: a detector's pyramids of 16 pictures are large. Words and voices need not wait for it.
+        thread = ThreadPoolExecutor(1, f"prepare-{modality}")
+
+        async def encode(raw: Any) -> Features:
+            loop = asyncio.get_running_loop()
+            # A detector of faces takes seconds to import, which a telephone call never needs.
+            prepare = await loop.run_in_executor(thread, imported, place)
+            try:
+                prepared = await loop.run_in_executor(thread, prepare, raw)
+            except FaceNotFoundError as error:
+                raise NoFaceError(str(error)) from error
+            except ModelError as error:
+                raise UnusableInputError(str(error)) from error
+            features: Features = await networks[modality](prepared)
+            return features
+
+        return encode
+
+    async def fuse(features: Mapping[Modality, Features]) -> FusedPrediction:
+        fused: FusedPrediction = await networks[FUSION](dict(features))
+        return fused
+
+    labels = {name: f"{bundle.name}/{name}@{part.sha256[:8]}" for name, part in bundle.parts.items()}
+    stages = Stages(
+        transcribe=networks["transcriber"],
+        encode={modality: encoding(modality) for modality in Modality},
+        fuse=fuse,
+        names=ModelNames(bundle.label, labels[FUSION], {modality: labels[modality] for modality in Modality}),
+    )
+    return Analyser(stages, config.tenant)
+
+
+def _preparation(family: Family, *, timed: bool) -> str:
+    """Where the function is that prepares raw input; `Timed` where the fusion wants sequences and the encoder gives them."""
+    return family.prepare_timed if timed and family.prepare_timed else family.prepare

@@ -1,0 +1,37 @@
+import torch
+from torch import Tensor, nn
+
+from models.recipes.video import FACES_POOLED, loss
+
+
+class Scores(nn.Module):
+    """A face network whose logits and weights are its input."""
+
+    def __init__(self, logits: Tensor, weights: Tensor) -> None:
+        super().__init__()
+        self.logits, self.weights = logits, weights
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return pictures, self.logits, self.weights
+
+
+def value(logits: Tensor, weights: Tensor, labels: Tensor) -> float:
+    return float(loss(Scores(logits, weights), {"pictures": torch.zeros(len(labels), 1), "label": labels}))
+
+
+def test_four_faces_of_a_label_are_pooled_by_their_weights() -> None:
+    labels = torch.zeros(FACES_POOLED, dtype=torch.long)
+    logits = torch.tensor([[4.0, 0.0]] + [[0.0, 4.0]] * 3)
+
+    trusted = value(logits, torch.tensor([9.0, 0.0, 0.0, 0.0]), labels)
+    equal = value(logits, torch.zeros(4), labels)
+
+    assert trusted < equal
+
+
+def test_faces_of_different_labels_are_judged_alone() -> None:
+    labels = torch.arange(FACES_POOLED)
+    logits = torch.randn(FACES_POOLED, FACES_POOLED, generator=torch.Generator().manual_seed(0))
+    alone = nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
+
+    assert value(logits, torch.zeros(FACES_POOLED), labels) == float(alone)

@@ -1,0 +1,84 @@
+"""Bytes as they come, made ready for FFmpeg: looked ahead at, and spooled to disk only where they must be sought."""
+
+import io
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipelines.errors import MediaError
+from pipelines.media.byte_stream import ByteStream, Source, opened
+from tests.pipelines.media_files import Pipe
+
+
+def box(kind: bytes, size: int = 16) -> bytes:
+    """A box of an ISO base media file (ISO/IEC 14496-12 §4.2)."""
+    return struct.pack(">I4s", size, kind) + bytes(size - 8)
+
+
+def test_looking_ahead_takes_nothing() -> None:
+    stream = ByteStream(iter([b"ab", b"", b"cdef"]))
+    assert stream.peek(3) == b"abc"
+    assert stream.peek(100) == b"abcdef"
+    assert [stream.read(4), stream.read(4), stream.read(4)] == [b"abcd", b"ef", b""]
+
+
+def test_a_read_gives_what_has_come_and_waits_for_no_more() -> None:
+    def endless() -> Iterator[bytes]:
+        yield b"first"
+        raise AssertionError("read on")
+
+    assert ByteStream(endless()).read(1000) == b"first"
+
+
+@pytest.mark.parametrize("source", [io.BytesIO(b""), iter([b"", b""]), Pipe(b"")], ids=["file", "chunks", "reader"])
+def test_an_empty_source_is_named(source: Source) -> None:
+    with pytest.raises(MediaError, match="empty"), opened(source):
+        pass
+
+
+def test_a_path_must_be_a_file_that_holds_something(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    for path, message in (
+        (tmp_path, "not a file"),
+        (tmp_path / "none", "not a file"),
+        (tmp_path / "empty", "is empty"),
+    ):
+        with pytest.raises(MediaError, match=message), opened(path):
+            pass
+
+
+def test_what_can_be_sought_is_read_from_where_it_stands() -> None:
+    file = io.BytesIO(b"before" + b"media")
+    file.seek(6)
+    with opened(file) as ready:
+        assert ready.read(100) == b"media"
+
+
+@pytest.mark.parametrize(
+    ("media", "spooled"),
+    [
+        (b"RIFF" + bytes(100), False),
+        (box(b"ftyp") + box(b"moov") + box(b"mdat"), True),
+        (box(b"ftyp") + box(b"mdat"), True),
+        (box(b"ftyp") + box(b"moov") + box(b"moof"), False),
+        (box(b"ftyp") + box(b"sidx"), False),
+        (box(b"ftyp") + b"cut", True),
+    ],
+    ids=["no MP4", "index first", "index last", "movie fragments", "segment index", "cut off"],
+)
+def test_only_an_mp4_that_is_not_made_of_fragments_is_spooled(media: bytes, spooled: bool) -> None:  # noqa: FBT001
+    with opened(Pipe(media)) as ready:
+        assert isinstance(ready, ByteStream) is not spooled
+        read = b""
+        while chunk := ready.read(1 << 16):
+            read += chunk
+        assert read == media
+
+
+def test_an_mp4_that_is_too_long_to_spool_says_what_to_do() -> None:
+    whole = box(b"ftyp") + box(b"mdat", 50_000)
+    with pytest.raises(MediaError, match="more than 10000 bytes; send it as movie fragments"):  # noqa: SIM117
+        with opened(Pipe(whole), spool_max_bytes=10_000):
+            pass

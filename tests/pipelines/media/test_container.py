@@ -1,0 +1,65 @@
+"""Untrusted media is opened with no way to another file, and only for what FFmpeg can decode."""
+
+import io
+from pathlib import Path
+
+import av
+import pytest
+
+from pipelines.errors import MediaError
+from pipelines.media.container import open_media, packets, skipped_samples, sound_and_picture
+from tests.pipelines.media_files import film, sound
+
+PIXELS_MAX = 1920 * 1080
+
+
+@pytest.mark.parametrize(
+    "playlist",
+    [
+        "#EXTM3U\n#EXTINF:1,\n{}\n",
+        "ffconcat version 1.0\nfile '{}'\n",
+        (
+            '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011"><Period><AdaptationSet><Representation>'
+            "<BaseURL>{}</BaseURL></Representation></AdaptationSet></Period></MPD>"
+        ),
+    ],
+    ids=["HLS", "concat", "DASH"],
+)
+def test_a_playlist_opens_no_other_file(playlist: str, tmp_path: Path) -> None:
+    other = tmp_path / "other.wav"
+    other.write_bytes(film("wav", sound_codec="pcm_s16le", samples=sound(1, 16_000)))
+    with pytest.raises(MediaError, match="no media that FFmpeg can open"):  # noqa: SIM117
+        with open_media(io.BytesIO(playlist.format(other).encode()), "the upload", PIXELS_MAX):
+            pass
+
+
+def test_the_first_sound_and_the_first_moving_picture_count() -> None:
+    whole = film(
+        "matroska", picture_codec="libx264", sound_codec="flac", samples=sound(1, 16_000), seconds=1, key_every=25
+    )
+    with open_media(io.BytesIO(whole), "the film", PIXELS_MAX) as container:
+        heard, seen = sound_and_picture(container, "the film")
+        assert heard is not None
+        assert seen is not None
+        read = list(packets(container, heard, seen))
+        # PyAV's streams live as long as their container.
+        assert {packet.stream_index for packet in read} == {heard.index, seen.index}
+    assert all(packet.size for packet in read)
+
+
+def test_a_file_without_either_is_named() -> None:
+    file = io.BytesIO()
+    with av.open(file, "w", format="matroska") as output:
+        output.add_attachment("words.txt", "text/plain", b"words")
+        output.start_encoding()
+    with pytest.raises(MediaError, match="the upload"):  # noqa: SIM117
+        with open_media(io.BytesIO(file.getvalue()), "the upload", PIXELS_MAX) as container:
+            sound_and_picture(container, "the upload")
+
+
+def test_an_encoders_delay_is_what_its_first_packet_says_to_skip() -> None:
+    whole = film("ogg", sound_codec="libopus", samples=sound(1, 48_000), rate_hz=48_000)
+    with open_media(io.BytesIO(whole), "the sound", PIXELS_MAX) as container:
+        read = list(packets(container, container.streams.audio[0]))
+    assert skipped_samples(read[0]) == (312, 0)  # RFC 7845 §4.2: the pre-skip, which libopus sets to 6.5 ms
+    assert skipped_samples(read[1]) == (0, 0)
