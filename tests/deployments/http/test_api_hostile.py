@@ -47,12 +47,14 @@ for kind in ("audio/wav", "audio/PCMU", "video/mp4"):
     schemathesis.serializer.alias(kind, "application/octet-stream")
 
 
-async def store_call(redis_url: str, *, utterances: int = 1, final: bool = True) -> None:
-    """The call a-17, stored as a worker does."""
+async def store_call(redis_url: str, *, utterances: int = 1, final: bool = True) -> int:
+    """The call a-17, which starts now, stored as a worker does; when, ms since 1970."""
     store = Store.connect(redis_url)
+    now_ms = await store.archive.clock_ms()
     results = [result(number * 1_000, "What " * 1_000, -1.0) for number in range(utterances)]
-    await stored.store_call(store, "a-17", results, started_ms=0, final=final)
+    await stored.store_call(store, "a-17", results, started_ms=now_ms, final=final)
     await store.close()
+    return now_ms
 
 
 @pytest.fixture(scope="module")
@@ -528,18 +530,21 @@ def test_a_message_that_is_short_only_while_compressed_ends_a_live_stream(
 # ---- events
 
 
+@pytest.mark.parametrize("path", ["/v1/calls/a-17/events", "/v1/events"])
 def test_watchers_who_never_read_hold_up_nobody_and_are_forgotten_when_they_go(
-    gateway: GatewayProcess, redis_url: str
+    gateway: GatewayProcess, redis_url: str, path: str
 ) -> None:
-    asyncio.run(store_call(redis_url, utterances=1_000, final=False))
+    begun_ms = asyncio.run(store_call(redis_url, utterances=1_000, final=False))
+    last_id = "0-0" if "calls" in path else str(begun_ms - 1)
     before_files = gateway.open_files()
     gateway.forget_peak()
     before_bytes = gateway.resident_bytes()
     with contextlib.ExitStack() as stack:
         for _ in range(30):
             deaf = stack.enter_context(gateway.connected())
-            deaf.sendall(b"GET /v1/calls/a-17/events HTTP/1.1\r\nHost: gateway\r\n\r\n")
-        with httpx.stream("GET", f"{gateway.url}/v1/calls/a-17/events", timeout=60) as reading:
+            deaf.sendall(f"GET {path} HTTP/1.1\r\nHost: gateway\r\nLast-Event-ID: {last_id}\r\n\r\n".encode())
+        headers = {"Last-Event-ID": last_id}
+        with httpx.stream("GET", gateway.url + path, headers=headers, timeout=60) as reading:
             assert sum(line == "event: utterance" for line in until_heartbeat(reading)) == 1_000
         assert gateway.resident_bytes(peak=True) < before_bytes + MEMORY_MAX_BYTES
         assert httpx.get(f"{gateway.url}/readyz", timeout=60).status_code == 200
@@ -547,7 +552,9 @@ def test_watchers_who_never_read_hold_up_nobody_and_are_forgotten_when_they_go(
 
 
 def until_heartbeat(reading: httpx.Response) -> Iterator[str]:
+    begun = False
     for line in reading.iter_lines():
-        if line == ": heartbeat":
+        if line == ": heartbeat" and begun:
             return
+        begun = begun or line.startswith("event")
         yield line
