@@ -60,7 +60,7 @@ def feeling(result: UtteranceSentiment) -> Text:
 
 
 def words(result: UtteranceSentiment) -> Text:
-    """What was said; dim with the reason when it may not be believed, and said so when nothing was heard."""
+    """What was said; dim with the reason when the transcript is not reliable, `(no words)` when there is none."""
     heard = result.transcript
     if heard is None or not heard.text.strip():
         return Text("(no words)", style="bright_black")

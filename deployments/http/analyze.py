@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import io
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -107,20 +107,25 @@ def analyze_routes(analyse: Analyse, threads: MediaThreads, config: AppConfig, l
                 utterances = await threads.start(
                     lambda: _of_media(media, content_type, metadata, consent, config.stream, limits)
                 )
-        at_once = asyncio.Semaphore(ANALYSES_MAX)
-
-        async def judged(utterance: Utterance) -> UtteranceSentiment:
-            async with at_once:
-                return await analyse(utterance)
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(judged(utterance)) for utterance in utterances]
-        except ExceptionGroup as failed:
-            raise failed.exceptions[0] from failed
-        return Analysis(results=[task.result() for task in tasks])
+        return Analysis(results=await _analysed(analyse, utterances))
 
     return routes
+
+
+async def _analysed(analyse: Analyse, utterances: Sequence[Utterance]) -> list[UtteranceSentiment]:
+    """The results of all, at most `ANALYSES_MAX` at once; raises the first error."""
+    at_once = asyncio.Semaphore(ANALYSES_MAX)
+
+    async def one(utterance: Utterance) -> UtteranceSentiment:
+        async with at_once:
+            return await analyse(utterance)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one(utterance)) for utterance in utterances]
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from failed
+    return [task.result() for task in tasks]
 
 
 async def _read_whole(

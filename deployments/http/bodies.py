@@ -143,7 +143,7 @@ class Accepted(BaseModel):
 class CallOut(BaseModel):
     """A call. `last_ms` is the end of its latest utterance, from the start of the call; `streams` maps each to its state.
 
-    `stalled` has been silent for a while without a final fragment; `closed` for so long that nobody waits any more.
+    `stalled` has been silent for a while without a final fragment; `closed` for so long that it counts as over.
     """
 
     call_id: str

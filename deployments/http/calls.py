@@ -53,12 +53,13 @@ Cursor = Annotated[str | None, Query(max_length=1000, description="`next_cursor`
 def call_routes(store: Store) -> APIRouter:
     """The routes over what is stored."""
     routes = APIRouter(prefix="/v1", tags=["calls"])
-    _add_lists(routes, store)
+    _add_list(routes, store)
+    _add_trends(routes, store)
     _add_call(routes, store)
     return routes
 
 
-def _add_lists(routes: APIRouter, store: Store) -> None:
+def _add_list(routes: APIRouter, store: Store) -> None:
     @routes.get("/calls", summary="List calls, the latest first")
     async def calls(  # noqa: PLR0917  # a query's parameters are never positional
         caller: Caller,
@@ -86,6 +87,8 @@ def _add_lists(routes: APIRouter, store: Store) -> None:
         page = await store.archive.calls(wanted, cursor, limit)
         return CallPage(calls=[CallOut(**call_fields(call)) for call in page.items], next_cursor=page.next_cursor)
 
+
+def _add_trends(routes: APIRouter, store: Store) -> None:
     @routes.get("/trends", summary="Score and labels by minute")
     async def trends(
         caller: Caller,

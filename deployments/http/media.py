@@ -80,7 +80,12 @@ UPLOAD_OPENAPI: dict[str, Any] = {
 def media_routes(store: Store, intake: Intake) -> APIRouter:
     """The routes through which media comes in."""
     routes = APIRouter(prefix="/v1", tags=["media"])
+    _add_upload(routes, store, intake)
+    _add_live_media(routes, store, intake)
+    return routes
 
+
+def _add_upload(routes: APIRouter, store: Store, intake: Intake) -> None:
     @routes.post("/calls", status_code=HTTPStatus.ACCEPTED, summary="Upload a recording", openapi_extra=UPLOAD_OPENAPI)
     async def upload(request: Request, caller: Caller) -> Accepted:
         """Cut a recording into fragments and append them to the log while it comes; the answer waits for all of them.
@@ -97,6 +102,8 @@ def media_routes(store: Store, intake: Intake) -> APIRouter:
         count = await intake.take(chunks, metadata, call_id, content_type, live=False)
         return Accepted(call_id=call_id, stream=metadata.stream, fragments=count, links=Links.of(call_id))
 
+
+def _add_live_media(routes: APIRouter, store: Store, intake: Intake) -> None:
     @routes.websocket("/calls/{call_id}/media")
     async def live_media(socket: WebSocket, call_id: str, caller: Caller) -> None:
         """Live media. First a JSON text as `LiveMetadata`, answered by the links; then binary messages, in order.
@@ -122,8 +129,6 @@ def media_routes(store: Store, intake: Intake) -> APIRouter:
             return  # the sender has closed the connection: there is nothing to answer
         except Exception as error:  # noqa: BLE001  # FastAPI has no handlers for errors of a WebSocket: each is sent as a problem here
             await _close_with(socket, error)
-
-    return routes
 
 
 def refuse_oversize(request: Request, max_bytes: int) -> None:
