@@ -1,6 +1,5 @@
 """Twitter US Airline Sentiment: customers writing to airlines in February 2015 (CrowdFlower; CC BY-NC-SA 4.0)."""
 
-import hashlib
 import html
 import re
 from collections.abc import Iterator, Sequence
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from models.data.files import files_below, set_folder
+from models.data.files import files_below, is_drawn, set_folder
 from models.data.sentences import CSV_MAX_BYTES, Sentence, Sentences, collect, one_hot, read_csv
 from models.errors import DataError
 from models.types import EMOTIONS, POLARITIES
@@ -79,5 +78,4 @@ def as_sentence(tweet: str) -> str:
 
 
 def _split(text: str) -> str:
-    digest = hashlib.sha256(text.lower().encode()).digest()
-    return "validation" if digest[0] % VALIDATION_SHARE == 0 else "train"
+    return "validation" if is_drawn(text.lower(), VALIDATION_SHARE) else "train"

@@ -3,11 +3,10 @@
 A name as `S010_004_00000017.png` is subject, session and frame; a subject has several frames of one expression.
 """
 
-import hashlib
 from pathlib import Path
 
 from models.data.faces import PICTURE_MAX_BYTES, Faces, collect, in_class_folders
-from models.data.files import files_below, set_folder
+from models.data.files import files_below, is_drawn, set_folder
 from models.errors import DataError
 from models.labels import CKPLUS48_LABELS
 
@@ -49,5 +48,4 @@ def _of_another_set(path: Path) -> bool:
 
 def _split(path: Path) -> str:
     subject = path.stem.split("_")[0].lower()
-    digest = hashlib.sha256(subject.encode("utf-8", "surrogateescape")).digest()
-    return "validation" if digest[0] % VALIDATION_SHARE == 0 else "train"
+    return "validation" if is_drawn(subject, VALIDATION_SHARE) else "train"

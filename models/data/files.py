@@ -1,5 +1,6 @@
 """What lies in a data set's folder: regular files of bounded size and number, and nothing outside the folder."""
 
+import hashlib
 import os
 import stat
 from dataclasses import dataclass
@@ -71,3 +72,8 @@ def is_usable(path: Path, root: Path, max_bytes: int) -> bool:
     except (OSError, RuntimeError):  # a link to nothing, or to itself
         return False
     return inside and stat.S_ISREG(found.st_mode) and found.st_size <= max_bytes
+
+
+def is_drawn(key: str, one_in: int) -> bool:
+    """Whether `key` (a speaker, a text) is one of the `one_in`-th part that its hash draws: the same on every machine."""
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()[0] % one_in == 0

@@ -6,7 +6,6 @@ the training file: its rows look far easier to tell apart than new ones will.
 """
 
 import csv
-import hashlib
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -14,7 +13,7 @@ from string import digits
 
 import numpy as np
 
-from models.data.files import files_below, set_folder
+from models.data.files import files_below, is_drawn, set_folder
 from models.data.sentences import CSV_MAX_BYTES, ROWS_MAX, read_csv
 from models.data.tables import Row, Table, collect
 from models.errors import DataError
@@ -62,7 +61,7 @@ def read(data: Path, split: str) -> Table:
 
 def split_of(video: str) -> str:
     """`validation` for a fifth of the videos, by hash, else `train`."""
-    return "train" if hashlib.sha256(video.encode()).digest()[0] % VALIDATION_SHARE else "validation"
+    return "validation" if is_drawn(video, VALIDATION_SHARE) else "train"
 
 
 Utterances = Mapping[str, Sequence[Path]]

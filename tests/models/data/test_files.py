@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from models.data import files
-from models.data.files import files_below, set_folder
+from models.data.files import files_below, is_drawn, set_folder
 from models.errors import DataError
 
 ANY: frozenset[str] = frozenset()
@@ -73,3 +73,10 @@ def test_a_sets_folder_is_found_in_any_case_and_may_be_a_link(tmp_path: Path) ->
 def test_no_folder_says_what_to_give(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"emodb/, see docs/data\.md"):
         set_folder(tmp_path / "nothing", "emodb")
+
+
+def test_a_hash_draws_its_share_and_always_the_same() -> None:
+    drawn = [is_drawn(f"speaker {number}", 5) for number in range(5_000)]
+
+    assert sum(drawn) == pytest.approx(1_000, rel=0.1)
+    assert [name for name in "abcdefgh\udcff" if is_drawn(name, 5)] == ["g", "h"]

@@ -1,0 +1,33 @@
+"""The embedded Redis and the analyser in one process; the whole embedded system is started by tests/integration."""
+
+from pathlib import Path
+
+import pytest
+import redis
+
+from deployments.serve.embedded import delete_embedded_store, embedded_redis
+from pipelines.errors import StoreUnavailableError
+from pipelines.settings import Settings
+
+
+@pytest.mark.slow
+def test_the_embedded_redis_keeps_what_it_acknowledged_until_it_is_deleted(tmp_path: Path) -> None:
+    settings = Settings(cache_dir=tmp_path)
+    folder = tmp_path / "redis-8000"
+    for expected in (None, b"kept"):
+        with embedded_redis(folder) as url, redis.Redis.from_url(url) as client:
+            assert client.get("key") == expected
+            client.set("key", "kept")
+    assert folder.stat().st_mode & 0o077 == 0
+
+    delete_embedded_store(settings, 8000)
+
+    assert not folder.exists()
+
+
+def test_a_folder_whose_name_is_too_long_for_a_socket_says_what_to_set(tmp_path: Path) -> None:
+    with (
+        pytest.raises(StoreUnavailableError, match="UNDERTONE_CACHE_DIR"),
+        embedded_redis(tmp_path / ("x" * 100)),
+    ):
+        pass
