@@ -1,6 +1,6 @@
 """The partitions that the group has assigned to one worker."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from pipelines.ingest.context import WorkerContext
 from pipelines.ingest.partition import Partition
@@ -13,8 +13,8 @@ class Assignment:
     def __init__(self, context: WorkerContext) -> None:
         self._context = context
         self._partitions: dict[int, Partition] = {}
-        self._revoked: list[Partition] = []
-        """Of these the store may still have records marked as in progress."""
+        self._worked_on: dict[int, list[int]] = {}
+        """Of partitions that were revoked: records whose work has ended and which the store has marked as in progress."""
 
     def __iter__(self) -> Iterator[Partition]:
         for number, partition in list(self._partitions.items()):
@@ -41,7 +41,7 @@ class Assignment:
         """The partitions that must be read again, and from where."""
         return {one.number: one.rewind_to for one in self if one.rewind_to is not None}
 
-    def rewound(self, numbers: Mapping[int, int]) -> None:
+    def rewound(self, numbers: Iterable[int]) -> None:
         """The source has gone back to where these partitions must be read again from."""
         for number in numbers:
             self._partitions[number].rewind_to = None
@@ -51,8 +51,7 @@ class Assignment:
         for number in polled.revoked:
             self._retire(number)
         for number in polled.assigned:
-            self._retire(number)
-            self._partitions[number] = Partition(number, self._context)
+            self._begin(number)
         # What came of a partition that was given up meanwhile is its next owner's.
         for gap in polled.gaps:
             if (partition := self._partitions.get(gap.partition)) is not None:
@@ -62,9 +61,9 @@ class Assignment:
                 partition.enqueue(record)
 
     def restart(self, number: int, offset: int) -> None:
-        """Drop what is known of a partition, and read it again from `offset`."""
-        self._retire(number)
-        self._partitions[number] = Partition(number, self._context, offset)
+        """Drop what is known of a partition, if it is still assigned, and read it again from `offset`."""
+        if number in self._partitions:
+            self._begin(number, offset)
 
     def next(self) -> Partition | None:
         """The partition whose turn it is, one record each; none while one of them must be read again."""
@@ -82,15 +81,15 @@ class Assignment:
         return {number: offset for number, offset in offsets.items() if offset is not None}
 
     async def clear_revoked(self) -> None:
-        """Clear the in-progress marks of partitions that were given up.
+        """Clear the in-progress marks of partitions that were revoked.
 
         Raises:
             StoreUnavailableError: the store is away; the rest is kept for the next try.
         """
-        while self._revoked:
-            partition = self._revoked[0]
-            await partition.clear_marks()
-            self._revoked.remove(partition)
+        for number, offsets in list(self._worked_on.items()):
+            await self._context.store.ledger.clear_in_progress(number, self._context.owner, offsets)
+            if self._worked_on.get(number) is offsets:
+                del self._worked_on[number]
 
     async def close(self) -> None:
         """Drop everything that is not stored, and leave no record marked as in progress.
@@ -106,8 +105,14 @@ class Assignment:
             await partition.clear_marks()
         await self.clear_revoked()
 
+    def _begin(self, number: int, rewind_to: int | None = None) -> None:
+        self._retire(number)
+        worked_on = self._worked_on.pop(number, ())
+        self._partitions[number] = Partition(number, self._context, rewind_to=rewind_to, worked_on=worked_on)
+
     def _retire(self, number: int) -> None:
         partition = self._partitions.pop(number, None)
         if partition is not None:
             partition.cancel()
-            self._revoked.append(partition)
+            if partition.worked_on:
+                self._worked_on[number] = [*self._worked_on.pop(number, ()), *partition.worked_on]

@@ -73,7 +73,7 @@ class WorkerContext:
         """What `work` returns, run on the decoder thread."""
         return await asyncio.get_running_loop().run_in_executor(self.decoder, work)
 
-    async def stored(self, work: Callable[[], Awaitable[T]]) -> T:
+    async def retry_store(self, work: Callable[[], Awaitable[T]]) -> T:
         """What `work` returns, tried again for as long as the store is away.
 
         Raises:

@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 class OrphanedStreams:
-    """Those of one partition that an earlier owner opened; each is closed once nothing of it came for too long."""
+    """The streams of one partition that an earlier owner opened, each closed once nothing of it came for too long."""
 
     def __init__(self, partition: int, context: WorkerContext) -> None:
         self._partition, self._context = partition, context
@@ -32,14 +32,14 @@ class OrphanedStreams:
         `lost_before` is the offset at which the log goes on after its last gap.
         """
         if self._silent_since_s is None:
-            found = await self._context.stored(lambda: self._context.store.ledger.open_streams(self._partition))
+            found = await self._context.retry_store(lambda: self._context.store.ledger.open_streams(self._partition))
             self._silent_since_s = dict.fromkeys(found, now_s)
         for note, since_s in list(self._silent_since_s.items()):
             if (note.call_id, note.stream) in heard:
                 del self._silent_since_s[note]
             elif now_s - since_s >= self._context.config.worker.closed_after_s:
                 del self._silent_since_s[note]
-                await self._context.stored(partial(self._close_lost_stream, note, lost_before))
+                await self._context.retry_store(partial(self._close_lost_stream, note, lost_before))
 
     async def _close_lost_stream(self, note: OpenNote, lost_before: int) -> None:
         store, owner = self._context.store, f"{self._context.owner}/watchdog"

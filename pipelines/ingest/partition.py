@@ -10,6 +10,7 @@ What becomes of a record:
 import logging
 import time
 from collections import deque
+from collections.abc import Iterable
 from functools import partial
 
 from pipelines.errors import (
@@ -38,10 +39,11 @@ class Partition:
     Its coroutines may wait for the store, however long. They run one at a time, and none after `cancel`.
     """
 
-    def __init__(self, number: int, context: WorkerContext, rewind_to: int | None = None) -> None:
-        """`rewind_to` is where to read on, if not where the source stands."""
+    def __init__(
+        self, number: int, context: WorkerContext, *, rewind_to: int | None = None, worked_on: Iterable[int] = ()
+    ) -> None:
+        """`rewind_to` is where it must be read again from, if it must."""
         self.number, self.rewind_to = number, rewind_to
-        """Where the partition must be read again from, if it must."""
         self.waiting: deque[Record] = deque()
         self.progress = Progress(context.config.worker.commit_delay_s)
         self._context, self._ledger, self._metrics = context, context.store.ledger, context.metrics
@@ -51,12 +53,12 @@ class Partition:
         self._gone_back_to: set[tuple[str, str, int | None]] = set()
         """Places already rewound to, of streams that are not open yet."""
         self._orphans = OrphanedStreams(number, context)
-        self._worked_on: list[int] = []
+        self.worked_on = list(worked_on)
         """Offsets of records whose work has ended and which the store still has marked as in progress."""
 
     @property
     def needed(self) -> int | None:
-        """The lowest offset that an open stream would have to be read again from; None where none is open."""
+        """The lowest offset that a stream which is not stored to its end would have to be read again from, if any is."""
         return min((stream.needed_offset for stream in self._streams.values() if not stream.finished), default=None)
 
     @property
@@ -94,17 +96,16 @@ class Partition:
         self._metrics.open_streams.dec(len(self._streams))
 
     async def process_next(self) -> None:
-        """Bring the oldest waiting record to its end, or its utterances on their way.
+        """Bring the oldest waiting record to its end, or its utterances on their way; nothing where a rewind is due.
 
         Raises:
             StoreUnavailableError, SourceUnavailableError: asked to stop while one of them was away.
         """
-        await self._drop_ended()
+        self._drop_ended()
         if self.rewind_to is not None or not self.waiting:
             return
         record = self.waiting.popleft()
-        # Before the work: opening a stream may move it back.
-        self.progress.read(record.at.offset)
+        self.progress.read(record.at.offset)  # before the work: opening a stream may move it back
         if not in_share(record.key, self._context.config.share):
             return
         try:
@@ -116,10 +117,10 @@ class Partition:
 
     async def rest(self) -> None:
         """Nothing can be processed now: count what needs no cut to move, and clear the marks of ended work."""
-        for stream in list(self._streams.values()):
+        for stream in [one for one in self._streams.values() if not one.ended]:
             await stream.while_owned(stream.count_unanalysed)
-        await self._drop_ended()
-        await self._context.stored(self.clear_marks)
+        self._drop_ended()
+        await self._context.retry_store(self.clear_marks)
 
     async def clear_marks(self) -> None:
         """Clear the in-progress marks of ended work, so that a later crash is not blamed on those records.
@@ -127,34 +128,41 @@ class Partition:
         Raises:
             StoreUnavailableError: the store is away; they are kept for the next try.
         """
-        if self._worked_on:
-            await self._ledger.clear_in_progress(self.number, self._context.owner, self._worked_on)
-            self._worked_on = []
+        ended = len(self.worked_on)
+        if ended:
+            await self._ledger.clear_in_progress(self.number, self._context.owner, self.worked_on)
+            del self.worked_on[:ended]
 
     async def watch(self, backlog: Backlog | None, now_s: float) -> None:
         """Mark streams that fell silent without a final fragment, and close them in the end, so that offsets can move.
 
-        While records wait in the log or here, no stream is silent; nor while the log does not answer (`backlog` is None).
+        No stream is silent while records wait here, or in the log nobody knows how long, or while the log does not
+        answer (`backlog` is None). `now_s` is the monotonic clock's at the time of `backlog`.
         """
-        unread = None if self.waiting else backlog
-        streams = [stream for stream in self._streams.values() if stream.closing_as is None]
-        if unread is None:
+        streams = [one for one in self._streams.values() if one.closing_as is None and not one.ended]
+        if self.waiting or backlog is None or (backlog.lag_records and not backlog.oldest_age_ms):
             for stream in streams:
                 stream.fragment_at_s = now_s
             self._orphans.restart(now_s)
             return
-        since_s = now_s - unread.oldest_age_ms / 1000
+        since_s = now_s - backlog.oldest_age_ms / 1000
         for stream in streams:
             await stream.watch(since_s, self._lost_before)
-        await self._drop_ended()
+        self._drop_ended()
         await self._orphans.watch(since_s, self._streams, self._lost_before)
 
     async def _process(self, record: Record) -> None:
         try:
             fragment = parse_record(record, self._context.config.stream.limits)
-            stream = self._streams.get((fragment.call_id, fragment.stream)) or await self._open(fragment, record)
-            if stream is not None:
-                await self._pass_on(stream, fragment, record)
+            stream = self._streams.get((fragment.call_id, fragment.stream))
+            if stream is not None and stream.ended:
+                await stream.over.wait()
+                self._drop_ended()
+                stream = None
+            if self.rewind_to is None:  # else the record comes again
+                stream = stream or await self._open(fragment, record)
+                if stream is not None:
+                    await self._pass_on(stream, fragment, record)
         except (BadFragmentError, MediaError) as error:
             await dead_letter(self._context, record, error.reason, str(error))
         except CallDeletedError as error:
@@ -182,15 +190,15 @@ class Partition:
             await self._work(stream, fragment, record)
 
     async def _work(self, stream: StreamTask, fragment: MediaFragment, record: Record) -> None:
-        ended = len(self._worked_on)
-        attempts = await begin_work(self._context, record, self._worked_on)
-        del self._worked_on[:ended]
+        ended = len(self.worked_on)
+        attempts = await begin_work(self._context, record, self.worked_on)
+        del self.worked_on[:ended]
         try:
             await feed_or_dead_letter(
                 self._context, stream, fragment, record, attempts=attempts, lost_before=self._lost_before
             )
         finally:
-            self._worked_on.append(record.at.offset)
+            self.worked_on.append(record.at.offset)
 
     async def _open(self, fragment: MediaFragment, record: Record) -> StreamTask | None:
         """Take a stream over from whoever owned it; None where nothing of it is to be analysed now.
@@ -202,14 +210,13 @@ class Partition:
         """
         call_id, name, offset = fragment.call_id, fragment.stream, record.at.offset
         owner = self._context.next_owner()
-        checkpoint = await self._context.stored(  # 1
+        checkpoint = await self._context.retry_store(  # 1
             lambda: self._context.store.open_stream(
                 call_id, fragment.tenant, name, owner, record.appended_ms, partition=self.number, offset=offset
             )
         )
         if checkpoint is None or checkpoint.final:  # 2
-            if checkpoint is not None:
-                await self._count_after_final(fragment, offset, checkpoint)
+            await self._count_after_final(fragment, offset, checkpoint)
             return None
         place = (call_id, name, checkpoint.resume_at)
         if checkpoint.resume_at is not None and checkpoint.resume_at < offset and place not in self._gone_back_to:  # 3
@@ -219,31 +226,28 @@ class Partition:
             return None
         self._gone_back_to.discard(place)
         stream = StreamTask(fragment, checkpoint, at=record.at, owner=owner, context=self._context)
-        await self._context.stored(lambda: self._ledger.note_open(self.number, stream.note))  # 4
+        await self._context.retry_store(lambda: self._ledger.note_open(self.number, stream.note))  # 4
         self._streams[call_id, name] = stream
         self._metrics.open_streams.inc()
         return stream
 
-    async def _count_after_final(self, fragment: MediaFragment, offset: int, checkpoint: Checkpoint) -> None:
-        if offset in checkpoint.dead_letters or offset < checkpoint.account.counted_to:
+    async def _count_after_final(self, fragment: MediaFragment, offset: int, checkpoint: Checkpoint | None) -> None:
+        if checkpoint is None or offset in checkpoint.dead_letters or offset < checkpoint.account.counted_to:
             return
         counted = Counted(offset + 1, offset, {"already_stored": 1})
         count = partial(self._context.store.count, fragment.call_id, fragment.stream, counted, owner=None)
         try:
-            await self._context.stored(count)
+            await self._context.retry_store(count)
         except FencedError:  # the store has forgotten meanwhile that it is final
             self.rewind(offset)
         else:
             self._context.count_skipped("already_stored")
 
-    async def _drop_ended(self) -> None:
-        """Forget streams that have ended; one that was lost is read again, in case the partition is still ours."""
-        for stream in [one for one in self._streams.values() if one.ended]:
-            await stream.over.wait()
+    def _drop_ended(self) -> None:
+        """Forget streams that are over; one that was lost is read again, in case the partition is still ours."""
+        for stream in [one for one in self._streams.values() if one.over.is_set()]:
             self._remove(stream)
             if stream.lost is not None:
-                logger.warning("its state is dropped: %s", stream.lost)
-                self._metrics.fenced.inc()
                 self.rewind(stream.needed_offset)
 
     def _remove(self, stream: StreamTask) -> None:

@@ -30,7 +30,7 @@ async def begin_work(context: WorkerContext, record: Record, ended: Iterable[int
         How many workers have begun it without an end, this one included: 1, unless a process died over it.
     """
     offsets = list(ended)
-    return await context.stored(lambda: context.store.ledger.mark_in_progress(record.at, context.owner, offsets))
+    return await context.retry_store(lambda: context.store.ledger.mark_in_progress(record.at, context.owner, offsets))
 
 
 async def feed_or_dead_letter(
@@ -99,12 +99,12 @@ async def dead_letter(
     key = letter_key(record)
     call_id = key if is_call_id(key) else None
     ledger = context.store.ledger
-    if call_id is not None and await context.stored(lambda: ledger.is_dead_letter(call_id, record.at, owned)):
+    if call_id is not None and await context.retry_store(lambda: ledger.is_dead_letter(call_id, record.at, owned)):
         return
     logger.warning("dead-lettered (%s): %s", reason, detail)
     value = record.value[:RECORD_MAX_BYTES]
     await context.send(TOPIC_DEAD_LETTER, key, value, letter_headers(record, reason, detail, attempts))
-    if call_id is not None and not await context.stored(
+    if call_id is not None and not await context.retry_store(
         lambda: ledger.note_dead_letter(call_id, record.at, reason, owned)
     ):
         return

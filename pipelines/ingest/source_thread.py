@@ -23,7 +23,9 @@ class SourceThread:
 
     def __init__(self, source: Source) -> None:
         self.backlog: Mapping[int, Backlog] = {}
-        """What the log held, by partition, when it was last asked; empty where it did not answer."""
+        """What the log held, by partition, when it was last asked; empty where it did not answer since."""
+        self._was_away = False
+        """Whether the log did not answer since `heard` was last asked."""
         self._source = source
         self._thread = ThreadPoolExecutor(1, "source")
         self._paused: bool | None = False
@@ -47,11 +49,15 @@ class SourceThread:
 
     async def ask_backlog(self) -> None:
         """Ask what the log holds for this worker, see `backlog`."""
-        try:
-            self.backlog = await self._run(self._source.backlog)
-        except SourceUnavailableError:
-            self.backlog = {}  # what was heard before the log went away says nothing of now
-            raise
+        self.backlog = await self._run(self._source.backlog)
+
+    def heard(self) -> Mapping[int, Backlog]:
+        """`backlog`, or nothing where the log was away for some of the time since this was last asked.
+
+        A stream whose fragments could not be heard has not been silent.
+        """
+        away, self._was_away = self._was_away, False
+        return {} if away else self.backlog
 
     async def commit(self, offsets: Mapping[int, int]) -> None:
         """See `Source.commit`."""
@@ -67,4 +73,8 @@ class SourceThread:
         self._thread.shutdown(wait=False)
 
     async def _run(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        except SourceUnavailableError:
+            self.backlog, self._was_away = {}, True
+            raise

@@ -49,7 +49,7 @@ class StreamTask:
         """When its last fragment came, by the monotonic clock."""
         self.ended = False
         self.over = asyncio.Event()
-        """Set once nothing of it is under way any more, unless it was cancelled."""
+        """Set once it is stored to its end, deleted or lost, and the store is told what it has to be told."""
         self.lost: FencedError | None = None
         self.failed: BaseException | None = None
         self._first, self._partition, self._ttl_s, self._context = first, at.partition, tenant.results_ttl_s, context
@@ -98,7 +98,8 @@ class StreamTask:
     async def refuse(self, fragment: MediaFragment, record: Record, lost_before: int) -> None:
         """Leave out a fragment that stands in the dead-letter topic: the stream goes on behind it as after a gap.
 
-        It has a count of its own, and is noted all the same, so that a stream of nothing else needs no offset.
+        Dead letters have a count of their own. The offset is noted here all the same, so that a stream of nothing but
+        dead letters does not hold back what may be committed.
         """
         self._dead.add(record.at.offset)
         self._stream.leave_gap(fragment)
@@ -144,7 +145,7 @@ class StreamTask:
             return
         counted = self._outcomes.take()
         count = partial(self._context.store.count, self.note.call_id, self.note.stream, counted)
-        await self._context.stored(lambda: count(owner=self.owned.owner))
+        await self._context.retry_store(lambda: count(owner=self.owned.owner))
         # The last one is read again all the same: a successor must know that the stream is open.
         self.needed_offset = counted.below - 1
 
@@ -162,6 +163,8 @@ class StreamTask:
 
     def cancel(self) -> None:
         """Drop everything that is not stored; the checkpoint knows what is."""
+        if self.ended and not self.over.is_set():
+            return  # only the store has still to be told that nobody has to take it over
         self.ended = True
         for track in self._tracks.values():
             track.cancel()
@@ -231,7 +234,7 @@ class StreamTask:
         async with self._advancing:  # 2
             resume = self._stream.resume_point(event.participant, new.cut_sample)  # 3
             counted = self._outcomes.take(resume.offset)  # 4
-            await self._context.stored(  # 5
+            await self._context.retry_store(  # 5
                 lambda: self._context.store.advance(
                     self._first,
                     owner=self.owned.owner,
@@ -260,7 +263,7 @@ class StreamTask:
 
     async def _set_state(self, state: CallState, counted: Counted) -> None:
         set_state = partial(self._context.store.set_state, self.note.call_id, self.note.stream, state)
-        await self._context.stored(lambda: set_state(owner=self.owned.owner, counted=counted))
+        await self._context.retry_store(lambda: set_state(owner=self.owned.owner, counted=counted))
 
     async def _finish(self) -> None:
         """It is stored to its end, or deleted: nobody has to take it over."""
@@ -268,13 +271,15 @@ class StreamTask:
             return
         self.ended = True  # first: what comes from now on opens it anew
         try:
-            await self._context.stored(lambda: self._context.store.ledger.forget_open(self._partition, self.note))
+            await self._context.retry_store(lambda: self._context.store.ledger.forget_open(self._partition, self.note))
         finally:
             self._end()
 
     def _lose(self, error: FencedError) -> None:
         if not self.ended:
             self.ended, self.lost = True, error
+            self._context.metrics.fenced.inc()
+            logger.warning("%s: another worker owns it, its state is dropped here", self.note)
             self._end()
 
     def _end(self) -> None:

@@ -78,7 +78,7 @@ class Worker:
             in_flight=InFlight(self.metrics.in_flight),
         )
         self._assignment = Assignment(self._context)
-        self._at: Partition | None = None
+        self._working_on: Partition | None = None
         """The partition that is being worked on."""
         self._epoch = ""
         self._failed: BaseException | None = None
@@ -105,7 +105,7 @@ class Worker:
     @property
     def idle(self) -> bool:
         """Whether nothing is open, nothing waits, and nothing is under way."""
-        return self._at is None and self._assignment.idle and not self._context.in_flight.count
+        return self._working_on is None and self._assignment.idle and not self._context.in_flight.count
 
     def stop(self) -> None:
         """Ask `run` to end: what is in flight is dropped, and a successor finds it again from the checkpoint."""
@@ -173,18 +173,19 @@ class Worker:
             await self._on(partition, partition.process_next())
         for partition in self._assignment:
             await self._on(partition, partition.rest())
-        await self._context.stored(self._assignment.clear_revoked)
+        await self._context.retry_store(self._assignment.clear_revoked)
 
     async def _watch(self) -> None:
+        heard, now_s = self._source.heard(), time.monotonic()  # as it is before one of them waits for the store
         for partition in self._assignment:
-            await self._on(partition, partition.watch(self.backlog.get(partition.number), time.monotonic()))
+            await self._on(partition, partition.watch(heard.get(partition.number), now_s))
 
     async def _on(self, partition: Partition, work: Coroutine[Any, Any, None]) -> None:
-        self._at = partition
+        self._working_on = partition
         try:
             await work
         finally:
-            self._at = None
+            self._working_on = None
 
     def _has_room(self) -> bool:
         room = self._context.in_flight.count < self._config.worker.utterances_in_flight
@@ -211,7 +212,7 @@ class Worker:
         except SourceUnavailableError as error:
             logger.warning("the log of fragments is away as well: %s", error)
             return
-        if self._at is not None and self._at.number in polled.revoked | polled.assigned:
+        if self._working_on is not None and self._working_on.number in polled.revoked | polled.assigned:
             work.cancel()
             await asyncio.wait([work])
         self._assignment.apply(polled)

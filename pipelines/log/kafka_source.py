@@ -88,9 +88,10 @@ class KafkaSource:
         try:
             gaps = self._gaps(consumer, fetched)
         except SourceUnavailableError:
-            # The consumer has gone past what it gave us.
+            # The consumer has gone past what it gave us; `next` stays, so that the gap is seen again.
             for partition, raws in fetched.items():
-                self.seek(partition.partition, raws[0].offset)
+                with suppress(ValueError):  # revoked meanwhile, as the next poll will say
+                    consumer.seek(partition, raws[0].offset)
             raise
         # Nothing may fail from here on: what is taken is told once.
         revoked, assigned = self._changes.take()

@@ -1,14 +1,20 @@
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import redis
 
 from models.types import FloatArray, Modality
+from pipelines.ingest.worker import Worker
 from pipelines.log.redis_streams import RedisStreamProducer, RedisStreamSource
-from pipelines.settings import WorkerSettings
+from pipelines.settings import AppConfig, WorkerSettings
+from pipelines.store.ledger import Ledger, OpenNote
 from pipelines.store.store import Store
 from pipelines.types import (
+    LIVE_RUN,
     TOPIC_DEAD_LETTER,
     MediaFragment,
     Participant,
@@ -17,6 +23,8 @@ from pipelines.types import (
 )
 from tests.eventually import eventually
 from tests.pipelines.working import (
+    GROUP,
+    account,
     call,
     committed,
     counter,
@@ -25,8 +33,10 @@ from tests.pipelines.working import (
     kinds,
     records,
     results,
+    running,
     send,
     status,
+    until,
     working,
 )
 
@@ -178,3 +188,59 @@ async def test_a_worker_that_loses_two_streams_one_after_the_other_reads_both_ag
         send(producer, call(sound, "calm"))
         assert early == late == found(await results(redis_url, "calm"))
     await store.close()
+
+
+class HeldLedger(Ledger):
+    """A store that is slow to take that a stream is over."""
+
+    def __init__(self, client: Any, run: str) -> None:
+        super().__init__(client, run)
+        self.gate = asyncio.Event()
+
+    async def forget_open(self, partition: int, note: OpenNote) -> None:
+        await self.gate.wait()
+        await super().forget_open(partition, note)
+
+
+@asynccontextmanager
+async def held(url: str) -> AsyncIterator[tuple[Worker, asyncio.Event]]:
+    """A worker on such a store, and what makes it answer."""
+    store = Store.connect(url)
+    ledger = HeldLedger(store._redis, LIVE_RUN)
+    store.ledger = ledger
+    worker = Worker(
+        source=RedisStreamSource(url),
+        producer=RedisStreamProducer(url),
+        store=store,
+        analyse=judge,
+        config=AppConfig(),
+        owner="w",
+    )
+    async with running(worker, store):
+        yield worker, ledger.gate
+
+
+async def test_a_fragment_that_comes_while_its_stream_ends_is_counted(redis_url: str, sound: FloatArray) -> None:
+    producer, fragments = RedisStreamProducer(redis_url), call(sound, "c1")
+    async with held(redis_url) as (worker, gate):
+        send(producer, fragments)
+        await until("final", redis_url, "c1")
+        send(producer, [fragments[-1], *call(sound, "c2")[:3]])
+        gate.set()
+        await eventually(lambda: counter(worker.metrics.fragments_in) >= 24)
+    counted = await account(redis_url, "c1")
+    assert (counted.analysed, counted.skipped, counted.counted_to) == (20, {"already_stored": 1}, 21)
+
+
+async def test_a_stream_that_ended_is_over_for_the_store_also_when_its_partition_is_revoked_meanwhile(
+    redis_url: str, sound: FloatArray
+) -> None:
+    send(RedisStreamProducer(redis_url), call(sound, "c1"))
+    with redis.Redis.from_url(redis_url) as client:
+        async with held(redis_url) as (worker, gate):
+            await until("final", redis_url, "c1")
+            client.hset(GROUP, mapping={"reader": "successor", "reader_until_ms": 1 << 50})
+            await eventually(lambda: worker.idle)
+            assert client.exists("ut:open:0")
+            gate.set()
+            await eventually(lambda: not client.exists("ut:open:0"))

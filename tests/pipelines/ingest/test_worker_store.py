@@ -18,8 +18,10 @@ from tests.pipelines.working import (
     counter,
     found,
     judge,
+    kinds,
     results,
     send,
+    status,
     working,
 )
 from tests.servers import OwnRedis
@@ -133,3 +135,33 @@ async def test_an_outage_of_the_store_is_no_silence_of_the_calls(
     for name in ("c1", "c2"):
         assert [event.kind for event in await store.archive.events(name) if event.kind != "utterance"] == ["call-final"]
     await store.close()
+
+
+@pytest.mark.slow  # waits for the clock
+async def test_an_outage_of_log_and_store_is_no_silence_of_the_calls(
+    own_redis: OwnRedis, tmp_path_factory: pytest.TempPathFactory, sound: FloatArray, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The store comes back first: what the log said before it went away says nothing of now."""
+    log = OwnRedis(tmp_path_factory.mktemp("r"), "--appendonly", "yes", "--appendfsync", "always")
+    fragments, producer = call(sound, "c1"), RedisStreamProducer(log.url)
+    quick = WorkerSettings(stalled_after_s=3.0, closed_after_s=3.5, commit_interval_s=0.05, retry_max_s=0.2)
+    try:
+        async with working(own_redis.url, log=log.url, worker=quick) as worker:
+            send(producer, fragments[:3])
+            await eventually(lambda: counter(worker.metrics.fragments_analysed) >= 3 and worker.backlog)
+            with redis.Redis.from_url(own_redis.url) as client:
+                client.save()
+            own_redis.kill()
+            send(producer, fragments[3:4])
+            await eventually(lambda: counter(worker.metrics.retries.labels("store_away")) >= 3)
+            log.kill()
+            await eventually(lambda: caplog.text.count("is away as well") >= 2)
+            own_redis.restart()
+            await eventually(lambda: caplog.text.count("is away, trying again") >= 4)
+            assert await status(own_redis.url, "c1") == "live"
+            log.restart()
+            send(RedisStreamProducer(log.url), fragments[4:])
+            await results(own_redis.url, "c1")
+    finally:
+        log.kill()
+    assert await kinds(own_redis.url, "c1") == ["call-final"]
