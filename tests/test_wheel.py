@@ -16,7 +16,7 @@ DATA = {
     "deployments/sample/angry_to_content.txt",
     "deployments/serve.yaml",
     "models/bundles/embedded/bundle.json",
-    *(f"pipelines/store/lua/{script.name}" for script in (ROOT / "pipelines" / "lua").glob("*.lua")),
+    *(f"pipelines/store/lua/{script.name}" for script in (ROOT / "pipelines" / "store" / "lua").glob("*.lua")),
     *(f"models/bundles/embedded/{part}.safetensors" for part in PARTS),
     *(f"{package}/py.typed" for package in PACKAGES),
 }
