@@ -259,6 +259,10 @@ class _Read:
 
 
 def _fetched(consumer: KafkaConsumer, timeout_s: float, records_max: int) -> Mapping[TopicPartition, Any]:
+    # kafka-python 3.0.12 keeps the rest of a batch whose partition is paused in its middle, and after the resume goes on
+    # with it only where this is None: a batch of another partition, read to its end meanwhile, would keep it for ever.
+    fetcher = consumer._fetcher  # noqa: SLF001
+    fetcher._next_partition_records = fetcher._next_partition_records or None  # noqa: SLF001
     fetched = consumer.poll(timeout_ms=max(_POLL_MIN_MS, round(timeout_s * 1000)), max_records=records_max)
     # kafka-python 3.0.12 throws away a join that is answered while nobody polls, and asks for another one:
     # members that poll briefly would rebalance for ever, so stay until it is done, or for long.

@@ -26,6 +26,7 @@ from pipelines.log.source import Backlog
 from pipelines.settings import Settings
 from pipelines.types import TOPIC_MEDIA, Record
 from tests.chaos.proxy import Proxy
+from tests.eventually import wait_until
 from tests.servers import free_port, start_broker
 from tools.kafka.broker import start, stop
 
@@ -161,6 +162,25 @@ def test_a_new_member_takes_its_share_and_the_leaver_gives_it_back(
     wait_for(lambda: second.held == {0, 1, 2, 3}, second)
     assert len(second.read) == len(set(second.read))
     second.leave()
+
+
+@pytest.mark.slow
+def test_a_partition_that_is_paused_in_the_middle_of_a_batch_is_read_on(settings: Settings, topic: str) -> None:
+    ensure_topics(settings, [topic])
+    with closing(KafkaProducer(bootstrap_servers=settings.kafka, linger_ms=100)) as producer:
+        for number in range(5):
+            producer.send(topic, b"%d" % number, partition=0)
+        producer.flush()
+        with closing(KafkaSource(settings, topic)) as source:
+            read = list(wait_until(lambda: source.poll(0.2, 2).records))
+            source.pause([0])
+            producer.send(topic, b"meanwhile", partition=1)
+            producer.flush()
+            assert wait_until(lambda: source.poll(0.2, 2).records)[0].value == b"meanwhile"
+            source.resume([0])
+            while len(read) < 5:
+                read += wait_until(lambda: source.poll(0.2, 2).records)
+    assert [record.value for record in read] == [b"%d" % number for number in range(5)]
 
 
 @pytest.mark.slow
