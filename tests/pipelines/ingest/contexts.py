@@ -1,0 +1,32 @@
+"""What a worker gives to its partitions, for tests of one of them: nothing is sent, and the store is asked only if a test does."""
+
+from collections.abc import Awaitable, Callable
+
+from pipelines.ingest.context import InFlight, WorkerContext
+from pipelines.metrics import stream_metrics
+from pipelines.retry import Retry
+from pipelines.settings import AppConfig, WorkerSettings
+from pipelines.store.store import Store
+from pipelines.types import Headers, Utterance, UtteranceSentiment
+from tests.pipelines.working import judge
+
+
+def context(
+    url: str,
+    analyse: Callable[[Utterance], Awaitable[UtteranceSentiment]] = judge,
+    worker: WorkerSettings | None = None,
+) -> WorkerContext:
+    async def send(topic: str, key: str, value: bytes, headers: Headers) -> None:
+        del topic, key, value, headers
+
+    metrics = stream_metrics()
+    return WorkerContext(
+        owner="w",
+        config=AppConfig(worker=worker or WorkerSettings()),
+        store=Store.connect(url),
+        analyse=analyse,
+        send=send,
+        retry=Retry(0.1, metrics.retries),
+        metrics=metrics,
+        in_flight=InFlight(metrics.in_flight),
+    )

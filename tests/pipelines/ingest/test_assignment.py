@@ -1,0 +1,80 @@
+from pipelines.ingest.assignment import Assignment
+from pipelines.log.source import Gap, Polled
+from pipelines.types import Coordinates, Record
+from tests.pipelines.ingest.contexts import context
+from tests.pipelines.working import counter
+
+
+def records(partition: int, *offsets: int) -> tuple[Record, ...]:
+    return tuple(Record(Coordinates(partition, offset), b"c", b"x", (), 0) for offset in offsets)
+
+
+def polled(
+    *found: Record,
+    assigned: frozenset[int] = frozenset(),
+    revoked: frozenset[int] = frozenset(),
+    gaps: tuple[Gap, ...] = (),
+) -> Polled:
+    return Polled(found, assigned, revoked, gaps)
+
+
+async def test_partitions_take_turns_a_record_each(redis_url: str) -> None:
+    assignment = Assignment(context(redis_url))
+    assignment.apply(polled(*records(0, 1, 2, 3), *records(1, 7), assigned=frozenset({0, 1})))
+    order = []
+    while (partition := assignment.next()) is not None:
+        order.append((partition.number, partition.waiting.popleft().at.offset))
+    assert order == [(0, 1), (1, 7), (0, 2), (0, 3)]
+
+
+async def test_nothing_is_worked_on_while_a_partition_must_be_read_again_and_what_waited_comes_again(
+    redis_url: str,
+) -> None:
+    assignment = Assignment(context(redis_url))
+    assignment.apply(polled(*records(0, 4, 5), *records(1, 7), assigned=frozenset({0, 1})))
+    first = assignment.next()
+    assert first is not None
+    first.progress.read(first.waiting.popleft().at.offset)
+    first.rewind(2)
+    assert (assignment.next(), assignment.rewinds) == (None, {0: 2})
+    assignment.apply(polled(*records(0, 6)))
+    assert not first.waiting
+    assignment.rewound([0])
+    assignment.apply(polled(*records(0, 2, 3)))
+    assert [record.at.offset for record in first.waiting] == [2, 3]
+
+
+async def test_a_revoked_partition_is_forgotten_and_one_in_both_sets_begins_anew(redis_url: str) -> None:
+    assignment = Assignment(context(redis_url))
+    assignment.apply(polled(*records(0, 1), *records(1, 2), assigned=frozenset({0, 1})))
+    before = {partition.number: partition for partition in assignment}
+    assignment.apply(polled(*records(2, 9), revoked=frozenset({0, 1}), assigned=frozenset({1})))
+    assert assignment.numbers == {1}
+    assert [partition for partition in assignment if partition is before[1]] == []
+    assert assignment.idle, "what came of a partition that is not assigned is its next owner's"
+
+
+async def test_marks_of_ended_work_follow_a_partition_that_is_won_back(redis_url: str) -> None:
+    made = context(redis_url)
+    assignment = Assignment(made)
+    assignment.apply(polled(assigned=frozenset({0, 1})))
+    for partition in assignment:
+        at = Coordinates(partition.number, 5)
+        await made.store.ledger.mark_in_progress(at, made.owner)
+        partition.worked_on.append(at.offset)
+    assignment.apply(polled(revoked=frozenset({0, 1}), assigned=frozenset({0})))
+    (again,) = assignment
+    assert again.worked_on == [5]
+    await assignment.clear_revoked()
+    assert await made.store.ledger.mark_in_progress(Coordinates(1, 5), "another") == 1
+    assert await made.store.ledger.mark_in_progress(Coordinates(0, 5), "another") == 2, (
+        "it is cleared with the next work"
+    )
+    await made.store.close()
+
+
+async def test_records_that_the_log_dropped_are_counted_once(redis_url: str) -> None:
+    made = context(redis_url)
+    assignment = Assignment(made)
+    assignment.apply(polled(assigned=frozenset({0}), gaps=(Gap(0, 3, 8), Gap(0, 5, 10), Gap(4, 0, 9))))
+    assert counter(made.metrics.records_lost) == 7
