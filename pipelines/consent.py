@@ -1,7 +1,7 @@
 """What may be analysed of whom, as the `consent` header and the settings write it (docs/architecture.md#who-may-be-judged-by-what).
 
-A call's own header wins over its tenant's policy, whichever allows more; where neither says anything,
-`DEFAULT_CONSENT` holds.
+A fragment's own header wins over its tenant's policy, whichever allows more; if neither says anything,
+`DEFAULT_CONSENT` holds. It is applied in `media/call_stream.py`, and per modality in `ingest/analyse.py`.
 """
 
 from models.types import Modality

@@ -122,7 +122,7 @@ class TenantSettings(Configuration):
     results_ttl_s: int = Field(30 * 86_400, ge=60)
     """How long results stay in the store."""
     consent: str | None = None
-    """What may be analysed in calls that do not say so themselves, written as the header of the same name:
+    """What may be analysed of fragments that do not say so themselves, written as the header of the same name:
     `customer=audio+video+text;agent=text`. A call's own header wins, whichever allows more: this is a default, no
     upper bound. None is `DEFAULT_CONSENT`."""
     timeouts: TimeoutSettings | None = None
@@ -140,7 +140,7 @@ class TenantSettings(Configuration):
 
     @property
     def policy(self) -> Consent:
-        """What may be analysed in calls that do not say so themselves."""
+        """What may be analysed of fragments that do not say so themselves."""
         return DEFAULT_CONSENT if self.consent is None else parse_consent(self.consent)
 
 

@@ -75,7 +75,7 @@ class MediaFragment:
     """A record that keeps the contract of docs/architecture.md#a-fragment.
 
     `participants` is who is on which channel, in order (one entry: all channels, or the person in the picture).
-    `consent` is the call's own policy; None leaves it to the tenant's.
+    `consent` is the fragment's own policy; None leaves it to the tenant's.
     """
 
     call_id: str

@@ -33,8 +33,8 @@ Participants = Annotated[
 Consent = Annotated[
     str | None,
     typer.Option(
-        help="What may be judged by what, such as `customer=audio+video+text;agent=text`, which holds unless the "
-        "tenant's settings say otherwise. It wins over them."
+        help="Who may be judged by what, such as `customer=audio+video+text;agent=text`; who is not named is not analysed. "
+        "It wins over the tenant's policy."
     ),
 ]
 PaceOption = Annotated[Pace, typer.Option("--pace", help="As it was spoken, or as fast as it goes.")]

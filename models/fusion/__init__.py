@@ -1,1 +1,1 @@
-"""One fusion model a file."""
+"""One fusion network a file; made known in `models/families.py` (CONTRIBUTING.md, "Add a model")."""

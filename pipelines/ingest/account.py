@@ -37,7 +37,7 @@ class Outcomes:
         return True
 
     def note_lost_end(self, lost_before: int) -> None:
-        """No fragment will come any more. Where the log has dropped records since the last one, the end was among them.
+        """No fragment will come any more. If the log has dropped records since the last one, the end is taken to be among them.
 
         Nobody can know how many they were: they count as 1.
         """

@@ -13,7 +13,7 @@ class Assignment:
     def __init__(self, context: WorkerContext) -> None:
         self._context = context
         self._partitions: dict[int, Partition] = {}
-        self._worked_on: dict[int, list[int]] = {}
+        self._marks_to_clear: dict[int, list[int]] = {}
         """Of partitions that were revoked: records whose work has ended and which the store has marked as in progress."""
 
     def __iter__(self) -> Iterator[Partition]:
@@ -42,7 +42,7 @@ class Assignment:
         return {one.number: one.rewind_to for one in self if one.rewind_to is not None}
 
     def rewound(self, numbers: Iterable[int]) -> None:
-        """The source has gone back to where these partitions must be read again from."""
+        """Forget these partitions' rewinds: the source has been moved there."""
         for number in numbers:
             self._partitions[number].rewind_to = None
 
@@ -86,15 +86,15 @@ class Assignment:
         Raises:
             StoreUnavailableError: the store is away; the rest is kept for the next try.
         """
-        for number, offsets in list(self._worked_on.items()):
+        for number, offsets in list(self._marks_to_clear.items()):
             await self._context.store.ledger.clear_in_progress(number, self._context.owner, offsets)
-            if self._worked_on.get(number) is offsets:
-                del self._worked_on[number]
+            if self._marks_to_clear.get(number) is offsets:
+                del self._marks_to_clear[number]
 
     async def close(self) -> None:
         """Drop everything that is not stored, and leave no record marked as in progress.
 
-        What open streams need stays known, for a last commit.
+        `committable` still works afterwards.
 
         Raises:
             StoreUnavailableError: the store is away.
@@ -107,12 +107,12 @@ class Assignment:
 
     def _begin(self, number: int, rewind_to: int | None = None) -> None:
         self._retire(number)
-        worked_on = self._worked_on.pop(number, ())
-        self._partitions[number] = Partition(number, self._context, rewind_to=rewind_to, worked_on=worked_on)
+        marks_to_clear = self._marks_to_clear.pop(number, ())
+        self._partitions[number] = Partition(number, self._context, rewind_to=rewind_to, marks_to_clear=marks_to_clear)
 
     def _retire(self, number: int) -> None:
         partition = self._partitions.pop(number, None)
         if partition is not None:
             partition.cancel()
-            if partition.worked_on:
-                self._worked_on[number] = [*self._worked_on.pop(number, ()), *partition.worked_on]
+            if partition.marks_to_clear:
+                self._marks_to_clear[number] = [*self._marks_to_clear.pop(number, ()), *partition.marks_to_clear]

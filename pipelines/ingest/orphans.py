@@ -8,7 +8,7 @@ from functools import partial
 from pipelines.errors import BadFragmentError, CallDeletedError, FencedError
 from pipelines.ingest.account import Outcomes
 from pipelines.ingest.context import WorkerContext
-from pipelines.store.ledger import OpenNote
+from pipelines.store.ledger import StreamId
 
 logger = logging.getLogger(__name__)
 
@@ -18,7 +18,7 @@ class OrphanedStreams:
 
     def __init__(self, partition: int, context: WorkerContext) -> None:
         self._partition, self._context = partition, context
-        self._silent_since_s: dict[OpenNote, float] | None = None
+        self._silent_since_s: dict[StreamId, float] | None = None
         """By the monotonic clock; None until the store is asked for them."""
 
     def restart(self, now_s: float) -> None:
@@ -26,22 +26,23 @@ class OrphanedStreams:
         if self._silent_since_s is not None:
             self._silent_since_s = dict.fromkeys(self._silent_since_s, now_s)
 
-    async def watch(self, now_s: float, heard: Container[tuple[str, str]], lost_before: int) -> None:
-        """Close those that are silent for too long; of those in `heard`, call id and stream, something has come.
+    async def watch(self, since_s: float, open_here: Container[tuple[str, str]], lost_before: int) -> None:
+        """Close those of which nothing came for too long.
 
-        `lost_before` is the offset at which the log goes on after its last gap.
+        `since_s` is up to when, by the monotonic clock, the log is known to hold nothing for them; those `open_here`, call
+        id and stream, have been taken over. `lost_before` is the offset at which the log goes on after its last gap.
         """
         if self._silent_since_s is None:
             found = await self._context.retry_store(lambda: self._context.store.ledger.open_streams(self._partition))
-            self._silent_since_s = dict.fromkeys(found, now_s)
-        for note, since_s in list(self._silent_since_s.items()):
-            if (note.call_id, note.stream) in heard:
+            self._silent_since_s = dict.fromkeys(found, since_s)
+        for note, silent_since_s in list(self._silent_since_s.items()):
+            if (note.call_id, note.stream) in open_here:
                 del self._silent_since_s[note]
-            elif now_s - since_s >= self._context.config.worker.closed_after_s:
+            elif since_s - silent_since_s >= self._context.config.worker.closed_after_s:
                 del self._silent_since_s[note]
                 await self._context.retry_store(partial(self._close_lost_stream, note, lost_before))
 
-    async def _close_lost_stream(self, note: OpenNote, lost_before: int) -> None:
+    async def _close_lost_stream(self, note: StreamId, lost_before: int) -> None:
         store, owner = self._context.store, f"{self._context.owner}/watchdog"
         with suppress(CallDeletedError, BadFragmentError, FencedError):
             checkpoint = await store.open_stream(
@@ -51,5 +52,5 @@ class OrphanedStreams:
                 outcomes = Outcomes(checkpoint.account)
                 outcomes.note_lost_end(lost_before)
                 await store.set_state(note.call_id, note.stream, "closed", owner=owner, counted=outcomes.take())
-                logger.warning("%s: open and never heard of again, closed", note)
+                logger.warning("%s: open, and nothing of it is left in the log: closed", note)
         await store.ledger.forget_open(self._partition, note)

@@ -40,7 +40,7 @@ class Partition:
     """
 
     def __init__(
-        self, number: int, context: WorkerContext, *, rewind_to: int | None = None, worked_on: Iterable[int] = ()
+        self, number: int, context: WorkerContext, *, rewind_to: int | None = None, marks_to_clear: Iterable[int] = ()
     ) -> None:
         """`rewind_to` is where it must be read again from, if it must."""
         self.number, self.rewind_to = number, rewind_to
@@ -53,12 +53,12 @@ class Partition:
         self._gone_back_to: set[tuple[str, str, int | None]] = set()
         """Places already rewound to, of streams that are not open yet."""
         self._orphans = OrphanedStreams(number, context)
-        self.worked_on = list(worked_on)
+        self.marks_to_clear = list(marks_to_clear)
         """Offsets of records whose work has ended and which the store still has marked as in progress."""
 
     @property
     def needed(self) -> int | None:
-        """The lowest offset that a stream which is not stored to its end would have to be read again from, if any is."""
+        """The lowest offset from which an unfinished stream would have to be read again; None without one."""
         return min((stream.needed_offset for stream in self._streams.values() if not stream.finished), default=None)
 
     @property
@@ -76,7 +76,7 @@ class Partition:
             self.waiting.append(record)
 
     def note_gap(self, gap: Gap) -> None:
-        """The log has dropped records before they were read."""
+        """The log has dropped records before they were read; reading again may report the same gap again."""
         logger.error("partition %d: the log has lost the records from %d to %d", self.number, gap.first, gap.next - 1)
         self._metrics.records_lost.inc(max(0, gap.next - max(gap.first, self._lost_before)))
         self._lost_before = max(gap.next, self._lost_before)
@@ -85,7 +85,7 @@ class Partition:
         """Read again from `offset`, from the next poll on; what waits will come again."""
         self.waiting.clear()
         if self.progress.read_to is not None:  # else everything that is still needed is to come
-            # What an earlier rewind has not been read up to again lies before this one.
+            # An earlier rewind may still be under way: the lower offset holds.
             self.rewind_to = min(self.progress.read_to, offset)
             self.progress.rewind(offset)
 
@@ -96,7 +96,7 @@ class Partition:
         self._metrics.open_streams.dec(len(self._streams))
 
     async def process_next(self) -> None:
-        """Bring the oldest waiting record to its end, or its utterances on their way; nothing where a rewind is due.
+        """Parse the oldest waiting record, open its stream and feed it, unless a rewind is due; utterances are stored later.
 
         Raises:
             StoreUnavailableError, SourceUnavailableError: asked to stop while one of them was away.
@@ -105,7 +105,7 @@ class Partition:
         if self.rewind_to is not None or not self.waiting:
             return
         record = self.waiting.popleft()
-        self.progress.read(record.at.offset)  # before the work: opening a stream may move it back
+        self.progress.note_read(record.at.offset)  # before the work: opening a stream may move it back
         if not in_share(record.key, self._context.config.share):
             return
         try:
@@ -116,9 +116,9 @@ class Partition:
             raise
 
     async def rest(self) -> None:
-        """Nothing can be processed now: count what needs no cut to move, and clear the marks of ended work."""
+        """Count fragments that no cut will ever move past, and clear the marks of ended work, once records were processed."""
         for stream in [one for one in self._streams.values() if not one.ended]:
-            await stream.while_owned(stream.count_unanalysed)
+            await stream.if_owned(stream.count_unanalysed)
         self._drop_ended()
         await self._context.retry_store(self.clear_marks)
 
@@ -128,16 +128,16 @@ class Partition:
         Raises:
             StoreUnavailableError: the store is away; they are kept for the next try.
         """
-        ended = len(self.worked_on)
+        ended = len(self.marks_to_clear)
         if ended:
-            await self._ledger.clear_in_progress(self.number, self._context.owner, self.worked_on)
-            del self.worked_on[:ended]
+            await self._ledger.clear_in_progress(self.number, self._context.owner, self.marks_to_clear)
+            del self.marks_to_clear[:ended]
 
     async def watch(self, backlog: Backlog | None, now_s: float) -> None:
         """Mark streams that fell silent without a final fragment, and close them in the end, so that offsets can move.
 
-        No stream is silent while records wait here, or in the log nobody knows how long, or while the log does not
-        answer (`backlog` is None). `now_s` is the monotonic clock's at the time of `backlog`.
+        No stream is silent while records wait here, or have waited in the log for an unknown time, or while the log does
+        not answer (`backlog` is None). `now_s` is the monotonic clock's at the time of `backlog`.
         """
         streams = [one for one in self._streams.values() if one.closing_as is None and not one.ended]
         if self.waiting or backlog is None or (backlog.lag_records and not backlog.oldest_age_ms):
@@ -174,31 +174,31 @@ class Partition:
             await dead_letter(self._context, record, "crashed", repr(error))
 
     async def _pass_on(self, stream: StreamTask, fragment: MediaFragment, record: Record) -> None:
-        if stream.note.tenant != fragment.tenant:
+        if stream.id.tenant != fragment.tenant:
             raise BadFragmentError("bad_header", f"call {fragment.call_id} belongs to another tenant")
         stream.fragment_at_s = time.monotonic()
-        if stream.is_dead(record.at.offset):
+        if stream.is_dead_letter(record.at.offset):
             await stream.refuse(fragment, record, self._lost_before)
         elif stream.closing_as == "closed":
-            # It speaks again while its last words are judged: begin anew from what is stored.
+            # A fragment came while the stream was closing for silence: open it again from the checkpoint.
             stream.cancel()
             self._remove(stream)
             self.rewind(min(stream.needed_offset, record.at.offset))
         elif stream.closing_as:
             stream.skip(record, "after_final", self._lost_before)
-        elif stream.state == "live" or await stream.while_owned(partial(stream.set_state, "live")):
+        elif stream.state == "live" or await stream.if_owned(partial(stream.set_state, "live")):
             await self._work(stream, fragment, record)
 
     async def _work(self, stream: StreamTask, fragment: MediaFragment, record: Record) -> None:
-        ended = len(self.worked_on)
-        attempts = await begin_work(self._context, record, self.worked_on)
-        del self.worked_on[:ended]
+        ended = len(self.marks_to_clear)
+        attempts = await begin_work(self._context, record, self.marks_to_clear)
+        del self.marks_to_clear[:ended]
         try:
             await feed_or_dead_letter(
                 self._context, stream, fragment, record, attempts=attempts, lost_before=self._lost_before
             )
         finally:
-            self.worked_on.append(record.at.offset)
+            self.marks_to_clear.append(record.at.offset)
 
     async def _open(self, fragment: MediaFragment, record: Record) -> StreamTask | None:
         """Take a stream over from whoever owned it; None where nothing of it is to be analysed now.
@@ -226,7 +226,7 @@ class Partition:
             return None
         self._gone_back_to.discard(place)
         stream = StreamTask(fragment, checkpoint, at=record.at, owner=owner, context=self._context)
-        await self._context.retry_store(lambda: self._ledger.note_open(self.number, stream.note))  # 4
+        await self._context.retry_store(lambda: self._ledger.note_open(self.number, stream.id))  # 4
         self._streams[call_id, name] = stream
         self._metrics.open_streams.inc()
         return stream
@@ -244,12 +244,12 @@ class Partition:
             self._context.count_skipped("already_stored")
 
     def _drop_ended(self) -> None:
-        """Forget streams that are over; one that was lost is read again, in case the partition is still ours."""
+        """Forget streams that are over; read a fenced one again, in case the partition is still ours."""
         for stream in [one for one in self._streams.values() if one.over.is_set()]:
             self._remove(stream)
-            if stream.lost is not None:
+            if stream.fenced:
                 self.rewind(stream.needed_offset)
 
     def _remove(self, stream: StreamTask) -> None:
-        del self._streams[stream.note.call_id, stream.note.stream]
+        del self._streams[stream.id.call_id, stream.id.stream]
         self._metrics.open_streams.dec()

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 class Progress:
     """The offsets of one partition.
 
-    What is committed is what was needed `delay_s` ago. A store that loses its last moments (a replica takes over that
-    had not heard of them, a disk that was not written to) then finds their fragments again.
+    What is committed is what was needed `delay_s` ago. A store that loses its latest writes (a replica is promoted that
+    did not have them, a disk was not synced) then finds their fragments again.
     """
 
     delay_s: float
@@ -19,8 +19,8 @@ class Progress:
     """The offset after the last record taken up."""
     _kept: deque[tuple[float, int]] = field(default_factory=deque)
 
-    def read(self, offset: int) -> None:
-        """A record is taken up."""
+    def note_read(self, offset: int) -> None:
+        """Note that the record at `offset` is being processed."""
         self.first = offset if self.first is None else self.first
         self.read_to = offset + 1
 
@@ -31,7 +31,10 @@ class Progress:
         self._kept = deque((at_s, min(kept, offset)) for at_s, kept in self._kept)
 
     def committable(self, now_s: float, needed: int | None) -> int | None:
-        """What may be committed at `now_s` by the monotonic clock; open streams need everything from `needed` on."""
+        """Note what is needed at `now_s` by the monotonic clock, and take what may be committed: what was needed `delay_s` ago.
+
+        Unfinished streams need everything from `needed` on.
+        """
         if self.read_to is not None:
             self._kept.append((now_s, self.read_to if needed is None else min(self.read_to, needed)))
         due = None

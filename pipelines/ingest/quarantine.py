@@ -17,9 +17,9 @@ from pipelines.types import TOPIC_DEAD_LETTER, MediaFragment, Record
 
 logger = logging.getLogger(__name__)
 
-SUSPECT_ATTEMPTS = 2
+SUSPECT_DEATHS = 2
 """After so many processes died over a record it is tried in one of its own."""
-ATTEMPTS_MAX = 4
+DEATHS_MAX = 4
 """After so many it is dead-lettered, whatever that trial says: it may kill only together with what came before it."""
 
 
@@ -49,9 +49,11 @@ async def feed_or_dead_letter(
     refusal = await _refusal(context, stream, fragment, record, attempts=attempts, lost_before=lost_before)
     if refusal is None:
         return
-    died = attempts - 1 if refusal.reason == "killed" else attempts  # this process has not died over it
-    send = partial(dead_letter, context, record, refusal.reason, str(refusal), attempts=died, owned=stream.owned)
-    if await stream.while_owned(send):
+    reported_attempts = attempts - 1 if refusal.reason == "killed" else attempts  # this process has not died over it
+    send = partial(
+        dead_letter, context, record, refusal.reason, str(refusal), attempts=reported_attempts, owned=stream.owned
+    )
+    if await stream.if_owned(send):
         await stream.refuse(fragment, record, lost_before)
 
 
@@ -80,10 +82,10 @@ async def _refusal(
 
 async def _verdict(context: WorkerContext, fragment: MediaFragment, attempts: int) -> str | None:
     """Why a fragment is to blame for the processes that died over it; None for any other."""
-    if attempts <= SUSPECT_ATTEMPTS:
+    if attempts <= SUSPECT_DEATHS:
         return None
     verdict = await asyncio.to_thread(trial, fragment, context.config.stream)
-    if verdict is None and attempts > ATTEMPTS_MAX:
+    if verdict is None and attempts > DEATHS_MAX:
         return f"{attempts - 1} processes ended while they worked on it"
     return verdict
 
@@ -91,7 +93,7 @@ async def _verdict(context: WorkerContext, fragment: MediaFragment, attempts: in
 async def dead_letter(
     context: WorkerContext, record: Record, reason: str, detail: str, *, attempts: int = 1, owned: Owned | None = None
 ) -> None:
-    """Send a record to the dead-letter topic and note it, once; one that is only read again is left as it is.
+    """Send a record to the dead-letter topic and count it once; it may stand in the topic twice, after a crash in between.
 
     Raises:
         FencedError: the stream is not `owned` any more.

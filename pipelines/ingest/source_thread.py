@@ -25,7 +25,7 @@ class SourceThread:
         self.backlog: Mapping[int, Backlog] = {}
         """What the log held, by partition, when it was last asked; empty where it did not answer since."""
         self._was_away = False
-        """Whether the log did not answer since `heard` was last asked."""
+        """Whether the log did not answer since `trusted_backlog` was last called."""
         self._source = source
         self._thread = ThreadPoolExecutor(1, "source")
         self._paused: bool | None = False
@@ -51,10 +51,10 @@ class SourceThread:
         """Ask what the log holds for this worker, see `backlog`."""
         self.backlog = await self._run(self._source.backlog)
 
-    def heard(self) -> Mapping[int, Backlog]:
+    def trusted_backlog(self) -> Mapping[int, Backlog]:
         """`backlog`, or nothing where the log was away for some of the time since this was last asked.
 
-        A stream whose fragments could not be heard has not been silent.
+        A stream whose fragments could not be read meanwhile has not been silent.
         """
         away, self._was_away = self._was_away, False
         return {} if away else self.backlog

@@ -1,4 +1,4 @@
-"""One open stream of a partition: fragments in; its utterances analysed at once, within a bound, and stored in order."""
+"""One open stream of a partition: fragments in; its utterances analysed concurrently, within a bound, and stored in order."""
 
 import asyncio
 import logging
@@ -11,7 +11,7 @@ from pipelines.ingest.account import Outcomes
 from pipelines.ingest.context import WorkerContext
 from pipelines.ingest.track_queue import TrackQueue
 from pipelines.media.call_stream import CallStream, FeedResult, TrackEvent
-from pipelines.store.ledger import OpenNote, Owned
+from pipelines.store.ledger import Owned, StreamId
 from pipelines.store.queries import CallState
 from pipelines.types import (
     Checkpoint,
@@ -30,8 +30,11 @@ logger = logging.getLogger(__name__)
 class StreamTask:
     """A stream that this worker owns, from its opening in the store until everything of it is stored.
 
-    `needed_offset` is where a successor would have to read from. Once `ended`, it takes nothing more: it is stored to its
-    end, or deleted, or cancelled, or `lost` says that another worker owns it.
+    `needed_offset` is where a successor would have to read from. Its life:
+
+    1. Fragments are expected, while `closing_as` is None; then its last utterances are analysed and stored.
+    2. `ended`: it takes nothing more. It is stored to its end, deleted, or owned by another worker (`fenced`).
+    3. `over`: nothing is left to do; before, the store is told that nobody has to take it over.
     """
 
     def __init__(
@@ -39,18 +42,18 @@ class StreamTask:
     ) -> None:
         """Take over from `checkpoint`; `first` is the fragment that opens the stream here, and stands `at` in the log."""
         tenant = context.config.tenant(first.tenant)
-        self.note = OpenNote(first.tenant, first.call_id, first.stream)
+        self.id = StreamId(first.tenant, first.call_id, first.stream)
         self.owned = Owned(first.stream, owner)
         self.needed_offset = at.offset if checkpoint.resume_at is None else checkpoint.resume_at
         self.state: CallState = "live"
         self.closing_as: CallState | None = None
-        """The state that it gets when everything of it is stored; None while fragments are expected."""
+        """The state that it gets when everything of it is stored."""
         self.fragment_at_s = time.monotonic()
         """When its last fragment came, by the monotonic clock."""
         self.ended = False
         self.over = asyncio.Event()
-        """Set once it is stored to its end, deleted or lost, and the store is told what it has to be told."""
-        self.lost: FencedError | None = None
+        """Set once nothing is left to do for it."""
+        self.fenced = False
         self.failed: BaseException | None = None
         self._first, self._partition, self._ttl_s, self._context = first, at.partition, tenant.results_ttl_s, context
         self._stream = CallStream(context.config.stream, checkpoint, tenant.policy)
@@ -64,10 +67,10 @@ class StreamTask:
     @property
     def finished(self) -> bool:
         """Whether it is stored to its end, or deleted, so that nothing of it has to be read again."""
-        return self.over.is_set() and self.lost is None
+        return self.over.is_set() and not self.fenced
 
-    def is_dead(self, offset: int) -> bool:
-        """Whether the record at `offset` stands in the dead-letter topic: it is not worked on again."""
+    def is_dead_letter(self, offset: int) -> bool:
+        """Whether the record at `offset` stands in the dead-letter topic."""
         return offset in self._dead
 
     async def feed(self, fragment: MediaFragment, record: Record, lost_before: int) -> None:
@@ -110,16 +113,16 @@ class StreamTask:
             self._close_as("final")
 
     async def watch(self, since_s: float, lost_before: int) -> None:
-        """Where no fragment came for too long, mark the stream `stalled`; later judge what was heard, and close it.
+        """If no fragment came for too long, set the state `stalled`; later analyse what has come, and close the stream.
 
         `since_s` is up to when, by the monotonic clock, the log is known to hold nothing for this stream.
         """
         settings, silent_s = self._context.config.worker, since_s - self.fragment_at_s
         if silent_s >= settings.stalled_after_s and self.state == "live":
-            logger.warning("%s: stalled", self.note)
-            await self.while_owned(partial(self.set_state, "stalled"))
+            logger.warning("%s: stalled", self.id)
+            await self.if_owned(partial(self.set_state, "stalled"))
         if silent_s >= settings.closed_after_s and not self.ended:
-            logger.warning("%s: silent without a final fragment, closed", self.note)
+            logger.warning("%s: silent without a final fragment, closed", self.id)
             self._outcomes.note_lost_end(lost_before)
             self._start(await self._context.decode(self._stream.finish), round(time.time() * 1000), 0)
             self._close_as("closed")
@@ -135,7 +138,7 @@ class StreamTask:
         self.state = state
 
     async def count_unanalysed(self) -> None:
-        """Where nothing of the stream may be or has been analysed, count its fragments: a successor needs none of them.
+        """Count the fragments of a stream of which nothing may be analysed: no cut will ever move past them.
 
         Raises:
             FencedError: another worker owns the stream.
@@ -144,17 +147,17 @@ class StreamTask:
         if self._tracks or not self._stream.nothing_pending or self.closing_as or not self._outcomes:
             return
         counted = self._outcomes.take()
-        count = partial(self._context.store.count, self.note.call_id, self.note.stream, counted)
+        count = partial(self._context.store.count, self.id.call_id, self.id.stream, counted)
         await self._context.retry_store(lambda: count(owner=self.owned.owner))
         # The last one is read again all the same: a successor must know that the stream is open.
         self.needed_offset = counted.below - 1
 
-    async def while_owned(self, work: Callable[[], Awaitable[None]]) -> bool:
-        """Do `work`; where it turns out that the stream is another worker's, or deleted, it ends: then False."""
+    async def if_owned(self, work: Callable[[], Awaitable[None]]) -> bool:
+        """Do `work`. If the store refuses it, because another worker owns the stream or it is deleted, end it: False."""
         try:
             await work()
-        except FencedError as error:
-            self._lose(error)
+        except FencedError:
+            self._fence()
         except CallDeletedError:
             await self._finish()
         else:
@@ -164,7 +167,7 @@ class StreamTask:
     def cancel(self) -> None:
         """Drop everything that is not stored; the checkpoint knows what is."""
         if self.ended and not self.over.is_set():
-            return  # only the store has still to be told that nobody has to take it over
+            return  # its end is stored; only `forget_open` is under way
         self.ended = True
         for track in self._tracks.values():
             track.cancel()
@@ -176,7 +179,8 @@ class StreamTask:
     def _note(self, record: Record, outcome: str | None, lost_before: int, missing: int) -> bool:
         if not self._outcomes.note(record.at.offset, outcome, missing, lost_before):
             return False
-        self._context.metrics.fragments_in.inc(outcome is not None)
+        if outcome is not None:
+            self._context.metrics.fragments_in.inc()
         self._context.metrics.fragments_missing.inc(missing)
         return True
 
@@ -191,10 +195,10 @@ class StreamTask:
         for event in events:
             if event.participant not in self._tracks:
                 self._tracks[event.participant] = TrackQueue(TrackCut(event.expected_cut_sample, 0), self._context)
-            spoken_at_s = appended_ms / 1000
+            logged_at_s = appended_ms / 1000
             if event.utterance is not None:
-                spoken_at_s -= max(0, media_end_ms - event.utterance.end_ms) / 1000
-            self._tracks[event.participant].put(event, spoken_at_s)
+                logged_at_s -= max(0, media_end_ms - event.utterance.end_ms) / 1000
+            self._tracks[event.participant].put(event, logged_at_s)
             if event.participant not in self._storing:
                 task = asyncio.create_task(self._store_track(self._tracks[event.participant]))
                 task.add_done_callback(self._note_failure)
@@ -211,11 +215,11 @@ class StreamTask:
     def _note_failure(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:
             self.failed = task.exception()
-            logger.error("%s: storing ended", self.note, exc_info=self.failed)
+            logger.error("%s: storing ended", self.id, exc_info=self.failed)
 
     async def _store_track(self, track: TrackQueue) -> None:
         store = partial(self._store, track)
-        while await self.while_owned(partial(track.store_next, store)):
+        while await self.if_owned(partial(track.store_next, store)):
             continue
 
     async def _store(self, track: TrackQueue, event: TrackEvent, result: UtteranceSentiment | None) -> None:
@@ -253,7 +257,7 @@ class StreamTask:
     async def _close(self, state: CallState) -> None:
         for track in self._tracks.values():
             await track.join()
-        if await self.while_owned(partial(self._set_last_state, state)):
+        if await self.if_owned(partial(self._set_last_state, state)):
             await self._finish()
 
     async def _set_last_state(self, state: CallState) -> None:
@@ -262,7 +266,7 @@ class StreamTask:
             await self._set_state(state, self._outcomes.take())
 
     async def _set_state(self, state: CallState, counted: Counted) -> None:
-        set_state = partial(self._context.store.set_state, self.note.call_id, self.note.stream, state)
+        set_state = partial(self._context.store.set_state, self.id.call_id, self.id.stream, state)
         await self._context.retry_store(lambda: set_state(owner=self.owned.owner, counted=counted))
 
     async def _finish(self) -> None:
@@ -271,15 +275,15 @@ class StreamTask:
             return
         self.ended = True  # first: what comes from now on opens it anew
         try:
-            await self._context.retry_store(lambda: self._context.store.ledger.forget_open(self._partition, self.note))
+            await self._context.retry_store(lambda: self._context.store.ledger.forget_open(self._partition, self.id))
         finally:
             self._end()
 
-    def _lose(self, error: FencedError) -> None:
+    def _fence(self) -> None:
         if not self.ended:
-            self.ended, self.lost = True, error
+            self.ended = self.fenced = True
             self._context.metrics.fenced.inc()
-            logger.warning("%s: another worker owns it, its state is dropped here", self.note)
+            logger.warning("%s: another worker owns it, its state is dropped here", self.id)
             self._end()
 
     def _end(self) -> None:
@@ -289,7 +293,7 @@ class StreamTask:
 
 
 def _decoded(stream: CallStream, fragment: MediaFragment) -> tuple[FeedResult, list[TrackEvent] | None]:
-    """What a fragment led to, and, where it is its stream's last, what the end led to."""
+    """Feed a fragment, and finish the stream if it is the last. Runs on the decoder thread."""
     fed = stream.feed(fragment)
     ends = fragment.final and fed.skipped in (None, "not_consented")
     return fed, stream.finish() if ends else None

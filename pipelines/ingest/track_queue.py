@@ -1,4 +1,4 @@
-"""One participant's events on their way into the store: analysed at once, within a bound, stored in order."""
+"""One participant's events on their way into the store: analysed concurrently, within a bound, stored in order."""
 
 import asyncio
 import time
@@ -16,8 +16,8 @@ from pipelines.types import TrackCut, Utterance, UtteranceSentiment
 class _Pending:
     event: TrackEvent
     analysis: asyncio.Task[UtteranceSentiment] | None
-    spoken_at_s: float
-    """When its speech ended, on the wall clock."""
+    logged_at_s: float
+    """When the log took the end of its speech, on the wall clock."""
 
 
 class TrackQueue:
@@ -29,13 +29,13 @@ class TrackQueue:
         self._ahead = asyncio.Semaphore(context.config.worker.ahead_per_track)
         self._pending: asyncio.Queue[_Pending] = asyncio.Queue()
 
-    def put(self, event: TrackEvent, spoken_at_s: float) -> None:
-        """Queue an event, and start the analysis of its utterance; its speech ended at `spoken_at_s` on the wall clock."""
+    def put(self, event: TrackEvent, logged_at_s: float) -> None:
+        """Queue an event, and start the analysis of its utterance; the log took the end of its speech at `logged_at_s`, s since 1970."""
         analysis = None
         if event.utterance is not None:
             analysis = asyncio.create_task(self._analyse(event.utterance))
             self._context.in_flight.change(1)
-        self._pending.put_nowait(_Pending(event, analysis, spoken_at_s))
+        self._pending.put_nowait(_Pending(event, analysis, logged_at_s))
 
     async def store_next(self, store: Callable[[TrackEvent, UtteranceSentiment | None], Awaitable[None]]) -> None:
         """Wait for the next event and the result of its analysis, and `store` them; what that raises is raised here."""
@@ -48,7 +48,7 @@ class TrackQueue:
                 await store(pending.event, result)
             finally:
                 self._context.in_flight.change(-1)
-            count_result(self._context.metrics, result, time.time() - pending.spoken_at_s)
+            count_result(self._context.metrics, result, time.time() - pending.logged_at_s)
         self._pending.task_done()
 
     async def join(self) -> None:

@@ -34,7 +34,7 @@ from pipelines.types import Headers, Utterance, UtteranceSentiment
 logger = logging.getLogger(__name__)
 
 
-POLL_AT_LEAST_S = 2.0
+POLL_INTERVAL_MAX_S = 2.0
 """Work that takes longer does not keep the worker from polling: the group would take its partitions away."""
 METRICS_INTERVAL_S = 2.0
 METRICS_TTL_S = 15
@@ -49,7 +49,8 @@ def owner_name() -> str:
 class Worker:
     """Reads fragments from `source`, analyses them with `analyse`, and stores the results.
 
-    `owner` is this worker's name in every checkpoint it holds; it must differ from that of any other process, ever (`owner_name`).
+    `owner` is the worker's name, with a number behind it in every checkpoint that it opens; it must differ from that of any other
+    process, ever (`owner_name`).
     """
 
     def __init__(
@@ -85,14 +86,16 @@ class Worker:
         self._beat_s = time.monotonic()
 
     def check(self) -> None:
-        """Raise if the loop has died, or has for a minute neither turned nor waited for something that is away.
+        """Raise if the loop or the storing of a stream has failed, or the loop stands still.
+
+        It stands still if for `STANDSTILL_S`, and twice the longest pause, it neither turned nor tried anything again.
 
         Raises:
             RuntimeError: the loop needs a new process; Serve replaces the replica.
         """
         failed = self._failed or next((one.failed for one in self._assignment if one.failed), None)
         if failed is not None:
-            raise RuntimeError(f"the ingest loop ended: {failed!r}")
+            raise RuntimeError(f"the ingest loop, or the storing of a stream, ended: {failed!r}")
         moved_s = max(self._beat_s, self._retry.tried_s)
         if time.monotonic() - moved_s > STANDSTILL_S + 2 * self._config.worker.retry_max_s:
             raise RuntimeError("the ingest loop stands still")
@@ -143,12 +146,12 @@ class Worker:
     async def _turn(self) -> None:
         """One turn of the loop.
 
-        1. Where a partition must be read again, ask whether the store is the one it was: it may have forgotten what it
-           refused. At the start too: a store that is replaced before the first commit would be taken for the one it was.
-        2. Read on; while records wait, only keep the membership, with every partition paused.
+        1. Before reading a partition again, and at the start, see whether the store was restarted or replaced: it may have
+           forgotten what it refused.
+        2. Poll. While records wait here, poll with every partition paused, to stay in the group.
         3. Apply what changed in the assignment, and queue the records.
         4. Work through them for as long as there is room.
-        5. Without room, wait for some: it may have come meanwhile.
+        5. With records waiting and no room, wait up to `POLL_S` for a result to be stored.
         """
         if not self._epoch or self._assignment.rewinds:  # 1
             await self._while_polling(self._ask_epoch())
@@ -170,17 +173,17 @@ class Worker:
     async def _work(self) -> None:
         while self._has_room() and (partition := self._assignment.next()) is not None:
             self._beat_s = time.monotonic()
-            await self._on(partition, partition.process_next())
+            await self._work_on(partition, partition.process_next())
         for partition in self._assignment:
-            await self._on(partition, partition.rest())
+            await self._work_on(partition, partition.rest())
         await self._context.retry_store(self._assignment.clear_revoked)
 
     async def _watch(self) -> None:
-        heard, now_s = self._source.heard(), time.monotonic()  # as it is before one of them waits for the store
+        heard, now_s = self._source.trusted_backlog(), time.monotonic()  # before a partition waits for the store
         for partition in self._assignment:
-            await self._on(partition, partition.watch(heard.get(partition.number), now_s))
+            await self._work_on(partition, partition.watch(heard.get(partition.number), now_s))
 
-    async def _on(self, partition: Partition, work: Coroutine[Any, Any, None]) -> None:
+    async def _work_on(self, partition: Partition, work: Coroutine[Any, Any, None]) -> None:
         self._working_on = partition
         try:
             await work
@@ -198,7 +201,7 @@ class Worker:
         """
         task = asyncio.create_task(work)
         try:
-            while not (await asyncio.wait([task], timeout=POLL_AT_LEAST_S))[0]:
+            while not (await asyncio.wait([task], timeout=POLL_INTERVAL_MAX_S))[0]:
                 await self._poll_paused(task)
         finally:
             task.cancel()
@@ -210,7 +213,7 @@ class Worker:
         try:
             polled = await self._source.poll(self._assignment.numbers, {}, paused=True)
         except SourceUnavailableError as error:
-            logger.warning("the log of fragments is away as well: %s", error)
+            logger.warning("the log of fragments is away: %s", error)
             return
         if self._working_on is not None and self._working_on.number in polled.revoked | polled.assigned:
             work.cancel()
@@ -230,11 +233,11 @@ class Worker:
         """Commit what nothing open needs any more.
 
         1. Not while the store is another than it was: then everything since the committed offsets is read again.
-        2. Ask each partition, which remembers what was needed a while ago.
-        3. Commit it: a hint, so that a commit that fails is tried again with the next.
+        2. Ask each partition for the offset that was safe `commit_delay_s` ago.
+        3. Commit it. A failure is harmless: the next commit covers it.
         """
         try:
-            if await self._store_is_another():  # 1
+            if await self._restart_if_store_replaced():  # 1
                 return
             due = self._assignment.committable(time.monotonic())  # 2
             await self._source.commit(due)  # 3
@@ -244,10 +247,10 @@ class Worker:
             logger.warning("offsets could not be committed, trying again: %s", error)
 
     async def _ask_epoch(self) -> None:
-        asked = partial(self._retry, StoreUnavailableError, self._store_is_another)
+        asked = partial(self._retry, StoreUnavailableError, self._restart_if_store_replaced)
         await self._retry(SourceUnavailableError, asked)
 
-    async def _store_is_another(self) -> bool:
+    async def _restart_if_store_replaced(self) -> bool:
         """Whether the store was started anew or replaced: then everything is read again from the committed offsets."""
         epoch = await self._store.epoch()
         if self._epoch in ("", epoch):
@@ -281,7 +284,7 @@ class Worker:
         await asyncio.get_running_loop().run_in_executor(self._writing, work)
 
     async def _close(self) -> None:
-        # First: an encoder that goes away at the same time must not leave a last, empty result.
+        # First: if encoders stop at the same time, an analysis under way would be stored without its modalities.
         try:
             await self._assignment.close()
         except StoreUnavailableError as error:

@@ -1,4 +1,7 @@
-"""Dead letters: records that cannot be analysed, kept in a topic of their own with key, value, headers and reason."""
+"""How a dead letter is written down and read: a record that cannot be analysed, with key, value, headers and reason.
+
+It is sent by `ingest/quarantine.py`.
+"""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass

@@ -18,7 +18,7 @@ _LETTER_TTL_S = (RETENTION_DAYS[TOPIC_DEAD_LETTER] + 1) * 86_400
 
 
 @dataclass(frozen=True, slots=True)
-class OpenNote:
+class StreamId:
     """A stream that is not stored to its end."""
 
     tenant: str
@@ -58,22 +58,22 @@ class Ledger:
         """Clear the worker's in-progress marks, so that a later crash is not blamed on these records."""
         await self._attempt(partition, "", worker, ended)
 
-    async def note_open(self, partition: int, note: OpenNote) -> None:
+    async def note_open(self, partition: int, note: StreamId) -> None:
         """A stream of the partition is opened."""
         with redis_errors():
             await self._redis.zadd(open_key(self._run, partition), {_written(note): time.time()})
 
-    async def forget_open(self, partition: int, note: OpenNote) -> None:
+    async def forget_open(self, partition: int, note: StreamId) -> None:
         """A stream of the partition is stored to its end, or deleted."""
         with redis_errors():
             await self._redis.zrem(open_key(self._run, partition), _written(note))
 
-    async def open_streams(self, partition: int) -> list[OpenNote]:
+    async def open_streams(self, partition: int) -> list[StreamId]:
         """The streams of the partition that were opened and not stored to their end; some may be over all the same."""
         key = open_key(self._run, partition)
         with redis_errors():
             await self._redis.zremrangebyscore(key, "-inf", time.time() - CHECKPOINT_TTL_S)
-            return [OpenNote(*name.split("/")) for name in await self._redis.zrange(key, 0, -1)]
+            return [StreamId(*name.split("/")) for name in await self._redis.zrange(key, 0, -1)]
 
     async def is_dead_letter(self, call_id: str, at: Coordinates, owned: Owned | None = None) -> bool:
         """Whether the record is counted among the dead letters of its call.
@@ -142,5 +142,5 @@ def fenced(call_id: str, stream: str) -> FencedError:
     return FencedError(f"call {call_id}, stream {stream}: another writer owns it; drop its state")
 
 
-def _written(note: OpenNote) -> str:
+def _written(note: StreamId) -> str:
     return f"{note.tenant}/{note.call_id}/{note.stream}"  # none of the three may hold a slash

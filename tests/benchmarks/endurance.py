@@ -23,7 +23,7 @@ from pipelines.ingest.worker import Worker
 from pipelines.log.redis_streams import RedisStreamProducer, RedisStreamSource
 from pipelines.settings import AppConfig, WorkerSettings
 from pipelines.store.keys import CallKeys
-from pipelines.store.ledger import Ledger, OpenNote
+from pipelines.store.ledger import Ledger, StreamId
 from pipelines.store.queries import CallState
 from pipelines.store.store import Store
 from pipelines.types import (
@@ -63,10 +63,10 @@ class _NoLedger(Ledger):
     async def clear_in_progress(self, partition: int, worker: str, ended: Iterable[int]) -> None:
         del partition, worker, ended
 
-    async def note_open(self, partition: int, note: OpenNote) -> None:
+    async def note_open(self, partition: int, note: StreamId) -> None:
         del partition, note
 
-    async def forget_open(self, partition: int, note: OpenNote) -> None:
+    async def forget_open(self, partition: int, note: StreamId) -> None:
         del partition, note
 
 

@@ -34,7 +34,7 @@ async def test_nothing_is_worked_on_while_a_partition_must_be_read_again_and_wha
     assignment.apply(polled(*records(0, 4, 5), *records(1, 7), assigned=frozenset({0, 1})))
     first = assignment.next()
     assert first is not None
-    first.progress.read(first.waiting.popleft().at.offset)
+    first.progress.note_read(first.waiting.popleft().at.offset)
     first.rewind(2)
     assert (assignment.next(), assignment.rewinds) == (None, {0: 2})
     assignment.apply(polled(*records(0, 6)))
@@ -61,10 +61,10 @@ async def test_marks_of_ended_work_follow_a_partition_that_is_won_back(redis_url
     for partition in assignment:
         at = Coordinates(partition.number, 5)
         await made.store.ledger.mark_in_progress(at, made.owner)
-        partition.worked_on.append(at.offset)
+        partition.marks_to_clear.append(at.offset)
     assignment.apply(polled(revoked=frozenset({0, 1}), assigned=frozenset({0})))
     (again,) = assignment
-    assert again.worked_on == [5]
+    assert again.marks_to_clear == [5]
     await assignment.clear_revoked()
     assert await made.store.ledger.mark_in_progress(Coordinates(1, 5), "another") == 1
     assert await made.store.ledger.mark_in_progress(Coordinates(0, 5), "another") == 2, (

@@ -11,7 +11,7 @@ from models.types import FloatArray, Modality
 from pipelines.ingest.worker import Worker
 from pipelines.log.redis_streams import RedisStreamProducer, RedisStreamSource
 from pipelines.settings import AppConfig, WorkerSettings
-from pipelines.store.ledger import Ledger, OpenNote
+from pipelines.store.ledger import Ledger, StreamId
 from pipelines.store.store import Store
 from pipelines.types import (
     LIVE_RUN,
@@ -197,7 +197,7 @@ class HeldLedger(Ledger):
         super().__init__(client, run)
         self.gate = asyncio.Event()
 
-    async def forget_open(self, partition: int, note: OpenNote) -> None:
+    async def forget_open(self, partition: int, note: StreamId) -> None:
         await self.gate.wait()
         await super().forget_open(partition, note)
 

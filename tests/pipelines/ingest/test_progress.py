@@ -3,7 +3,7 @@ from pipelines.ingest.progress import Progress
 
 def read(read_to: int, delay_s: float = 0.0) -> Progress:
     progress = Progress(delay_s)
-    progress.read(read_to - 1)
+    progress.note_read(read_to - 1)
     return progress
 
 
@@ -22,7 +22,7 @@ def test_a_partition_of_which_nothing_was_read_is_not_committed() -> None:
 def test_what_may_be_committed_is_committed_later() -> None:
     progress = read(10, 5.0)
     assert progress.committable(100.0, None) is None
-    progress.read(29)
+    progress.note_read(29)
     assert progress.committable(104.9, None) is None
     assert progress.committable(105.0, None) == 10
     assert progress.committable(109.9, None) == 30

@@ -155,7 +155,7 @@ async def test_an_outage_of_log_and_store_is_no_silence_of_the_calls(
             send(producer, fragments[3:4])
             await eventually(lambda: counter(worker.metrics.retries.labels("store_away")) >= 3)
             log.kill()
-            await eventually(lambda: caplog.text.count("is away as well") >= 2)
+            await eventually(lambda: caplog.text.count("the log of fragments is away:") >= 2)
             own_redis.restart()
             await eventually(lambda: caplog.text.count("is away, trying again") >= 4)
             assert await status(own_redis.url, "c1") == "live"

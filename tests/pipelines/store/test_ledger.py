@@ -3,7 +3,7 @@ from collections.abc import AsyncIterator
 import pytest_asyncio
 
 from pipelines.store.client import connect
-from pipelines.store.ledger import LETTERS_KEPT_MAX, Ledger, OpenNote
+from pipelines.store.ledger import LETTERS_KEPT_MAX, Ledger, StreamId
 from pipelines.types import Coordinates
 
 
@@ -67,7 +67,7 @@ async def test_what_was_decided_about_letters_is_remembered(ledger: Ledger) -> N
 
 
 async def test_open_streams_are_known_until_they_are_over(ledger: Ledger) -> None:
-    first, second = OpenNote("default", "a:1", "phone"), OpenNote("shop", "b", "cam.r7")
+    first, second = StreamId("default", "a:1", "phone"), StreamId("shop", "b", "cam.r7")
     await ledger.note_open(3, first)
     await ledger.note_open(3, second)
     await ledger.note_open(3, first)
