@@ -16,7 +16,7 @@ from pipelines.log.producer import Producer
 from pipelines.settings import AppConfig, Settings
 from pipelines.types import TOPIC_DEAD_LETTER
 
-if TYPE_CHECKING:  # both import kafka or redis, which `undertone --help` spares
+if TYPE_CHECKING:  # they import kafka or redis, which `undertone --help` spares
     from pipelines.log.dead_letter import Letter
     from pipelines.log.topic_reader import TopicReader
     from pipelines.store.store import Store
@@ -127,7 +127,7 @@ def with_local_redis(where: Settings) -> Settings:
     socket = where.cache_dir / f"redis-{urlsplit(where.url).port or DEFAULT_PORT}" / "redis.sock"
     if not socket.exists():
         raise CommandError(
-            "nothing runs here that could take the call: start `undertone serve` in another window, or name what "
+            "no log and no store run here: start `undertone serve` in another window, or name what "
             "runs elsewhere with UNDERTONE_KAFKA=host:port or UNDERTONE_REDIS=redis://host:6379"
         )
     return where.model_copy(update={"redis": SecretStr(f"unix://{socket}")})

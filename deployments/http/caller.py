@@ -1,4 +1,4 @@
-"""Who asks: the one dependency through which every route learns whose calls a request may read, send or delete."""
+"""Who asks: the one dependency through which every route of calls learns whose calls a request may read, send or delete."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_args

@@ -40,7 +40,8 @@ def fetched(repository: str, revision: str, name: str, max_bytes: int) -> Path:
     except Exception as error:  # the client lets its HTTP library's errors through, which it does not name
         raise BundleError(
             f"{name} of {repository} at {revision[:8]} is not in this machine's cache and cannot be fetched "
-            f"({type(error).__name__}: {str(error).splitlines()[0][:200]}): `hf download {repository} {name} --revision {revision}` "
+            f"({type(error).__name__}: {' '.join(str(error).split())[:200]}): `hf download {repository} {name} --revision {revision}` "
             "where there is a network, then bring its HF_HOME here."
         ) from error
-    raise BundleError(f"{name} of {repository} has {size_bytes} bytes, more than {max_bytes}: name another file.")
+    size = "an unknown size" if size_bytes is None else f"{size_bytes} bytes"
+    raise BundleError(f"{name} of {repository} has {size}, and {max_bytes} bytes are allowed: name another file.")
