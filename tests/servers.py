@@ -97,11 +97,19 @@ def own_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnRedis]:
 
 
 @pytest.fixture(scope="session")
-def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a Redis Cluster of three masters."""
+def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator["OwnCluster"]:
     cluster = OwnCluster(tmp_path_factory.mktemp("cluster"), masters=3)
-    yield cluster.url
+    yield cluster
     cluster.kill()
+
+
+@pytest.fixture
+def redis_cluster(shared_cluster: "OwnCluster") -> str:
+    """The URL of an empty Redis Cluster of three masters."""
+    for port in shared_cluster.ports:
+        with redis.Redis(port=port) as master:
+            master.flushall()
+    return shared_cluster.url
 
 
 class OwnCluster:

@@ -144,5 +144,5 @@ except BundleError as error:
 """
     environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": ""}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
-    assert "more than 9" in done.stdout
+    assert "9 bytes are allowed" in done.stdout
     assert f"GET /{REPOSITORY}/resolve/{COMMIT}/{FILE}" not in hub.asked
