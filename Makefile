@@ -14,9 +14,10 @@ help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  \1|\2/' | column -t -s '|'
 
 setup: ## Install uv if it is missing, then the locked environment
-	@$(UV) --version >/dev/null 2>&1 || $(PYTHON) -m pip install --quiet --user uv \
-		|| $(PYTHON) -m pip install --quiet --user --break-system-packages uv \
-		|| $(PYTHON) -m pip install --quiet uv
+	@$(UV) --version >/dev/null 2>&1 || { echo "installing uv into $(HOME)/.local" >&2; \
+		$(PYTHON) -m pip install --quiet --user uv 2>/dev/null \
+		|| $(PYTHON) -m pip install --quiet --user --break-system-packages uv 2>/dev/null \
+		|| $(PYTHON) -m pip install --quiet uv; }
 	@$(UV) sync --frozen --quiet
 
 demo: setup ## Start everything in one place, send the sample call, show its utterances
