@@ -64,8 +64,7 @@ class Worker:
         owner: str,
     ) -> None:
         self.metrics: StreamMetrics = stream_metrics()
-        self._source, self._producer, self._store, self._config = SourceThread(source), producer, store, config
-        self._owner = owner
+        self._source, self._producer = SourceThread(source), producer
         self._retry = Retry(config.worker.retry_max_s, self.metrics.retries)
         self._writing = ThreadPoolExecutor(1, "producer")
         self._context = WorkerContext(
@@ -97,7 +96,7 @@ class Worker:
         if failed is not None:
             raise RuntimeError(f"the ingest loop, or the storing of a stream, ended: {failed!r}")
         moved_s = max(self._beat_s, self._retry.tried_s)
-        if time.monotonic() - moved_s > STANDSTILL_S + 2 * self._config.worker.retry_max_s:
+        if time.monotonic() - moved_s > STANDSTILL_S + 2 * self._context.config.worker.retry_max_s:
             raise RuntimeError("the ingest loop stands still")
 
     @property
@@ -126,7 +125,7 @@ class Worker:
             while not self._retry.stopped.is_set():
                 self._beat_s = time.monotonic()
                 await self._turn()
-                if self._beat_s - committed_s >= self._config.worker.commit_interval_s:
+                if self._beat_s - committed_s >= self._context.config.worker.commit_interval_s:
                     await self._while_polling(self._watch())
                     await self._commit()
                     committed_s = self._beat_s
@@ -191,7 +190,7 @@ class Worker:
             self._working_on = None
 
     def _has_room(self) -> bool:
-        room = self._context.in_flight.count < self._config.worker.utterances_in_flight
+        room = self._context.in_flight.count < self._context.config.worker.utterances_in_flight
         return room and not self._retry.stopped.is_set()
 
     async def _while_polling(self, work: Coroutine[Any, Any, None]) -> None:
@@ -252,7 +251,7 @@ class Worker:
 
     async def _restart_if_store_replaced(self) -> bool:
         """Whether the store was started anew or replaced: then everything is read again from the committed offsets."""
-        epoch = await self._store.epoch()
+        epoch = await self._context.store.epoch()
         if self._epoch in ("", epoch):
             self._epoch = epoch
             return False
@@ -274,7 +273,7 @@ class Worker:
             oldest_ms = max((waiting.oldest_age_ms for waiting in self.backlog.values()), default=0)
             self.metrics.oldest_fragment_age_seconds.set(oldest_ms / 1000)
             text = generate_latest(self.metrics.registry).decode()
-            await self._store.publish_metrics(self._owner, text, METRICS_TTL_S)
+            await self._context.store.publish_metrics(self._context.owner, text, METRICS_TTL_S)
         except SourceUnavailableError as error:
             logger.warning("the backlog cannot be asked for: %s", error)
         except StoreUnavailableError as error:
