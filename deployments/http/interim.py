@@ -54,6 +54,8 @@ class _TenantInterim:
                 if not away:
                     logger.warning("interim texts wait for the store: %s", error)
                 away = True
+            except Exception:  # whatever it is, the results go on coming, and so must these
+                logger.exception("interim texts are received anew")
             await asyncio.sleep(RETRY_S)
 
 

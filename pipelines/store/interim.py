@@ -55,6 +55,7 @@ class InterimTexts:
     async def follow(self, tenant: str) -> AsyncGenerator[InterimText, None]:
         """Those of the tenant's calls that are published from now on, without an end; what is none is left out."""
         with redis_errors():
+            await self._redis.initialize()  # else a Cluster does not know its slots yet
             async with self._redis.pubsub(ignore_subscribe_messages=True) as subscription:
                 await subscription.subscribe(interim_channel(self._run, tenant))
                 async for data in _published(subscription):
