@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from deployments.cli.console import CommandError
 from pipelines.review.summary import CallSummary
-from pipelines.store.interim import InterimText
+from pipelines.store.queries import InterimText
 from pipelines.types import UtteranceSentiment
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from rich.live import Live
 from deployments.cli import render
 from deployments.cli.client import Event
 from deployments.cli.console import stderr, stdout, write_json
-from pipelines.store.interim import InterimText
+from pipelines.store.queries import InterimText
 from pipelines.types import Participant, UtteranceSentiment
 
 STATE_CHANGES = {"call-stalled": "nothing comes of the call any more: stalled", "call-live": "the call goes on"}
@@ -43,12 +43,14 @@ def _follow(events: Iterable[Event]) -> list[UtteranceSentiment]:
             _print_state(event)
             if (text := event.interim) is not None:
                 speaking[text.stream, text.participant] = text
-            if (result := event.utterance) is not None:
+            result = event.utterance
+            if result is not None:
                 found.append(result)
                 speaking.pop((result.stream, result.participant), None)
-                live.console.print(render.utterance(result))
-            if live.console.is_terminal:
+            if live.console.is_terminal:  # first, since what is printed comes above what is shown then
                 live.update(Group(*map(render.interim, speaking.values())), refresh=True)
+            if result is not None:
+                live.console.print(render.utterance(result))
     return found
 
 

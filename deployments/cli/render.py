@@ -10,7 +10,7 @@ from rich.text import Text
 from models.types import SCORE_MAX, SCORE_MIN, Modality
 from pipelines.review.participant import ParticipantSummary
 from pipelines.review.summary import CallSummary
-from pipelines.store.interim import InterimText
+from pipelines.store.queries import InterimText
 from pipelines.types import MissingReason, Participant, UtteranceSentiment
 
 PARTICIPANT_STYLE = {Participant.AGENT: "cyan", Participant.CUSTOMER: "magenta", Participant.MIXED: "blue"}

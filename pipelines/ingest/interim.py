@@ -9,7 +9,7 @@ from models.types import Transcript
 from pipelines.errors import EncoderUnavailableError, StoreUnavailableError, UnusableInputError
 from pipelines.ingest.context import WorkerContext
 from pipelines.settings import TimeoutSettings
-from pipelines.store.interim import InterimText
+from pipelines.store.queries import InterimText
 from pipelines.types import Participant, Utterance
 
 logger = logging.getLogger(__name__)

@@ -7,37 +7,19 @@
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import ValidationError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from pipelines.store.client import redis_errors
 from pipelines.store.keys import interim_channel
-from pipelines.types import CallId, Participant, ResultModel
+from pipelines.store.queries import InterimText
 
 logger = logging.getLogger(__name__)
 
 WAIT_S = 3.0
 """After so long without a text the server is asked whether it is there; less than the time-out of the socket."""
-
-
-class InterimText(ResultModel):
-    """The words so far of an utterance that goes on (docs/architecture.md#an-interim-text).
-
-    `end_ms` is how far it has come. The result will have other words, and `start_ms`, `stream` and `participant` in common.
-    """
-
-    event: Literal["interim"] = "interim"
-    interim: Literal[True] = True
-    call_id: CallId
-    stream: str
-    participant: Participant
-    start_ms: int
-    end_ms: int
-    text: str
-    language: str
-    engine: str
 
 
 class InterimTexts:

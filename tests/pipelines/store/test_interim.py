@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipelines.errors import StoreUnavailableError
-from pipelines.store.interim import InterimText
+from pipelines.store.queries import InterimText
 from pipelines.store.store import Store
 from pipelines.types import Participant
 from tests.eventually import eventually
@@ -36,7 +36,7 @@ async def following(store: Store, tenant: str) -> AsyncIterator[list[InterimText
     async def follow() -> None:
         with suppress(StoreUnavailableError):
             async for text in store.interim.follow(tenant):
-                heard.append(text)
+                heard.append(text)  # noqa: PERF401  # each is looked at before the next one comes
 
     task = asyncio.create_task(follow())
     yield heard
@@ -46,7 +46,9 @@ async def following(store: Store, tenant: str) -> AsyncIterator[list[InterimText
 
 async def test_a_text_reaches_those_who_follow_its_tenant_and_redis_keeps_nothing(store: Store, raw: Any) -> None:
     async with following(store, "ours") as one, following(store, "ours") as two, following(store, "rival") as rival:
-        await eventually(lambda: [count for _, count in raw.pubsub_numsub("ut:interim:ours", "ut:interim:rival")] == [2, 1])
+        await eventually(
+            lambda: [count for _, count in raw.pubsub_numsub("ut:interim:ours", "ut:interim:rival")] == [2, 1]
+        )
         for number in range(3):
             await store.interim.publish("ours", interim(number))
         await store.interim.publish("rival", interim(0, "b"))
@@ -70,7 +72,7 @@ async def test_what_is_no_interim_text_is_left_out(store: Store, raw: Any) -> No
 
 async def test_texts_of_another_run_are_not_those_of_the_live_one(store: Store, raw: Any) -> None:
     async with following(store, "ours") as heard:
-        await eventually(lambda: raw.pubsub_channels())
+        await eventually(raw.pubsub_channels)
         await store.of_run("shadow").interim.publish("ours", interim(1))
         await store.interim.publish("ours", interim(2))
         await eventually(lambda: heard)
