@@ -35,6 +35,11 @@ class InterimRequests:
         self._context = context
         self._speaking: dict[Participant, _Speaking] = {}
 
+    @property
+    def under_way(self) -> list[asyncio.Task[None]]:
+        """What was asked for last, of each utterance that goes on."""
+        return [one.request for one in self._speaking.values() if one.request is not None]
+
     def show(self, utterances: Collection[Utterance]) -> None:
         """`utterances` go on now, one a participant: ask for the words of those that are due, and drop what was asked for others."""
         going_on = {(utterance.participant, utterance.start_ms) for utterance in utterances}

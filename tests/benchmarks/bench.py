@@ -36,7 +36,7 @@ from pipelines.types import (
     Participant,
     UtteranceSentiment,
 )
-from tests.benchmarks import endurance
+from tests.benchmarks import endurance, interim
 from tests.benchmarks.encoders import encoder_speed
 
 PORT = 8123
@@ -294,6 +294,8 @@ def main() -> None:
             figures = {"one_core": one_core()}
         case ["endurance"]:
             figures = asyncio.run(endurance.measure())
+        case ["interim"]:
+            figures = asyncio.run(interim.measure())
         case _:
             figures = asyncio.run(measure())
     Path("bench.json").write_text(json.dumps(figures, indent=2) + "\n")

@@ -120,22 +120,21 @@ def _timeless(text: str) -> object:
 async def test_results_and_all_of_redis_are_the_same_with_and_without(
     redis_url: str, raw: Any, sound: FloatArray
 ) -> None:
-    both = []
-    for show in (False, True):
+    async def left_by_a_call(*, show: bool) -> dict[str, Any]:
         raw.flushall()
         send(RedisStreamProducer(redis_url), call(sound, "c1"))
-        async with (
-            listening(redis_url) as texts,
-            working(redis_url, transcribe=at_once, interim=SHOWN.model_copy(update={"show": show})) as worker,
-        ):
+        interim = SHOWN.model_copy(update={"show": show})
+        async with listening(redis_url) as texts, working(redis_url, transcribe=at_once, interim=interim) as worker:
             await results(redis_url, "c1")
-            await eventually(lambda worker=worker: worker.idle)
-            both.append(kept(raw))
+            await eventually(lambda: worker.idle)
             assert bool(texts) is show
             assert counter(worker.metrics.interim_texts.labels("published")) == len(texts)
+            return kept(raw)
 
-    assert both[0] == both[1]
-    assert sum(":results" in key for key in both[0]) == 1
+    without, with_texts = await left_by_a_call(show=False), await left_by_a_call(show=True)
+
+    assert with_texts == without
+    assert sum(key.endswith(":results") for key in without) == 1
 
 
 async def test_a_text_has_the_words_so_far_of_an_utterance_that_is_stored_later(
@@ -206,7 +205,7 @@ async def test_words_are_asked_for_after_three_seconds_and_again_every_two_and_o
         for start_ms in (0, 20_000):
             for end_ms in range(start_ms + 500, start_ms + 8_001, 500):
                 requests.show([utterance(end_ms, start_ms)])
-                await asyncio.gather(*(one.request for one in requests._speaking.values() if one.request))
+                await asyncio.gather(*requests.under_way)
             requests.show([])
     assert asked.asked == 2 * [3_000, 5_000, 7_000]
 
