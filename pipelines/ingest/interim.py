@@ -41,7 +41,10 @@ class InterimRequests:
         return [one.request for one in self._speaking.values() if one.request is not None]
 
     def show(self, utterances: Collection[Utterance]) -> None:
-        """`utterances` go on now, one a participant: ask for the words of those that are due, and drop what was asked for others."""
+        """`utterances` go on now, one a participant: ask for the words of those that are due, and drop what was asked for others.
+
+        Of one without samples (its speaker pauses) none are asked for: most likely it ends, and its result must not wait.
+        """
         going_on = {(utterance.participant, utterance.start_ms) for utterance in utterances}
         for participant, one in list(self._speaking.items()):
             if (participant, one.start_ms) not in going_on:
@@ -55,7 +58,7 @@ class InterimRequests:
         settings, length_ms = self._context.config.interim, utterance.end_ms - utterance.start_ms
         first = _Speaking(utterance.start_ms, round(settings.after_s * 1000))
         one = self._speaking.setdefault(utterance.participant, first)
-        if length_ms < one.due_ms:
+        if length_ms < one.due_ms or not utterance.samples.size:
             return
         one.due_ms = length_ms + round(settings.every_s * 1000)
         if self._has_room() and (one.request is None or one.request.done()):

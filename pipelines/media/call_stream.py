@@ -179,7 +179,7 @@ class CallStream:
         return self._drain()
 
     def open_speech(self) -> list[Utterance]:
-        """The utterances that go on, as far as they have come and without pictures, of whose words may be analysed."""
+        """The utterances that go on, as far as they have come, of whose words may be analysed (see `Track.open_speech`)."""
         heard = [(who, own) for who, own in self._tracks.items() if Modality.TEXT in (own.consent or NOTHING)]
         found = [self._utterance(who, own, own.track.open_speech()) for who, own in heard]
         return [utterance for utterance in found if utterance is not None]

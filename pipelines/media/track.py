@@ -93,11 +93,15 @@ class Track:
         return found
 
     def open_speech(self) -> TrackSegment:
-        """The utterance that goes on, as far as it has come, without its pictures; of no length in silence. Changes nothing."""
-        start, end = self._segmenter.needed_from_sample, self._next_window
-        if self._segmenter.state in (SpeechState.SILENCE, SpeechState.STARTING):
-            start = end
-        return TrackSegment(Segment(start, end, self.cut_sample), self.cut_sample, self._slice(start, end).copy(), ())
+        """The utterance that goes on, as far as it has come, without its pictures; of no length in silence. Changes nothing.
+
+        In a pause, which may be its end, it comes without samples.
+        """
+        state, end = self._segmenter.state, self._next_window
+        speaks = state in (SpeechState.SPEAKING, SpeechState.ENDING)
+        start = self._segmenter.needed_from_sample if speaks else end
+        samples = self._slice(start if state is SpeechState.SPEAKING else end, end).copy()
+        return TrackSegment(Segment(start, end, self.cut_sample), self.cut_sample, samples, ())
 
     def interrupt(self) -> list[TrackSegment]:
         """What comes next does not continue what came before: open speech, or pictures without sound, end here."""

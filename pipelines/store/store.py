@@ -118,21 +118,12 @@ class Store:
                 partition (`wrong_partition`), in which offsets mean something else.
         """
         keys, place = self._keys(call_id), () if offset is None else (offset,)
+        limits = (OPEN_TTL_S, CHECKPOINT_TTL_S, EVENTS_MAX)
         with redis_errors():
             # 1. Become the owner, or be told why not.
             answer, *rest = await self._open_script(
                 keys=[*keys.stream(stream), keys("letters")],
-                args=[
-                    owner,
-                    tenant,
-                    stream,
-                    started_at_ms,
-                    OPEN_TTL_S,
-                    CHECKPOINT_TTL_S,
-                    EVENTS_MAX,
-                    partition,
-                    *place,
-                ],
+                args=[owner, tenant, stream, started_at_ms, *limits, partition, *place],
             )
             # 2. Let the call know of this run, so that deleting it deletes its results here too.
             if answer == "open" and self._run != LIVE_RUN:

@@ -210,6 +210,19 @@ async def test_words_are_asked_for_after_three_seconds_and_again_every_two_and_o
     assert asked.asked == 2 * [3_000, 5_000, 7_000]
 
 
+async def test_in_a_pause_none_is_asked_for_but_when_the_utterance_goes_on(redis_url: str) -> None:
+    silent = Pending()
+    async with asking(redis_url, silent) as (_, requests):
+        requests.show([utterance(2_900)])
+        for end_ms in (3_100, 3_400):
+            requests.show([replace(utterance(end_ms), samples=np.zeros(0, np.float32))])
+        requests.show([utterance(3_700)])
+        await eventually(lambda: silent.at_work == 1)
+        requests.show([])
+        await eventually(lambda: silent.dropped == 1)
+    assert silent.asked == [3_700]
+
+
 async def test_one_is_asked_for_at_a_time_for_each_participant_and_the_others_are_dropped(redis_url: str) -> None:
     silent = Pending()
     async with asking(redis_url, silent) as (own, requests):

@@ -263,7 +263,7 @@ def test_speech_that_goes_on_is_shown_of_those_whose_words_may_be_analysed(call:
                 shown[name].add(utterance.participant)
                 assert (utterance.call_id, utterance.tenant, utterance.stream) == ("call", "default", "phone")
                 assert Modality.TEXT in utterance.consent
-                assert utterance.samples.size == 16 * (utterance.end_ms - utterance.start_ms)
+                assert utterance.samples.size in {0, 16 * (utterance.end_ms - utterance.start_ms)}
                 assert utterance.frames == ()
         stream.finish()
         assert stream.open_speech() == []

@@ -198,6 +198,9 @@ def test_an_utterance_that_goes_on_is_shown_as_far_as_it_has_come_and_looking_ch
         both = min(one.samples.size, whole.samples.size)
         assert np.array_equal(one.samples[:both], whole.samples[:both])
         assert one.segment.end_sample - one.segment.start_sample == one.samples.size
-    silent = [one for one in seen if not one.samples.size]
+    silent = [one for one in seen if one.segment.start_sample == one.segment.end_sample]
+    pauses = [one for one in seen if one.segment.start_sample < one.segment.end_sample and not one.samples.size]
     assert silent
-    assert all(one.segment.start_sample == one.segment.end_sample for one in silent)
+    assert pauses
+    assert {one.segment.start_sample for one in pauses} <= set(spoken)
+    assert not any(one.samples.size for one in silent)
