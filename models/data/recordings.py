@@ -19,7 +19,7 @@ TOTAL_MAX_S = 12 * 3600
 class Recordings:
     """N clips of mono samples (N_i,) at 16 kHz, at most 60 s each.
 
-    `labels` int64 (N,) index `label_names`; `speakers` int64 (N,) are the set's own numbers; `skipped` counts files
+    `labels` int64 (N,) index `label_names`, which are emotions or, of a set for recognition, the words spoken; `speakers` int64 (N,) are the set's own numbers; `skipped` counts files
     that could not be used.
     """
 
@@ -31,7 +31,11 @@ class Recordings:
 
 
 def decode_all(
-    named: Iterable[tuple[Path, int, int]], label_names: tuple[str, ...], skipped: int, expected: str
+    named: Iterable[tuple[Path, int, int]],
+    label_names: tuple[str, ...],
+    skipped: int,
+    expected: str,
+    whole_s: float | None = None,
 ) -> Recordings:
     """Decode each (path, label, speaker); files without readable sound are skipped and counted.
 
@@ -40,6 +44,7 @@ def decode_all(
         label_names: Of the set.
         skipped: Files already left out.
         expected: For the error: what should have been there.
+        whole_s: Where a label is about the whole file: longer ones are skipped. Else of a long one the beginning is heard.
 
     Raises:
         DataError: No clip, or more than `TOTAL_MAX_S` of them.
@@ -48,8 +53,8 @@ def decode_all(
     kept: list[tuple[int, int]] = []
     samples = 0
     for path, label, speaker in named:
-        clip = read_sound(path)
-        if clip is None:
+        clip = read_sound(path) if whole_s is None else read_sound(path, whole_s)
+        if clip is None or (whole_s is not None and len(clip) >= int(whole_s * SAMPLE_RATE_HZ)):
             skipped += 1
             continue
         samples += len(clip)
