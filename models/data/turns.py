@@ -51,7 +51,8 @@ def read(data: Path, split: str) -> Recordings:
             "in a .txt of the same name beside it"
         )
     clips, channels, words = zip(*found, strict=True)
-    return Recordings(list(clips), np.arange(len(words)), words, np.array(channels, dtype=np.int64), skipped)
+    names = tuple(f"turn {row}" for row in range(1, len(words) + 1))
+    return Recordings(names, list(clips), np.arange(len(words)), words, np.array(channels, dtype=np.int64), skipped)
 
 
 def _turns(table: str) -> tuple[list[Turn], int]:
