@@ -1,5 +1,6 @@
 """What a transcriber writes for every set of sounds whose words are known; the sets' names stand in `models.evaluate`."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -121,4 +122,6 @@ def _is_word(text: str) -> bool:
 
 @cache
 def _normaliser() -> EnglishTextNormalizer:
-    return EnglishTextNormalizer()
+    with warnings.catch_warnings():  # it leaves the file of its spellings to the garbage collector
+        warnings.simplefilter("ignore", ResourceWarning)
+        return EnglishTextNormalizer()

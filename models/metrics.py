@@ -39,16 +39,17 @@ def judge(task: AnyTask) -> dict[str, Any]:
         task: Of N > 0 samples.
 
     Returns:
-        `labels` (empty where the answers are no classes); `n`; `metrics`; `intervals`: per metric [low, high], the 95 % percentile interval
-        of 1,000 bootstrap resamples (Efron & Tibshirani 1993, section 13.3, seed 0) that takes samples as independent,
-        so it is too narrow where few speakers say much; `constant`: the same metrics of a predictor that always answers
-        the commonest class with the split's own frequencies (so ROC-AUC 0.5, ECE 0), or the median score. And of
-        classes: `per_class`, label to `precision`, `recall`, `f1`, `roc_auc` (one against the rest) and `support`;
+        `labels` (empty where the answers are no classes); `n`; `metrics`; `intervals`: per metric [low, high], the 95 %
+        percentile interval of 1,000 bootstrap resamples (Efron & Tibshirani 1993, section 13.3, seed 0) that takes samples
+        as independent, so it is too narrow where few speakers say much; `constant`: the same metrics of a predictor that
+        always answers the commonest class with the split's own frequencies (so ROC-AUC 0.5, ECE 0), the median score, or no
+        words. And of classes: `per_class`, label to `precision`, `recall`, `f1`, `roc_auc` (one against the rest) and `support`;
         `confusion`, counts, row = truth, column = answer; `reliability`, see there.
 
         Metrics of classes: `accuracy`, `balanced_accuracy` (UAR, over the classes in the truth), `f1_macro` (over the
         classes in truth or answer), `f1_weighted`, `roc_auc_ovr` (macro, over the classes in the truth), `ece`.
-        Of a score: `mae`, `pearson`. Of words: see `models.recognition.judge_words`. A resample in which a figure does not exist takes no part in its interval.
+        Of a score: `mae`, `pearson`. Of words: see `models.recognition.judge_words`. A resample in which a figure does not
+        exist takes no part in its interval.
 
     Raises:
         EvaluateError: Nothing was judged, or the network's answers are not numbers.

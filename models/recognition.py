@@ -56,8 +56,9 @@ def judge_words(task: WordsTask) -> tuple[Callable[[Rows], dict[str, Rows]], dic
         inserted, deleted, substituted = (weights @ errors).T
         if not total:
             return {"reliable_words": weights @ (errors[:, 0] * task.reliable), "invented_words": inserted}
+        spoken = weights @ lengths
         return {
-            "wer": np.divide(weights @ wrong, weights @ lengths),
+            "wer": np.divide(weights @ wrong, spoken, out=np.full(len(weights), np.nan), where=spoken > 0),
             "insertions": inserted,
             "deletions": deleted,
             "substitutions": substituted,

@@ -32,7 +32,7 @@ COMPARED_WORDS = (
     "reliable_words",
     "invented_words",
 )
-OWN_DATA: Mapping[str, Path] = {"sample": ANGRY_TO_CONTENT.parent, "sounds": ANGRY_TO_CONTENT.parent}
+OWN_DATA: dict[str, Path] = {"sample": ANGRY_TO_CONTENT.parent, "sounds": ANGRY_TO_CONTENT.parent}
 """Data sets that the project itself makes, which need no data folder."""
 
 commands = typer.Typer()
