@@ -91,7 +91,8 @@ def _tables(task: Mapping[str, Any]) -> list[str]:
 
 
 def _markdown(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    header, *others = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
+    escaped = [[cell.replace("|", r"\|") for cell in row] for row in rows]
+    header, *others = [f"| {' | '.join(row)} |" for row in escaped]
     return [header, "|" + "---|" * len(rows[0]), *others, ""]
 
 
