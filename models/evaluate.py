@@ -68,7 +68,7 @@ def run(
     if dataset not in choices:
         known = ", ".join(f"{name} {one}" for name, sets in sorted(DATASETS.items()) for one in sorted(sets))
         raise EvaluateError(f"cannot evaluate {modality!r} on {dataset!r}: choose one of {known}.")
-    judged = load_transcriber(transcriber) if modality == "speech" else _folder(bundle, modality)
+    judged: Any = load_transcriber(transcriber) if modality == "speech" else _folder(bundle, modality)
     answers = choices[dataset](judged, data, split)
     if not answers.tasks:
         raise EvaluateError(f"no sample of split {split!r} has a label that can be judged: {answers.skipped} left out.")

@@ -42,7 +42,8 @@ class ScoreTask:
 
 
 AnyTask = Task | ScoreTask | WordsTask
-Tasks = dict[str, AnyTask]
+Tasks = dict[str, Task | ScoreTask]
+"""What is asked of a network."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -206,7 +206,7 @@ def _evaluate_all(bundle: str, data: Path, split: str, transcriber: str, *, as_j
 
 def _word_rows(found: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     """A header, then per data set of speech its figures; a figure that a set does not have is a dash."""
-    rows = [("data set", "sounds", "words", *COMPARED_WORDS)]
+    rows: list[tuple[str, ...]] = [("data set", "sounds", "words", *COMPARED_WORDS)]
     for one in found:
         task = one["tasks"]["words"]
         cells = (
