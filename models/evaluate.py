@@ -19,13 +19,10 @@ from models import evaluate_fusions as fusions
 from models import evaluate_report
 from models import evaluate_speech as speech
 from models.bundles import bundle_folder
-from models.encoders.speech import load_transcriber
+from models.encoders.speech import DEFAULT, Engine, load_transcriber
 from models.errors import EvaluateError, ModelError
 from models.metrics import judge
 from models.tasks import Answers
-
-TRANSCRIBER = "base.en"
-"""Judged when no other is named: the configuration's default."""
 
 
 def run(
@@ -36,7 +33,8 @@ def run(
     split: str = "validation",
     *,
     report: Path | None = None,
-    transcriber: str = TRANSCRIBER,
+    transcriber: str = DEFAULT,
+    engine: Engine | None = None,
 ) -> dict[str, Any]:
     """Evaluate one network of a bundle on one data set; this is `undertone evaluate`.
 
@@ -48,6 +46,7 @@ def run(
         split: The data set's own name of a split, or `all`; `validation` is understood by every set.
         report: Folder for pictures and tables, see `models.evaluate_report`; none when not given.
         transcriber: Of speech: a name that `models.encoders.speech.load_transcriber` knows.
+        engine: Of speech: what runs it; None takes the one that fits the device.
 
     Returns:
         `{"dataset", "split", "n", "skipped", "tasks": {task: what models.metrics.judge returns}}`, a JSON value. Tasks
@@ -68,7 +67,7 @@ def run(
     if dataset not in choices:
         known = ", ".join(f"{name} {one}" for name, sets in sorted(DATASETS.items()) for one in sorted(sets))
         raise EvaluateError(f"cannot evaluate {modality!r} on {dataset!r}: choose one of {known}.")
-    judged: Any = load_transcriber(transcriber) if modality == "speech" else _folder(bundle, modality)
+    judged: Any = load_transcriber(transcriber, engine=engine) if modality == "speech" else _folder(bundle, modality)
     answers = choices[dataset](judged, data, split)
     if not answers.tasks:
         raise EvaluateError(f"no sample of split {split!r} has a label that can be judged: {answers.skipped} left out.")
@@ -91,7 +90,8 @@ def run_all(
     data: Path,
     split: str = "validation",
     *,
-    transcriber: str = TRANSCRIBER,
+    transcriber: str = DEFAULT,
+    engine: Engine | None = None,
     elsewhere: Mapping[str, Path] = MappingProxyType({}),
 ) -> Iterator[dict[str, Any]]:
     """Evaluate a bundle and a transcriber on everything in `DATASETS`, one after the other: what `run` returns, with its `modality`.
@@ -102,7 +102,15 @@ def run_all(
     for modality, sets in DATASETS.items():
         for dataset in sets:
             try:
-                found = run(modality, bundle, dataset, elsewhere.get(dataset, data), split, transcriber=transcriber)
+                found = run(
+                    modality,
+                    bundle,
+                    dataset,
+                    elsewhere.get(dataset, data),
+                    split,
+                    transcriber=transcriber,
+                    engine=engine,
+                )
                 yield {"modality": modality, **found}
             except ModelError as error:
                 yield {"modality": modality, "dataset": dataset, "missing": str(error)}

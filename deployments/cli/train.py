@@ -14,6 +14,7 @@ from rich.table import Table
 from deployments.cli.console import EXIT_USAGE, CommandError, clear_errors, print_out, stderr, write_json
 from deployments.cli.options import DEFAULTS, Bundle, Json, Transcriber
 from deployments.sample import ANGRY_TO_CONTENT
+from models.encoders.speech import Engine
 from models.errors import ModelError
 
 DATASETS_HELP = (
@@ -106,6 +107,9 @@ def evaluate(
     ] = None,
     bundle: Bundle = DEFAULTS.bundle,
     transcriber: Transcriber = DEFAULTS.transcriber,
+    engine: Annotated[
+        Engine | None, typer.Option(help="Of speech: what runs the transcriber; else what fits the device.")
+    ] = None,
     split: Annotated[
         str, typer.Option(help="The data set's own name of a split, or `all`: whatever lies there.")
     ] = "validation",
@@ -120,10 +124,12 @@ def evaluate(
         data = OWN_DATA.get(dataset)
     folder = _needs(data)
     if modality == "all":
-        _evaluate_all(bundle, folder, split, transcriber, as_json=as_json)
+        _evaluate_all(bundle, folder, split, transcriber, engine, as_json=as_json)
         return
     with _model_errors():
-        found = evaluation.run(modality, bundle, dataset, folder, split, report=report, transcriber=transcriber)
+        found = evaluation.run(
+            modality, bundle, dataset, folder, split, report=report, transcriber=transcriber, engine=engine
+        )
     if as_json:
         write_json([found])
     else:
@@ -177,13 +183,15 @@ def _print_evaluation(found: Mapping[str, Any]) -> None:
             print_out(_table(f"\n{name}, most errors", worst_rows(task), words=5))
 
 
-def _evaluate_all(bundle: str, data: Path, split: str, transcriber: str, *, as_json: bool) -> None:
+def _evaluate_all(
+    bundle: str, data: Path, split: str, transcriber: str, engine: Engine | None, *, as_json: bool
+) -> None:
     """Measure a bundle and a transcriber on every data set that lies in the folder, and print a table of each."""
     from models import evaluate as evaluation  # noqa: PLC0415  # imports torch
 
     found = []
     with _model_errors():
-        for one in evaluation.run_all(bundle, data, split, transcriber=transcriber, elsewhere=OWN_DATA):
+        for one in evaluation.run_all(bundle, data, split, transcriber=transcriber, engine=engine, elsewhere=OWN_DATA):
             found.append(one)
             stderr().print(f"{one['modality']} {one['dataset']}: {one.get('missing', 'done')}")
     if as_json:

@@ -49,7 +49,9 @@ def measure(data: Path, seconds: float = 3.0) -> dict[str, dict[str, float]]:
                 figures[f"{model} {engine} {device} batch {batch}"] = speed(transcriber, some, batch, seconds)
         for name in sets:
             figures[f"{model} {name}"] = agreement(*(transcripts[name] for transcripts in heard.values()))
-        figures[f"{model} all"] = agreement(*([one for name in sets for one in found[name]] for found in heard.values()))
+        figures[f"{model} all"] = agreement(
+            *([one for name in sets for one in found[name]] for found in heard.values())
+        )
     return figures
 
 

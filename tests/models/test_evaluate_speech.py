@@ -9,7 +9,7 @@ import soundfile
 from deployments.sample import ANGRY_TO_CONTENT
 from models import evaluate, evaluate_speech
 from models.data import non_speech, turns
-from models.encoders.speech import load_transcriber
+from models.encoders.speech import DEFAULT, load_transcriber
 from models.errors import DataError, EvaluateError
 from models.recognition import WordsTask
 from models.tasks import Answers
@@ -159,7 +159,7 @@ def test_an_evaluation_of_speech_names_the_engine(tmp_path: Path) -> None:
 
     assert json.loads(json.dumps(found)) == found
     assert list(found) == ["dataset", "split", "engine", "n", "skipped", "tasks"]
-    assert found["engine"] == load_transcriber(evaluate.TRANSCRIBER).engine
+    assert found["engine"] == load_transcriber(DEFAULT).engine
     assert (found["n"], found["skipped"], found["tasks"]["words"]["words"]) == (2, 0, 25)
     assert found["tasks"]["words"]["metrics"]["wer"] <= 0.08
 
