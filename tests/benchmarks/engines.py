@@ -12,10 +12,10 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
-from models.encoders.whisper_weights import PACKED
 
 from models.data import librivox, ravdess
 from models.encoders.speech import Engine, load_transcriber
+from models.encoders.whisper_weights import PACKED
 from models.evaluate_speech import normalised
 from models.types import SAMPLE_RATE_HZ, FloatArray, Transcriber, Transcript
 from pipelines.media.fragment import fragments
