@@ -17,6 +17,10 @@ POLARITIES = ("negative", "neutral", "positive")
 EMOTIONS = ("neutral", "joy", "sadness", "anger", "surprise", "fear", "disgust")
 """MELD's seven emotions (Poria et al. 2019, arXiv:1810.02508), the label set of every prediction."""
 
+PARTICIPANTS = ("agent", "customer", "mixed")
+UNKNOWN_PARTICIPANT = "mixed"
+"""Both parties on one channel, or nobody knows who speaks."""
+
 FloatArray = NDArray[np.float32]
 Times = NDArray[np.int32]
 """Milliseconds from the start of the utterance."""
@@ -130,6 +134,21 @@ class Transcript:
     words: tuple[Word, ...]
     engine: str
     unreliable: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """What the words of an utterance are judged by: the transcript, and who speaks.
+
+    Attributes:
+        transcript: The words.
+        participant: One of `PARTICIPANTS`.
+        before: What the same participant said before in this call, oldest first; empty where it is not known.
+    """
+
+    transcript: Transcript
+    participant: str = UNKNOWN_PARTICIPANT
+    before: tuple[str, ...] = ()
 
 
 class Transcriber(Protocol):

@@ -11,18 +11,26 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.calibration import Temperatures, temperature
-from models.data import airline, goemotions, meld
-from models.data.sentences import Sentences, as_recognised
+from models.data import airline, customer_service, goemotions, meld, satisfaction
+from models.data.sentences import Sentences, as_recognised, as_transcribed
 from models.encoders import minilm
 from models.encoders.text import BATCH_TEXTS, PieceTokenizer, TextConfig, TextNetwork, pad
-from models.encoders.words import prepare
+from models.encoders.words import SpokenText, prepare
 from models.metrics import classification
 from models.recipes.recipe import Recipe
-from models.types import EMOTIONS, POLARITIES, FloatArray
+from models.types import EMOTIONS, PARTICIPANTS, POLARITIES, UNKNOWN_PARTICIPANT, FloatArray
 
 TASKS = {"emotion": EMOTIONS, "polarity": POLARITIES}
 LABEL_SMOOTHING = 0.05
-RECOGNISED_SHARE = 0.4
+TRANSCRIBED_SHARE, RECOGNISED_SHARE = 0.4, 0.15
+"""Of the training texts: with Whisper's errors, and as a recogniser without punctuation gives them."""
+CONTEXT_SHARE = 0.3
+"""Of the training texts that have turns before them: behind these."""
+EXCHANGED_SHARE = 0.2
+"""Of the training texts: a customer's or an agent's as if nobody knew who speaks, and any other's as a customer's, so that
+what one set alone teaches is not bound to the speaker that this set alone has."""
+SERVICE_SENTENCES = 24_000
+PLAIN_TURNS = 12_000
 SORTED_TOGETHER = 40
 """Batches drawn at once and sorted by length, so that a batch is not mostly padding."""
 
@@ -49,7 +57,7 @@ class Portion:
 def batches(
     portions: Sequence[Portion], tokenizer: PieceTokenizer, rng: np.random.Generator
 ) -> Iterator[dict[str, Tensor]]:
-    """One epoch: six in ten texts as written, the others `as_recognised`, half of each after its turns before; like lengths together."""
+    """One epoch of texts as `_heard` gives them, like lengths together."""
     columns = [_drawn(portion, tokenizer, rng) for portion in portions]
     rows = [row for column in columns for row in column[0]]
     values = {key: np.concatenate([column[1][key] for column in columns]) for key in columns[0][1]}
@@ -104,9 +112,7 @@ def readings(held_out: Mapping[str, Sentences]) -> dict[str, Reading]:
         if any(sentences.before):
             found[f"{name}_context"] = Reading(sentences, sentences.texts, sentences.before)
     if "meld" in held_out:
-        rng = np.random.default_rng(0)
-        spoken = [as_recognised(text, rng, dropped=0.0) for text in held_out["meld"].texts]
-        found["meld_recognised"] = Reading(held_out["meld"], spoken)
+        found["meld_recognised"] = Reading(held_out["meld"], [as_recognised(text) for text in held_out["meld"].texts])
     return found
 
 
@@ -135,7 +141,9 @@ def judged(
 ) -> dict[str, tuple[FloatArray, NDArray[np.int64]]]:
     """Per task logits (n, classes) and labels (n,) of the texts with one label and no other."""
     device = next(model.parameters()).device
-    rows = tokenizer.encode([prepare(text) for text in reading.texts], reading.before)
+    before = reading.before or ((),) * len(reading.texts)
+    spoken = zip(reading.texts, reading.sentences.participants, before, strict=True)
+    rows = tokenizer.encode([SpokenText(prepare(text), who, tuple(turns)) for text, who, turns in spoken])
     order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
     logits = {task: np.zeros((len(rows), len(labels)), dtype=np.float32) for task, labels in TASKS.items()}
     for first in range(0, len(order), BATCH_TEXTS):
@@ -157,12 +165,7 @@ def _drawn(
 ) -> tuple[list[list[int]], dict[str, FloatArray]]:
     own = portion.sentences
     pick = rng.permutation(len(own))[: portion.per_epoch]
-    texts, before = [], []
-    for at in pick:
-        turns = own.before[at] if rng.random() < 0.5 else ()
-        recognised = rng.random() < RECOGNISED_SHARE
-        texts.append(as_recognised(own.texts[at], rng) if recognised else own.texts[at])
-        before.append([as_recognised(turn, rng) for turn in turns] if recognised else turns)
+    texts = [_heard(own, at, rng) for at in pick]
     values = {"weight": np.full(len(pick), portion.weight, dtype=np.float32)}
     for task in TASKS:
         target = getattr(own, task)
@@ -170,7 +173,21 @@ def _drawn(
         if portion.reference is not None:
             shift += frequencies(target) - frequencies(getattr(portion.reference, task))
         values |= {task: target[pick], f"{task}_shift": np.tile(shift, (len(pick), 1))}
-    return tokenizer.encode([prepare(text) for text in texts], before), values
+    return tokenizer.encode(texts), values
+
+
+def _heard(own: Sentences, at: int, rng: np.random.Generator) -> SpokenText:
+    """A text as a recogniser might have heard it, behind its turns before and said by whom its set says, or not."""
+    text, turns = own.texts[at], own.before[at] if rng.random() < CONTEXT_SHARE else ()
+    participant = own.participants[at]
+    if rng.random() < EXCHANGED_SHARE:
+        participant = "customer" if participant == UNKNOWN_PARTICIPANT else UNKNOWN_PARTICIPANT
+    way = rng.random()
+    if way < RECOGNISED_SHARE:
+        text, turns = as_recognised(text), tuple(map(as_recognised, turns))
+    elif way < RECOGNISED_SHARE + TRANSCRIBED_SHARE:
+        text = as_transcribed(text, rng)
+    return SpokenText(prepare(text), participant, turns)
 
 
 def _soft_cross_entropy(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
@@ -178,6 +195,14 @@ def _soft_cross_entropy(logits: Tensor, target: Tensor, weight: Tensor) -> Tenso
     smooth = target * (1 - LABEL_SMOOTHING) + LABEL_SMOOTHING / target.shape[1]
     rows = functional.cross_entropy(logits, smooth, reduction="none") * labelled * weight
     return rows.sum() / len(rows)
+
+
+def _rated(data: Path) -> Sentences:
+    """Turns of service dialogues: all that are rated low or high, and a sample of the others, nine in ten being neutral."""
+    turns = satisfaction.read(data, "train")
+    neutral = turns.polarity[:, POLARITIES.index("neutral")] == 1.0
+    plain = np.random.default_rng(0).permutation(np.flatnonzero(neutral))[:PLAIN_TURNS]
+    return turns.take([*np.flatnonzero(~neutral).tolist(), *plain.tolist()])
 
 
 def text_multitask(data: Path) -> Recipe:
@@ -191,7 +216,9 @@ def text_multitask(data: Path) -> Recipe:
     portions = [
         Portion(talk, per_epoch=10_000),
         Portion(airline.read(data, "train"), per_epoch=10_500),
-        Portion(goemotions.read(data, "train"), per_epoch=10_000, weight=0.5, reference=talk),
+        Portion(goemotions.read(data, "train"), per_epoch=12_000, weight=0.5, reference=talk),
+        Portion(customer_service.read(SERVICE_SENTENCES), per_epoch=8_000, weight=0.5),
+        Portion(_rated(data), per_epoch=5_000, weight=0.5),
     ]
     held_out = {
         "meld": meld.read(data, "dev"),
@@ -199,7 +226,8 @@ def text_multitask(data: Path) -> Recipe:
         "goemotions": goemotions.read(data, "dev"),
     }
     texts = [prepare(text) for portion in portions for text in portion.sentences.texts]
-    config = TextConfig(vocabulary=minilm.choose_vocabulary(texts))
+    vocabulary = minilm.choose_vocabulary(texts, participants=PARTICIPANTS)
+    config = TextConfig(vocabulary=vocabulary, participants=PARTICIPANTS)
     tokenizer = PieceTokenizer(config)
 
     def judge(model: nn.Module) -> dict[str, float]:
