@@ -103,5 +103,7 @@ def _said(text: str) -> str:
 
 
 def _sentence(pattern: Pattern, text: str) -> Sentence:
-    emotion = np.zeros(len(EMOTIONS), dtype=np.float32) if pattern.emotion is None else one_hot(pattern.emotion, EMOTIONS)
+    emotion = (
+        np.zeros(len(EMOTIONS), dtype=np.float32) if pattern.emotion is None else one_hot(pattern.emotion, EMOTIONS)
+    )
     return Sentence(text, emotion, one_hot(pattern.polarity, POLARITIES), participant=pattern.participant)

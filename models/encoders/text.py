@@ -77,7 +77,9 @@ class TextConfig:
             raise ValueError(f"the vocabulary must begin with {SPECIAL} and have at most 200,000 pieces")
         if len(set(self.vocabulary)) != len(self.vocabulary):
             raise ValueError("the vocabulary repeats a piece")
-        if not set(self.participants) <= set(PARTICIPANTS) or not set(map(mark_of, self.participants)) <= set(self.vocabulary):
+        if not set(self.participants) <= set(PARTICIPANTS) or not set(map(mark_of, self.participants)) <= set(
+            self.vocabulary
+        ):
             raise ValueError(f"participants must be of {PARTICIPANTS}, and the vocabulary hold the mark of each")
         bounds = {"width": 4096, "layers": 48, "heads": 64, "hidden": 16_384, "pieces_max": 1024}
         for name, most in bounds.items():
