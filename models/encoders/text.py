@@ -232,10 +232,10 @@ class TextEncoder:
         return SpokenText("hello")
 
     @torch.inference_mode()
-    def encode(self, batch: Sequence[SpokenText | Timed[SpokenText]]) -> list[Features]:
+    def encode(self, batch: Sequence[str | SpokenText | Timed[SpokenText]]) -> list[Features]:
         """Judge texts: embedding (D,), emotion and polarity probabilities, score as `score_of`.
 
-        The sequence of a `Timed` text has one vector per word piece of the text.
+        A bare text is said by nobody knows whom. The sequence of a `Timed` text has one vector per word piece of the text.
 
         Only the first `pieces_max` word pieces count (about 100 words). Emoji and scripts that the vocabulary lacks
         are read as unknown pieces, so that such a text is judged close to neutral, not refused.
@@ -243,8 +243,7 @@ class TextEncoder:
         Raises:
             TextInputError: An empty text, or times that are not those of its characters.
         """
-        spoken = [item.prepared if isinstance(item, Timed) else item for item in batch]
-        texts = [replace(one, text=prepare(one.text)) for one in spoken]
+        texts = [_spoken(item) for item in batch]
         rows = self._pieces.encode(texts)
         features: dict[int, Features] = {}
         # Like lengths together, so that a batch is not mostly padding.
@@ -261,7 +260,9 @@ class TextEncoder:
                 features[place] = Features(Modality.TEXT, vector, prediction, sequence)
         return [features[place] for place in range(len(rows))]
 
-    def _sequence(self, item: SpokenText | Timed[SpokenText], text: str, states: Tensor) -> FeatureSequence | None:
+    def _sequence(
+        self, item: str | SpokenText | Timed[SpokenText], text: str, states: Tensor
+    ) -> FeatureSequence | None:
         """The pieces of the judged text, which end before the last mark."""
         if not isinstance(item, Timed):
             return None
@@ -272,6 +273,11 @@ class TextEncoder:
         starts = self._pieces.starts(text)
         vectors = states[len(states) - 1 - len(starts) : -1].float().cpu().numpy()
         return FeatureSequence(vectors, item.times_ms[starts])
+
+
+def _spoken(item: str | SpokenText | Timed[SpokenText]) -> SpokenText:
+    said = item.prepared if isinstance(item, Timed) else item
+    return SpokenText(prepare(said)) if isinstance(said, str) else replace(said, text=prepare(said.text))
 
 
 def _probabilities(logits: Tensor) -> FloatArray:

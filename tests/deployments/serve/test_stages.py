@@ -28,7 +28,7 @@ from types import SimpleNamespace
 import numpy as np
 import deployments.serve.gateway, deployments.serve.ingest
 from deployments.serve.stages import Handles, served_analyser
-from models.types import Modality, Transcript
+from models.types import Modality, Spoken, Transcript
 from pipelines.settings import AppConfig
 
 async def seen(prepared):
@@ -38,7 +38,8 @@ replica = SimpleNamespace(infer=SimpleNamespace(remote=seen))
 handle = SimpleNamespace(options=lambda **_: replica)
 encode = served_analyser(AppConfig(), Handles(handle, handle, handle, handle, handle)).stages.encode
 assert asyncio.run(encode[Modality.AUDIO](np.sin(np.arange(16_000, dtype=np.float32)))) == (98, 64)
-assert asyncio.run(encode[Modality.TEXT](Transcript(" well  done ", "en", (), "test"))) == "well done"
+said = asyncio.run(encode[Modality.TEXT](Spoken(Transcript(" well  done ", "en", (), "test"), "agent")))
+assert (said.text, said.participant) == ("well done", "agent")
 sys.exit('torch' in sys.modules)
 """
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
