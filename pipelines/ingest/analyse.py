@@ -42,7 +42,6 @@ SILENT_DBFS = -120.0
 UNKNOWN_LANGUAGE = "und"  # BCP 47's word for what nobody said
 OTHER_LANGUAGE = "language"  # why words are unreliable that the text network has not learned
 
-
 T = TypeVar("T")
 
 
@@ -62,8 +61,7 @@ class Stages:
     `encode` takes what each modality is judged by: samples (N,) at 16 kHz for audio; pairs of a time, in ms from the start of
     the utterance, and a picture for video; a `Spoken` for text. `languages`: whose words it has learned; empty: any.
 
-    Each raises `EncoderUnavailableError` when its network does not answer, and `encode` `UnusableInputError` for what
-    cannot be judged, of video `NoFaceError`.
+    Each raises `EncoderUnavailableError` when its network does not answer; `encode` also `UnusableInputError`, `NoFaceError`.
     """
 
     transcribe: Callable[[FloatArray], Awaitable[Transcript]]

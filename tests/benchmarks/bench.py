@@ -36,7 +36,7 @@ from pipelines.types import (
     Participant,
     UtteranceSentiment,
 )
-from tests.benchmarks import endurance
+from tests.benchmarks import endurance, engines
 from tests.benchmarks.encoders import encoder_speed
 
 PORT = 8123
@@ -248,7 +248,7 @@ def resident_mb() -> dict[str, float]:
 
 async def measure() -> dict[str, Any]:
     """All figures of one run."""
-    config = AppConfig(transcriber=os.environ.get("UNDERTONE_BENCH_TRANSCRIBER", "pocketsphinx"))
+    config = AppConfig(transcriber=os.environ.get("UNDERTONE_BENCH_TRANSCRIBER", AppConfig().transcriber))
     figures: dict[str, Any] = {
         "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
         "transcriber": config.transcriber,
@@ -292,6 +292,8 @@ def main() -> None:
     match sys.argv[1:]:
         case ["encoders"]:
             figures = {"one_core": one_core()}
+        case ["engines"]:
+            figures = engines.measure(Path(os.environ["UNDERTONE_DATA"]))
         case ["endurance"]:
             figures = asyncio.run(endurance.measure())
         case _:
