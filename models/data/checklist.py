@@ -6,7 +6,7 @@ Written for Undertone (`checklist.tsv` beside this file), by capability, and nev
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.data.sentences import Sentences, read_csv
+from models.data.sentences import read_csv
 from models.errors import DataError
 from models.types import PARTICIPANTS, POLARITIES
 
@@ -66,9 +66,3 @@ def read(path: Path = TESTS) -> list[Test]:
 def bare(text: str) -> str:
     """Letters and digits in lower case: what two sentences share that differ in marks and blanks only."""
     return "".join(letter for letter in text.lower() if letter.isalnum())
-
-
-def without_tests(sentences: Sentences) -> Sentences:
-    """The sentences that are none of the tests', so that no network learns these by heart."""
-    tested = {bare(text) for test in read() for text in test.texts}
-    return sentences.take(row for row, text in enumerate(sentences.texts) if bare(text) not in tested)

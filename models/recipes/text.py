@@ -13,7 +13,6 @@ from torch.nn import functional
 from models import checkpoint
 from models.calibration import Temperatures, temperature
 from models.data import airline, customer_service, goemotions, meld, satisfaction
-from models.data.checklist import without_tests
 from models.data.sentences import Sentences, as_recognised, as_transcribed
 from models.encoders import minilm
 from models.encoders.text import BATCH_TEXTS, PieceTokenizer, TextConfig, TextNetwork, pad
@@ -247,7 +246,6 @@ def text_multitask(data: Path) -> Recipe:
         Portion(customer_service.read(SERVICE_SENTENCES), per_epoch=7_000, weight=0.5),
         Portion(_rated(data), per_epoch=2_500, weight=0.5),
     ]
-    portions = [replace(portion, sentences=without_tests(portion.sentences)) for portion in portions]
     held_out = {
         "meld": meld.read(data, "dev"),
         "airline": airline.read(data, "validation"),

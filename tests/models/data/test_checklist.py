@@ -1,12 +1,14 @@
 import os
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from models.data import airline, checklist, customer_service, goemotions, meld, satisfaction
+from models.data.sentences import Sentences
 from models.errors import DataError
+from models.recipes.text import SERVICE_SENTENCES
 
 HEADER = "\t".join(checklist.COLUMNS) + "\n"
 
@@ -19,26 +21,19 @@ def test_there_are_three_hundred_sentences_by_capability() -> None:
     assert {test.participant for test in tests} == {"agent", "customer", "mixed"}
 
 
-def test_a_sentence_of_the_tests_is_taken_out_of_what_is_trained_on() -> None:
-    made = customer_service.read(6_000)
-    told = next(test.text for test in checklist.read())
-    spoiled = replace(made, texts=(told.upper() + "!", *made.texts[1:]))
+def sentences() -> set[str]:
+    return {checklist.bare(text) for test in checklist.read() for text in test.texts}
 
-    kept = checklist.without_tests(spoiled)
 
-    assert not {checklist.bare(text) for test in checklist.read() for text in test.texts} & set(
-        map(checklist.bare, kept.texts)
-    )
-    assert kept.texts[0] == made.texts[1]
-    assert kept.participants[0] == made.participants[1]
+def test_no_sentence_made_for_the_training_is_one_of_them() -> None:
+    assert not sentences() & set(map(checklist.bare, customer_service.read(SERVICE_SENTENCES).texts))
 
 
 @pytest.mark.skipif("UNDERTONE_DATA" not in os.environ, reason="UNDERTONE_DATA names no data folder")
-def test_hardly_any_sentence_of_the_sets_is_like_one() -> None:
-    data = Path(os.environ["UNDERTONE_DATA"])
-    for read in (airline.read, goemotions.read, meld.read, satisfaction.read):
-        sentences = read(data, "train")
-        assert len(checklist.without_tests(sentences)) >= len(sentences) - 3
+@pytest.mark.parametrize("read", [airline.read, goemotions.read, meld.read, satisfaction.read])
+def test_nor_is_any_of_the_sets_trained_on(read: Callable[[Path, str], Sentences]) -> None:
+    found = read(Path(os.environ["UNDERTONE_DATA"]), "train")
+    assert not sentences() & set(map(checklist.bare, found.texts))
 
 
 @pytest.mark.parametrize(
