@@ -221,8 +221,8 @@ def _faces(bundle: Path, faces: Faces) -> Answers:
 
 def _words(bundle: Path, sentences: Sentences) -> Answers:
     encoder, prepare = _encoder(bundle, Modality.TEXT)
-    rows = zip(sentences.texts, sentences.participants, sentences.before, strict=True)
-    features = encoder.encode([prepare(_spoken(text, who, before)) for text, who, before in rows])
+    said = zip(sentences.texts, sentences.participants, sentences.before, strict=True)
+    features = encoder.encode([prepare(_spoken(text, who, before)) for text, who, before in said])
     predictions = [one.prediction for one in features]
     asked = {
         "emotion": (EMOTIONS, sentences.emotion, EMOTION_SCORES),

@@ -143,8 +143,10 @@ def read_csv(
         if path.stat().st_size > max_bytes:
             raise DataError(f"{path} is larger than {max_bytes} bytes: give the file that docs/data.md describes.")
         with path.open("rb") as file:
-            quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
-            reader = csv.reader(_lines(file), delimiter=delimiter, quoting=quoting)
+            plain = delimiter == "\t"
+            reader = csv.reader(
+                _lines(file), delimiter=delimiter, quoting=csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL
+            )
             header = [name.strip() for name in _row(reader) or []]
             if missing := [name for name in columns if name not in header]:
                 raise DataError(

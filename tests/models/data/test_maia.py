@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from models.data import maia
+from models.data.sentences import Sentences
 from models.errors import DataError
 from models.types import POLARITIES
 
@@ -21,7 +22,7 @@ def write(path: Path, *dialogues: object) -> Path:
     return path
 
 
-def poles(found: maia.Sentences) -> list[str]:
+def poles(found: Sentences) -> list[str]:
     return [POLARITIES[row.argmax()] for row in found.polarity]
 
 
