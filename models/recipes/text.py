@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from models import checkpoint
 from models.calibration import Temperatures, temperature
-from models.data import airline, customer_service, goemotions, meld, satisfaction
+from models.data import airline, customer_service, goemotions, maia, meld, satisfaction
 from models.data.sentences import Sentences, as_recognised, as_transcribed
 from models.encoders import minilm
 from models.encoders.text import BATCH_TEXTS, PieceTokenizer, TextConfig, TextNetwork, pad
@@ -134,10 +134,12 @@ def validate(model: nn.Module, tokenizer: PieceTokenizer, held_out: Mapping[str,
 
 
 def temperatures(model: nn.Module, tokenizer: PieceTokenizer, held_out: Mapping[str, Sentences]) -> Temperatures:
-    """Over all the sets, every set that has a task weighing the same; 1 for a task that none has."""
+    """Over all the sets, and MELD without punctuation; each that has a task weighs the same. 1 for a task that none has."""
     found: dict[str, list[float]] = {"emotion": [], "polarity": []}
-    for sentences in held_out.values():
-        for task, (logits, labels) in judged(model, tokenizer, Reading(sentences, sentences.texts)).items():
+    for name, reading in readings(held_out).items():
+        if name.endswith("_context"):  # live calls give no turns before
+            continue
+        for task, (logits, labels) in judged(model, tokenizer, reading).items():
             found[task].append(temperature(torch.from_numpy(logits), torch.from_numpy(labels)))
     emotion, polarity = (float(np.exp(np.mean(np.log(values or [1.0])))) for values in found.values())
     return {"emotion_temperature": emotion, "polarity_temperature": polarity}
@@ -250,6 +252,8 @@ def text_multitask(data: Path) -> Recipe:
         "meld": meld.read(data, "dev"),
         "airline": airline.read(data, "validation"),
         "goemotions": goemotions.read(data, "dev"),
+        "maia_customer": maia.read(data, "validation", "customer"),
+        "maia_agent": maia.read(data, "validation", "agent"),
     }
     texts = [prepare(text) for portion in portions for text in portion.sentences.texts]
     vocabulary = minilm.choose_vocabulary(texts, participants=PARTICIPANTS)
@@ -280,7 +284,7 @@ def text_multitask(data: Path) -> Recipe:
             "data": "MELD train, airline tweets (nine tenths by hash), GoEmotions train, satisfaction (nine tenths of the "
             "dialogues by hash), sentences of models/data/customer_service.txt",
             "start": f"{START}, SHA-256 {START_SHA256}",
-            "validation_data": "MELD dev, airline tweets (a tenth by hash); GoEmotions dev for temperatures only",
+            "validation_data": "MELD dev, airline tweets (a tenth by hash); GoEmotions dev and MAIA for temperatures only",
             "license": "MELD research (GPL-3.0 repository), tweets CC BY-NC-SA 4.0, GoEmotions and MiniLM Apache-2.0, "
             "satisfaction Apache-2.0, CC BY-SA 4.0 and CC BY 4.0, its ratings without a licence",
             "skipped": sum(portion.sentences.skipped for portion in portions),
