@@ -18,7 +18,8 @@ from models.encoders.speech import Engine
 from models.errors import ModelError
 
 DATASETS_HELP = (
-    "text: meld, meld_context, meld_recognised, tweets, goemotions; audio: ravdess, ravdess_telephone, emodb, "
+    "text: maia_customer, maia_customer_context, maia_agent, checklist, meld, meld_context, meld_recognised, tweets, "
+    "goemotions; audio: ravdess, ravdess_telephone, emodb, "
     "emodb_telephone; video: fer2013, fer2013_frames, ckplus48, ravdess; speech: librivox, librivox_telephone, ravdess, "
     "ravdess_telephone, sample, sounds; fusion: label_pairs, label_pairs_doubtful, mosi, ravdess_av."
 )
@@ -171,9 +172,11 @@ def _trained(recipe: str, results: Mapping[str, Any]) -> str:
 
 
 def _print_evaluation(found: Mapping[str, Any]) -> None:
-    from models.evaluate_report import class_rows, confusion_rows, worst_rows  # noqa: PLC0415  # imports torch
+    from models.evaluate_report import capability_rows, class_rows, confusion_rows, worst_rows  # noqa: PLC0415  # imports torch
 
     print_out(figures(found))
+    if "capabilities" in found:
+        print_out(_table("\nbehavioural tests", capability_rows(found["capabilities"]), words=1))
     for name, task in found["tasks"].items():
         # A fusion's tasks per subset of modalities have a `_` in their names; they are in the JSON and the report.
         if task["labels"] and "_" not in name:
