@@ -53,12 +53,8 @@ class EvaluateError(ModelError, ValueError):
 
 
 class TranscriberError(ModelError, ValueError):
-    """The configured transcriber is neither a file, nor a model name that Whisper knows, nor `pocketsphinx`."""
+    """The configured transcriber is neither a file, nor a model name that Whisper knows."""
 
 
 class WhisperError(ModelError, RuntimeError):
-    """A Whisper checkpoint that cannot be loaded, or samples that are not one utterance."""
-
-
-class PocketSphinxError(ModelError, RuntimeError):
-    """The recogniser or its model cannot be loaded, or it refuses an utterance."""
+    """Whisper's weights are missing, changed or cannot be loaded, or samples are not one utterance."""

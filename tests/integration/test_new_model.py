@@ -36,7 +36,7 @@ from models.types import Modality
 from pipelines.settings import AppConfig
 from pipelines.types import Participant, Utterance
 
-analyser = local_analyser(AppConfig(bundle=sys.argv[1], transcriber="pocketsphinx"))
+analyser = local_analyser(AppConfig(bundle=sys.argv[1]))
 for text in sys.argv[2:]:
     said = Utterance("c", "default", "main", Participant.CUSTOMER, 0, 900, frozenset(Modality), np.zeros(0, np.float32), (), text)
     print(asyncio.run(analyser(said)).model_dump_json())
@@ -48,7 +48,7 @@ from deployments.serve.embedded import embedded
 from pipelines.settings import AppConfig
 
 if __name__ == "__main__":
-    with embedded(AppConfig(bundle=sys.argv[1], transcriber="pocketsphinx"), port=8127) as system:
+    with embedded(AppConfig(bundle=sys.argv[1]), port=8127) as system:
         for text in sys.argv[2:]:
             answer = httpx.post(f"{system.url}/v1/analyze", json={"text": text}, timeout=120)
             print(answer.text)

@@ -14,18 +14,13 @@ from tests.deployments.results import keep, result
 def test_two_replays_of_the_sample_call_are_compared(redis_cli: CliRunner) -> None:
     json_lines(redis_cli, "send", str(ANGRY_TO_CONTENT), "--participants", "agent,customer", "--call-id", "c1")
     for name in ("one", "two"):
-        (done,) = json_lines(redis_cli, "replay", "--call", "c1", "--into", name, "--transcriber", "pocketsphinx")
+        (done,) = json_lines(redis_cli, "replay", "--call", "c1", "--into", name)
         assert (done["run"], done["calls"]) == (name, 1)
         assert done["utterances"] >= 15
     (found,) = json_lines(redis_cli, "compare", "one", "two")
     assert found["utterances"] >= 15
     assert (found["polarity_agreement"], found["score_difference_mean_absolute"], found["changed"]) == (1, 0, [])
-    assert (
-        json_lines(redis_cli, "replay", "--call", "c1", "--into", "one", "--transcriber", "pocketsphinx")[0][
-            "utterances"
-        ]
-        == 0
-    )
+    assert json_lines(redis_cli, "replay", "--call", "c1", "--into", "one")[0]["utterances"] == 0
 
 
 def test_a_comparison_prints_where_the_runs_differ(redis_cli: CliRunner, redis_url: str) -> None:

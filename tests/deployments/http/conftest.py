@@ -21,7 +21,7 @@ async def site(redis_url: str) -> AsyncIterator[Site]:
 
     async def health() -> Health:
         await store.ping()
-        return Health(transcriber="pocketsphinx-5.1", bundle="embedded-1", parts=parts)
+        return Health(transcriber="whisper-tiny.en/ctranslate2-4.8", bundle="embedded-1", parts=parts)
 
     config = AppConfig(tenants={"quiet": TenantSettings(consent="customer=text")})
     api = create_api(store=store, producer=producer, analyse=judge, health=health, config=config, limits=LIMITS)

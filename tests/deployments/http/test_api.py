@@ -36,7 +36,7 @@ async def test_without_redis_the_gateway_lives_but_is_not_ready() -> None:
 
 
 async def test_health_names_the_models_and_readiness_the_part_that_is_not_well(site: Site) -> None:
-    assert (await site.client.get("/healthz")).json()["transcriber"] == "pocketsphinx-5.1"
+    assert (await site.client.get("/healthz")).json()["transcriber"] == "whisper-tiny.en/ctranslate2-4.8"
     assert (await site.client.get("/readyz")).json()["bundle"] == "embedded-1"
 
     site.parts.append(Part(name="Transcriber", ok=False, detail="no replica"))

@@ -79,7 +79,7 @@ class OverTime:
 
 
 def judged(bundle: str) -> UtteranceSentiment:
-    analyser = local_analyser(AppConfig(bundle=bundle, transcriber="pocketsphinx"))
+    analyser = local_analyser(AppConfig(bundle=bundle))
     consent = frozenset({Modality.AUDIO, Modality.TEXT})
     said = Utterance("c", "default", "main", Participant.CUSTOMER, 0, 1500, consent, voice(1.5), (), "thank you")
     return asyncio.run(analyser(said))

@@ -1,125 +1,31 @@
 import logging
-import pickle
-from collections.abc import Callable
+import sys
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-import soundfile
-import torch
-import whisper
 
-from models.encoders import pocketsphinx
-from models.encoders import whisper as whisper_family
-from models.encoders.pocketsphinx import PocketSphinxTranscriber
 from models.encoders.speech import load_transcriber, weights_path
-from models.encoders.whisper import WhisperTranscriber
-from models.errors import PocketSphinxError, TranscriberError, WhisperError
-from models.types import FloatArray, Word
+from models.errors import TranscriberError, WhisperError
 
 # whisper.tokenizer opens its vocabulary and leaves closing it to the collector.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file.*tiktoken:ResourceWarning")
 
 
-@pytest.fixture(scope="module")
-def sphinx() -> PocketSphinxTranscriber:
-    return PocketSphinxTranscriber()
+def test_a_processor_is_served_in_8_bits_and_the_reference_is_one_word_away() -> None:
+    assert load_transcriber("tiny.en").engine.startswith("whisper-tiny.en/ctranslate2-")
+    assert load_transcriber("tiny.en", engine="openai").engine.startswith("whisper-tiny.en/openai-")
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    dims = whisper.ModelDimensions(
-        n_mels=80, n_audio_ctx=1500, n_audio_state=32, n_audio_head=2, n_audio_layer=1,
-        n_vocab=51864, n_text_ctx=24, n_text_state=32, n_text_head=2, n_text_layer=2,
-    )  # fmt: skip
-    path = tmp_path_factory.mktemp("whisper") / "random.pt"
-    state = whisper.Whisper(dims).state_dict()
-    # Whisper leaves the decoder's positions uninitialised: whatever the memory held.
-    state["decoder.positional_embedding"] = torch.randn(24, 32)
-    torch.save({"dims": vars(dims), "model_state_dict": state}, path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def random_whisper(checkpoint: Path) -> WhisperTranscriber:
-    transcriber = load_transcriber(str(checkpoint))
-    assert isinstance(transcriber, WhisperTranscriber)
-    return transcriber
-
-
-def sounds() -> list[FloatArray]:
-    rng = np.random.default_rng(1)
-    return [(rng.standard_normal(n) * 0.1).astype(np.float32) for n in (8_000, 40_000, 23_456)]
-
-
-@pytest.mark.slow  # computes for seconds
-def test_a_batch_of_whisper_equals_its_singles(random_whisper: WhisperTranscriber) -> None:
-    batch = sounds()
-    together = random_whisper.transcribe(batch)
-    alone = [random_whisper.transcribe([samples])[0] for samples in batch]
-    assert [t.text for t in together] == [t.text for t in alone]
-    for one, other in zip(together, alone, strict=True):
-        assert [w.start_ms for w in one.words] == [w.start_ms for w in other.words]
-        assert [w.confidence for w in one.words] == pytest.approx([w.confidence for w in other.words], abs=1e-5)
-
-
-def test_whisper_words_lie_within_the_sound(random_whisper: WhisperTranscriber) -> None:
-    for samples, transcript in zip(sounds(), random_whisper.transcribe(sounds()), strict=True):
-        assert transcript.words
-        assert all(0 <= w.start_ms <= w.end_ms <= len(samples) / 16 for w in transcript.words)
-        assert all(0 <= w.confidence <= 1 for w in transcript.words)
-        assert transcript.unreliable is not None, "random weights cannot be believed"
-        assert transcript.engine.startswith("whisper-random@")
-        assert transcript.language == "en"
-
-
-def test_whisper_takes_nothing_next_to_nothing_and_nan(random_whisper: WhisperTranscriber) -> None:
-    assert random_whisper.transcribe([]) == []
-    short, broken = random_whisper.transcribe([np.zeros(3, np.float32), np.full(16_000, np.nan, np.float32)])
-    assert (short.text, short.unreliable) == ("", "no_speech")
-    assert broken.engine == random_whisper.engine
-    with pytest.raises(WhisperError, match="at most 30 s"):
-        random_whisper.transcribe([np.zeros(16_000 * 31, np.float32)])
-
-
-@pytest.mark.parametrize(
-    ("text", "no_speech", "log_probability", "compression", "gate"),
-    [
-        ("Thank you.", 0.9, -1.5, 1.0, "no_speech"),
-        ("Thank you.", 0.9, -0.2, 1.0, None),
-        ("no no no no", 0.0, -0.2, 3.0, "repetition"),
-        ("Blurred words", 0.0, -1.5, 1.0, "low_confidence"),
-        (" ... ", 0.0, -0.2, 1.0, "no_speech"),
-    ],
-)
-def test_whisper_gates(
-    text: str, no_speech: float, log_probability: float, compression: float, gate: str | None
+def test_openai_whisper_serves_where_ctranslate2_cannot_be_loaded(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert whisper_family.unreliable_reason(text, no_speech, log_probability, compression) == gate
-
-
-def test_a_checkpoint_with_another_digest_is_refused(checkpoint: Path) -> None:
-    with pytest.raises(WhisperError, match="SHA-256"):
-        load_transcriber(str(checkpoint), sha256="0" * 64)
-
-
-class Bomb:
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return Path.touch, (self.mark,)
-
-
-@pytest.mark.parametrize("save", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))])
-def test_a_checkpoint_that_would_run_code_is_refused_and_does_not_run(tmp_path: Path, save: Callable[..., Any]) -> None:
-    mark, path = tmp_path / "ran", tmp_path / "bomb.pt"
-    save({"dims": Bomb(mark), "model_state_dict": {}}, path)
-    with pytest.raises(WhisperError, match="no Whisper checkpoint"):
-        load_transcriber(str(path))
-    assert not mark.exists()
+    monkeypatch.setitem(sys.modules, "ctranslate2", None)
+    monkeypatch.delitem(sys.modules, "models.encoders.whisper_ct2", raising=False)
+    with caplog.at_level(logging.WARNING):
+        assert load_transcriber("tiny.en").engine.startswith("whisper-tiny.en/openai-")
+    assert "CTranslate2 cannot be loaded here" in caplog.text
+    with pytest.raises(WhisperError, match="CTranslate2 cannot be loaded here"):
+        load_transcriber("tiny.en", engine="ctranslate2")
 
 
 def test_the_weights_lie_in_whispers_cache_under_its_own_file_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,64 +35,44 @@ def test_the_weights_lie_in_whispers_cache_under_its_own_file_name(monkeypatch: 
     assert weights_path("own.pt") == Path("own.pt")
 
 
-def test_an_unknown_name_is_refused() -> None:
-    with pytest.raises(TranscriberError, match="pocketsphinx"):
+def test_an_unknown_name_is_refused_with_the_installed_ones_first() -> None:
+    with pytest.raises(TranscriberError, match=r"one of tiny\.en, base, "):
         load_transcriber("whispr")
 
 
-@pytest.mark.parametrize("deadline_s", [20.0, 0.01])
-def test_pocketsphinx_serves_where_the_weights_do_not_come(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, deadline_s: float
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [("small.en", "whisper-tiny.en/"), ("small", "whisper-base/")],
+)
+def test_installed_weights_serve_where_others_do_not_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str, instead: str
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nothing listens there
     with caplog.at_level(logging.WARNING):
-        transcriber = load_transcriber("tiny.en", fetch_deadline_s=deadline_s)
-    assert transcriber.engine.startswith("pocketsphinx-")
-    assert "Whisper tiny.en cannot serve" in caplog.text
+        transcriber = load_transcriber(name)
+    assert transcriber.engine.startswith(instead)
+    assert f"Whisper {name} cannot serve" in caplog.text
     assert transcriber.engine in caplog.text
 
 
-@pytest.mark.parametrize(
-    "samples",
-    [
-        np.zeros(0, np.float32),
-        np.zeros(48_000, np.float32),
-        np.full(48_000, np.nan, np.float32),
-        (np.random.default_rng(0).standard_normal(48_000) * 0.05).astype(np.float32),
-    ],
-)
-def test_pocketsphinx_hears_no_words_in_silence_and_noise(sphinx: PocketSphinxTranscriber, samples: FloatArray) -> None:
-    (transcript,) = sphinx.transcribe([samples])
-    assert (transcript.text, transcript.words, transcript.unreliable) == ("", (), "no_speech")
-
-
-def test_pocketsphinx_does_not_believe_a_tone(sphinx: PocketSphinxTranscriber) -> None:
-    (transcript,) = sphinx.transcribe([(0.3 * np.sin(np.arange(48_000) * 0.17)).astype(np.float32)])
-    assert transcript.unreliable is not None
-
-
-def test_pocketsphinx_gates() -> None:
-    assert pocketsphinx.unreliable_reason([Word("so", 0, 3000, 1.0)]) == "low_confidence"
-    assert pocketsphinx.unreliable_reason([Word("so", 0, 300, 0.1)]) == "low_confidence"
-    assert pocketsphinx.unreliable_reason([Word("so", 0, 300, 0.9)]) is None
-
-
-def test_pocketsphinx_refuses_what_is_no_utterance(sphinx: PocketSphinxTranscriber) -> None:
-    with pytest.raises(PocketSphinxError, match="one utterance"):
-        sphinx.transcribe([np.zeros((2, 16_000), np.float32)])
-
-
-def test_pocketsphinx_understands_read_speech_the_same_in_any_order(
-    data_dir: Path, sphinx: PocketSphinxTranscriber
+def test_weights_that_do_not_come_are_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    paths = sorted((data_dir / "speech" / "librivox").glob("*.wav"))[:3]
-    batch = [soundfile.read(path, dtype="float32")[0] for path in paths]
-    found = sphinx.transcribe(batch)
-    assert sphinx.transcribe(batch[::-1])[::-1] == found
-    for path, samples, transcript in zip(paths, batch, found, strict=True):
-        spoken = set(path.with_suffix(".txt").read_text().split())
-        assert len(spoken & set(transcript.text.split())) >= len(spoken) / 2
-        assert transcript.unreliable is None
-        assert all(w.text.isascii() and not set(w.text) & set("<[(") for w in transcript.words)
-        assert all(0 <= w.start_ms < w.end_ms <= len(samples) / 16 for w in transcript.words)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with caplog.at_level(logging.WARNING):
+        assert load_transcriber("small.en", fetch_deadline_s=0.01).engine.startswith("whisper-tiny.en/")
+    assert "did not come within 0.01 s" in caplog.text
+
+
+def test_a_damaged_file_in_the_cache_is_fetched_anew_and_never_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    weights = weights_path("small.en")
+    weights.parent.mkdir()
+    weights.write_bytes(b"half of a file")
+    with caplog.at_level(logging.WARNING):
+        assert load_transcriber("small.en").engine.startswith("whisper-tiny.en/")
+    assert "cannot be fetched" in caplog.text

@@ -1,0 +1,127 @@
+"""What both engines of Whisper share: the input they take, the language, words and their times, and the gates. Without torch."""
+
+import string
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from models.encoders.whisper_mel import HOP_SAMPLES
+from models.errors import WhisperError
+from models.types import SAMPLE_RATE_HZ, FloatArray, Transcript, Word
+
+WINDOW_S = 30
+"""Whisper's encoder has positions for exactly this long; shorter sound is padded with silence: cut short, it makes the decoder
+repeat itself."""
+LENGTH_MIN_S = 0.1
+SILENCE_PEAK = 1e-3
+"""-60 dB of full scale: of what never reaches it Whisper invents words."""
+TOKENS_MAX = 224
+"""Half of the decoder's positions, as in openai-whisper."""
+MEDIAN_FRAMES = 7
+"""Of the filter over attention weights that words are aligned by (openai-whisper's timing.py)."""
+
+ENGLISH = "en"
+LANGUAGE_PROBABILITY = 0.5
+"""Below it a short or unclear utterance is taken for English, which calls are in: Whisper guesses among 99 languages."""
+
+# The thresholds of whisper.transcribe (paper, section 4.5).
+NO_SPEECH_PROBABILITY = 0.6
+MEAN_LOG_PROBABILITY = -1.0
+COMPRESSION_RATIO = 2.4
+
+SPACELESS = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
+"""Languages written without spaces between words, by openai-whisper's tokenizer.py."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some tokens of one word: their text, how many, start and end in seconds, and the mean of their probabilities."""
+
+    text: str
+    tokens: int
+    start_s: float
+    end_s: float
+    probability: float
+
+
+def heard(batch: Sequence[FloatArray]) -> list[int]:
+    """The places of the utterances that are long and loud enough to hold a word.
+
+    Raises:
+        WhisperError: For samples that are not one-dimensional or longer than 30 s.
+    """
+    for samples in batch:
+        if samples.ndim != 1 or len(samples) > WINDOW_S * SAMPLE_RATE_HZ:
+            raise WhisperError(
+                f"samples of shape {samples.shape} are not one utterance: send mono (N,), at most {WINDOW_S} s"
+            )
+    return [
+        place
+        for place, samples in enumerate(batch)
+        if len(samples) >= LENGTH_MIN_S * SAMPLE_RATE_HZ and np.nanmax(np.abs(samples), initial=0) >= SILENCE_PEAK
+    ]
+
+
+def window(samples: FloatArray) -> FloatArray:
+    """One utterance padded to 30 s; samples beyond [-1, 1] are clipped, not finite ones are silence."""
+    clean = np.clip(np.nan_to_num(samples.astype(np.float32), nan=0.0), -1.0, 1.0)
+    return np.pad(clean, (0, WINDOW_S * SAMPLE_RATE_HZ - len(clean)))
+
+
+def frames(samples: FloatArray) -> int:
+    """How many rows of the log-mel are not padding: where words may lie."""
+    return max(len(samples) // HOP_SAMPLES, 2)
+
+
+def language_of(probabilities: Mapping[str, float]) -> str:
+    """The language to decode in: the likeliest, or English where none is likely."""
+    language = max(probabilities, key=probabilities.__getitem__)
+    return language if probabilities[language] >= LANGUAGE_PROBABILITY else ENGLISH
+
+
+def words_of(pieces: Iterable[Piece], language: str, samples: FloatArray) -> tuple[Word, ...]:
+    """Join pieces to words, which a space divides, or in languages without spaces each piece but punctuation is one."""
+    joined: list[Piece] = []
+    for piece in pieces:
+        apart = piece.text.startswith(" ") or (language in SPACELESS and piece.text not in string.punctuation)
+        if joined and not apart:
+            before = joined[-1]
+            count = before.tokens + piece.tokens
+            mean = (before.probability * before.tokens + piece.probability * piece.tokens) / count
+            joined[-1] = replace(
+                before, text=before.text + piece.text, tokens=count, end_s=piece.end_s, probability=mean
+            )
+        else:
+            joined.append(piece)
+    length_ms = len(samples) * 1000 // SAMPLE_RATE_HZ
+    return tuple(_word(piece, length_ms) for piece in joined if piece.text.strip())
+
+
+def _word(piece: Piece, length_ms: int) -> Word:
+    start_ms = min(round(piece.start_s * 1000), length_ms)
+    end_ms = min(max(round(piece.end_s * 1000), start_ms), length_ms)
+    return Word(piece.text.strip(), start_ms, end_ms, float(min(max(piece.probability, 0.0), 1.0)))
+
+
+def unheard(language: str, engine: str) -> Transcript:
+    """The transcript of an utterance too short or too quiet for a word."""
+    return Transcript("", language, (), engine, "no_speech")
+
+
+def unreliable_reason(text: str, no_speech: float, mean_log_probability: float, compression: float) -> str | None:
+    """The gate that a text fails, or None when it may be believed.
+
+    Args:
+        text: What was decoded.
+        no_speech: Probability in [0, 1] of the no-speech token.
+        mean_log_probability: Mean log probability of the tokens, <= 0.
+        compression: Length of the text over its length by zlib; a loop compresses well.
+    """
+    if not text.strip(string.punctuation + string.whitespace):
+        return "no_speech"
+    if no_speech > NO_SPEECH_PROBABILITY and mean_log_probability < MEAN_LOG_PROBABILITY:
+        return "no_speech"
+    if compression > COMPRESSION_RATIO:
+        return "repetition"
+    return "low_confidence" if mean_log_probability < MEAN_LOG_PROBABILITY else None

@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+
+from models.encoders.whisper_decoding import Piece, frames, heard, language_of, unreliable_reason, window, words_of
+from models.errors import WhisperError
+from models.types import Word
+
+SECOND = np.full(16_000, 0.01, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("text", "no_speech", "log_probability", "compression", "gate"),
+    [
+        ("Thank you.", 0.9, -1.5, 1.0, "no_speech"),
+        ("Thank you.", 0.9, -0.2, 1.0, None),
+        ("no no no no", 0.0, -0.2, 3.0, "repetition"),
+        ("Blurred words", 0.0, -1.5, 1.0, "low_confidence"),
+        (" ... ", 0.0, -0.2, 1.0, "no_speech"),
+    ],
+)
+def test_gates(text: str, no_speech: float, log_probability: float, compression: float, gate: str | None) -> None:
+    assert unreliable_reason(text, no_speech, log_probability, compression) == gate
+
+
+def test_a_space_begins_a_word_and_nothing_else_does() -> None:
+    pieces = [
+        Piece(" My", 1, 0.0, 0.2, 0.5),
+        Piece(" e", 1, 0.2, 0.3, 0.9),
+        Piece("-mail", 2, 0.3, 0.5, 0.6),
+        Piece(",", 1, 0.5, 0.6, 1.0),
+        Piece(' "', 1, 0.6, 0.6, 1.0),
+        Piece("ok", 1, 0.6, 0.9, 0.0),
+        Piece('."', 1, 0.9, 0.9, 0.5),
+    ]
+    words = words_of(pieces, "en", SECOND)
+    assert [(word.text, word.start_ms, word.end_ms) for word in words] == [
+        ("My", 0, 200),
+        ("e-mail,", 200, 600),
+        ('"ok."', 600, 900),
+    ]
+    assert [word.confidence for word in words] == pytest.approx([0.5, (0.9 + 2 * 0.6 + 1.0) / 4, 0.5])
+
+
+def test_a_language_without_spaces_has_a_word_a_piece() -> None:
+    pieces = [Piece("你好", 2, 0.0, 0.2, 1.0), Piece("吗", 1, 0.2, 0.3, 1.0), Piece("?", 1, 0.3, 0.3, 1.0)]
+    assert [word.text for word in words_of(pieces, "zh", SECOND)] == ["你好", "吗?"]
+
+
+def test_words_lie_in_the_sound_and_do_not_end_before_they_begin() -> None:
+    pieces = [Piece(" a", 1, 0.9, 0.7, 1.2), Piece(" b", 1, 1.5, 9.0, -0.1), Piece(" ", 1, 0.0, 0.0, 1.0)]
+    assert words_of(pieces, "en", SECOND) == (Word("a", 900, 900, 1.0), Word("b", 1000, 1000, 0.0))
+
+
+def test_an_unlikely_language_is_english() -> None:
+    assert language_of({"en": 0.2, "cy": 0.4, "de": 0.3}) == "en"
+    assert language_of({"en": 0.2, "cy": 0.1, "de": 0.7}) == "de"
+
+
+def test_a_window_is_30_s_of_finite_sound() -> None:
+    clean = window(np.array([np.nan, np.inf, -np.inf, 2.0, -0.5], np.float32))
+    assert len(clean) == 480_000
+    assert clean[:6].tolist() == [0.0, 1.0, -1.0, 1.0, -0.5, 0.0]
+
+
+def test_what_is_too_short_or_too_quiet_is_not_decoded_and_what_is_no_utterance_is_refused() -> None:
+    assert heard([SECOND[:1599], SECOND[:1600], SECOND, SECOND * 0.09, SECOND * np.nan, SECOND[:0]]) == [1, 2]
+    assert (frames(SECOND), frames(SECOND[:160])) == (100, 2)
+    for wrong in (np.zeros((2, 16_000), np.float32), np.zeros(16_000 * 30 + 1, np.float32)):
+        with pytest.raises(WhisperError, match="at most 30 s"):
+            heard([SECOND, wrong])

@@ -1,0 +1,18 @@
+import numpy as np
+import pytest
+import torch
+import whisper
+
+from models.encoders.whisper_mel import log_mel
+
+
+@pytest.mark.parametrize("seconds", [0.1, 1.0, 7.35])
+def test_it_is_the_spectrogram_of_openai_whisper(seconds: float) -> None:
+    rng = np.random.default_rng(0)
+    sound = (rng.standard_normal(int(16_000 * seconds)) * 0.1).astype(np.float32)
+    theirs = whisper.log_mel_spectrogram(torch.from_numpy(sound)).numpy().T
+    np.testing.assert_allclose(log_mel(sound), theirs, atol=2e-4)
+
+
+def test_silence_is_one_level() -> None:
+    np.testing.assert_allclose(log_mel(np.zeros(16_000, np.float32)), -1.5, atol=1e-5)
