@@ -20,10 +20,10 @@ def read(data: Path) -> list[FloatArray]:
     Raises:
         DataError: No readable sound.
     """
-    paths = [
-        *files_below(set_folder(set_folder(data, "speech"), "librivox"), SOUND_SUFFIXES, FILE_MAX_BYTES).paths,
-        *files_below(set_folder(data, "calls"), SOUND_SUFFIXES, FILE_MAX_BYTES).paths,
-    ]
+    books, calls = (set_folder(data, name) for name in ("speech", "calls"))
+    # A folder that is missing is `data` itself, whose other sets are not meant.
+    folders = [one for one in (books / "librivox", calls) if one.is_dir() and one != data]
+    paths = [path for folder in folders for path in files_below(folder, SOUND_SUFFIXES, FILE_MAX_BYTES).paths]
     size = int(PIECE_S * SAMPLE_RATE_HZ)
     pieces = []
     for path in paths:

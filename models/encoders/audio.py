@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.encoders.mel import MELS, SOUND_MAX_S, LogMel, probe
+from models.encoders import whisper_weights
+from models.encoders.mel import SOUND_MAX_S, LogMel, probe
+from models.encoders.whisper_mel import MELS
 from models.errors import AudioInputError
 from models.labels import RAVDESS_LABELS, emotion_matrix, prediction_from_emotions
 from models.types import Features, FeatureSequence, FloatArray, Modality, Timed
@@ -40,7 +42,7 @@ class AudioConfig:
     width: int = 384
     heads: int = 6
     layers: int = 3
-    frozen: int = 1
+    frozen: int = 2
     hidden: int = 128
     embedding: int = 128
     dropout: float = 0.4
@@ -191,10 +193,23 @@ def pad(batch: Sequence[LogMel]) -> tuple[Tensor, Tensor]:
 def pretrained(config: AudioConfig, name: str) -> VoiceNetwork:
     """A network whose Whisper blocks are the published ones, the frozen ones never trained; the rest is random.
 
+    Args:
+        config: Of the same width as the published network, which has at least as many blocks.
+        name: A key of `models.encoders.whisper_weights.PACKED`.
+
     Raises:
-        CheckpointError: The published weights are missing, damaged or of another width.
+        WhisperError: The published weights are not installed or damaged.
+        RuntimeError: They are of another width.
     """
-    raise NotImplementedError
+    network = VoiceNetwork(config)
+    published = whisper_weights.openai_weights(whisper_weights.read(name, whisper_weights.MODEL)).state
+    wanted = network.whisper.state_dict()
+    network.whisper.load_state_dict(
+        {key: torch.from_numpy(published[f"encoder.{key}"].astype(np.float32)) for key in wanted}
+    )
+    for part in (network.whisper.conv1, network.whisper.conv2, *network.whisper.blocks[: config.frozen]):
+        part.requires_grad_(requires_grad=False)
+    return network
 
 
 def int8_keys(config: AudioConfig) -> frozenset[str]:

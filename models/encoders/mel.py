@@ -1,22 +1,13 @@
-"""The input of the voice encoder: Whisper's log-mel spectrogram of an utterance. Made where the sound is, so without torch."""
+"""The input of the voice encoder: an utterance levelled and trimmed, as Whisper's log-mel. Made where the sound is, so without torch."""
 
 from collections.abc import Iterable
-from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.encoders.whisper_mel import HOP_SAMPLES, WINDOW_SAMPLES, log_mel
 from models.errors import AudioInputError
 from models.types import SAMPLE_RATE_HZ, FloatArray, Timed
-
-# Those of openai-whisper's audio.py (Radford et al. 2022, arXiv:2212.04356, section 2.2).
-WINDOW_SAMPLES = 400  # 25 ms
-HOP_SAMPLES = 160  # 10 ms
-MELS = 80
-HIGH_HZ = 8_000.0
-POWER_MIN = 1e-10
-RANGE = 8.0
-"""Decades below the loudest that are told apart."""
 
 SOUND_MIN_S = 0.2
 SOUND_MAX_S = 20.0
@@ -81,16 +72,6 @@ def _levelled(sound: FloatArray) -> LogMel:
     return log_mel(sound * np.float32(LEVEL_RMS / rms)).astype(np.float16)
 
 
-def log_mel(sound: FloatArray) -> FloatArray:
-    """openai-whisper's `log_mel_spectrogram` of samples (N,), transposed: (N // 160, 80), most of it in [-1, 1.5]."""
-    size = len(sound) // HOP_SAMPLES
-    frames = np.lib.stride_tricks.sliding_window_view(np.pad(sound, WINDOW_SAMPLES // 2, mode="reflect"), WINDOW_SAMPLES)
-    window = np.hanning(WINDOW_SAMPLES + 1)[:-1].astype(np.float32)
-    power = np.abs(np.fft.rfft(frames[::HOP_SAMPLES][:size] * window)) ** 2
-    decades = np.log10((power.astype(np.float32) @ _mel_filters()).clip(POWER_MIN))
-    return np.asarray((np.maximum(decades, decades.max() - RANGE) + 4) / 4, dtype=np.float32)
-
-
 def prepare_all(clips: Iterable[FloatArray]) -> tuple[list[LogMel], list[int]]:
     """The clips that `prepare` accepts, prepared, and their places among all."""
     heard, places = [], []
@@ -130,21 +111,3 @@ def bounds(sound: FloatArray) -> tuple[int, int]:
     if missing > 0:
         start, end = max(0, start - missing), min(len(sound), end + missing)
     return start, end
-
-
-@cache
-def _mel_filters() -> FloatArray:
-    """Triangles (201, 80) of equal area, evenly spaced on Slaney's mel scale from 0 to 8000 Hz, as in Whisper's `mel_filters.npz`.
-
-    The scale is linear up to 1000 Hz (15 mel) and logarithmic above, 27 steps to a factor of 6.4 (Slaney 1998, Auditory
-    Toolbox, section on mfcc).
-    """
-    step = np.log(6.4) / 27
-    top = 15 + np.log(HIGH_HZ / 1_000) / step
-    mel = np.linspace(0, top, MELS + 2)
-    edges = np.where(mel < 15, mel * 200 / 3, 1_000 * np.exp(step * (mel - 15).clip(0)))
-    bins = np.fft.rfftfreq(WINDOW_SAMPLES, 1 / SAMPLE_RATE_HZ)[:, None]
-    rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
-    falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
-    area = 2 / (edges[2:] - edges[:-2])
-    return np.asarray(np.minimum(rising, falling).clip(0) * area, dtype=np.float32)

@@ -27,7 +27,8 @@ ORDINARY_CLIPS = 2
 FRAMES_MAX = 72
 """1.44 s: a part of most clips, so that no answer can hang on a whole sentence, of which there are only two."""
 MASKED_FRAMES = 12
-VERSIONS = 4
+VERSIONS = 3
+LOWER_CLIPS = 16
 EPOCHS = 20
 MIXUP = 0.4
 """Both parameters of mixup's Beta distribution (Zhang et al. 2018, arXiv:1710.09412, section 2)."""
@@ -65,7 +66,7 @@ class Voices:
 def audio_ravdess(data: Path) -> Recipe:
     """Train the voice network on RAVDESS actors 1-18; actors 19-21 only judge it and fit its temperature.
 
-    Whisper's first blocks stay as they are: they are asked once, of every clip as it is, through a telephone and changed four
+    Whisper's first blocks stay as they are: they are asked once, of every clip as it is, through a telephone and changed three
     times at random (`models.data.sound.augment`). Each epoch takes one of these, cuts and masks it (`vary`) and mixes pairs
     of clips; two clips of a batch are ordinary speech, called neutral. The last epoch is kept.
     """
@@ -106,8 +107,10 @@ def _voices(data: Path) -> Voices:
     recorded = [mel.prepare(clip) for clip in clips]
     versions = [_lower(network, recorded), _lower(network, _changed(clips, sound.telephone, recorded))]
     for version in range(VERSIONS):
-        rng = np.random.default_rng(version)
-        versions.append(_lower(network, _changed(clips, lambda clip, rng=rng: sound.augment(clip, rng), recorded)))
+        rngs = (np.random.default_rng((version, row)) for row in range(len(clips)))
+        versions.append(
+            _lower(network, _changed(clips, lambda clip, rngs=rngs: sound.augment(clip, next(rngs)), recorded))
+        )
     labels, actors = (np.array([one[place] for one in found], dtype=np.int64) for place in (1, 2))
     return Voices(versions, labels, actors, skipped)
 
@@ -139,8 +142,8 @@ def _lower(network: VoiceNetwork, clips: Sequence[LogMel]) -> list[Lower]:
     """What the frozen blocks give of each clip."""
     found: dict[int, Lower] = {}
     order = sorted(range(len(clips)), key=lambda row: len(clips[row]))
-    for first in range(0, len(order), audio.BATCH_CLIPS):
-        rows = order[first : first + audio.BATCH_CLIPS]
+    for first in range(0, len(order), LOWER_CLIPS):
+        rows = order[first : first + LOWER_CLIPS]
         lower, inside = network.whisper.lower(*audio.pad([clips[row] for row in rows]))
         for row, frames, mask in zip(rows, lower, inside, strict=True):
             found[row] = frames[mask].numpy().astype(np.float16)

@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from torch.nn import functional
 from whisper.model import AudioEncoder as WhisperEncoder
 
