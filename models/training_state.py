@@ -39,7 +39,12 @@ class TrainingState:
 def start(recipe: Recipe, device: torch.device) -> TrainingState:
     """A training before its first step: network, AdamW, warm-up and cosine, and the moving average if there is one."""
     model = recipe.build().to(device)
-    optimizer = torch.optim.AdamW(_groups(model, recipe), lr=recipe.learning_rate)
+    decayed = [p for p in model.parameters() if p.requires_grad and p.dim() > 1]
+    others = [p for p in model.parameters() if p.requires_grad and p.dim() <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        lr=recipe.learning_rate,
+    )
     total = recipe.epochs * recipe.steps_per_epoch
     warmup = max(1, round(total * recipe.warmup_fraction))
 
@@ -53,17 +58,6 @@ def start(recipe: Recipe, device: torch.device) -> TrainingState:
     if recipe.average_decay > 0:
         average = AveragedModel(model, multi_avg_fn=_average(recipe.average_decay), use_buffers=True)
     return TrainingState(model, average, optimizer, schedule)
-
-
-def _groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
-    """What is trained, by its weight decay (of matrices only) and its learning rate."""
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            factor = next((f for prefix, f in recipe.rate_factors.items() if name.startswith(prefix)), 1.0)
-            decay = recipe.weight_decay if parameter.dim() > 1 else 0.0
-            groups.setdefault((decay, recipe.learning_rate * factor), []).append(parameter)
-    return [{"params": found, "weight_decay": decay, "lr": rate} for (decay, rate), found in groups.items()]
 
 
 def _average(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:
@@ -142,7 +136,6 @@ def _settings(recipe: Recipe) -> str:
     """What must be the same for an interrupted training to end as an undisturbed one."""
     values = {one.name: getattr(recipe, one.name) for one in fields(recipe)}
     numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
-    numbers |= {f"rate of {prefix}": factor for prefix, factor in recipe.rate_factors.items()}
     return json.dumps([numbers, repr(recipe.config), recipe.metric, dict(recipe.about)], sort_keys=True, default=str)
 
 

@@ -1,4 +1,4 @@
-"""The voice encoder: the first layers of Whisper's encoder, learned layer weights, attentive statistics pooling over time."""
+"""The voice encoder: statistics over time of the first layers of Whisper's encoder, which stay as they are, and a small head."""
 
 import math
 from collections.abc import Sequence
@@ -19,6 +19,8 @@ from models.types import Features, FeatureSequence, FloatArray, Modality, Timed
 BATCH_CLIPS = 8
 STRIDE = 2
 """Rows of the log-mel that one of Whisper's frames stands for."""
+STATISTICS = 3
+CHANGE_FRAMES = 2
 STEP_FRAMES = 8
 """Frames that one vector of a sequence is the mean of: 160 ms."""
 
@@ -31,10 +33,8 @@ class AudioConfig:
         width: Of Whisper's encoder.
         heads: Of its attention.
         layers: How many of its blocks are used.
-        frozen: How many of these stay as Whisper's; the outputs of the last of them and of all later ones are put together.
-        hidden: Length of a frame after the layers are put together.
         embedding: Length of the embedding.
-        dropout: Before the embedding, while training.
+        dropout: Behind the embedding, while training; of the statistics less than half as many are dropped.
         labels: Classes of the head, names that `models.labels.TO_EMOTION` knows.
         temperature: What logits are divided by before the softmax (Guo et al. 2017, arXiv:1706.04599, section 4.2).
     """
@@ -42,17 +42,15 @@ class AudioConfig:
     width: int = 384
     heads: int = 6
     layers: int = 3
-    frozen: int = 2
-    hidden: int = 128
     embedding: int = 128
-    dropout: float = 0.4
+    dropout: float = 0.5
     labels: tuple[str, ...] = RAVDESS_LABELS
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
         if not 1 <= self.heads <= 64 or not 2 <= self.width <= 2048 or self.width % (2 * self.heads):
             raise ValueError(f"width must be in [2, 2048] and even for each head, not {self.width} for {self.heads}")
-        for name, most in {"layers": 32, "frozen": self.layers, "hidden": 4096, "embedding": 4096}.items():
+        for name, most in {"layers": 32, "embedding": 4096}.items():
             if not 1 <= getattr(self, name) <= most:
                 raise ValueError(f"{name} must be in [1, {most}], not {getattr(self, name)}")
         if not 0.05 <= self.temperature <= 20:
@@ -107,66 +105,72 @@ class WhisperLayers(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv1d(MELS, config.width, 3, padding=1)
         self.conv2 = nn.Conv1d(config.width, config.width, 3, STRIDE, padding=1)
-        self.frozen = config.frozen
         self.blocks = nn.ModuleList(EncoderBlock(config.width, config.heads) for _ in range(config.layers))
 
-    def lower(self, log_mel: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Map log-mels (B, T, M) with lengths (B,) to the last frozen block's output (B, T', C), and 1 inside the clip (B, T')."""
+    def forward(self, log_mel: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Map log-mels (B, T, M) with lengths (B,) to each block's output (B, L, T', C), and which frames are inside (B, T')."""
         heard = _inside(lengths, log_mel.shape[1])[:, None]
         x = functional.gelu(self.conv1(log_mel.float().transpose(1, 2) * heard)) * heard
         x = functional.gelu(self.conv2(x)).transpose(1, 2)
         x = x + positions(x.shape[1], x.shape[2]).to(x)
         inside = _inside((lengths + 1) // STRIDE, x.shape[1])
-        for block in self.blocks[: self.frozen]:
+        found = []
+        for block in self.blocks:
             x = block(x, inside)
-        return x, inside
-
-    def upper(self, x: Tensor, inside: Tensor) -> list[Tensor]:
-        """What `lower` gave, and each later block's output (B, T', C)."""
-        found = [x]
-        for block in self.blocks[self.frozen :]:
-            found.append(block(found[-1], inside))
-        return found
+            found.append(x)
+        return torch.stack(found, dim=1), inside
 
 
 class VoiceNetwork(nn.Module):
-    """Log-mels of any length to an embedding and class logits."""
+    """Log-mels of any length to an embedding and class logits.
+
+    `center` and `scale` (L * 3 * C,) are mean and deviation of the statistics in the training part.
+    """
 
     def __init__(self, config: AudioConfig) -> None:
         super().__init__()
-        self.whisper = WhisperLayers(config)
-        self.layer_weight = nn.Parameter(torch.zeros(1 + config.layers - config.frozen))
-        self.project = nn.Linear(config.width, config.hidden)
-        self.attention = nn.Sequential(nn.Linear(config.hidden, config.hidden // 2 or 1), nn.Tanh())
-        self.score = nn.Linear(config.hidden // 2 or 1, 1)
+        size = config.layers * STATISTICS * config.width
+        self.whisper = WhisperLayers(config).requires_grad_(requires_grad=False)
+        self.register_buffer("center", torch.zeros(size))
+        self.register_buffer("scale", torch.ones(size))
+        self.thin = nn.Dropout(0.4 * config.dropout)
+        self.embed = nn.Linear(size, config.embedding)
         self.dropout = nn.Dropout(config.dropout)
-        self.embed = nn.Linear(2 * config.hidden, config.embedding)
         self.head = nn.Linear(config.embedding, len(config.labels))
 
     def forward(self, log_mel: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Map log-mels (B, T, M), padded to the longest, with lengths (B,), to (B, D) and logits (B, classes)."""
-        return self.pool(*self.frames(log_mel, lengths))
+        frames, inside = self.frames(log_mel, lengths)
+        return self.judge(statistics(frames, inside))
 
     def frames(self, log_mel: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Map log-mels (B, T, M) with lengths (B,) to frames (B, T', H), and which of them are inside the clip (B, T')."""
-        lower, inside = self.whisper.lower(log_mel, lengths)
-        return self.put_together(lower, inside), inside
+        """Map log-mels (B, T, M) with lengths (B,) to frames of each layer (B, L, T', C), and which are inside (B, T').
 
-    def put_together(self, lower: Tensor, inside: Tensor) -> Tensor:
-        """Map what `WhisperLayers.lower` gave (B, T', C) to frames (B, T', H)."""
-        # Each layer to unit scale: the later ones are larger, and a recording's own scale must not matter.
-        parts = zip(self.layer_weight.softmax(dim=0), self.whisper.upper(lower, inside), strict=True)
-        x = torch.stack([weight * functional.layer_norm(layer, layer.shape[-1:]) for weight, layer in parts]).sum(dim=0)
-        return functional.gelu(self.project(x)).float()
+        Each frame is normalised by itself: later layers are larger, and a recording's own scale must not matter.
+        """
+        layers, inside = self.whisper(log_mel, lengths)
+        return functional.layer_norm(layers, layers.shape[-1:]), inside
 
-    def pool(self, x: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
-        """Attentive statistics pooling (Okabe et al. 2018, arXiv:1803.10963, section 3), then embedding and head."""
-        score = self.score(self.attention(x))[..., 0].float().masked_fill(~inside, -1e4)
-        weight = score.softmax(dim=1)[..., None]
-        mean = (weight * x).sum(dim=1)
-        deviation = ((weight * x**2).sum(dim=1) - mean**2).clamp_min(1e-4).sqrt()
-        embedding = functional.relu(self.embed(self.dropout(torch.cat([mean, deviation], dim=1)))).float()
-        return embedding, self.head(embedding)
+    def judge(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """Map `statistics` (B, L * 3 * C) to embeddings (B, D) and logits (B, classes)."""
+        embedding = functional.relu(self.embed(self.thin((pooled - self.center) / self.scale)))
+        return embedding, self.head(self.dropout(embedding))
+
+
+def statistics(frames: Tensor, inside: Tensor) -> Tensor:
+    """Map frames (B, L, T', C) to their mean, deviation and root mean square change in 40 ms, (B, L * 3 * C).
+
+    Statistics pooling (Snyder et al. 2017, doi:10.21437/Interspeech.2017-620, section 2.2), over the frames `inside` (B, T').
+    """
+    mask = inside[:, None, :, None].float()
+    count = mask.sum(dim=2)
+    mean = (frames * mask).sum(dim=2) / count
+    variance = ((frames - mean[:, :, None]) ** 2 * mask).sum(dim=2) / count
+    both = mask[:, :, CHANGE_FRAMES:]
+    change = ((frames[:, :, CHANGE_FRAMES:] - frames[:, :, :-CHANGE_FRAMES]) ** 2 * both).sum(dim=2)
+    change = change / both.sum(dim=2).clamp_min(1)
+    roots = [(one + 1e-12).sqrt() for one in (variance, change)]
+    return torch.stack([mean, *roots], dim=2).flatten(1)
 
 
 def positions(frames: int, width: int) -> Tensor:
@@ -191,7 +195,7 @@ def pad(batch: Sequence[LogMel]) -> tuple[Tensor, Tensor]:
 
 
 def pretrained(config: AudioConfig, name: str) -> VoiceNetwork:
-    """A network whose Whisper blocks are the published ones, the frozen ones never trained; the rest is random.
+    """A network whose Whisper blocks are the published ones, never trained; the rest is random.
 
     Args:
         config: Of the same width as the published network, which has at least as many blocks.
@@ -203,12 +207,10 @@ def pretrained(config: AudioConfig, name: str) -> VoiceNetwork:
     """
     network = VoiceNetwork(config)
     published = whisper_weights.openai_weights(whisper_weights.read(name, whisper_weights.MODEL)).state
-    wanted = network.whisper.state_dict()
-    network.whisper.load_state_dict(
-        {key: torch.from_numpy(published[f"encoder.{key}"].astype(np.float32)) for key in wanted}
-    )
-    for part in (network.whisper.conv1, network.whisper.conv2, *network.whisper.blocks[: config.frozen]):
-        part.requires_grad_(requires_grad=False)
+    state = {
+        key: torch.from_numpy(published[f"encoder.{key}"].astype(np.float32)) for key in network.whisper.state_dict()
+    }
+    network.whisper.load_state_dict(state)
     return network
 
 
@@ -276,7 +278,7 @@ class AudioEncoder:
             rows = order[first : first + BATCH_CLIPS]
             padded, lengths = pad([clips[row] for row in rows])
             frames, inside = self._network.frames(padded.to(self._device), lengths.to(self._device))
-            embedding, logits = self._network.pool(frames, inside)
+            embedding, logits = self._network.judge(statistics(frames, inside))
             probabilities = (logits.float() / self._temperature).softmax(dim=1).cpu().numpy()
             sequences = [self._sequence(batch[row], frames[place]) for place, row in enumerate(rows)]
             columns = (embedding.float().cpu().numpy(), probabilities, sequences)
@@ -286,6 +288,6 @@ class AudioEncoder:
     def _sequence(self, item: LogMel | Timed[LogMel], frames: Tensor) -> FeatureSequence | None:
         if not isinstance(item, Timed):
             return None
-        frames = frames[: (len(item) + 1) // STRIDE]
+        frames = frames.mean(dim=0)[: (len(item) + 1) // STRIDE]
         vectors = torch.stack([part.mean(dim=0) for part in frames.split(STEP_FRAMES)])
         return FeatureSequence(vectors.cpu().numpy(), item.times_ms[:: STRIDE * STEP_FRAMES])

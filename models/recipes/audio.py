@@ -21,20 +21,15 @@ from models.metrics import classification
 from models.recipes.recipe import Batch, Recipe, balanced_class_weights
 from models.types import FloatArray
 
-BATCH_CLIPS = 32
-ORDINARY_CLIPS = 2
-"""How many of these are pieces of speech in which nobody acts, labelled neutral."""
-FRAMES_MAX = 72
-"""1.44 s: a part of most clips, so that no answer can hang on a whole sentence, of which there are only two."""
-MASKED_FRAMES = 12
+BATCH_CLIPS = 64
+ORDINARY_CLIPS = 1
+"""How many pieces of speech in which nobody acts, labelled neutral, are added to a batch."""
 VERSIONS = 3
-LOWER_CLIPS = 16
-EPOCHS = 20
+EPOCHS = 40
+POOLED_CLIPS = 16
 MIXUP = 0.4
 """Both parameters of mixup's Beta distribution (Zhang et al. 2018, arXiv:1710.09412, section 2)."""
 PRETRAINED = "tiny.en"
-TUNED_RATE = 0.05
-"""What the learning rate is multiplied by for Whisper's own weights."""
 NEUTRAL = RAVDESS_LABELS.index("neutral")
 NOBODY = 0
 """Number of the speakers of ordinary speech, who are in no fold."""
@@ -42,22 +37,19 @@ NOBODY = 0
 HELD_OUT_ACTORS = tuple(range(first, last) for first, last in ((1, 5), (5, 9), (9, 13), (13, 16), (16, 19), (19, 22)))
 """Actors held out in each fold. Odd actors are men, even ones women; the last fold is the set's own validation split."""
 
-Lower = NDArray[np.float16]
-"""A clip (T', C) behind Whisper's frozen blocks, a frame per 20 ms."""
-
 
 @dataclass(frozen=True, slots=True)
 class Voices:
-    """Every clip in several versions, behind the frozen blocks, ready to be cut and masked.
+    """Every clip in several versions, as Whisper's blocks hear it.
 
     Attributes:
-        versions: `versions[v][n]` is clip n as recorded (v = 0), through a telephone (v = 1), or changed at random (v > 1).
+        versions: Statistics (V, N, S) of clip n as recorded (v = 0), through a telephone (v = 1), or changed at random (v > 1).
         labels: int64 (N,).
         actors: int64 (N,), 0 of ordinary speech.
         skipped: Files that could not be used.
     """
 
-    versions: Sequence[Sequence[Lower]]
+    versions: FloatArray
     labels: NDArray[np.int64]
     actors: NDArray[np.int64]
     skipped: int
@@ -66,9 +58,9 @@ class Voices:
 def audio_ravdess(data: Path) -> Recipe:
     """Train the voice network on RAVDESS actors 1-18; actors 19-21 only judge it and fit its temperature.
 
-    Whisper's first blocks stay as they are: they are asked once, of every clip as it is, through a telephone and changed three
-    times at random (`models.data.sound.augment`). Each epoch takes one of these, cuts and masks it (`vary`) and mixes pairs
-    of clips; two clips of a batch are ordinary speech, called neutral. The last epoch is kept.
+    Whisper's blocks stay as they are: they hear every clip as it is, through a telephone and changed three times at random
+    (`models.data.sound.augment`). Each epoch takes the statistics of one of these and mixes pairs of clips; a clip of each batch is
+    ordinary speech, called neutral. The last epoch is kept.
     """
     return _recipe(lambda: _voices(data), HELD_OUT_ACTORS[-1])
 
@@ -86,16 +78,6 @@ def audio_ravdess_folds(data: Path) -> list[Callable[[], Recipe]]:
     return [lambda actors=actors: _recipe(voices, actors) for actors in HELD_OUT_ACTORS]  # type: ignore[misc]
 
 
-def vary(lower: Lower, rng: np.random.Generator) -> FloatArray:
-    """At most 72 frames from a random place of a clip (T', C), with up to 12 of them set to zero."""
-    first = int(rng.integers(0, max(1, len(lower) - FRAMES_MAX + 1)))
-    x = lower[first : first + FRAMES_MAX].astype(np.float32)
-    masked = int(rng.integers(0, MASKED_FRAMES + 1))
-    start = int(rng.integers(0, max(1, len(x) - masked)))
-    x[start : start + masked] = 0
-    return x
-
-
 def _voices(data: Path) -> Voices:
     parts = [ravdess.read(data, split) for split in ("train", "validation")]
     acted = [pair for part in parts for pair in zip(part.clips, part.labels, part.speakers, strict=True)]
@@ -105,14 +87,13 @@ def _voices(data: Path) -> Voices:
     clips = [mel.trim(clip) for clip, _, _ in found]
     network = audio.pretrained(AudioConfig(), PRETRAINED)
     recorded = [mel.prepare(clip) for clip in clips]
-    versions = [_lower(network, recorded), _lower(network, _changed(clips, sound.telephone, recorded))]
+    versions = [_pooled(network, recorded), _pooled(network, _changed(clips, sound.telephone, recorded))]
     for version in range(VERSIONS):
         rngs = (np.random.default_rng((version, row)) for row in range(len(clips)))
-        versions.append(
-            _lower(network, _changed(clips, lambda clip, rngs=rngs: sound.augment(clip, next(rngs)), recorded))
-        )
+        changed = _changed(clips, lambda clip, rngs=rngs: sound.augment(clip, next(rngs)), recorded)
+        versions.append(_pooled(network, changed))
     labels, actors = (np.array([one[place] for one in found], dtype=np.int64) for place in (1, 2))
-    return Voices(versions, labels, actors, skipped)
+    return Voices(np.stack(versions), labels, actors, skipped)
 
 
 def _is_heard(clip: FloatArray) -> bool:
@@ -138,22 +119,19 @@ def _changed(
 
 
 @torch.inference_mode()
-def _lower(network: VoiceNetwork, clips: Sequence[LogMel]) -> list[Lower]:
-    """What the frozen blocks give of each clip."""
-    found: dict[int, Lower] = {}
+def _pooled(network: VoiceNetwork, clips: Sequence[LogMel]) -> FloatArray:
+    """Statistics (N, S) of each clip."""
+    found = np.zeros((len(clips), len(network.center)), np.float32)
     order = sorted(range(len(clips)), key=lambda row: len(clips[row]))
-    for first in range(0, len(order), LOWER_CLIPS):
-        rows = order[first : first + LOWER_CLIPS]
-        lower, inside = network.whisper.lower(*audio.pad([clips[row] for row in rows]))
-        for row, frames, mask in zip(rows, lower, inside, strict=True):
-            found[row] = frames[mask].numpy().astype(np.float16)
-    return [found[row] for row in range(len(clips))]
+    for first in range(0, len(order), POOLED_CLIPS):
+        rows = order[first : first + POOLED_CLIPS]
+        found[rows] = audio.statistics(*network.frames(*audio.pad([clips[row] for row in rows]))).numpy()
+    return found
 
 
 def loss(model: nn.Module, batch: Batch, weight: Tensor) -> Tensor:
     """Smoothed cross-entropy of both clips of a blend, each by its share; `weight` (classes,)."""
-    network = cast("VoiceNetwork", model)
-    logits = network.pool(network.put_together(batch["lower"], batch["inside"]), batch["inside"])[1].float()
+    logits = cast("VoiceNetwork", model).judge(batch["pooled"])[1]
     own, other = (
         nn.functional.cross_entropy(logits, batch[key], weight.to(logits.device), label_smoothing=0.1, reduction="none")
         for key in ("label", "other")
@@ -163,10 +141,10 @@ def loss(model: nn.Module, batch: Batch, weight: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """The held-out actors' clips as recorded and through a telephone, and their labels int64 (N,)."""
+    """Statistics (N, S) of the held-out actors' clips as recorded and through a telephone, and their labels int64 (N,)."""
 
-    recorded: Sequence[Lower]
-    telephone: Sequence[Lower]
+    recorded: FloatArray
+    telephone: FloatArray
     labels: NDArray[np.int64]
     config: AudioConfig
 
@@ -185,15 +163,10 @@ class Validation:
         return replace(self.config, temperature=temperature(answers, torch.from_numpy(self.labels).repeat(2)))
 
 
-def _logits(model: nn.Module, clips: Sequence[Lower]) -> Tensor:
-    """Logits (N, classes) of whole clips."""
-    network = cast("VoiceNetwork", model)
+def _logits(model: nn.Module, pooled: FloatArray) -> Tensor:
+    """Logits (N, classes) of statistics (N, S)."""
     device = next(model.parameters()).device
-    found = []
-    for first in range(0, len(clips), BATCH_CLIPS):
-        lower, inside = (part.to(device) for part in _padded(clips[first : first + BATCH_CLIPS]))
-        found.append(network.pool(network.put_together(lower, inside), inside)[1].float().cpu())
-    return torch.cat(found)
+    return cast("VoiceNetwork", model).judge(torch.from_numpy(pooled).to(device))[1].float().cpu()
 
 
 def batches(voices: Voices, rows: NDArray[np.int64], rng: np.random.Generator) -> Iterable[Batch]:
@@ -202,36 +175,40 @@ def batches(voices: Voices, rows: NDArray[np.int64], rng: np.random.Generator) -
     An incomplete last batch is left out.
     """
     everyday = np.flatnonzero(voices.actors == NOBODY)
-    few = min(ORDINARY_CLIPS, len(everyday))
-    acted = BATCH_CLIPS - few
-    for first in range(0, len(rows) - acted + 1, acted):
-        if first == 0:
-            rows = rng.permutation(rows)
-        drawn = np.concatenate([rows[first : first + acted], rng.choice(everyday, few)]).astype(np.int64)
-        clips = [vary(voices.versions[int(rng.integers(len(voices.versions)))][row], rng) for row in drawn.tolist()]
-        yield _mixed(clips, voices.labels[drawn], rng)
+    steps = len(rows) // BATCH_CLIPS
+    for acted in np.split(rng.permutation(rows)[: steps * BATCH_CLIPS], steps):
+        drawn = np.concatenate([acted, rng.choice(everyday, min(ORDINARY_CLIPS, len(everyday)))]).astype(np.int64)
+        yield _mixed(
+            voices.versions[rng.integers(len(voices.versions), size=len(drawn)), drawn], voices.labels[drawn], rng
+        )
+
+
+def _build(config: AudioConfig, pooled: FloatArray) -> VoiceNetwork:
+    """The network before training, which knows the mean and deviation of the statistics (V, N, S) of its training part."""
+    network = audio.pretrained(config, PRETRAINED)
+    flat = torch.from_numpy(pooled).flatten(0, 1)
+    network.center.copy_(flat.mean(dim=0))
+    network.scale.copy_(flat.std(dim=0) + 1e-3)
+    return network
 
 
 def _recipe(get_voices: Callable[[], Voices], held_out_actors: range) -> Recipe:
     voices, config = get_voices(), AudioConfig()
     is_held_out = np.isin(voices.actors, held_out_actors)
-    rows, held_out = np.flatnonzero(~is_held_out & (voices.actors != NOBODY)), np.flatnonzero(is_held_out).tolist()
-    recorded, telephone = ([version[row] for row in held_out] for version in voices.versions[:2])
-    validation = Validation(recorded, telephone, voices.labels[held_out], config)
+    rows, held_out = np.flatnonzero(~is_held_out & (voices.actors != NOBODY)), np.flatnonzero(is_held_out)
+    validation = Validation(*voices.versions[:2, held_out], voices.labels[held_out], config)
     weight = balanced_class_weights(voices.labels[rows], len(config.labels))
-    everyday = min(ORDINARY_CLIPS, int((voices.actors == NOBODY).sum()))
     return Recipe(
         name="audio",
         config=config,
-        build=lambda: audio.pretrained(config, PRETRAINED),
+        build=lambda: _build(config, voices.versions[:, rows]),
         batches=lambda rng: batches(voices, rows, rng),
-        steps_per_epoch=len(rows) // (BATCH_CLIPS - everyday),
+        steps_per_epoch=len(rows) // BATCH_CLIPS,
         loss=lambda model, batch: loss(model, batch, weight),
         validate=validation.figures,
         metric=None,
         epochs=EPOCHS,
         learning_rate=1e-3,
-        rate_factors={"whisper.": TUNED_RATE},
         weight_decay=0.05,
         average_decay=0.99,
         calibrate=validation.calibrated,
@@ -245,30 +222,13 @@ def _recipe(get_voices: Callable[[], Voices], held_out_actors: range) -> Recipe:
     )
 
 
-def _padded(clips: Sequence[NDArray[np.floating]]) -> tuple[Tensor, Tensor]:
-    """Clips (T', C) of several lengths as one tensor (B, T', C), and which of its frames are inside (B, T')."""
-    padded, lengths = audio.pad(clips)
-    return padded, torch.arange(padded.shape[1])[None] < lengths[:, None]
-
-
-def _mixed(clips: Sequence[FloatArray], labels: NDArray[np.int64], rng: np.random.Generator) -> Batch:
-    """Clips padded to one tensor, half of them blended with another clip of the batch: mixup.
-
-    A blend is as long as the clip that has the larger `share` of it.
-    """
-    share = rng.beta(MIXUP, MIXUP, len(clips))
-    share = np.where(rng.random(len(clips)) < 0.5, np.maximum(share, 1 - share), 1.0).astype(np.float32)
-    partners = rng.permutation(len(clips))
-    blended = []
-    for row, partner in enumerate(partners):
-        own, other = clips[row], np.zeros_like(clips[row])
-        size = min(len(own), len(clips[partner]))
-        other[:size] = clips[partner][:size]
-        blended.append(share[row] * own + (1 - share[row]) * other)
-    lower, inside = _padded(blended)
+def _mixed(pooled: FloatArray, labels: NDArray[np.int64], rng: np.random.Generator) -> Batch:
+    """Statistics (B, S), half of them blended with those of another clip of the batch: mixup. `share` is the row's own part."""
+    share = rng.beta(MIXUP, MIXUP, len(pooled))
+    share = np.where(rng.random(len(pooled)) < 0.5, np.maximum(share, 1 - share), 1.0).astype(np.float32)
+    partners = rng.permutation(len(pooled))
     return {
-        "lower": lower,
-        "inside": inside,
+        "pooled": torch.from_numpy(share[:, None] * pooled + (1 - share[:, None]) * pooled[partners]),
         "label": torch.from_numpy(labels),
         "other": torch.from_numpy(labels[partners]),
         "share": torch.from_numpy(share),

@@ -30,7 +30,6 @@ class Recipe:
             gives: nothing is chosen.
         epochs: How many.
         learning_rate: Peak of the warm-up, then cosine to zero.
-        rate_factors: What the learning rate is multiplied by for the parameters whose names begin so.
         weight_decay: AdamW's, on tensors of two or more dimensions only.
         warmup_fraction: Part of all steps.
         clip_norm: Largest gradient norm.
@@ -53,7 +52,6 @@ class Recipe:
     metric: str | None
     epochs: int
     learning_rate: float
-    rate_factors: Mapping[str, float] = field(default_factory=dict)
     weight_decay: float = 0.01
     warmup_fraction: float = 0.05
     clip_norm: float = 1.0
