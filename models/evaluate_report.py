@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from models.metrics import BINS
-from models.tasks import Answers, ScoreTask, Task
+from models.recognition import WordsTask
+from models.tasks import Answers, AnyTask, ScoreTask, Task
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,7 +24,8 @@ COUNTS_WRITTEN_MAX = 15
 def write(folder: Path, found: Mapping[str, Any], answers: Answers) -> None:
     """Write the report of one evaluation; what is there under the same names is replaced.
 
-    Of each task of classes `TASK_confusion.png`, `TASK_roc.png` and `TASK_reliability.png`, of a score `TASK.png`.
+    Of each task of classes `TASK_confusion.png`, `TASK_roc.png` and `TASK_reliability.png`, of a score `TASK.png`; of words a
+    table of the worst sounds.
 
     Args:
         folder: Made when it is not there.
@@ -76,18 +78,28 @@ def confusion_rows(task: Mapping[str, Any]) -> list[tuple[str, ...]]:
     return [("truth / answer", *task["labels"]), *((label, *map(str, counts)) for label, counts in rows)]
 
 
+def worst_rows(task: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """A header, then the sounds with the most wrong words: what was said and what was written."""
+    header = ("sound", "errors", "said", "written", "reliable")
+    return [header, *(tuple(str(one[name]) for name in header) for one in task["worst"])]
+
+
 def _tables(task: Mapping[str, Any]) -> list[str]:
     tables = [metric_rows(task)] + ([class_rows(task), confusion_rows(task)] if task["labels"] else [])
+    tables += [worst_rows(task)] if task.get("worst") else []
     return [line for rows in tables for line in _markdown(rows)]
 
 
 def _markdown(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    header, *others = [f"| {' | '.join(row)} |" for row in rows]
+    escaped = [[cell.replace("|", r"\|") for cell in row] for row in rows]
+    header, *others = [f"| {' | '.join(row)} |" for row in escaped]
     return [header, "|" + "---|" * len(rows[0]), *others, ""]
 
 
-def _pictures(task: Task | ScoreTask, judged: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What to draw, by the end of its file's name."""
+def _pictures(task: AnyTask, judged: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What to draw, by the end of its file's name; words are read, not drawn."""
+    if isinstance(task, WordsTask):
+        return {}
     if isinstance(task, ScoreTask):
         return {"": lambda axes: _scores(axes, task)}
     return {

@@ -4,14 +4,15 @@ A figure that does not exist is None, which is JSON's null, and never NaN: the R
 correlation with a truth that never changes, the recall of a class that does not occur.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import EvaluateError
-from models.tasks import Labels, ScoreTask, Task
+from models.recognition import WordsTask, judge_words
+from models.tasks import AnyTask, Labels, ScoreTask, Task
 from models.types import FloatArray
 
 Rows = NDArray[np.float64]
@@ -31,36 +32,39 @@ Figures = Callable[[Rows], dict[str, Rows]]
 """From weights (R, N), how often each sample counts, to every metric (R,); NaN where it does not exist."""
 
 
-def judge(task: Task | ScoreTask) -> dict[str, Any]:
+def judge(task: AnyTask) -> dict[str, Any]:
     """Every figure of one task, as a JSON value.
 
     Args:
         task: Of N > 0 samples.
 
     Returns:
-        `labels` (empty for a score); `n`; `metrics`; `intervals`: per metric [low, high], the 95 % percentile interval
-        of 1,000 bootstrap resamples (Efron & Tibshirani 1993, section 13.3, seed 0) that takes samples as independent,
-        so it is too narrow where few speakers say much; `constant`: the same metrics of a predictor that always answers
-        the commonest class with the split's own frequencies (so ROC-AUC 0.5, ECE 0), or the median score. And of
-        classes: `per_class`, label to `precision`, `recall`, `f1`, `roc_auc` (one against the rest) and `support`;
+        `labels` (empty where the answers are no classes); `n`; `metrics`; `intervals`: per metric [low, high], the 95 %
+        percentile interval of 1,000 bootstrap resamples (Efron & Tibshirani 1993, section 13.3, seed 0) that takes samples
+        as independent, so it is too narrow where few speakers say much; `constant`: the same metrics of a predictor that
+        always answers the commonest class with the split's own frequencies (so ROC-AUC 0.5, ECE 0), the median score, or no
+        words. And of classes: `per_class`, label to `precision`, `recall`, `f1`, `roc_auc` (one against the rest) and `support`;
         `confusion`, counts, row = truth, column = answer; `reliability`, see there.
 
         Metrics of classes: `accuracy`, `balanced_accuracy` (UAR, over the classes in the truth), `f1_macro` (over the
         classes in truth or answer), `f1_weighted`, `roc_auc_ovr` (macro, over the classes in the truth), `ece`.
-        Of a score: `mae`, `pearson`. A resample in which a figure does not exist takes no part in its interval.
+        Of a score: `mae`, `pearson`. Of words: see `models.recognition.judge_words`. A resample in which a figure does not
+        exist takes no part in its interval.
 
     Raises:
         EvaluateError: Nothing was judged, or the network's answers are not numbers.
     """
+    if isinstance(task, WordsTask):
+        return _judge_words(task)
     answers = task.probabilities if isinstance(task, Task) else task.answer
     if len(task.truth) == 0 or len(task.truth) != len(answers):
         raise EvaluateError(f"{len(answers)} answers to {len(task.truth)} samples: need as many, and at least one.")
     if not np.isfinite(answers).all():
         raise EvaluateError("the network answers NaN or infinity: its checkpoint is damaged, train it again.")
     figures = _class_figures(task) if isinstance(task, Task) else _score_figures(task)
-    metrics = {name: _number(float(rows[0])) for name, rows in figures(np.ones((1, len(answers)))).items()}
-    found = {"labels": list(task.labels) if isinstance(task, Task) else [], "n": len(answers), "metrics": metrics}
-    found["intervals"] = _intervals(metrics, figures, len(answers))
+    metrics, intervals = _measured(figures, len(answers))
+    labels = list(task.labels) if isinstance(task, Task) else []
+    found = {"labels": labels, "n": len(answers), "metrics": metrics, "intervals": intervals}
     if isinstance(task, ScoreTask):
         median_error = np.abs(task.truth - np.median(task.truth)).mean()
         return found | {"constant": {"mae": float(median_error), "pearson": None}}
@@ -71,6 +75,14 @@ def judge(task: Task | ScoreTask) -> dict[str, Any]:
         "confusion": confusion(task.truth, answer, len(task.labels)).tolist(),
         "reliability": reliability(task),
     }
+
+
+def _judge_words(task: WordsTask) -> dict[str, Any]:
+    if len(task) == 0:
+        raise EvaluateError("no sound was transcribed: nothing to judge.")
+    figures, others = judge_words(task)
+    metrics, intervals = _measured(figures, len(task))
+    return {"labels": [], "n": len(task), "metrics": metrics, "intervals": intervals} | others
 
 
 def confusion(truth: Labels, answer: Labels, classes: int) -> NDArray[np.int64]:
@@ -185,8 +197,9 @@ def _from_confusion(counts: Rows) -> dict[str, Rows]:
     }
 
 
-def _intervals(metrics: Mapping[str, float | None], figures: Figures, n: int) -> dict[str, list[float] | None]:
-    """Per metric that exists, the percentile interval over resamples drawn by a fixed seed."""
+def _measured(figures: Figures, n: int) -> tuple[dict[str, float | None], dict[str, list[float] | None]]:
+    """Every metric over n samples, and of those that exist the percentile interval over resamples drawn by a fixed seed."""
+    metrics = {name: _number(float(rows[0])) for name, rows in figures(np.ones((1, n))).items()}
     rng = np.random.default_rng(0)
     found: dict[str, list[Rows]] = {name: [] for name in metrics}
     rows = max(1, CHUNK_WEIGHTS // n)
@@ -196,7 +209,7 @@ def _intervals(metrics: Mapping[str, float | None], figures: Figures, n: int) ->
         weights = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n).astype(np.float64)
         for name, values in figures(weights).items():
             found[name].append(values)
-    return {
+    return metrics, {
         name: None
         if value is None
         else [float(end) for end in np.nanpercentile(np.concatenate(found[name]), INTERVAL_PERCENT)]

@@ -14,6 +14,7 @@ from models.labels import (
     polarity_of,
     prediction_from_emotions,
 )
+from models.recognition import WordsTask
 from models.types import EMOTIONS, POLARITIES, FloatArray
 
 Labels = NDArray[np.int64]
@@ -40,17 +41,19 @@ class ScoreTask:
     answer: FloatArray
 
 
+AnyTask = Task | ScoreTask | WordsTask
 Tasks = dict[str, Task | ScoreTask]
+"""What is asked of a network."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
     """What was asked and answered, and how many rows or files were left out as broken.
 
-    Names of tasks start with `emotion`, `polarity` or `score`; the plain name is what the whole network says.
+    Names of tasks start with `emotion`, `polarity`, `score` or `words`; the plain name is what the whole network says.
     """
 
-    tasks: Mapping[str, Task | ScoreTask]
+    tasks: Mapping[str, AnyTask]
     skipped: int
 
 

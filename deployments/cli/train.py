@@ -8,18 +8,33 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from deployments.cli.console import EXIT_USAGE, CommandError, clear_errors, print_out, stderr, write_json
-from deployments.cli.options import DEFAULTS, Bundle, Json
+from deployments.cli.options import DEFAULTS, Bundle, Json, Transcriber
+from deployments.sample import ANGRY_TO_CONTENT
+from models.encoders.speech import Engine
 from models.errors import ModelError
 
 DATASETS_HELP = (
     "text: meld, meld_context, meld_recognised, tweets, goemotions; audio: ravdess, ravdess_telephone, emodb, "
-    "emodb_telephone; video: fer2013, fer2013_frames, ckplus48, ravdess; fusion: label_pairs, label_pairs_doubtful, mosi, ravdess_av."
+    "emodb_telephone; video: fer2013, fer2013_frames, ckplus48, ravdess; speech: librivox, librivox_telephone, ravdess, "
+    "ravdess_telephone, sample, sounds; fusion: label_pairs, label_pairs_doubtful, mosi, ravdess_av."
 )
 COMPARED = ("accuracy", "balanced_accuracy", "f1_macro", "f1_weighted", "ece")
 """The metrics in the table of `evaluate all`."""
+COMPARED_WORDS = (
+    "wer",
+    "insertions",
+    "deletions",
+    "substitutions",
+    "reliable_share",
+    "reliable_words",
+    "invented_words",
+)
+OWN_DATA: dict[str, Path] = {"sample": ANGRY_TO_CONTENT.parent, "sounds": ANGRY_TO_CONTENT.parent}
+"""Data sets that the project itself makes, which need no data folder."""
 
 commands = typer.Typer()
 
@@ -75,34 +90,46 @@ def train(
 @commands.command(
     epilog="Examples: undertone evaluate text --dataset meld --data ../shared/data · "
     "undertone evaluate audio --dataset ravdess --data my_actors --split all --json · "
+    "undertone evaluate speech --dataset sample --transcriber base · "
     "undertone evaluate all --data ../shared/data · "
     "undertone evaluate fusion --bundle my_bundle --dataset label_pairs --data ../shared/data --report /tmp/report"
 )
 @clear_errors
 def evaluate(
     modality: Annotated[
-        str, typer.Argument(help="text, audio, video, fusion, or `all` for every data set in one table.")
+        str, typer.Argument(help="text, audio, video, speech, fusion, or `all` for every data set in one table.")
     ],
     *,
     dataset: Annotated[str, typer.Option(help=DATASETS_HELP)] = "",
-    data: Annotated[Path, typer.Option(help="The folder of the data sets, laid out as their readers say.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(help="The folder of the data sets, laid out as their readers say; sample and sounds need none."),
+    ] = None,
     bundle: Bundle = DEFAULTS.bundle,
+    transcriber: Transcriber = DEFAULTS.transcriber,
+    engine: Annotated[
+        Engine | None, typer.Option(help="Of speech: what runs the transcriber; else what fits the device.")
+    ] = None,
     split: Annotated[
         str, typer.Option(help="The data set's own name of a split, or `all`: whatever lies there.")
     ] = "validation",
     report: Annotated[Path | None, typer.Option(help="Folder for report.json, report.md and pictures.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False,
 ) -> None:
-    """Measure a network of a bundle on a data set: figures, 95 % intervals, and what a constant answer would get."""
+    """Measure a network of a bundle, or a transcriber, on a data set: figures, 95 % intervals, and what a constant answer would get."""
     _needs_train_group()
     from models import evaluate as evaluation  # noqa: PLC0415  # imports torch
 
-    _needs(data)
+    if data is None and modality == "speech":
+        data = OWN_DATA.get(dataset)
+    folder = _needs(data)
     if modality == "all":
-        _evaluate_all(bundle, data, split, as_json=as_json)
+        _evaluate_all(bundle, folder, split, transcriber, engine, as_json=as_json)
         return
     with _model_errors():
-        found = evaluation.run(modality, bundle, dataset, data, split, report=report)
+        found = evaluation.run(
+            modality, bundle, dataset, folder, split, report=report, transcriber=transcriber, engine=engine
+        )
     if as_json:
         write_json([found])
     else:
@@ -115,7 +142,8 @@ def figures(found: Mapping[str, Any]) -> Table:
     """Every metric of every task with its 95 % interval, and what a constant answer would get."""
     from models.evaluate_report import metric_rows  # noqa: PLC0415  # imports torch
 
-    title = f"{found['dataset']} {found['split']}: {found['n']} judged, {found['skipped']} left out"
+    engine = f", {found['engine']}" if "engine" in found else ""
+    title = f"{found['dataset']} {found['split']}: {found['n']} judged, {found['skipped']} left out{engine}"
     tables = {name: metric_rows(task) for name, task in found["tasks"].items()}
     header = next(iter(tables.values()))[0]
     rows = [(name, *row) for name, table in tables.items() for row in table[1:]]
@@ -143,7 +171,7 @@ def _trained(recipe: str, results: Mapping[str, Any]) -> str:
 
 
 def _print_evaluation(found: Mapping[str, Any]) -> None:
-    from models.evaluate_report import class_rows, confusion_rows  # noqa: PLC0415  # imports torch
+    from models.evaluate_report import class_rows, confusion_rows, worst_rows  # noqa: PLC0415  # imports torch
 
     print_out(figures(found))
     for name, task in found["tasks"].items():
@@ -151,15 +179,19 @@ def _print_evaluation(found: Mapping[str, Any]) -> None:
         if task["labels"] and "_" not in name:
             print_out(_table(f"\n{name}, by class", class_rows(task), words=1))
             print_out(_table(f"\n{name}, confusion", confusion_rows(task), words=1))
+        if task.get("worst"):
+            print_out(_table(f"\n{name}, most errors", worst_rows(task), words=5))
 
 
-def _evaluate_all(bundle: str, data: Path, split: str, *, as_json: bool) -> None:
-    """Measure a bundle on every data set that lies in the folder, and print one table."""
+def _evaluate_all(
+    bundle: str, data: Path, split: str, transcriber: str, engine: Engine | None, *, as_json: bool
+) -> None:
+    """Measure a bundle and a transcriber on every data set that lies in the folder, and print a table of each."""
     from models import evaluate as evaluation  # noqa: PLC0415  # imports torch
 
     found = []
     with _model_errors():
-        for one in evaluation.run_all(bundle, data, split):
+        for one in evaluation.run_all(bundle, data, split, transcriber=transcriber, engine=engine, elsewhere=OWN_DATA):
             found.append(one)
             stderr().print(f"{one['modality']} {one['dataset']}: {one.get('missing', 'done')}")
     if as_json:
@@ -174,6 +206,23 @@ def _evaluate_all(bundle: str, data: Path, split: str, *, as_json: bool) -> None
                     (one["modality"], one["dataset"], name, str(task["n"]), *values, f"{task['metrics']['ece']:.3f}")
                 )
     print_out(_table(f"bundle {bundle}, split {split} (a constant answer in brackets)", rows, words=3))
+    if words := [one for one in found if one["modality"] == "speech" and "tasks" in one]:
+        print_out(
+            _table(f"\ntranscriber {words[0]['engine']} (an empty transcript in brackets)", _word_rows(words), words=1)
+        )
+
+
+def _word_rows(found: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """A header, then per data set of speech its figures; a figure that a set does not have is a dash."""
+    rows: list[tuple[str, ...]] = [("data set", "sounds", "words", *COMPARED_WORDS)]
+    for one in found:
+        task = one["tasks"]["words"]
+        cells = (
+            f"{task['metrics'][key]:.3g} ({task['constant'][key]:.3g})" if key in task["metrics"] else "-"
+            for key in COMPARED_WORDS
+        )
+        rows.append((one["dataset"], str(task["n"]), str(task["words"]), *cells))
+    return rows
 
 
 def _table(title: str, rows: Sequence[tuple[str, ...]], words: int) -> Table:
@@ -182,13 +231,15 @@ def _table(title: str, rows: Sequence[tuple[str, ...]], words: int) -> Table:
     for place, column in enumerate(rows[0]):
         table.add_column(column, justify="left" if place < words else "right")
     for row in rows[1:]:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     return table
 
 
-def _needs(data: Path) -> None:
-    if not data.exists():
-        raise CommandError(f"there is no {data}: name the folder of the data sets with --data", EXIT_USAGE)
+def _needs(data: Path | None) -> Path:
+    if data is None or not data.exists():
+        what = "no data folder is given" if data is None else f"there is no {data}"
+        raise CommandError(f"{what}: name the folder of the data sets with --data", EXIT_USAGE)
+    return data
 
 
 def _needs_train_group() -> None:

@@ -36,13 +36,14 @@ FRAMES_MAX_PER_S = 240
 Pictures = NDArray[np.uint8]
 
 
-def read_sound(path: Path, max_s: float = SOUND_MAX_S) -> FloatArray | None:
+def read_sound(path: Path, max_s: float = SOUND_MAX_S, channel: int | None = None) -> FloatArray | None:
     """The first sound stream as mono float32 (N,) at 16 kHz, full scale at 1, N at most `max_s` seconds.
 
-    Channels are averaged. Where a file is damaged the sound before that place counts.
+    Channels are averaged, or one `channel`, counted from 0, is taken. Where a file is damaged the sound before that
+    place counts.
 
     Returns:
-        None when there is no sound, it cannot be decoded, or it holds NaN or infinity.
+        None when there is no sound or no such channel, it cannot be decoded, or it holds NaN or infinity.
     """
     chunks: list[FloatArray] = []
     rate_hz, count = 0, 0
@@ -52,7 +53,7 @@ def read_sound(path: Path, max_s: float = SOUND_MAX_S) -> FloatArray | None:
                 rate_hz = rate_hz or frame.sample_rate
                 if frame.sample_rate != rate_hz or not 0 < rate_hz <= RATE_MAX_HZ:
                     break
-                chunks.append(_mono(frame))
+                chunks.append(_mono(frame, channel))
                 count += len(chunks[-1])
                 if count >= max_s * rate_hz:
                     break
@@ -122,8 +123,8 @@ def _sound_frames(container: InputContainer) -> Iterator[AudioFrame]:
         yield from container.decode(stream)
 
 
-def _mono(frame: AudioFrame) -> FloatArray:
-    """Any sample format as float32 (N,) with full scale at 1."""
+def _mono(frame: AudioFrame, channel: int | None) -> FloatArray:
+    """Any sample format as float32 (N,) with full scale at 1: the mean of the channels, or one of them."""
     if frame.layout.nb_channels > CHANNELS_MAX:
         raise ValueError(f"{frame.layout.nb_channels} channels")
     array = np.asarray(frame.to_ndarray())
@@ -134,7 +135,7 @@ def _mono(frame: AudioFrame) -> FloatArray:
         samples -= 128
     if array.dtype.kind != "f":
         samples /= np.float32(2 ** (8 * array.dtype.itemsize - 1))
-    return np.asarray(samples.mean(axis=0), dtype=np.float32)
+    return np.asarray(samples.mean(axis=0) if channel is None else samples[channel], dtype=np.float32)
 
 
 def _timed(container: InputContainer, frames_max: int) -> Iterator[tuple[float, VideoFrame]]:

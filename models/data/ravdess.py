@@ -6,7 +6,7 @@ A name is seven numbers, `03-01-06-01-02-01-12`: modality (01 film with sound, 0
 (01 speech, 02 song), emotion, intensity, statement, repetition, actor. All but the first name a performance.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,15 +24,18 @@ SPLIT_ACTORS: Mapping[str, Sequence[int]] = {
 }
 FULL, SILENT, SOUND = 1, 2, 3
 SPEECH = 1
+STATEMENTS = ("Kids are talking by the door", "Dogs are sitting by the door")
+"""The words of statements 01 and 02."""
 
 
 @dataclass(frozen=True, slots=True)
 class Performance:
-    """One file and what its name says; `label` indexes `RAVDESS_LABELS`."""
+    """One file and what its name says; `label` indexes `RAVDESS_LABELS`, `statement` counts from 1."""
 
     path: Path
     modality: int
     label: int
+    statement: int
     actor: int
 
     @property
@@ -55,18 +58,20 @@ def read(data: Path, split: str) -> Recordings:
     Raises:
         DataError: No such split, no such folder, or no readable clip of these actors.
     """
-    found, skipped = performances(data, split, SOUND_SUFFIXES | FILM_SUFFIXES)
-    heard: dict[str, Performance] = {}
-    for one in found:
-        if one.path.suffix.lower() in SOUND_SUFFIXES or (one.modality != SILENT and one.key not in heard):
-            heard[one.key] = one
-    return decode_all(
-        ((one.path, one.label, one.actor) for one in heard.values()),
-        RAVDESS_LABELS,
-        skipped,
-        f"no RAVDESS clip of split {split!r} in {data}: expected ravdess/Actor_NN/ with .flac, .wav or films "
-        "named like 03-01-06-01-02-01-12",
-    )
+    heard, skipped = _heard(data, split)
+    named = ((one.path, one.label, one.actor) for one in heard)
+    return decode_all(named, RAVDESS_LABELS, skipped, _expected(data, split))
+
+
+def read_words(data: Path, split: str) -> Recordings:
+    """The same clips with the words that are spoken, `STATEMENTS`, for labels; any other statement is skipped and counted.
+
+    Raises:
+        DataError: As of `read`.
+    """
+    heard, skipped = _heard(data, split)
+    named = [(one.path, one.statement - 1, one.actor) for one in heard if 1 <= one.statement <= len(STATEMENTS)]
+    return decode_all(named, STATEMENTS, skipped + len(heard) - len(named), _expected(data, split))
 
 
 def performances(data: Path, split: str, suffixes: frozenset[str]) -> tuple[list[Performance], int]:
@@ -83,11 +88,28 @@ def performances(data: Path, split: str, suffixes: frozenset[str]) -> tuple[list
     return kept, files.skipped + len(files.paths) - len(named)
 
 
+def _heard(data: Path, split: str) -> tuple[Collection[Performance], int]:
+    """One file with sound per performance, and how many files were skipped."""
+    found, skipped = performances(data, split, SOUND_SUFFIXES | FILM_SUFFIXES)
+    heard: dict[str, Performance] = {}
+    for one in found:
+        if one.path.suffix.lower() in SOUND_SUFFIXES or (one.modality != SILENT and one.key not in heard):
+            heard[one.key] = one
+    return heard.values(), skipped
+
+
+def _expected(data: Path, split: str) -> str:
+    return (
+        f"no RAVDESS clip of split {split!r} in {data}: expected ravdess/Actor_NN/ with .flac, .wav or films "
+        "named like 03-01-06-01-02-01-12"
+    )
+
+
 def _named(files: Files) -> Iterator[Performance]:
     for path in files.paths:
         fields = path.stem.split("-")
         if len(fields) != 7 or not all(field.isascii() and field.isdecimal() and len(field) == 2 for field in fields):
             continue
-        modality, channel, emotion, *_, actor = map(int, fields)
+        modality, channel, emotion, _, statement, _, actor = map(int, fields)
         if channel == SPEECH and modality in {FULL, SILENT, SOUND} and 1 <= emotion <= len(RAVDESS_LABELS):
-            yield Performance(path, modality, emotion - 1, actor)
+            yield Performance(path, modality, emotion - 1, statement, actor)

@@ -17,12 +17,13 @@ TOTAL_MAX_S = 12 * 3600
 
 @dataclass(frozen=True, slots=True)
 class Recordings:
-    """N clips of mono samples (N_i,) at 16 kHz, at most 60 s each.
+    """N clips of mono samples (N_i,) at 16 kHz, at most 60 s each unless the set says otherwise.
 
-    `labels` int64 (N,) index `label_names`; `speakers` int64 (N,) are the set's own numbers; `skipped` counts files
-    that could not be used.
+    `names` (N) are those of the files; `labels` int64 (N,) index `label_names`, which are emotions or, of a set for
+    recognition, the words spoken; `speakers` int64 (N,) are the set's own numbers; `skipped` counts files that could not be used.
     """
 
+    names: tuple[str, ...]
     clips: list[FloatArray]
     labels: NDArray[np.int64]
     label_names: tuple[str, ...]
@@ -31,7 +32,11 @@ class Recordings:
 
 
 def decode_all(
-    named: Iterable[tuple[Path, int, int]], label_names: tuple[str, ...], skipped: int, expected: str
+    named: Iterable[tuple[Path, int, int]],
+    label_names: tuple[str, ...],
+    skipped: int,
+    expected: str,
+    whole_s: float | None = None,
 ) -> Recordings:
     """Decode each (path, label, speaker); files without readable sound are skipped and counted.
 
@@ -40,24 +45,27 @@ def decode_all(
         label_names: Of the set.
         skipped: Files already left out.
         expected: For the error: what should have been there.
+        whole_s: Where a label is about the whole file: longer ones are skipped. Else of a long one the beginning is heard.
 
     Raises:
         DataError: No clip, or more than `TOTAL_MAX_S` of them.
     """
     clips: list[FloatArray] = []
-    kept: list[tuple[int, int]] = []
+    kept: list[tuple[str, int, int]] = []
     samples = 0
     for path, label, speaker in named:
-        clip = read_sound(path)
-        if clip is None:
+        clip = read_sound(path) if whole_s is None else read_sound(path, whole_s)
+        if clip is None or (whole_s is not None and len(clip) >= int(whole_s * SAMPLE_RATE_HZ)):
             skipped += 1
             continue
         samples += len(clip)
         if samples > TOTAL_MAX_S * SAMPLE_RATE_HZ:
             raise DataError(f"more than {TOTAL_MAX_S // 3600} h of sound: give fewer files, or a smaller split.")
         clips.append(clip)
-        kept.append((label, speaker))
+        kept.append((path.stem, label, speaker))
     if not clips:
         raise DataError(f"{expected} ({skipped} files skipped)")
-    labels, speakers = np.array(kept, dtype=np.int64).T
-    return Recordings(clips, labels, label_names, speakers, skipped)
+    names, labels, speakers = zip(*kept, strict=True)
+    return Recordings(
+        names, clips, np.array(labels, dtype=np.int64), label_names, np.array(speakers, dtype=np.int64), skipped
+    )

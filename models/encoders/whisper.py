@@ -108,7 +108,9 @@ class WhisperTranscriber:
         tokens = [token for token in result.tokens if token < tokenizer.eot]
         aligned = find_alignment(self._model, tokenizer, tokens, mel_MT, frames(samples), medfilt_width=MEDIAN_FRAMES)
         pieces = [Piece(one.word, len(one.tokens), one.start, one.end, one.probability) for one in aligned]
-        reason = unreliable_reason(result.text, result.no_speech_prob, result.avg_logprob, result.compression_ratio)
+        reason = unreliable_reason(
+            result.text, result.no_speech_prob, result.avg_logprob, result.compression_ratio, samples
+        )
         words = words_of(pieces, result.language, samples)
         return Transcript(result.text, result.language, words, self._engine, reason)
 

@@ -164,5 +164,5 @@ class CTranslate2Transcriber:
         mean_log_probability = result.scores[0] * len(tokens) / (len(tokens) + 1)
         written = text.encode()
         compression = len(written) / len(zlib.compress(written))
-        reason = unreliable_reason(text, result.no_speech_prob, mean_log_probability, compression)
+        reason = unreliable_reason(text, result.no_speech_prob, mean_log_probability, compression, samples)
         return Transcript(text, language, words_of(pieces, language, samples), self._engine, reason)

@@ -26,9 +26,15 @@ LANGUAGE_PROBABILITY = 0.5
 """Below it a short or unclear utterance is taken for English, which calls are in: Whisper guesses among 99 languages."""
 
 # The thresholds of whisper.transcribe (paper, section 4.5).
-NO_SPEECH_PROBABILITY = 0.6
 MEAN_LOG_PROBABILITY = -1.0
 COMPRESSION_RATIO = 2.4
+
+# Stricter than whisper.transcribe's (0.6, and a mean below -1), which lets through every fifth generated sound; the card says on what they were set.
+NO_SPEECH_PROBABILITY = 0.45
+SURE_LOG_PROBABILITY = -0.4
+"""A text as sure as this is speech in spite of the no-speech token."""
+CHARACTERS_PER_S = 0.6
+"""Nobody who speaks says less: half a minute of music is a "Thank you." now and then."""
 
 SPACELESS = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
 """Languages written without spaces between words, by openai-whisper's tokenizer.py."""
@@ -109,7 +115,9 @@ def unheard(language: str, engine: str) -> Transcript:
     return Transcript("", language, (), engine, "no_speech")
 
 
-def unreliable_reason(text: str, no_speech: float, mean_log_probability: float, compression: float) -> str | None:
+def unreliable_reason(
+    text: str, no_speech: float, mean_log_probability: float, compression: float, samples: FloatArray
+) -> str | None:
     """The gate that a text fails, or None when it may be believed.
 
     Args:
@@ -117,10 +125,12 @@ def unreliable_reason(text: str, no_speech: float, mean_log_probability: float, 
         no_speech: Probability in [0, 1] of the no-speech token.
         mean_log_probability: Mean log probability of the tokens, <= 0.
         compression: Length of the text over its length by zlib; a loop compresses well.
+        samples: The utterance (N,) at 16 kHz.
     """
-    if not text.strip(string.punctuation + string.whitespace):
+    said = text.strip(string.punctuation + string.whitespace)
+    if not said or len(said) < CHARACTERS_PER_S * len(samples) / SAMPLE_RATE_HZ:
         return "no_speech"
-    if no_speech > NO_SPEECH_PROBABILITY and mean_log_probability < MEAN_LOG_PROBABILITY:
+    if no_speech > NO_SPEECH_PROBABILITY and mean_log_probability < SURE_LOG_PROBABILITY:
         return "no_speech"
     if compression > COMPRESSION_RATIO:
         return "repetition"

@@ -36,7 +36,7 @@ from pipelines.types import (
     Participant,
     UtteranceSentiment,
 )
-from tests.benchmarks import endurance
+from tests.benchmarks import endurance, engines
 from tests.benchmarks.encoders import encoder_speed
 
 PORT = 8123
@@ -292,6 +292,8 @@ def main() -> None:
     match sys.argv[1:]:
         case ["encoders"]:
             figures = {"one_core": one_core()}
+        case ["engines"]:
+            figures = engines.measure(Path(os.environ["UNDERTONE_DATA"]))
         case ["endurance"]:
             figures = asyncio.run(endurance.measure())
         case _:

@@ -92,6 +92,8 @@ def test_the_score_follows_the_emotion_where_a_set_knows_it_else_the_polarity(tm
     (tmp_path / "airline" / "tweets_train.csv").write_text(TWEETS)
     folder = bundle_folder("embedded")
     emotion, polarity = meld(folder, tmp_path, "all").tasks["score"], tweets(folder, tmp_path, "all").tasks["score"]
+    assert isinstance(emotion, ScoreTask)
+    assert isinstance(polarity, ScoreTask)
     assert emotion.truth.tolist() == [2.0, -2.5, 0.0, 0.0]
     assert polarity.truth.tolist() == [-2.0, 2.0]
 

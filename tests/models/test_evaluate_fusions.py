@@ -9,6 +9,7 @@ from models.data.mosi import LABELS, LENGTHS
 from models.errors import CheckpointError
 from models.fusion.tables import TableConfig, TableNetwork
 from models.labels import RAVDESS_LABELS
+from models.tasks import Task
 from tests.models.data.test_mosi import write as write_mosi
 from tests.models.data.test_ravdess_av import row
 from tests.models.data.test_ravdess_av import write as write_ravdess_av
@@ -29,7 +30,7 @@ def test_mosi_is_judged_on_polarity_by_every_subset(tmp_path: Path) -> None:
     assert set(answers.tasks) == {"polarity", "polarity_averaged"} | {
         f"polarity_{one}" for one in ("audio", "video", "text", "audio+video", "audio+text", "video+text")
     }
-    assert all(task.truth.tolist() == [0, 1, 0] for task in answers.tasks.values())
+    assert all(isinstance(task, Task) and task.truth.tolist() == [0, 1, 0] for task in answers.tasks.values())
     assert answers.skipped == 0
 
 
@@ -42,7 +43,9 @@ def test_the_ravdess_table_is_judged_on_its_eight_emotions_and_polarity(tmp_path
     answers = fusions.ravdess_av(tmp_path, tmp_path, "all")
 
     assert {"emotion", "emotion_audio", "emotion_video", "emotion_averaged", "polarity"} <= set(answers.tasks)
-    assert answers.tasks["emotion"].truth.tolist() == [1, 3]
+    emotion = answers.tasks["emotion"]
+    assert isinstance(emotion, Task)
+    assert emotion.truth.tolist() == [1, 3]
     assert answers.skipped == 1
 
 

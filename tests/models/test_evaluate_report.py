@@ -7,6 +7,7 @@ from PIL import Image
 
 from models import evaluate_report
 from models.metrics import judge
+from models.recognition import WordsTask
 from models.tasks import Answers, ScoreTask, Task, Tasks
 
 
@@ -49,6 +50,18 @@ def test_a_report_holds_the_json_a_table_and_readable_pictures_of_every_task(tmp
     assert all(f"({name})" in text for name in pictures)
     assert "| metric | network | 95 % interval | constant |" in text
     assert "| truth / answer | negative | neutral | positive |" in text
+
+
+def test_of_words_the_worst_sounds_are_tabled_and_nothing_is_drawn(tmp_path: Path) -> None:
+    words = WordsTask(("a", "b"), ("one two", "three"), ("one two", "free | lunch"), np.array([True, False]))
+    given = Answers({"words": words}, 0)
+
+    evaluate_report.write(tmp_path, found(given, 2), given)
+
+    assert {path.name for path in tmp_path.iterdir()} == {"report.json", "report.md"}
+    lines = (tmp_path / "report.md").read_text().splitlines()
+    assert "| wer | 1.0000 | 0.0000 to 3.0000 | 1.0000 |" in lines
+    assert "| b | 3 | three | free \\| lunch | False |" in lines
 
 
 def test_what_does_not_exist_is_a_dash() -> None:

@@ -8,7 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from deployments.cli.main import app
-from deployments.cli.train import DATASETS_HELP
+from deployments.cli.train import DATASETS_HELP, OWN_DATA
+from deployments.sample import ANGRY_TO_CONTENT
 from models.evaluate import DATASETS
 from models.recipes import FOLDS
 from models.recipes.debug import debug
@@ -76,7 +77,10 @@ def test_evaluate_shows_intervals_constant_classes_and_confusion_and_writes_a_re
     assert (tmp_path / "report" / "polarity_roc.png").is_file()
 
 
-def test_evaluate_all_shows_what_lies_there_in_one_table(cli: CliRunner, tweets: Path) -> None:
+def test_evaluate_all_shows_what_lies_there_in_one_table(
+    cli: CliRunner, tweets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(DATASETS, "speech")  # minutes; see the next test
     command = ["evaluate", "all", "--data", str(tweets), "--split", "all"]
 
     table, as_json = cli.invoke(app, command), cli.invoke(app, [*command, "--json"])
@@ -87,6 +91,48 @@ def test_evaluate_all_shows_what_lies_there_in_one_table(cli: CliRunner, tweets:
     assert "audio emodb: no" in table.stderr
     judged = [one for one in json.loads(as_json.stdout)["evaluations"] if "tasks" in one]
     assert [(one["modality"], one["dataset"], one["n"]) for one in judged] == [("text", "tweets", 2)]
+
+
+def test_evaluate_all_has_a_table_of_what_was_transcribed(
+    cli: CliRunner, tweets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only = {"speech": {"sample": DATASETS["speech"]["sample"]}, "text": {"tweets": DATASETS["text"]["tweets"]}}
+    monkeypatch.setattr("models.evaluate.DATASETS", only)
+    monkeypatch.setitem(OWN_DATA, "sample", one_turn(tweets / "call"))
+
+    ended = cli.invoke(app, ["evaluate", "all", "--data", str(tweets), "--split", "all"])
+
+    assert ended.exit_code == 0
+    lines = [line.split() for line in ended.stdout.splitlines()]
+    assert any(line[:2] == ["text", "tweets"] for line in lines)
+    (row,) = [line for line in lines if line[:1] == ["sample"]]
+    assert row[1:5] == ["1", "12", "0", "(1)"]
+
+
+def one_turn(folder: Path) -> Path:
+    """The sample call with its second turn only."""
+    folder.mkdir()
+    header, _, turn, *_ = ANGRY_TO_CONTENT.with_suffix(".txt").read_text().splitlines()
+    (folder / "call.txt").write_text(f"{header}\n{turn}\n")
+    (folder / "call.flac").write_bytes(ANGRY_TO_CONTENT.read_bytes())
+    return folder
+
+
+def test_what_the_project_makes_itself_needs_no_data_folder(
+    cli: CliRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(OWN_DATA, "sample", one_turn(tmp_path / "call"))
+
+    ended = cli.invoke(app, ["evaluate", "speech", "--dataset", "sample"])
+    without = cli.invoke(app, ["evaluate", "speech", "--dataset", "librivox"])
+    unknown = cli.invoke(app, ["evaluate", "speech", "--dataset", "sample", "--transcriber", "no such"])
+
+    assert ended.exit_code == 0
+    assert "sample validation: 1 judged, 0 left out" in ended.stdout
+    assert ["words", "wer", "0.0000"] in [line.split()[:3] for line in ended.stdout.splitlines()]
+    assert (without.exit_code, unknown.exit_code) == (2, 1)
+    assert "--data" in without.stderr
+    assert "no such" in unknown.stderr
 
 
 @pytest.mark.slow

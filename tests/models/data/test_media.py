@@ -51,6 +51,19 @@ def test_sound_is_what_libsndfile_reads(tmp_path: Path, suffix: str, kind: str) 
     np.testing.assert_allclose(found, soundfile.read(path, dtype="float32")[0].mean(axis=1), atol=1e-4)
 
 
+def test_one_channel_may_be_taken_of_several(tmp_path: Path) -> None:
+    path = tmp_path / "clip.flac"
+    soundfile.write(path, np.stack([tone(16_000), 0.5 * tone(16_000, hz=900)], axis=1), 16_000)
+
+    first, second = (read_sound(path, channel=channel) for channel in (0, 1))
+
+    assert first is not None
+    assert second is not None
+    np.testing.assert_allclose(first, tone(16_000), atol=1e-4)
+    np.testing.assert_allclose(second, 0.5 * tone(16_000, hz=900), atol=1e-4)
+    assert read_sound(path, channel=2) is None
+
+
 def test_another_rate_becomes_16_khz(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "clip.wav", tone(48_000), 48_000)
 

@@ -64,6 +64,22 @@ def test_films_are_heard_and_a_performance_counts_once_by_its_sound_file(recordi
     assert 0.4 < lengths[4] / 16_000 < 0.7
 
 
+def test_the_statement_in_the_name_is_what_is_said(recordings: Path) -> None:
+    folder = recordings / "ravdess" / "Actor_19"
+    soundfile.write(folder / "03-01-05-01-02-01-19.wav", tone(16_000), 16_000)
+    soundfile.write(folder / "03-01-06-01-03-01-19.wav", tone(16_000), 16_000)  # there is no third
+
+    read = ravdess.read_words(recordings, "validation")
+
+    said = {name: read.label_names[label] for name, label in zip(read.names, read.labels, strict=True)}
+    assert said == {
+        "03-01-01-01-01-01-19": "Kids are talking by the door",
+        "03-01-05-01-02-01-19": "Dogs are sitting by the door",
+        "03-01-08-01-01-01-19": "Kids are talking by the door",
+    }
+    assert read.skipped == 1
+
+
 def test_songs_and_links_out_of_the_folder_are_skipped_and_counted(recordings: Path) -> None:
     folder = recordings / "ravdess" / "Actor_19"
     soundfile.write(folder / "03-02-01-01-01-01-19.wav", tone(16_000), 16_000)
@@ -113,3 +129,4 @@ def test_the_real_set_has_sixty_clips_an_actor(data_dir: Path) -> None:
 
     assert (len(read.clips), read.skipped) == (180, 0)
     assert np.bincount(read.labels).tolist() == [12, 24, 24, 24, 24, 24, 24, 24]
+    assert np.bincount(ravdess.read_words(data_dir, "validation").labels).tolist() == [90, 90]

@@ -12,14 +12,32 @@ SECOND = np.full(16_000, 0.01, np.float32)
     ("text", "no_speech", "log_probability", "compression", "gate"),
     [
         ("Thank you.", 0.9, -1.5, 1.0, "no_speech"),
-        ("Thank you.", 0.9, -0.2, 1.0, None),
+        ("you", 0.9, -0.5, 1.0, "no_speech"),  # what tiny.en writes for silence
+        ("Ha!", 0.5, -0.6, 1.0, "no_speech"),
+        ("Thank you.", 0.9, -0.2, 1.0, None),  # sure of it
+        ("Thank you.", 0.4, -0.8, 1.0, None),
         ("no no no no", 0.0, -0.2, 3.0, "repetition"),
         ("Blurred words", 0.0, -1.5, 1.0, "low_confidence"),
         (" ... ", 0.0, -0.2, 1.0, "no_speech"),
     ],
 )
 def test_gates(text: str, no_speech: float, log_probability: float, compression: float, gate: str | None) -> None:
-    assert unreliable_reason(text, no_speech, log_probability, compression) == gate
+    assert unreliable_reason(text, no_speech, log_probability, compression, SECOND) == gate
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds", "gate"),
+    [
+        ("Thank you.", 29.9, "no_speech"),
+        ("Thank you.", 10, None),
+        ("2018", 2.6, None),
+        ("没有。", 4, None),
+        ("A.", 2, "no_speech"),
+    ],
+)
+def test_hardly_a_word_in_a_long_sound_is_no_speech(text: str, seconds: float, gate: str | None) -> None:
+    samples = np.full(int(16_000 * seconds), 0.01, np.float32)
+    assert unreliable_reason(text, 0.0, -0.2, 1.0, samples) == gate
 
 
 def test_a_space_begins_a_word_and_nothing_else_does() -> None:
