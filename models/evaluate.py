@@ -52,9 +52,8 @@ def run(
         `{"dataset", "split", "n", "skipped", "tasks": {task: what models.metrics.judge returns}}`, a JSON value. Tasks
         are `emotion`, `polarity` and `score`, those that the set has labels for; of a fusion also one per subset of
         modalities, `emotion_audio+text`, and `emotion_averaged`, the mean of the encoders' probabilities. Of speech the one
-        task is `words`, and `engine` says what transcribed. `n` counts the
-        samples of the largest task; `skipped` what was broken, and labels without a counterpart in `EMOTIONS`, which
-        only the task `emotion` leaves out.
+        task is `words`, and `engine` says what transcribed. `n` counts the samples of the largest task; `skipped` what was
+        broken, and labels without a counterpart in `EMOTIONS`, which only the task `emotion` leaves out.
 
     Raises:
         EvaluateError: No such modality, data set or bundle; or nothing to judge.

@@ -42,6 +42,7 @@ class StreamMetrics:
     retries: Counter
     records_lost: Counter
     fenced: Counter
+    interim_texts: Counter
 
 
 def stream_metrics() -> StreamMetrics:
@@ -108,6 +109,12 @@ def stream_metrics() -> StreamMetrics:
             "undertone_records_lost_total", "Records that the log dropped before they were read", registry=registry
         ),
         Counter("undertone_fenced_total", "Writes refused because another worker owns the stream", registry=registry),
+        Counter(
+            "undertone_interim_texts_total",
+            "Words of utterances that go on, by outcome: published; or dropped: busy, failed, unreliable",
+            ["outcome"],
+            registry=registry,
+        ),
     )
 
 

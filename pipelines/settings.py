@@ -97,6 +97,17 @@ class TimeoutSettings(Configuration):
     fuse_s: Seconds = 15.0
 
 
+class InterimSettings(Configuration):
+    """When the words of an utterance that goes on are shown before it ends (docs/architecture.md#an-interim-text)."""
+
+    show: bool | None = None
+    """None: where the networks run on a GPU. On a CPU each costs about as much as the words of a whole utterance."""
+    after_s: Seconds = 3.0
+    """The utterance has lasted this long."""
+    every_s: Seconds = 2.0
+    """How much longer it has lasted at the next interim text."""
+
+
 class WorkerSettings(Configuration):
     """Bounds of one ingest worker."""
 
@@ -161,6 +172,7 @@ class AppConfig(Configuration):
     """Where networks run: `cpu`, `cuda`, `cuda:0`; replicas and GPUs stand in the deployment's own options."""
     stream: StreamSettings = StreamSettings()
     timeouts: TimeoutSettings = TimeoutSettings()
+    interim: InterimSettings = InterimSettings()
     worker: WorkerSettings = WorkerSettings()
     tenants: dict[str, TenantSettings] = Field(default_factory=lambda: {"default": TenantSettings()})
 
@@ -186,6 +198,12 @@ class AppConfig(Configuration):
     def is_live(self) -> bool:
         """Whether this is the live run, not a replay's or a shadow's."""
         return self.run == LIVE_RUN
+
+    @property
+    def shows_interim(self) -> bool:
+        """Whether the words of utterances that go on are shown; never those of a replay or a shadow, which nobody watches."""
+        show = self.device.startswith("cuda") if self.interim.show is None else self.interim.show
+        return self.is_live and show
 
     def tenant(self, name: str) -> TenantSettings:
         """Everything that differs by tenant, of the tenant `name`; of `default` where it has no settings of its own."""

@@ -7,7 +7,8 @@ from rich.console import Group
 
 from deployments.cli import render
 from deployments.cli.client import call_path, events, gateway, get, pages, summary_of, utterances
-from deployments.cli.console import CommandError, clear_errors, print_out, settings, stderr, stdout, write_json
+from deployments.cli.console import CommandError, clear_errors, print_out, settings, stderr, write_json
+from deployments.cli.follow import follow
 from deployments.cli.options import Json, Tenant
 from pipelines.review.summary import CallSummary
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     import httpx
 
 CALL_COLUMNS = {"call_id": "call", "status": "status", "started_at": "started", "utterances": "utterances"}
-STATE_CHANGES = {"call-stalled": "nothing comes of the call any more: stalled", "call-live": "the call goes on"}
 
 commands = typer.Typer()
 
@@ -76,19 +76,14 @@ def watch(
     tenant: Tenant = "default",
     as_json: Json = False,
 ) -> None:
-    """Follow a call while it happens, until it ends or Ctrl-C."""
+    """Follow a call while it happens, until it ends or Ctrl-C.
+
+    Where the system shows interim texts (`undertone serve --interim`), the words so far stand below in grey until the
+    utterance is judged; `--json` has them as objects with `"interim": true`.
+    """
     with gateway(settings().url) as client:
         wanted = newest(client, tenant) if call is None else call
-        for event in events(client, wanted, {"tenant": tenant}):
-            if event.kind in STATE_CHANGES:
-                stderr().print(STATE_CHANGES[event.kind])
-            result = event.utterance
-            if result is None:
-                continue
-            if as_json:
-                write_json([result])
-            else:
-                stdout().print(render.utterance(result))
+        follow(events(client, wanted, {"tenant": tenant}), as_json=as_json)
         if not as_json:
             print_out(render.summary(summary_of(client, wanted, tenant)))
 

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from deployments.cli.console import CommandError
 from pipelines.review.summary import CallSummary
+from pipelines.store.queries import InterimText
 from pipelines.types import UtteranceSentiment
 
 if TYPE_CHECKING:
@@ -35,6 +36,11 @@ class Event:
     def utterance(self) -> UtteranceSentiment | None:
         """The result that it brings; None for an event of another kind."""
         return UtteranceSentiment.model_validate_json(self.text) if self.kind == "utterance" else None
+
+    @property
+    def interim(self) -> InterimText | None:
+        """The words so far that it brings; None for an event of another kind."""
+        return InterimText.model_validate_json(self.text) if self.kind == "interim" else None
 
 
 @contextmanager

@@ -15,11 +15,12 @@ from rich.console import Console
 from deployments.cli import render
 from deployments.cli.client import await_call, events, gateway, summary_of
 from deployments.cli.connect import System
-from deployments.cli.console import CommandError, clear_errors, print_out, settings, stderr, stdout, write_json
-from deployments.cli.options import Json, Pace, PaceOption
+from deployments.cli.console import CommandError, clear_errors, print_out, settings, stderr, write_json
+from deployments.cli.follow import follow
+from deployments.cli.options import Interim, Json, Pace, PaceOption
 from deployments.cli.recordings import Recording, fragments_of, send_fragments
 from deployments.sample import ANGRY_TO_CONTENT
-from pipelines.settings import AppConfig
+from pipelines.settings import AppConfig, InterimSettings
 from pipelines.types import UtteranceSentiment
 
 if TYPE_CHECKING:  # what takes long to import, which `undertone --help` spares
@@ -43,13 +44,14 @@ def demo(
     *,
     pace: PaceOption = Pace.FAST,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the gateway; 0 takes a free one.")] = 0,
+    interim: Interim = None,
     as_json: Json = False,
 ) -> None:
     """Start everything on this machine, play the sample call through it, and stop."""
     from deployments.serve.embedded import delete_embedded_store  # noqa: PLC0415  # imports redis
 
     console = stderr()
-    config = AppConfig(source="redis")
+    config = AppConfig(source="redis", interim=InterimSettings(show=interim))
     port = port or _free_port()
     with ExitStack() as stack:
         stack.callback(delete_embedded_store, settings(), port)
@@ -97,28 +99,17 @@ def _follow(client: "httpx.Client", call_id: str, *, as_json: bool) -> Future[li
     """Print the call's results in a thread of its own, while the call is still being sent."""
     done: Future[list[UtteranceSentiment]] = Future()
 
-    def follow() -> None:
-        found = []
+    def run() -> None:
         try:
             await_call(client, call_id, {"tenant": TENANT}, CALL_OPENS_S)
-            for event in events(client, call_id, {"tenant": TENANT}):
-                if event.utterance is not None:
-                    found.append(event.utterance)
-                    _print(event.utterance, as_json=as_json)
+            found = follow(events(client, call_id, {"tenant": TENANT}), as_json=as_json)
         except BaseException as error:  # noqa: BLE001  # whatever it is, it is raised again where the result is asked for
             done.set_exception(error)
         else:
             done.set_result(found)
 
-    threading.Thread(target=follow, name="follow", daemon=True).start()
+    threading.Thread(target=run, name="follow", daemon=True).start()
     return done
-
-
-def _print(result: UtteranceSentiment, *, as_json: bool) -> None:
-    if as_json:
-        write_json([result])
-    else:
-        stdout().print(render.utterance(result))
 
 
 def _credits(found: Sequence[UtteranceSentiment]) -> str:

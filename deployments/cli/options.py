@@ -46,6 +46,13 @@ Transcriber = Annotated[
     str, typer.Option(help="A Whisper model: `tiny.en` or `base`, which are installed; another name (fetched) or path.")
 ]
 Bundle = Annotated[str, typer.Option(help="`embedded`, or the folder of another bundle.")]
+Interim = Annotated[
+    bool | None,
+    typer.Option(
+        "--interim/--no-interim",
+        help="Show the words of an utterance that has lasted 3 s before it ends; where nothing is said, on a GPU only.",
+    ),
+]
 ConfigFile = Annotated[
     Path | None,
     typer.Option("--config", help="The Serve config file of the live system: its limits and policies hold here too."),

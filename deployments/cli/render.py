@@ -10,6 +10,7 @@ from rich.text import Text
 from models.types import SCORE_MAX, SCORE_MIN, Modality
 from pipelines.review.participant import ParticipantSummary
 from pipelines.review.summary import CallSummary
+from pipelines.store.queries import InterimText
 from pipelines.types import MissingReason, Participant, UtteranceSentiment
 
 PARTICIPANT_STYLE = {Participant.AGENT: "cyan", Participant.CUSTOMER: "magenta", Participant.MIXED: "blue"}
@@ -83,13 +84,18 @@ def utterance(result: UtteranceSentiment) -> RenderableType:
     """One utterance as two rows, for calls that go on: who, when and the words; then what was felt and why."""
     value = None if result.judgement is None else result.judgement.score
     parts = [Text.assemble((f"{name} ", "dim"), contribution(result, m)) for m, name in MODALITY_NAME.items()]
-    table = Table.grid(padding=(0, 1))
-    table.add_column(width=8, justify="right")
-    table.add_column(width=9)
-    table.add_column()
+    table = _rows()
     who = Text(result.participant, style=PARTICIPANT_STYLE[result.participant])
     table.add_row(clock(result.start_ms), who, words(result))
     table.add_row("", "", Text("   ").join([Text.assemble(score(value), "  ", feeling(result)), *parts]))
+    return table
+
+
+def interim(text: InterimText) -> RenderableType:
+    """The words so far of an utterance that goes on, as one row in the columns of `utterance`."""
+    who = Text(text.participant, style=PARTICIPANT_STYLE[text.participant])
+    table = _rows()
+    table.add_row(clock(text.start_ms), who, Text(f"{_printable(text.text)} …", style="bright_black"))
     return table
 
 
@@ -153,6 +159,15 @@ def calls(rows: Sequence[Mapping[str, object]], columns: Mapping[str, str]) -> T
         table.add_column(heading)
     for row in rows:
         table.add_row(*(_cell(row.get(key)) for key in columns))
+    return table
+
+
+def _rows() -> Table:
+    """For calls that go on: when, who, and the rest of the line."""
+    table = Table.grid(padding=(0, 1))
+    table.add_column(width=8, justify="right")
+    table.add_column(width=9)
+    table.add_column()
     return table
 
 

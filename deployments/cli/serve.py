@@ -7,8 +7,8 @@ import typer
 
 from deployments.cli.connect import DEFAULT_PORT, source_of
 from deployments.cli.console import CommandError, clear_errors, settings, stderr, write_json
-from deployments.cli.options import DEFAULTS, Bundle, Json, Source, Transcriber
-from pipelines.settings import AppConfig
+from deployments.cli.options import DEFAULTS, Bundle, Interim, Json, Source, Transcriber
+from pipelines.settings import AppConfig, InterimSettings
 
 commands = typer.Typer()
 
@@ -22,12 +22,18 @@ def serve(
     source: Source = None,
     transcriber: Transcriber = DEFAULTS.transcriber,
     bundle: Bundle = DEFAULTS.bundle,
+    interim: Interim = None,
     as_json: Json = False,
 ) -> None:
     """Run the whole system on this machine until Ctrl-C."""
     from deployments.serve.embedded import embedded  # noqa: PLC0415  # imports redis
 
-    config = AppConfig(source=source_of(settings(), source), transcriber=transcriber, bundle=bundle)
+    config = AppConfig(
+        source=source_of(settings(), source),
+        transcriber=transcriber,
+        bundle=bundle,
+        interim=InterimSettings(show=interim),
+    )
     console = stderr()
     console.print("starting Redis, Ray and the networks …")
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -13,6 +13,7 @@ from fastapi.sse import format_sse_event
 from deployments.http.caller import Caller
 from deployments.http.calls import CallIdPath, call_summary, known_call
 from deployments.http.feed import TenantFeeds
+from deployments.http.interim import InterimFeeds
 from pipelines.errors import BadCursorError
 from pipelines.review.summary import CallSummary
 from pipelines.store.queries import CallEvent
@@ -33,12 +34,13 @@ LastEventId = Annotated[str, Header(description="Resume after this event.")]
 def event_routes(store: Store, heartbeat_ms: int) -> APIRouter:
     """The two routes that stream; a quiet stream says so every `heartbeat_ms`."""
     routes = APIRouter(prefix="/v1", tags=["calls"])
-    _add_call_events(routes, store, heartbeat_ms)
-    _add_tenant_events(routes, store, heartbeat_ms)
+    interim = InterimFeeds(store.interim)
+    _add_call_events(routes, store, interim, heartbeat_ms)
+    _add_tenant_events(routes, store, interim, heartbeat_ms)
     return routes
 
 
-def _add_call_events(routes: APIRouter, store: Store, heartbeat_ms: int) -> None:
+def _add_call_events(routes: APIRouter, store: Store, interim: InterimFeeds, heartbeat_ms: int) -> None:
     @routes.get(
         "/calls/{call_id}/events",
         summary="What happens in a call, as it happens",
@@ -47,7 +49,8 @@ def _add_call_events(routes: APIRouter, store: Store, heartbeat_ms: int) -> None
             200: _documented(
                 "Server-sent events: `utterance` with a result, `call-stalled` and `call-live` when it falls "
                 "silent and speaks again, at last `call-final` with the summary. "
-                "A quiet call sends comments.",
+                "`interim`, where the configuration shows them, has the words so far of an utterance that goes on and no "
+                "id: it is stored nowhere, and the words of its `utterance` may differ. A quiet call sends comments.",
                 "1763700000000-0",
             ),
             204: {"description": "Everything after `Last-Event-ID` has been sent: the call is over."},
@@ -60,10 +63,11 @@ def _add_call_events(routes: APIRouter, store: Store, heartbeat_ms: int) -> None
         first = await store.archive.events(call_id, last_event_id)
         if not first and found.over:
             return Response(status_code=HTTPStatus.NO_CONTENT)  # tells a browser not to connect again
-        return _streamed(_call_events(store, call_id, last_event_id, heartbeat_ms))
+        happened = _call_events(store, call_id, last_event_id, heartbeat_ms)
+        return _streamed(interim.beside(happened, caller.tenant, call_id))
 
 
-def _add_tenant_events(routes: APIRouter, store: Store, heartbeat_ms: int) -> None:
+def _add_tenant_events(routes: APIRouter, store: Store, interim: InterimFeeds, heartbeat_ms: int) -> None:
     feeds = TenantFeeds(store.archive, heartbeat_ms)
 
     @routes.get(
@@ -73,7 +77,7 @@ def _add_tenant_events(routes: APIRouter, store: Store, heartbeat_ms: int) -> No
         responses={
             200: _documented(
                 "Server-sent events: `utterance` with a result, `call-stalled`, `call-live` and `call-final` with "
-                '`{"call_id": …, "status": …}`. A quiet tenant sends comments.',
+                '`{"call_id": …, "status": …}`; `interim` as in a call. A quiet tenant sends comments.',
                 "1763699999000.1763700000000-0.a-17",
             )
         },
@@ -87,7 +91,7 @@ def _add_tenant_events(routes: APIRouter, store: Store, heartbeat_ms: int) -> No
         """
         now_ms = await store.archive.clock_ms()
         after_ms = _resume_ms(last_event_id, now_ms) if last_event_id else None
-        return _streamed(feeds.watch(caller.tenant, after_ms, now_ms))
+        return _streamed(interim.beside(feeds.watch(caller.tenant, after_ms, now_ms), caller.tenant))
 
 
 def _resume_ms(last_event_id: str, now_ms: int) -> int:
@@ -103,7 +107,7 @@ def _resume_ms(last_event_id: str, now_ms: int) -> int:
     return after_ms
 
 
-async def _call_events(store: Store, call_id: str, last_id: str, heartbeat_ms: int) -> AsyncIterator[bytes]:
+async def _call_events(store: Store, call_id: str, last_id: str, heartbeat_ms: int) -> AsyncGenerator[bytes, None]:
     # The headers leave with the first bytes: a watcher of a quiet call knows at once that it listens.
     yield format_sse_event(comment="listening")
     while True:

@@ -111,6 +111,7 @@ class NetworkReplica:
     def __init__(self, role: Role, config: AppConfig) -> None:
         self._network = load(role, config)
         self._thread = ThreadPoolExecutor(1, "network")
+        self._under_way = 0
         if self._network.batch_max is not None:
             self._batching.set_max_batch_size(self._network.batch_max)
 
@@ -132,10 +133,18 @@ class NetworkReplica:
 
     async def infer(self, item: Any) -> Any:
         """One input's output; a refused input raises a `ValueError`."""
-        output = await self._batched(item)
+        self._under_way += 1
+        try:
+            output = await self._batched(item)
+        finally:
+            self._under_way -= 1
         if isinstance(output, Exception):
             raise output
         return output
+
+    async def infer_if_idle(self, item: Any) -> Any:
+        """`infer` while nothing else is asked of this replica, else None at once: what may be left out makes nobody wait."""
+        return None if self._under_way else await self.infer(item)
 
     async def name(self) -> str:
         """Name and version of what serves."""

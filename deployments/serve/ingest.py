@@ -5,7 +5,7 @@ import logging
 import os
 
 from deployments.serve.autoscaling import LAG_RECORDS, OLDEST_AGE_S, PARTITIONS
-from deployments.serve.stages import Handles, served_analyser
+from deployments.serve.stages import Handles, idle_transcriber, served_analyser
 from pipelines.ingest.worker import Worker, owner_name
 from pipelines.log.choose import open_producer, open_source
 from pipelines.log.producer import Producer
@@ -30,6 +30,7 @@ class Ingest:
             producer=producer,
             store=Store.connect(settings.redis.get_secret_value(), config.run),
             analyse=served_analyser(config, handles),
+            transcribe=idle_transcriber(handles),
             config=config,
             owner=owner,
         )

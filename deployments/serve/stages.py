@@ -18,7 +18,7 @@ from ray.serve.handle import DeploymentHandle
 from deployments.serve.encoders import Role, bundle_of, load
 from models.errors import FaceNotFoundError, ModelError
 from models.families import FUSION, Family, imported
-from models.types import Features, FusedPrediction, Modality
+from models.types import Features, FloatArray, FusedPrediction, Modality, Transcript
 from pipelines.errors import EncoderUnavailableError, NoFaceError, UnusableInputError
 from pipelines.ingest.analyse import Analyser, ModelNames, Stages
 from pipelines.settings import AppConfig
@@ -29,8 +29,8 @@ Infer = Callable[[Any], Awaitable[Any]]
 """One network: a prepared input in, its output out."""
 
 
-async def ask(handle: DeploymentHandle[Any], item: Any) -> Any:
-    """One call over a handle, again when the replica died under it.
+async def ask(handle: DeploymentHandle[Any], item: Any, method: str = "infer") -> Any:
+    """One call of a replica's method over a handle, again when the replica died under it.
 
     Raises:
         EncoderUnavailableError: no replica answers.
@@ -38,7 +38,7 @@ async def ask(handle: DeploymentHandle[Any], item: Any) -> Any:
     """
     for attempt in range(DEAD_REPLICA_TRIES):
         try:
-            return await handle.infer.remote(item)
+            return await getattr(handle, method).remote(item)
         except (ActorDiedError, ActorUnavailableError) as error:
             if attempt + 1 == DEAD_REPLICA_TRIES:
                 raise EncoderUnavailableError(f"{handle.deployment_name}: its replicas died: {error}") from error
@@ -68,6 +68,11 @@ def served_analyser(config: AppConfig, handles: Handles) -> Analyser:
         return partial(ask, handle.options(_by_reference=False))
 
     return _analyser(config, {field.name: asking(getattr(handles, field.name)) for field in fields(handles)})
+
+
+def idle_transcriber(handles: Handles) -> Callable[[FloatArray], Awaitable[Transcript | None]]:
+    """The words of samples (N,) at 16 kHz where the transcriber has nothing else to do, else None at once."""
+    return partial(ask, handles.transcriber.options(_by_reference=False), method="infer_if_idle")
 
 
 def local_analyser(config: AppConfig) -> Analyser:

@@ -42,7 +42,7 @@ def _s(size: int) -> Samples:
 
 def _sine(hz: Samples | float, size: int) -> Samples:
     """A sine whose frequency may change from sample to sample."""
-    return np.sin(2 * np.pi * np.cumsum(np.broadcast_to(hz, size)) / SAMPLE_RATE_HZ)
+    return np.asarray(np.sin(2 * np.pi * np.cumsum(np.broadcast_to(hz, size)) / SAMPLE_RATE_HZ))
 
 
 def _coloured(exponent: float, low_hz: float = 20.0, high_hz: float = 8_000.0) -> Make:
@@ -61,7 +61,7 @@ def _tones(*hz: float, cadence: Sequence[float] = ()) -> Make:
     """Sines at once, in turn on and off for so many seconds each; without a cadence always on."""
 
     def make(_: np.random.Generator, size: int) -> Samples:
-        tone = np.sum([_sine(one, size) for one in hz], axis=0)
+        tone = np.asarray(np.sum([_sine(one, size) for one in hz], axis=0))
         return tone if not cadence else tone * _gate(cadence, size)
 
     return make
@@ -70,7 +70,7 @@ def _tones(*hz: float, cadence: Sequence[float] = ()) -> Make:
 def _gate(cadence: Sequence[float], size: int) -> Samples:
     """1 where a cadence of seconds on, off, on … is on, else 0."""
     edges = np.cumsum(cadence)
-    return (np.searchsorted(edges, _s(size) % edges[-1], side="right") % 2 == 0).astype(np.float64)
+    return np.asarray(np.searchsorted(edges, _s(size) % edges[-1], side="right") % 2 == 0, dtype=np.float64)
 
 
 def _sequence(*steps: tuple[Sequence[float], float]) -> Make:

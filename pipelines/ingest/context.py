@@ -9,12 +9,14 @@ from typing import TypeVar
 
 from prometheus_client import Gauge
 
+from models.types import FloatArray, Transcript
 from pipelines.errors import StoreUnavailableError
+from pipelines.media.call_stream import CallStream, FeedResult, TrackEvent
 from pipelines.metrics import StreamMetrics
 from pipelines.retry import Retry
 from pipelines.settings import AppConfig
 from pipelines.store.store import Store
-from pipelines.types import TOPIC_SENTIMENT, Headers, Utterance, UtteranceSentiment
+from pipelines.types import TOPIC_SENTIMENT, Headers, MediaFragment, Utterance, UtteranceSentiment
 
 T = TypeVar("T")
 
@@ -40,7 +42,8 @@ class WorkerContext:
     """What a worker gives to its partitions, and they to their streams.
 
     `owner` is the worker's name. `send(topic, key, value, headers)` appends a record to the log and returns once it is
-    acknowledged, however long that takes.
+    acknowledged, however long that takes. `transcribe` gives the words of samples (N,) at 16 kHz while nothing else is asked of
+    the transcriber, and None at once while something is; without it no interim texts are made.
     """
 
     owner: str
@@ -51,6 +54,7 @@ class WorkerContext:
     retry: Retry
     metrics: StreamMetrics
     in_flight: InFlight
+    transcribe: Callable[[FloatArray], Awaitable[Transcript | None]] | None = None
     decoder: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "decoder"))
     """Decoding keeps to one thread, so that polls go on meanwhile."""
     _openings: Callable[[], int] = field(default_factory=lambda: count().__next__)
@@ -72,6 +76,27 @@ class WorkerContext:
     async def decode(self, work: Callable[[], T]) -> T:
         """What `work` returns, run on the decoder thread."""
         return await asyncio.get_running_loop().run_in_executor(self.decoder, work)
+
+    async def feed(
+        self, stream: CallStream, fragment: MediaFragment
+    ) -> tuple[FeedResult, list[TrackEvent] | None, list[Utterance]]:
+        """Feed a fragment to its stream on the decoder thread, and finish the stream if it is the last.
+
+        Returns:
+            What came of the fragment; what came of the stream's end, None before it; and where interim texts are made,
+            the utterances that go on.
+
+        Raises:
+            MediaError: its media cannot be opened; the stream goes on with the next one.
+        """
+
+        def work() -> tuple[FeedResult, list[TrackEvent] | None, list[Utterance]]:
+            fed = stream.feed(fragment)
+            if fragment.final and fed.skipped in (None, "not_consented"):
+                return fed, stream.finish(), []
+            return fed, None, [] if self.transcribe is None else stream.open_speech()
+
+        return await self.decode(work)
 
     async def retry_store(self, work: Callable[[], Awaitable[T]]) -> T:
         """What `work` returns, tried again for as long as the store is away.

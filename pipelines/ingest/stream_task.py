@@ -9,8 +9,9 @@ from functools import partial
 from pipelines.errors import CallDeletedError, FencedError
 from pipelines.ingest.account import Outcomes
 from pipelines.ingest.context import WorkerContext
+from pipelines.ingest.interim import InterimRequests
 from pipelines.ingest.track_queue import TrackQueue
-from pipelines.media.call_stream import CallStream, FeedResult, TrackEvent
+from pipelines.media.call_stream import CallStream, TrackEvent
 from pipelines.store.ledger import Owned, StreamId
 from pipelines.store.queries import CallState
 from pipelines.types import (
@@ -60,6 +61,7 @@ class StreamTask:
         self._outcomes = Outcomes(checkpoint.account)
         self._dead = set(checkpoint.dead_letters)
         self._tracks = {participant: TrackQueue(cut, context) for participant, cut in checkpoint.tracks.items()}
+        self._interim = InterimRequests(context)
         self._storing: dict[Participant, asyncio.Task[None]] = {}
         self._closing: asyncio.Task[None] | None = None
         self._advancing = asyncio.Lock()
@@ -79,7 +81,7 @@ class StreamTask:
         Raises:
             MediaError: its media cannot be opened; the stream goes on with the next one.
         """
-        fed, last = await self._context.decode(lambda: _decoded(self._stream, fragment))
+        fed, last, speaking = await self._context.feed(self._stream, fragment)
         if self.ended:
             return  # lost meanwhile, and read again where the partition is still ours
         metrics = self._context.metrics
@@ -90,6 +92,7 @@ class StreamTask:
         metrics.packets_damaged.inc(fed.damaged)
         metrics.media_seconds.inc(fed.media_ms / 1000)
         self._start([*fed.events, *(last or [])], record.appended_ms, fragment.start_ms + fed.media_ms)
+        self._interim.show(speaking)
         if last is not None:
             self._close_as("final")
 
@@ -169,6 +172,7 @@ class StreamTask:
         if self.ended and not self.over.is_set():
             return  # its end is stored; only `forget_open` is under way
         self.ended = True
+        self._interim.show(())
         for track in self._tracks.values():
             track.cancel()
         for task in self._storing.values():
@@ -209,6 +213,7 @@ class StreamTask:
         if self.ended:
             return
         self.closing_as = state
+        self._interim.show(())
         self._closing = asyncio.create_task(self._close(state))
         self._closing.add_done_callback(self._note_failure)
 
@@ -290,10 +295,3 @@ class StreamTask:
         # The caller's own task ends by returning; the others are cancelled after it.
         self.over.set()
         asyncio.get_running_loop().call_soon(self.cancel)
-
-
-def _decoded(stream: CallStream, fragment: MediaFragment) -> tuple[FeedResult, list[TrackEvent] | None]:
-    """Feed a fragment, and finish the stream if it is the last. Runs on the decoder thread."""
-    fed = stream.feed(fragment)
-    ends = fragment.final and fed.skipped in (None, "not_consented")
-    return fed, stream.finish() if ends else None

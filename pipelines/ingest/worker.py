@@ -18,6 +18,7 @@ from typing import Any
 
 from prometheus_client import generate_latest
 
+from models.types import FloatArray, Transcript
 from pipelines.errors import SourceUnavailableError, StoreUnavailableError
 from pipelines.ingest.assignment import Assignment
 from pipelines.ingest.context import InFlight, WorkerContext
@@ -50,7 +51,7 @@ class Worker:
     """Reads fragments from `source`, analyses them with `analyse`, and stores the results.
 
     `owner` is the worker's name, with a number behind it in every checkpoint that it opens; it must differ from that of any other
-    process, ever (`owner_name`).
+    process, ever (`owner_name`). `transcribe`, as in `WorkerContext`, makes interim texts where the configuration wants them.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Worker:
         analyse: Callable[[Utterance], Awaitable[UtteranceSentiment]],
         config: AppConfig,
         owner: str,
+        transcribe: Callable[[FloatArray], Awaitable[Transcript | None]] | None = None,
     ) -> None:
         self.metrics: StreamMetrics = stream_metrics()
         self._source, self._producer = SourceThread(source), producer
@@ -76,6 +78,7 @@ class Worker:
             retry=self._retry,
             metrics=self.metrics,
             in_flight=InFlight(self.metrics.in_flight),
+            transcribe=transcribe if config.shows_interim else None,
         )
         self._assignment = Assignment(self._context)
         self._working_on: Partition | None = None

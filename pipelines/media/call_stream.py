@@ -80,7 +80,7 @@ class CallStream:
     """Demuxes the fragments of one stream and finds the utterances of every participant in it.
 
     Events of a track come in order, and each one's `expected_cut_sample` is the `cut_sample` of the one before.
-    `feed` and `finish` belong to one thread; `resume_point` may be called from another meanwhile.
+    `feed`, `finish` and `open_speech` belong to one thread; `resume_point` may be called from another meanwhile.
     """
 
     def __init__(self, settings: StreamSettings, checkpoint: Checkpoint, policy: Consent = DEFAULT_CONSENT) -> None:
@@ -177,6 +177,12 @@ class CallStream:
             if own.consent:
                 self._emit(participant, own, own.track.finish())
         return self._drain()
+
+    def open_speech(self) -> list[Utterance]:
+        """The utterances that go on, as far as they have come, of whose words may be analysed (see `Track.open_speech`)."""
+        heard = [(who, own) for who, own in self._tracks.items() if Modality.TEXT in (own.consent or NOTHING)]
+        found = [self._utterance(who, own, own.track.open_speech()) for who, own in heard]
+        return [utterance for utterance in found if utterance is not None]
 
     def resume_point(self, participant: Participant, cut_sample: int) -> ResumePoint:
         """Where a new owner must read from once the event that moved `participant`'s cut to `cut_sample` is stored.

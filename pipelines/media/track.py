@@ -8,7 +8,7 @@ import numpy as np
 
 from models.types import SAMPLE_RATE_HZ, FloatArray
 from pipelines.media.resample import AudioBlock
-from pipelines.media.segment import Segment, Segmenter
+from pipelines.media.segment import Segment, Segmenter, SpeechState
 from pipelines.media.vad import WINDOW_SAMPLES, SpeechDetector
 from pipelines.settings import StreamSettings
 from pipelines.types import SAMPLES_PER_MS, VideoFrame
@@ -91,6 +91,17 @@ class Track:
         self._restart(cut)
         self._has_sound = False
         return found
+
+    def open_speech(self) -> TrackSegment:
+        """The utterance that goes on, as far as it has come, without its pictures; of no length in silence. Changes nothing.
+
+        In a pause, which may be its end, it comes without samples.
+        """
+        state, end = self._segmenter.state, self._next_window
+        speaks = state in (SpeechState.SPEAKING, SpeechState.ENDING)
+        start = self._segmenter.needed_from_sample if speaks else end
+        samples = self._slice(start if state is SpeechState.SPEAKING else end, end).copy()
+        return TrackSegment(Segment(start, end, self.cut_sample), self.cut_sample, samples, ())
 
     def interrupt(self) -> list[TrackSegment]:
         """What comes next does not continue what came before: open speech, or pictures without sound, end here."""

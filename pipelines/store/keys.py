@@ -32,6 +32,7 @@ them again changes nothing, so a crash in between loses nothing.
     ut:work:PARTITION         hash: offset -> how many workers have marked the record as in progress, and the last of them
     ut:open:PARTITION         sorted set of `tenant/call/stream` of streams that are not stored to their end, by when
                               they were opened, s since 1970
+    ut:interim:TENANT         no key but a channel: words of utterances that go on; Redis keeps nothing of what is published
     ut:probe                  written to see whether Redis takes anything
     ut:{letter}:PARTITION:OFFSET  what was decided about a dead letter: redriving STREAM SEQ FINAL | redriven | dropped
 """
@@ -107,6 +108,11 @@ def work_key(run: str, partition: int) -> str:
 def open_key(run: str, partition: int) -> str:
     """The streams of a partition that are not stored to their end."""
     return f"{shared(run)}:open:{partition}"
+
+
+def interim_channel(run: str, tenant: str) -> str:
+    """Where the words of a tenant's utterances that go on are published."""
+    return f"{shared(run)}:interim:{tenant}"
 
 
 def letter_name(at: Coordinates) -> str:

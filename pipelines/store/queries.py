@@ -11,7 +11,7 @@ from typing import Generic, Literal, TypeVar
 from pydantic import ValidationError
 
 from pipelines.errors import BadCursorError, CorruptResultError
-from pipelines.types import Participant, UtteranceSentiment
+from pipelines.types import CallId, Participant, ResultModel, UtteranceSentiment
 
 MINUTE_MS = 60_000
 
@@ -103,6 +103,24 @@ class CallEvent:
     id: str
     kind: Literal["utterance", "unreadable"] | CallChange
     utterance: UtteranceSentiment | None
+
+
+class InterimText(ResultModel):
+    """The words so far of an utterance that goes on (docs/architecture.md#an-interim-text).
+
+    `end_ms` is how far it has come. The result will have other words, and `start_ms`, `stream` and `participant` in common.
+    """
+
+    event: Literal["interim"] = "interim"
+    interim: Literal[True] = True
+    call_id: CallId
+    stream: str
+    participant: Participant
+    start_ms: int
+    end_ms: int
+    text: str
+    language: str
+    engine: str
 
 
 @dataclass(frozen=True, slots=True)

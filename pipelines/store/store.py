@@ -10,6 +10,7 @@ from pipelines.errors import BadFragmentError, CallDeletedError, StoreTrouble, S
 from pipelines.store.archive import Archive
 from pipelines.store.client import connect, epoch, lua, probe, redis_errors
 from pipelines.store.deletion import TOMBSTONE_TTL_S, delete_call
+from pipelines.store.interim import InterimTexts
 from pipelines.store.keys import (
     CHECKPOINT_TTL_S,
     PROBE,
@@ -43,7 +44,7 @@ OPEN_TTL_S = 86_400
 class Store:
     """Everything that lasts. `Store.connect(url)` makes one; its methods may run concurrently on one event loop.
 
-    `archive` reads the stored calls, `ledger` keeps notes on single records.
+    `archive` reads the stored calls, `ledger` keeps notes on single records, `interim` passes on what is not stored.
 
     Every method raises `StoreUnavailableError` when Redis does not answer, or refuses to write because it is full or
     read-only; all of them may then be called again.
@@ -51,7 +52,7 @@ class Store:
 
     def __init__(self, client: Any, run: str = LIVE_RUN) -> None:
         self._redis, self._run = client, run
-        self.ledger, self.archive = Ledger(client, run), Archive(client, run)
+        self.ledger, self.archive, self.interim = Ledger(client, run), Archive(client, run), InterimTexts(client, run)
         self._open_script = client.register_script(lua("open_stream", before="call_state"))
         self._advance_script = client.register_script(lua("advance", before="call_state"))
         self._state_script = client.register_script(lua("set_state", before="call_state"))
@@ -117,21 +118,12 @@ class Store:
                 partition (`wrong_partition`), in which offsets mean something else.
         """
         keys, place = self._keys(call_id), () if offset is None else (offset,)
+        limits = (OPEN_TTL_S, CHECKPOINT_TTL_S, EVENTS_MAX)
         with redis_errors():
             # 1. Become the owner, or be told why not.
             answer, *rest = await self._open_script(
                 keys=[*keys.stream(stream), keys("letters")],
-                args=[
-                    owner,
-                    tenant,
-                    stream,
-                    started_at_ms,
-                    OPEN_TTL_S,
-                    CHECKPOINT_TTL_S,
-                    EVENTS_MAX,
-                    partition,
-                    *place,
-                ],
+                args=[owner, tenant, stream, started_at_ms, *limits, partition, *place],
             )
             # 2. Let the call know of this run, so that deleting it deletes its results here too.
             if answer == "open" and self._run != LIVE_RUN:

@@ -2,7 +2,7 @@ import pytest
 from pydantic import ValidationError
 
 from models.types import Modality
-from pipelines.settings import AppConfig, TenantSettings, WorkerSettings
+from pipelines.settings import AppConfig, InterimSettings, TenantSettings, WorkerSettings
 from pipelines.types import DEFAULT_CONSENT, Participant
 
 
@@ -23,3 +23,15 @@ def test_a_tenant_without_settings_has_those_of_default() -> None:
     assert config.tenant("unheard-of").policy == {Participant.CUSTOMER: {Modality.TEXT}}
     assert config.tenant("shop").policy == DEFAULT_CONSENT
     assert AppConfig(tenants={}).tenant("shop").policy == DEFAULT_CONSENT
+
+
+def test_interim_texts_are_shown_where_networks_run_on_a_gpu_or_the_configuration_says_so_and_of_live_calls_only() -> (
+    None
+):
+    said = {show: InterimSettings(show=show) for show in (True, False)}
+
+    assert not AppConfig().shows_interim
+    assert AppConfig(device="cuda:0").shows_interim
+    assert AppConfig(interim=said[True]).shows_interim
+    assert not AppConfig(device="cuda", interim=said[False]).shows_interim
+    assert not AppConfig(run="shadow", interim=said[True]).shows_interim

@@ -1,7 +1,7 @@
 """A worker at work on a real Redis, its log and its store there, with a judge that shows what it was given."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import redis
 
-from models.types import FloatArray
+from models.types import FloatArray, Transcript
 from pipelines.errors import StoreUnavailableError
 from pipelines.ingest.worker import Worker
 from pipelines.log.producer import Producer
@@ -108,6 +108,7 @@ async def working(
     *,
     log: str = "",
     group: str = "undertone",
+    transcribe: Callable[[FloatArray], Awaitable[Transcript | None]] | None = None,
     **config: object,
 ) -> AsyncIterator[Worker]:
     """A worker on the store at `url`, and the log there or at `log`."""
@@ -120,6 +121,7 @@ async def working(
         analyse=analyse,  # type: ignore[arg-type]  # each test brings its own coroutine
         config=made,
         owner=owner,
+        transcribe=transcribe,
     )
     async with running(worker, store):
         yield worker

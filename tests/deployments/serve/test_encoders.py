@@ -1,9 +1,14 @@
+import asyncio
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.serve.encoders import PADDING_SHARE_MAX, Network, like_lengths, run_batch
+from deployments.serve.encoders import PADDING_SHARE_MAX, Network, NetworkReplica, like_lengths, load, run_batch
+from models.types import FusedPrediction
+from pipelines.settings import AppConfig
 
 
 @given(st.lists(st.integers(1, 2000), max_size=64))
@@ -35,3 +40,27 @@ def test_outputs_keep_the_order_of_their_inputs() -> None:
     echo = Network("echo", list, "", len)
     words = ["a" * size for size in (9, 1, 50, 2, 48, 1)]
     assert run_batch(echo, words) == words
+
+
+async def test_what_may_be_left_out_is_done_by_a_replica_only_while_it_has_nothing_else_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Serve gives a replica its context, which `serve.batch` reads; here there is no Serve."""
+    context = SimpleNamespace(
+        _deployment_config=SimpleNamespace(max_ongoing_requests=64),
+        app_name="undertone",
+        deployment="Fusion",
+        replica_tag="one",
+        replica_id=SimpleNamespace(unique_id="one"),
+    )
+    monkeypatch.setattr("ray.serve.context._INTERNAL_REPLICA_CONTEXT", context)
+    replica, probe = NetworkReplica("fusion", AppConfig()), load("fusion", AppConfig()).probe
+
+    needed = asyncio.create_task(replica.infer(probe))
+    await asyncio.sleep(0)  # it is asked, and waits for its batch
+    refused = await replica.infer_if_idle(probe)
+    assert isinstance(await needed, FusedPrediction)
+    done = await replica.infer_if_idle(probe)
+
+    assert refused is None
+    assert isinstance(done, FusedPrediction)

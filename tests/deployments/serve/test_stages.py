@@ -27,16 +27,21 @@ import asyncio, sys
 from types import SimpleNamespace
 import numpy as np
 import deployments.serve.gateway, deployments.serve.ingest
-from deployments.serve.stages import Handles, served_analyser
+from deployments.serve.stages import Handles, idle_transcriber, served_analyser
 from models.types import Modality, Transcript
 from pipelines.settings import AppConfig
 
 async def seen(prepared):
     return prepared.shape if hasattr(prepared, "shape") else prepared
 
-replica = SimpleNamespace(infer=SimpleNamespace(remote=seen))
+async def busy(prepared):
+    return None
+
+replica = SimpleNamespace(infer=SimpleNamespace(remote=seen), infer_if_idle=SimpleNamespace(remote=busy))
 handle = SimpleNamespace(options=lambda **_: replica)
-encode = served_analyser(AppConfig(), Handles(handle, handle, handle, handle, handle)).stages.encode
+handles = Handles(handle, handle, handle, handle, handle)
+assert asyncio.run(idle_transcriber(handles)(np.zeros(16_000, dtype=np.float32))) is None
+encode = served_analyser(AppConfig(), handles).stages.encode
 assert asyncio.run(encode[Modality.AUDIO](np.sin(np.arange(16_000, dtype=np.float32)))) == (98, 64)
 assert asyncio.run(encode[Modality.TEXT](Transcript(" well  done ", "en", (), "test"))) == "well done"
 sys.exit('torch' in sys.modules)

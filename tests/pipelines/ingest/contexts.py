@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 
+from models.types import FloatArray, Transcript
 from pipelines.ingest.context import InFlight, WorkerContext
 from pipelines.metrics import stream_metrics
 from pipelines.retry import Retry
@@ -15,6 +16,7 @@ def context(
     url: str,
     analyse: Callable[[Utterance], Awaitable[UtteranceSentiment]] = judge,
     worker: WorkerSettings | None = None,
+    transcribe: Callable[[FloatArray], Awaitable[Transcript | None]] | None = None,
 ) -> WorkerContext:
     async def send(topic: str, key: str, value: bytes, headers: Headers) -> None:
         del topic, key, value, headers
@@ -29,4 +31,5 @@ def context(
         retry=Retry(0.1, metrics.retries),
         metrics=metrics,
         in_flight=InFlight(metrics.in_flight),
+        transcribe=transcribe,
     )

@@ -13,7 +13,7 @@ from pipelines.errors import MediaError, MediaTooLongError
 from pipelines.media.call_stream import CallStream
 from pipelines.media.utterances import utterances_of
 from pipelines.settings import MediaLimits, StreamSettings
-from pipelines.types import DEFAULT_CONSENT, Checkpoint
+from pipelines.types import DEFAULT_CONSENT, Checkpoint, Participant
 from tests.pipelines.streams import (
     AGENT,
     CUSTOMER,
@@ -249,3 +249,23 @@ def test_samples_that_are_no_numbers_do_not_stop_the_stream(vowels: Voice, tmp_p
     events = run(CallStream(SETTINGS, NEW), filmed(film(tmp_path / "a.mkv", sound, 8, key_every=10)))
     assert all(np.isfinite(one.samples).all() for one in utterances(events))
     assert sum(one.end_ms - one.start_ms for one in utterances(events)) > 6000
+
+
+def test_speech_that_goes_on_is_shown_of_those_whose_words_may_be_analysed(call: FloatArray) -> None:
+    heard = frozenset({Modality.AUDIO})
+    policies = {"both": DEFAULT_CONSENT, "customer": {CUSTOMER: DEFAULT_CONSENT[CUSTOMER], AGENT: heard}, "nobody": {}}
+    shown = {name: set[Participant]() for name in policies}
+    for name, policy in policies.items():
+        stream = CallStream(SETTINGS, NEW)
+        for one in fragments(call, [500]):
+            stream.feed(replace(one, consent=policy))
+            for utterance in stream.open_speech():
+                shown[name].add(utterance.participant)
+                assert (utterance.call_id, utterance.tenant, utterance.stream) == ("call", "default", "phone")
+                assert Modality.TEXT in utterance.consent
+                assert utterance.samples.size in {0, 16 * (utterance.end_ms - utterance.start_ms)}
+                assert utterance.frames == ()
+        stream.finish()
+        assert stream.open_speech() == []
+
+    assert shown == {"both": {AGENT, CUSTOMER}, "customer": {CUSTOMER}, "nobody": set()}

@@ -172,3 +172,35 @@ def test_settings_without_bound_are_refused() -> None:
         SegmentSettings(utterance_max_ms=86_400_000)
     with pytest.raises(ValueError, match="picture_window_ms"):
         SegmentSettings(picture_window_ms=0)
+
+
+def test_an_utterance_that_goes_on_is_shown_as_far_as_it_has_come_and_looking_changes_nothing(vowels: Voice) -> None:
+    sound = conversation(vowels)
+    watched, unwatched = Track(SETTINGS, 0), Track(SETTINGS, 0)
+    seen: list[TrackSegment] = []
+    found: list[list[TrackSegment]] = [[], []]
+    for start in range(0, sound.size, 1600):
+        piece = [block(start, sound[start : start + 1600])]
+        found[0] += watched.feed(piece, [])
+        found[1] += unwatched.feed(piece, [])
+        seen.append(watched.open_speech())
+    found[0] += watched.finish()
+    found[1] += unwatched.finish()
+
+    assert [(one.segment, one.samples.tobytes()) for one in found[0]] == [
+        (one.segment, one.samples.tobytes()) for one in found[1]
+    ]
+    spoken = {one.segment.start_sample: one for one in found[0] if one.samples.size}
+    shown = [one for one in seen if one.samples.size]
+    assert {one.segment.start_sample for one in shown} == set(spoken)
+    for one in shown:
+        whole = spoken[one.segment.start_sample]
+        both = min(one.samples.size, whole.samples.size)
+        assert np.array_equal(one.samples[:both], whole.samples[:both])
+        assert one.segment.end_sample - one.segment.start_sample == one.samples.size
+    silent = [one for one in seen if one.segment.start_sample == one.segment.end_sample]
+    pauses = [one for one in seen if one.segment.start_sample < one.segment.end_sample and not one.samples.size]
+    assert silent
+    assert pauses
+    assert {one.segment.start_sample for one in pauses} <= set(spoken)
+    assert not any(one.samples.size for one in silent)
