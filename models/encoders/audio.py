@@ -203,6 +203,7 @@ def pretrained(config: AudioConfig, name: str) -> VoiceNetwork:
 
     Raises:
         WhisperError: The published weights are not installed or damaged.
+        KeyError: They have fewer blocks.
         RuntimeError: They are of another width.
     """
     network = VoiceNetwork(config)

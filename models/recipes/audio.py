@@ -25,7 +25,8 @@ BATCH_CLIPS = 64
 ORDINARY_CLIPS = 1
 """How many pieces of speech in which nobody acts, labelled neutral, are added to a batch."""
 VERSIONS = 3
-EPOCHS = 40
+PASSES = 4
+"""Over the clips in an epoch: writing the network down takes longer than a pass."""
 POOLED_CLIPS = 16
 MIXUP = 0.4
 """Both parameters of mixup's Beta distribution (Zhang et al. 2018, arXiv:1710.09412, section 2)."""
@@ -172,15 +173,15 @@ def _logits(model: nn.Module, pooled: FloatArray) -> Tensor:
 def batches(voices: Voices, rows: NDArray[np.int64], rng: np.random.Generator) -> Iterable[Batch]:
     """One epoch over acted clips `rows`, each in a version drawn at random, with ordinary speech in every batch.
 
-    An incomplete last batch is left out.
+    An incomplete last batch of a pass is left out.
     """
     everyday = np.flatnonzero(voices.actors == NOBODY)
     steps = len(rows) // BATCH_CLIPS
-    for acted in np.split(rng.permutation(rows)[: steps * BATCH_CLIPS], steps):
-        drawn = np.concatenate([acted, rng.choice(everyday, min(ORDINARY_CLIPS, len(everyday)))]).astype(np.int64)
-        yield _mixed(
-            voices.versions[rng.integers(len(voices.versions), size=len(drawn)), drawn], voices.labels[drawn], rng
-        )
+    for _ in range(PASSES):
+        for acted in np.split(rng.permutation(rows)[: steps * BATCH_CLIPS], steps):
+            drawn = np.concatenate([acted, rng.choice(everyday, min(ORDINARY_CLIPS, len(everyday)))]).astype(np.int64)
+            version = rng.integers(len(voices.versions), size=len(drawn))
+            yield _mixed(voices.versions[version, drawn], voices.labels[drawn], rng)
 
 
 def _build(config: AudioConfig, pooled: FloatArray) -> VoiceNetwork:
@@ -203,11 +204,11 @@ def _recipe(get_voices: Callable[[], Voices], held_out_actors: range) -> Recipe:
         config=config,
         build=lambda: _build(config, voices.versions[:, rows]),
         batches=lambda rng: batches(voices, rows, rng),
-        steps_per_epoch=len(rows) // BATCH_CLIPS,
+        steps_per_epoch=PASSES * (len(rows) // BATCH_CLIPS),
         loss=lambda model, batch: loss(model, batch, weight),
         validate=validation.figures,
         metric=None,
-        epochs=EPOCHS,
+        epochs=10,
         learning_rate=1e-3,
         weight_decay=0.05,
         average_decay=0.99,

@@ -17,7 +17,7 @@ from models.labels import FER2013_LABELS
 from models.types import EMOTIONS, POLARITIES
 
 CLASS_METRICS = {"accuracy", "balanced_accuracy", "f1_macro", "f1_weighted", "roc_auc_ovr", "ece"}
-VOICE, FACE = AudioConfig(widths=(4, 4), embedding=4), VideoConfig(widths=(4, 4, 4, 4), embedding=4)
+VOICE, FACE = AudioConfig(width=8, heads=2, layers=2, embedding=4), VideoConfig(widths=(4, 4, 4, 4), embedding=4)
 
 
 @pytest.fixture
