@@ -24,6 +24,9 @@ from models.types import FloatArray
 BATCH_CLIPS = 64
 ORDINARY_CLIPS = 1
 """How many pieces of speech in which nobody acts, labelled neutral, are added to a batch."""
+CERTAINTY, ORDINARY_CERTAINTY = 0.9, 0.5
+"""How sure the network shall be of a label; the rest is shared by all classes. Ordinary speech is known by little else than
+not being RAVDESS: were it surely neutral, so would be all speech of other people."""
 VERSIONS = 3
 PASSES = 4
 """Over the clips in an epoch: writing the network down takes longer than a pass."""
@@ -131,13 +134,10 @@ def _pooled(network: VoiceNetwork, clips: Sequence[LogMel]) -> FloatArray:
 
 
 def loss(model: nn.Module, batch: Batch, weight: Tensor) -> Tensor:
-    """Smoothed cross-entropy of both clips of a blend, each by its share; `weight` (classes,)."""
-    logits = cast("VoiceNetwork", model).judge(batch["pooled"])[1]
-    own, other = (
-        nn.functional.cross_entropy(logits, batch[key], weight.to(logits.device), label_smoothing=0.1, reduction="none")
-        for key in ("label", "other")
-    )
-    return (batch["share"] * own + (1 - batch["share"]) * other).mean()
+    """Cross-entropy with the blends' targets; `weight` (classes,)."""
+    logits = cast("VoiceNetwork", model).judge(batch["pooled"])[1].float()
+    losses: Tensor = nn.functional.cross_entropy(logits, batch["target"], weight.to(logits.device))
+    return losses
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +181,15 @@ def batches(voices: Voices, rows: NDArray[np.int64], rng: np.random.Generator) -
         for acted in np.split(rng.permutation(rows)[: steps * BATCH_CLIPS], steps):
             drawn = np.concatenate([acted, rng.choice(everyday, min(ORDINARY_CLIPS, len(everyday)))]).astype(np.int64)
             version = rng.integers(len(voices.versions), size=len(drawn))
-            yield _mixed(voices.versions[version, drawn], voices.labels[drawn], rng)
+            yield _mixed(voices.versions[version, drawn], _targets(voices, drawn), rng)
+
+
+def _targets(voices: Voices, rows: NDArray[np.int64]) -> FloatArray:
+    """Smoothed targets (B, classes) of clips `rows`."""
+    classes = len(RAVDESS_LABELS)
+    certainty = np.where(voices.actors[rows] == NOBODY, ORDINARY_CERTAINTY, CERTAINTY)[:, None]
+    targets = certainty * np.eye(classes)[voices.labels[rows]] + (1 - certainty) / classes
+    return np.asarray(targets, dtype=np.float32)
 
 
 def _build(config: AudioConfig, pooled: FloatArray) -> VoiceNetwork:
@@ -223,14 +231,10 @@ def _recipe(get_voices: Callable[[], Voices], held_out_actors: range) -> Recipe:
     )
 
 
-def _mixed(pooled: FloatArray, labels: NDArray[np.int64], rng: np.random.Generator) -> Batch:
-    """Statistics (B, S), half of them blended with those of another clip of the batch: mixup. `share` is the row's own part."""
+def _mixed(pooled: FloatArray, targets: FloatArray, rng: np.random.Generator) -> Batch:
+    """Statistics (B, S) and targets (B, classes), half of the rows blended with another row of the batch: mixup."""
     share = rng.beta(MIXUP, MIXUP, len(pooled))
-    share = np.where(rng.random(len(pooled)) < 0.5, np.maximum(share, 1 - share), 1.0).astype(np.float32)
+    share = np.where(rng.random(len(pooled)) < 0.5, np.maximum(share, 1 - share), 1.0).astype(np.float32)[:, None]
     partners = rng.permutation(len(pooled))
-    return {
-        "pooled": torch.from_numpy(share[:, None] * pooled + (1 - share[:, None]) * pooled[partners]),
-        "label": torch.from_numpy(labels),
-        "other": torch.from_numpy(labels[partners]),
-        "share": torch.from_numpy(share),
-    }
+    blends = (torch.from_numpy(share * one + (1 - share) * one[partners]) for one in (pooled, targets))
+    return dict(zip(("pooled", "target"), blends, strict=True))

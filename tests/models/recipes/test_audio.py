@@ -20,6 +20,7 @@ from models.recipes.audio import (
     _mixed,
     _pooled,
     _recipe,
+    _targets,
     _voices,
     batches,
 )
@@ -36,16 +37,15 @@ def levels(actors: NDArray[np.int64], size: int = 8) -> Voices:
 
 
 def test_a_blend_says_whose_it_is() -> None:
-    labels = np.repeat([0, 1], 16)
-    batch = _mixed(np.repeat([[-1.0], [-3.0]], 16, axis=0).astype(np.float32), labels, np.random.default_rng(0))
-    blended = 0
-    for row in range(32):
-        own, other, share = int(batch["label"][row]), int(batch["other"][row]), float(batch["share"][row])
-        assert share >= 0.5
-        expected = share * (-1.0, -3.0)[own] + (1 - share) * (-1.0, -3.0)[other]
-        assert float(batch["pooled"][row, 0]) == pytest.approx(expected, abs=1e-4)
-        blended += share < 1
-    assert 6 <= blended <= 26
+    levels_of = np.repeat([[-1.0], [-3.0]], 16, axis=0).astype(np.float32)
+    targets = np.repeat(np.eye(2), 16, axis=0).astype(np.float32)
+
+    batch = _mixed(levels_of, targets, np.random.default_rng(0))
+
+    torch.testing.assert_close(batch["pooled"][:, 0], batch["target"] @ torch.tensor([-1.0, -3.0]))
+    assert (batch["target"].max(dim=1).values >= 0.5).all()
+    assert (batch["target"].argmax(dim=1) == torch.from_numpy(targets).argmax(dim=1)).all()
+    assert 3 <= (batch["target"].max(dim=1).values < 1).sum() <= 26
 
 
 def test_no_actor_is_heard_in_training_and_in_validation() -> None:
@@ -58,8 +58,8 @@ def test_no_actor_is_heard_in_training_and_in_validation() -> None:
         heard = {
             round(float(row[0]) / 4)
             for batch in recipe.batches(np.random.default_rng(0))
-            for row, share in zip(batch["pooled"], batch["share"], strict=True)
-            if share == 1
+            for row in batch["pooled"]
+            if row[0] % 4 == 0
         }
         assert len(heard) > 5
         assert not heard & set(fold)
@@ -73,8 +73,18 @@ def test_every_batch_holds_some_ordinary_speech_called_neutral() -> None:
 
     assert len(found) == PASSES * (len(rows) // BATCH_CLIPS)
     for batch in found:
-        assert len(batch["label"]) == BATCH_CLIPS + ORDINARY_CLIPS
-        assert batch["label"][-ORDINARY_CLIPS:].tolist() == [NEUTRAL] * ORDINARY_CLIPS
+        assert len(batch["target"]) == BATCH_CLIPS + ORDINARY_CLIPS
+        torch.testing.assert_close(batch["target"].sum(dim=1), torch.ones(BATCH_CLIPS + ORDINARY_CLIPS))
+
+
+def test_ordinary_speech_is_neutral_and_less_surely_so_than_what_is_acted() -> None:
+    voices = levels(np.array([NOBODY, 3]))
+
+    ordinary, acted = _targets(voices, np.array([0, 1]))
+
+    assert int(ordinary.argmax()) == NEUTRAL
+    assert int(acted.argmax()) == voices.labels[1]
+    assert 0.5 < ordinary.max() < acted.max()
 
 
 def test_a_clip_has_the_same_statistics_whatever_its_batch() -> None:
