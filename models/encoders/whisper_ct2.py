@@ -1,4 +1,4 @@
-"""Whisper by CTranslate2 (https://opennmt.net/CTranslate2): 8-bit integers on a processor, without torch.
+"""Whisper by CTranslate2 (https://opennmt.net/CTranslate2): in integers on a processor, without torch.
 
 The same weights, input, greedy decoding and gates as the reference engine in `whisper.py`.
 """
@@ -35,8 +35,10 @@ STEP_S = 0.02
 """Of sound, one position of the encoder's output."""
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
-# What serves best of what the processor can do; int8 needs SSE 4.1 or NEON.
-COMPUTE_TYPES = {"cpu": ("int8", "float32"), "cuda": ("float16", "int8_float32", "float32")}
+COMPUTE_TYPES = {"tiny.en": ("int16", "float32"), "base": ("int8", "float32")}
+"""On a processor, the first that it can do: the fastest that writes what the reference engine writes (models/cards/speech.md). In 8 bits
+`tiny.en` loses four points of WER on read speech; int16 needs Intel's MKL, int8 SSE 4.1 or NEON."""
+COMPUTE_TYPES_GPU = ("float16", "float32")
 
 
 class CTranslate2Transcriber:
@@ -46,7 +48,7 @@ class CTranslate2Transcriber:
 
     Args:
         name: A key of `whisper_weights.PACKED`.
-        device: `cpu` or `cuda`.
+        device: `cpu`, `cuda` or `cuda:1`.
         threads: Per utterance under way; 0 is CTranslate2's own choice, `OMP_NUM_THREADS` or four.
 
     Raises:
@@ -57,12 +59,19 @@ class CTranslate2Transcriber:
         files = {file: whisper_weights.read(name, file) for file in whisper_weights.PACKED[name]}
         self._tokenizer = Tokenizer.from_buffer(files[whisper_weights.TOKENIZER])
         try:
-            supported = ctranslate2.get_supported_compute_types(device)
-            kind = next(kind for kind in COMPUTE_TYPES[device] if kind in supported)
+            kind_of_device, _, index = device.partition(":")
+            supported = ctranslate2.get_supported_compute_types(kind_of_device, int(index or 0))
+            wanted = COMPUTE_TYPES[name] if device == "cpu" else COMPUTE_TYPES_GPU
+            kind = next(kind for kind in wanted if kind in supported)
             self._model = ctranslate2.models.Whisper(
-                name, device=device, compute_type=kind, intra_threads=threads, files=files
+                name,
+                device=kind_of_device,
+                device_index=int(index or 0),
+                compute_type=kind,
+                intra_threads=threads,
+                files=files,
             )
-        except (RuntimeError, ValueError, StopIteration, KeyError) as error:
+        except (RuntimeError, ValueError, StopIteration) as error:
             raise WhisperError(f"CTranslate2 cannot run Whisper {name} on {device} here: {error}") from error
         self._engine = f"whisper-{name}/ctranslate2-{ctranslate2.__version__}-{self._model.compute_type}"
         self._end = self._token("<|endoftext|>")

@@ -75,4 +75,4 @@ def test_a_damaged_file_in_the_cache_is_fetched_anew_and_never_served(
     weights.write_bytes(b"half of a file")
     with caplog.at_level(logging.WARNING):
         assert load_transcriber("small.en").engine.startswith("whisper-tiny.en/")
-    assert "cannot be fetched" in caplog.text
+    assert "Whisper small.en cannot serve" in caplog.text

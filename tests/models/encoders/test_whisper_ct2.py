@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import ctranslate2
 import numpy as np
 import pytest
 import soundfile
@@ -14,8 +15,6 @@ from models.types import FloatArray, Transcriber
 
 # whisper.tokenizer opens its vocabulary and leaves closing it to the collector.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file.*tiktoken:ResourceWarning")
-
-SAMPLE = Path(__file__).parents[3] / "deployments" / "sample"
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +46,14 @@ def test_an_unknown_device_is_an_error_that_names_it() -> None:
         CTranslate2Transcriber("tiny.en", device="tpu")
 
 
+def test_a_processor_without_short_integers_computes_in_floats(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctranslate2, "get_supported_compute_types", lambda *_device: {"float32"})
+    assert CTranslate2Transcriber("tiny.en").engine.endswith("-float32")
+    monkeypatch.setattr(ctranslate2, "get_supported_compute_types", lambda *_device: set())
+    with pytest.raises(WhisperError, match="cannot run Whisper tiny"):
+        CTranslate2Transcriber("tiny.en")
+
+
 def test_a_configuration_that_lies_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PACKED, "liar", PACKED["tiny.en"] | {CONFIG: Packed("0" * 64, PACKED["tiny.en"][CONFIG].parts)})
     with pytest.raises(WhisperError, match=r"config\.json of Whisper liar has SHA-256"):
@@ -55,9 +62,9 @@ def test_a_configuration_that_lies_is_not_read(monkeypatch: pytest.MonkeyPatch) 
 
 def test_weights_that_are_no_model_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     packed = PACKED["tiny.en"]
-    monkeypatch.setitem(PACKED, "odd", packed | {MODEL: packed[CONFIG]})
-    with pytest.raises(WhisperError, match="cannot run Whisper odd"):
-        CTranslate2Transcriber("odd")
+    monkeypatch.setitem(PACKED, "tiny.en", packed | {MODEL: packed[CONFIG]})
+    with pytest.raises(WhisperError, match="cannot run Whisper tiny"):
+        CTranslate2Transcriber("tiny.en")
 
 
 def test_more_than_a_batch_keeps_its_order(tiny: Transcriber, data_dir: Path) -> None:
