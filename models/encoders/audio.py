@@ -91,7 +91,8 @@ class EncoderBlock(nn.Module):
     def forward(self, x: Tensor, inside: Tensor) -> Tensor:
         """Map (B, T, C) to the same."""
         x = x + self.attn(self.attn_ln(x), inside)
-        return x + self.mlp(self.mlp_ln(x))
+        added: Tensor = self.mlp(self.mlp_ln(x))
+        return x + added
 
 
 class WhisperLayers(nn.Module):
@@ -126,6 +127,9 @@ class VoiceNetwork(nn.Module):
 
     `center` and `scale` (L * 3 * C,) are mean and deviation of the statistics in the training part.
     """
+
+    center: Tensor
+    scale: Tensor
 
     def __init__(self, config: AudioConfig) -> None:
         super().__init__()
@@ -289,6 +293,7 @@ class AudioEncoder:
     def _sequence(self, item: LogMel | Timed[LogMel], frames: Tensor) -> FeatureSequence | None:
         if not isinstance(item, Timed):
             return None
-        frames = frames.mean(dim=0)[: (len(item) + 1) // STRIDE]
-        vectors = torch.stack([part.mean(dim=0) for part in frames.split(STEP_FRAMES)])
-        return FeatureSequence(vectors.cpu().numpy(), item.times_ms[:: STRIDE * STEP_FRAMES])
+        heard = frames.mean(dim=0)[: (len(item) + 1) // STRIDE].cpu().numpy()
+        steps = range(0, len(heard), STEP_FRAMES)
+        vectors = np.stack([heard[step : step + STEP_FRAMES].mean(axis=0) for step in steps])
+        return FeatureSequence(vectors, item.times_ms[:: STRIDE * STEP_FRAMES])
