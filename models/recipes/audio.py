@@ -1,5 +1,6 @@
 """How the voice network is trained."""
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -93,11 +94,16 @@ def _voices(data: Path) -> Voices:
     recorded = [mel.prepare(clip) for clip in clips]
     versions = [_pooled(network, recorded), _pooled(network, _changed(clips, sound.telephone, recorded))]
     for version in range(VERSIONS):
-        rngs = (np.random.default_rng((version, row)) for row in range(len(clips)))
-        changed = _changed(clips, lambda clip, rngs=rngs: sound.augment(clip, next(rngs)), recorded)
+        changed = _changed(clips, _augmenter(version), recorded)
         versions.append(_pooled(network, changed))
     labels, actors = (np.array([one[place] for one in found], dtype=np.int64) for place in (1, 2))
     return Voices(np.stack(versions), labels, actors, skipped)
+
+
+def _augmenter(version: int) -> Callable[[FloatArray], FloatArray]:
+    """Changes at random: the n-th clip it is given always in the same way."""
+    places = itertools.count()
+    return lambda clip: sound.augment(clip, np.random.default_rng((version, next(places))))
 
 
 def _is_heard(clip: FloatArray) -> bool:
@@ -205,7 +211,8 @@ def _recipe(get_voices: Callable[[], Voices], held_out_actors: range) -> Recipe:
     voices, config = get_voices(), AudioConfig()
     is_held_out = np.isin(voices.actors, held_out_actors)
     rows, held_out = np.flatnonzero(~is_held_out & (voices.actors != NOBODY)), np.flatnonzero(is_held_out)
-    validation = Validation(*voices.versions[:2, held_out], voices.labels[held_out], config)
+    recorded, telephone = voices.versions[:2, held_out]
+    validation = Validation(recorded, telephone, voices.labels[held_out], config)
     weight = balanced_class_weights(voices.labels[rows], len(config.labels))
     return Recipe(
         name="audio",
@@ -233,8 +240,9 @@ def _recipe(get_voices: Callable[[], Voices], held_out_actors: range) -> Recipe:
 
 def _mixed(pooled: FloatArray, targets: FloatArray, rng: np.random.Generator) -> Batch:
     """Statistics (B, S) and targets (B, classes), half of the rows blended with another row of the batch: mixup."""
-    share = rng.beta(MIXUP, MIXUP, len(pooled))
-    share = np.where(rng.random(len(pooled)) < 0.5, np.maximum(share, 1 - share), 1.0).astype(np.float32)[:, None]
+    drawn = rng.beta(MIXUP, MIXUP, len(pooled))
+    drawn = np.where(rng.random(len(pooled)) < 0.5, np.maximum(drawn, 1 - drawn), 1.0)
+    share = np.asarray(drawn[:, None], dtype=np.float32)
     partners = rng.permutation(len(pooled))
     blends = (torch.from_numpy(share * one + (1 - share) * one[partners]) for one in (pooled, targets))
     return dict(zip(("pooled", "target"), blends, strict=True))

@@ -9,7 +9,7 @@ from models import checkpoint
 from models.bundles import EMBEDDED, Bundle, load_bundle, load_encoder, load_fusion
 from models.types import EMOTIONS, Encoder, Features, Fuser, Modality, Prediction
 
-BUNDLE_MAX_BYTES = 25_000_000
+BUNDLE_MAX_BYTES = 30_000_000
 
 CLEAR = [
     ("I am furious, this is the worst company I have ever dealt with", -1),

@@ -1,5 +1,6 @@
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -166,7 +167,7 @@ def test_an_encoder_comes_back_from_its_checkpoint(encoder: AudioEncoder, tmp_pa
         {"embedding": 0},
     ],
 )
-def test_an_absurd_architecture_is_refused(values: dict[str, int]) -> None:
+def test_an_absurd_architecture_is_refused(values: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"^({'|'.join([*values, 'width'])}) must"):
         AudioConfig(**values)
 
