@@ -1,5 +1,6 @@
-"""The voice encoder: a small residual network on log-mel spectrograms, attentive statistics pooling over time."""
+"""The voice encoder: statistics over time of the first layers of Whisper's encoder, which stay as they are, and a small head."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,115 +9,184 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.encoders.mel import MELS, SOUND_MAX_S, LogMel, probe
-from models.encoders.residual import ResidualBlock
+from models.encoders import whisper_weights
+from models.encoders.mel import SOUND_MAX_S, LogMel, probe
+from models.encoders.whisper_mel import MELS
 from models.errors import AudioInputError
 from models.labels import RAVDESS_LABELS, emotion_matrix, prediction_from_emotions
 from models.types import Features, FeatureSequence, FloatArray, Modality, Timed
 
-BATCH_CLIPS = 32
+BATCH_CLIPS = 8
+STRIDE = 2
+"""Rows of the log-mel that one of Whisper's frames stands for."""
+STATISTICS = 3
+CHANGE_FRAMES = 2
+STEP_FRAMES = 8
+"""Frames that one vector of a sequence is the mean of: 160 ms."""
 
 
 @dataclass(frozen=True, slots=True)
 class AudioConfig:
-    """Architecture of the voice network.
+    """Architecture of the voice network; the defaults are Whisper's `tiny`.
 
     Attributes:
-        widths: Channels of the stem and of each residual stage; each halves time and mel.
+        width: Of Whisper's encoder.
+        heads: Of its attention.
+        layers: How many of its blocks are used.
         embedding: Length of the embedding.
-        dropout: Before the embedding, while training.
+        dropout: Behind the embedding, while training; of the statistics less than half as many are dropped.
         labels: Classes of the head, names that `models.labels.TO_EMOTION` knows.
         temperature: What logits are divided by before the softmax (Guo et al. 2017, arXiv:1706.04599, section 4.2).
     """
 
-    widths: tuple[int, ...] = (24, 48, 96, 128)
+    width: int = 384
+    heads: int = 6
+    layers: int = 3
     embedding: int = 128
-    dropout: float = 0.4
+    dropout: float = 0.5
     labels: tuple[str, ...] = RAVDESS_LABELS
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 2 <= len(self.widths) <= 6 or not all(isinstance(w, int) and 1 <= w <= 2048 for w in self.widths):
-            raise ValueError(f"widths must be two to six numbers in [1, 2048], not {self.widths}")
-        if not 1 <= self.embedding <= 4096:
-            raise ValueError(f"embedding must be in [1, 4096], not {self.embedding}")
+        if not 1 <= self.heads <= 64 or not 2 <= self.width <= 2048 or self.width % (2 * self.heads):
+            raise ValueError(f"width must be in [2, 2048] and even for each head, not {self.width} for {self.heads}")
+        for name, most in {"layers": 32, "embedding": 4096}.items():
+            if not 1 <= getattr(self, name) <= most:
+                raise ValueError(f"{name} must be in [1, {most}], not {getattr(self, name)}")
         if not 0.05 <= self.temperature <= 20:
             raise ValueError(f"temperature must be in [0.05, 20], not {self.temperature}")
 
 
-class VoiceNetwork(nn.Module):
-    """Log-mel spectrograms of any length to an embedding and class logits.
+class SelfAttention(nn.Module):
+    """Multi-head self-attention; keys have no bias, as in Whisper."""
 
-    Everything behind a clip's end is set to zero before every convolution, and statistics are taken inside the clip
-    only, so that a clip's answer does not depend on its batch mates.
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width, bias=False)
+        self.value = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, inside: Tensor) -> Tensor:
+        """Map (B, T, C) to the same; frames where `inside` (B, T) is false are not attended to."""
+        query, key, value = (
+            part(x).unflatten(2, (self.heads, -1)).transpose(1, 2) for part in (self.query, self.key, self.value)
+        )
+        found = functional.scaled_dot_product_attention(query, key, value, attn_mask=inside[:, None, None])
+        attended: Tensor = self.out(found.transpose(1, 2).flatten(2))
+        return attended
+
+
+class EncoderBlock(nn.Module):
+    """A block of Whisper's encoder, named as there: pre-activation residual attention and a network of two layers."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.attn_ln = nn.LayerNorm(width)
+        self.attn = SelfAttention(width, heads)
+        self.mlp_ln = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, x: Tensor, inside: Tensor) -> Tensor:
+        """Map (B, T, C) to the same."""
+        x = x + self.attn(self.attn_ln(x), inside)
+        added: Tensor = self.mlp(self.mlp_ln(x))
+        return x + added
+
+
+class WhisperLayers(nn.Module):
+    """The first blocks of Whisper's encoder (Radford et al. 2022, arXiv:2212.04356, section 2.2), over a clip's own length.
+
+    Everything behind a clip's end is set to zero before every convolution and not attended to, so that a clip's answer
+    does not depend on its batch mates.
     """
 
     def __init__(self, config: AudioConfig) -> None:
         super().__init__()
-        first, last = config.widths[0], config.widths[-1]
-        self.stem = nn.Conv2d(3, first, 5, 2, 2, bias=False)
-        self.stem_norm = nn.BatchNorm2d(first)
-        pairs = zip(config.widths, config.widths[1:], strict=False)
-        self.stages = nn.ModuleList(ResidualBlock(a, b, 2) for a, b in pairs)
-        # One filter over all the bands that are left, so that it matters where in the spectrum something happens.
-        self.bands = nn.Conv2d(last, last, (1, MELS // 2 ** len(config.widths)), bias=False)
-        self.bands_norm = nn.BatchNorm2d(last)
-        self.attention = nn.Sequential(nn.Linear(last, last // 2 or 1), nn.Tanh(), nn.Linear(last // 2 or 1, 1))
+        self.conv1 = nn.Conv1d(MELS, config.width, 3, padding=1)
+        self.conv2 = nn.Conv1d(config.width, config.width, 3, STRIDE, padding=1)
+        self.blocks = nn.ModuleList(EncoderBlock(config.width, config.heads) for _ in range(config.layers))
+
+    def forward(self, log_mel: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Map log-mels (B, T, M) with lengths (B,) to each block's output (B, L, T', C), and which frames are inside (B, T')."""
+        heard = _inside(lengths, log_mel.shape[1])[:, None]
+        x = functional.gelu(self.conv1(log_mel.float().transpose(1, 2) * heard)) * heard
+        x = functional.gelu(self.conv2(x)).transpose(1, 2)
+        x = x + positions(x.shape[1], x.shape[2]).to(x)
+        inside = _inside((lengths + 1) // STRIDE, x.shape[1])
+        found = []
+        for block in self.blocks:
+            x = block(x, inside)
+            found.append(x)
+        return torch.stack(found, dim=1), inside
+
+
+class VoiceNetwork(nn.Module):
+    """Log-mels of any length to an embedding and class logits.
+
+    `center` and `scale` (L * 3 * C,) are mean and deviation of the statistics in the training part.
+    """
+
+    center: Tensor
+    scale: Tensor
+
+    def __init__(self, config: AudioConfig) -> None:
+        super().__init__()
+        size = config.layers * STATISTICS * config.width
+        self.whisper = WhisperLayers(config).requires_grad_(requires_grad=False)
+        self.register_buffer("center", torch.zeros(size))
+        self.register_buffer("scale", torch.ones(size))
+        self.thin = nn.Dropout(0.4 * config.dropout)
+        self.embed = nn.Linear(size, config.embedding)
         self.dropout = nn.Dropout(config.dropout)
-        self.embed = nn.Linear(2 * last, config.embedding)
         self.head = nn.Linear(config.embedding, len(config.labels))
 
     def forward(self, log_mel: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Map log-mels (B, T, M), padded to the longest, with lengths (B,), to (B, D) and logits (B, classes)."""
-        return self.pool(*self.frames(log_mel, lengths))
-
-    @property
-    def stride(self) -> int:
-        """Rows of the log-mel that one frame stands for."""
-        return int(2 ** (1 + len(self.stages)))
+        frames, inside = self.frames(log_mel, lengths)
+        return self.judge(statistics(frames, inside))
 
     def frames(self, log_mel: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Map log-mels (B, T, M) with lengths (B,) to frames (B, T', C), and 1 where there is sound (B, T'), 0 behind it."""
-        # The same padding for a clip alone and in a batch: at least one frame, and whole strides.
-        x = functional.pad(log_mel.float(), (0, 0, 0, self.stride - log_mel.shape[1] % self.stride))
-        x = _channels(x, _mask(lengths, x.shape[1])).contiguous(memory_format=torch.channels_last)
-        lengths = (lengths + 1) // 2
-        x = functional.relu(self.stem_norm(self.stem(x)))
-        x = x * _mask(lengths, x.shape[2])[:, None, :, None]
-        for stage in self.stages:
-            lengths = (lengths + 1) // 2
-            mask = _mask(lengths, x.shape[2] // 2)[:, None, :, None]
-            x = stage(x, mask) * mask
-        x = functional.relu(self.bands_norm(self.bands(x)))[..., 0].transpose(1, 2)
-        return x.float(), _mask(lengths, x.shape[1])
+        """Map log-mels (B, T, M) with lengths (B,) to frames of each layer (B, L, T', C), and which are inside (B, T').
 
-    def pool(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Attentive statistics pooling (Okabe et al. 2018, arXiv:1803.10963, section 3), then embedding and head."""
-        score = self.attention(x)[..., 0].masked_fill(mask == 0, -1e4)
-        weight = score.softmax(dim=1)[..., None]
-        mean = (weight * x).sum(dim=1)
-        deviation = ((weight * x**2).sum(dim=1) - mean**2).clamp_min(1e-4).sqrt()
-        embedding = functional.relu(self.embed(self.dropout(torch.cat([mean, deviation], dim=1)))).float()
-        return embedding, self.head(embedding)
+        Each frame is normalised by itself: later layers are larger, and a recording's own scale must not matter.
+        """
+        layers, inside = self.whisper(log_mel, lengths)
+        return functional.layer_norm(layers, layers.shape[-1:]), inside
+
+    def judge(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """Map `statistics` (B, L * 3 * C) to embeddings (B, D) and logits (B, classes)."""
+        embedding = functional.relu(self.embed(self.thin((pooled - self.center) / self.scale)))
+        return embedding, self.head(self.dropout(embedding))
 
 
-def _mask(lengths: Tensor, size: int) -> Tensor:
-    return (torch.arange(size, device=lengths.device)[None] < lengths[:, None]).float()
+def statistics(frames: Tensor, inside: Tensor) -> Tensor:
+    """Map frames (B, L, T', C) to their mean, deviation and root mean square change in 40 ms, (B, L * 3 * C).
 
-
-def _channels(x: Tensor, mask: Tensor) -> Tensor:
-    """Three views (B, 3, T, M) of log-mels (B, T, M): as they are, without the mean of each mel, and their slope.
-
-    The first keeps the timbre, the second removes what microphone and line add to every frame, the third is the delta.
+    Statistics pooling (Snyder et al. 2017, doi:10.21437/Interspeech.2017-620, section 2.2), over the frames `inside` (B, T').
     """
-    inside = mask[..., None]
-    count = inside.sum(dim=1, keepdim=True).clamp_min(1)
-    mel_mean = (x * inside).sum(dim=1, keepdim=True) / count
-    mean = mel_mean.mean(dim=2, keepdim=True)
-    deviation = (((x - mean) ** 2 * inside).sum(dim=(1, 2), keepdim=True) / (count * x.shape[2])).sqrt().clamp_min(0.1)
-    plain = (x - mean) / deviation * inside
-    slope = functional.pad(plain[:, 2:] - plain[:, :-2], (0, 0, 1, 1))
-    return torch.stack([plain, (x - mel_mean) / deviation * inside, slope * inside], dim=1)
+    mask = inside[:, None, :, None].float()
+    count = mask.sum(dim=2)
+    mean = (frames * mask).sum(dim=2) / count
+    variance = ((frames - mean[:, :, None]) ** 2 * mask).sum(dim=2) / count
+    both = mask[:, :, CHANGE_FRAMES:]
+    change = ((frames[:, :, CHANGE_FRAMES:] - frames[:, :, :-CHANGE_FRAMES]) ** 2 * both).sum(dim=2)
+    change = change / both.sum(dim=2).clamp_min(1)
+    roots = [(one + 1e-12).sqrt() for one in (variance, change)]
+    return torch.stack([mean, *roots], dim=2).flatten(1)
+
+
+def positions(frames: int, width: int) -> Tensor:
+    """Whisper's sinusoidal positions (frames, width), which are never learned: sines, then cosines."""
+    half = width // 2
+    rate = torch.exp(-math.log(10_000) / (half - 1 or 1) * torch.arange(half))
+    angle = torch.arange(frames)[:, None] * rate
+    return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+
+def _inside(lengths: Tensor, size: int) -> Tensor:
+    return torch.arange(size, device=lengths.device)[None] < lengths[:, None]
 
 
 def pad(batch: Sequence[LogMel]) -> tuple[Tensor, Tensor]:
@@ -126,6 +196,34 @@ def pad(batch: Sequence[LogMel]) -> tuple[Tensor, Tensor]:
     for row, item in zip(padded, batch, strict=True):
         row[: len(item)] = torch.from_numpy(item.astype(np.float32))
     return padded, lengths
+
+
+def pretrained(config: AudioConfig, name: str) -> VoiceNetwork:
+    """A network whose Whisper blocks are the published ones, never trained; the rest is random.
+
+    Args:
+        config: Of the same width as the published network, which has at least as many blocks.
+        name: A key of `models.encoders.whisper_weights.PACKED`.
+
+    Raises:
+        WhisperError: The published weights are not installed or damaged.
+        KeyError: They have fewer blocks.
+        RuntimeError: They are of another width.
+    """
+    network = VoiceNetwork(config)
+    published = whisper_weights.openai_weights(whisper_weights.read(name, whisper_weights.MODEL)).state
+    state = {
+        key: torch.from_numpy(published[f"encoder.{key}"].astype(np.float32)) for key in network.whisper.state_dict()
+    }
+    network.whisper.load_state_dict(state)
+    return network
+
+
+def int8_keys(config: AudioConfig) -> frozenset[str]:
+    """The matrices of Whisper's blocks, which are stored in 8 bits."""
+    with torch.device("meta"):
+        weights = WhisperLayers(config).state_dict()
+    return frozenset(f"whisper.{key}" for key, value in weights.items() if value.dim() > 1)
 
 
 class AudioEncoder:
@@ -151,9 +249,9 @@ class AudioEncoder:
         return probe()
 
     def encode(self, batch: Sequence[LogMel | Timed[LogMel]]) -> list[Features]:
-        """Judge utterances by what `mel.prepare` made of them, each (T, 64); the order is kept.
+        """Judge utterances by what `mel.prepare` made of them, each (T, 80); the order is kept.
 
-        The sequence of a `Timed` one has a vector per 16 rows (160 ms), for the widths of `AudioConfig`.
+        The sequence of a `Timed` one has a vector per 160 ms.
 
         Raises:
             AudioInputError: An item that `mel.prepare` or `mel.prepare_timed` did not make.
@@ -185,7 +283,7 @@ class AudioEncoder:
             rows = order[first : first + BATCH_CLIPS]
             padded, lengths = pad([clips[row] for row in rows])
             frames, inside = self._network.frames(padded.to(self._device), lengths.to(self._device))
-            embedding, logits = self._network.pool(frames, inside)
+            embedding, logits = self._network.judge(statistics(frames, inside))
             probabilities = (logits.float() / self._temperature).softmax(dim=1).cpu().numpy()
             sequences = [self._sequence(batch[row], frames[place]) for place, row in enumerate(rows)]
             columns = (embedding.float().cpu().numpy(), probabilities, sequences)
@@ -195,5 +293,7 @@ class AudioEncoder:
     def _sequence(self, item: LogMel | Timed[LogMel], frames: Tensor) -> FeatureSequence | None:
         if not isinstance(item, Timed):
             return None
-        times_ms = item.times_ms[:: self._network.stride]
-        return FeatureSequence(frames[: len(times_ms)].cpu().numpy(), times_ms)
+        heard = frames.mean(dim=0)[: (len(item) + 1) // STRIDE].cpu().numpy()
+        steps = range(0, len(heard), STEP_FRAMES)
+        vectors = np.stack([heard[step : step + STEP_FRAMES].mean(axis=0) for step in steps])
+        return FeatureSequence(vectors, item.times_ms[:: STRIDE * STEP_FRAMES])

@@ -1,26 +1,20 @@
-"""The input of the voice encoder: the log-mel spectrogram of an utterance. Made where the sound is, so without torch."""
+"""The input of the voice encoder: an utterance levelled and trimmed, as Whisper's log-mel. Made where the sound is, so without torch."""
 
 from collections.abc import Iterable
-from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.encoders.whisper_mel import HOP_SAMPLES, WINDOW_SAMPLES, log_mel
 from models.errors import AudioInputError
 from models.types import SAMPLE_RATE_HZ, FloatArray, Timed
 
-WINDOW_SAMPLES = 400  # 25 ms
-HOP_SAMPLES = 160  # 10 ms
-FFT_SAMPLES = 512
-MELS = 64
-LOW_HZ, HIGH_HZ = 60.0, 7_600.0
 SOUND_MIN_S = 0.2
 SOUND_MAX_S = 20.0
 SILENCE_RMS = 1e-4
 """-80 dBFS: below it not even a quiet telephone line."""
 TRIM_DB = 33.0
 LEVEL_RMS = 0.05
-FLOOR = 1e-5
 
 LogMel = NDArray[np.float16]
 
@@ -35,12 +29,13 @@ def prepare(samples: FloatArray) -> LogMel:
         samples: Mono float32 (N,) at 16 kHz.
 
     Returns:
-        Natural log of mel powers, float16 (T, 64), one row per 10 ms, T from 20 to 2000.
+        What openai-whisper's `log_mel_spectrogram` gives of the sound that is left, without the padding to 30 s: float16
+        (T, 80), one row per 10 ms, T from 20 to 2000.
 
     Raises:
         AudioInputError: Another shape, NaN or infinity, silence, or less than 0.2 s of sound.
     """
-    return _log_mel(_sound(samples))
+    return _levelled(_sound(samples))
 
 
 def prepare_timed(samples: FloatArray) -> Timed[LogMel]:
@@ -50,9 +45,9 @@ def prepare_timed(samples: FloatArray) -> Timed[LogMel]:
         AudioInputError: As `prepare`.
     """
     sound = _sound(samples)
-    log_mel = _log_mel(sound)
+    prepared = _levelled(sound)
     first = bounds(sound)[0]
-    return Timed(log_mel, ((first + HOP_SAMPLES * np.arange(len(log_mel))) * 1000 // SAMPLE_RATE_HZ).astype(np.int32))
+    return Timed(prepared, ((first + HOP_SAMPLES * np.arange(len(prepared))) * 1000 // SAMPLE_RATE_HZ).astype(np.int32))
 
 
 def probe() -> LogMel:
@@ -71,14 +66,10 @@ def _sound(samples: FloatArray) -> FloatArray:
     return sound.clip(-1, 1)
 
 
-def _log_mel(sound: FloatArray) -> LogMel:
+def _levelled(sound: FloatArray) -> LogMel:
     sound = trim(sound)
     rms = float(np.sqrt(np.mean(sound.astype(np.float64) ** 2)))
-    frames = np.lib.stride_tricks.sliding_window_view(sound * np.float32(LEVEL_RMS / rms), WINDOW_SAMPLES)
-    window = np.hanning(WINDOW_SAMPLES).astype(np.float32)
-    power = np.abs(np.fft.rfft(frames[::HOP_SAMPLES] * window, FFT_SAMPLES)) ** 2
-    log_mel: LogMel = np.log(power.astype(np.float32) @ _mel_filters() + FLOOR).astype(np.float16)
-    return log_mel
+    return log_mel(sound * np.float32(LEVEL_RMS / rms)).astype(np.float16)
 
 
 def prepare_all(clips: Iterable[FloatArray]) -> tuple[list[LogMel], list[int]]:
@@ -120,17 +111,3 @@ def bounds(sound: FloatArray) -> tuple[int, int]:
     if missing > 0:
         start, end = max(0, start - missing), min(len(sound), end + missing)
     return start, end
-
-
-@cache
-def _mel_filters() -> FloatArray:
-    """Triangles (257, 64), evenly spaced on O'Shaughnessy's mel scale between 60 Hz and 7600 Hz."""
-
-    def mel(hz: FloatArray | float) -> FloatArray:
-        return np.asarray(2595 * np.log10(1 + np.asarray(hz) / 700))
-
-    edges = np.linspace(mel(LOW_HZ), mel(HIGH_HZ), MELS + 2)
-    bins = mel(np.fft.rfftfreq(FFT_SAMPLES, 1 / SAMPLE_RATE_HZ).astype(np.float32))[:, None]
-    rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
-    falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
-    return np.minimum(rising, falling).clip(0).astype(np.float32)

@@ -22,7 +22,7 @@ METRICS = {
     "polarity": CLASS_METRICS | {"negative_recall_at_precision_70"},
     "score": {"mae", "pearson"},
 }
-VOICE, FACE = AudioConfig(widths=(4, 4), embedding=4), VideoConfig(widths=(4, 4, 4, 4), embedding=4)
+VOICE, FACE = AudioConfig(width=8, heads=2, layers=2, embedding=4), VideoConfig(widths=(4, 4, 4, 4), embedding=4)
 
 
 @pytest.fixture
@@ -273,11 +273,11 @@ def test_the_embedded_voice_reaches_its_floor(data_dir: Path) -> None:
 
     emotion, polarity = result["tasks"]["emotion"], result["tasks"]["polarity"]
     assert (result["n"], result["skipped"]) == (180, 0)
-    assert emotion["metrics"]["balanced_accuracy"] >= 0.58
+    assert emotion["metrics"]["balanced_accuracy"] >= 0.70
     assert emotion["constant"]["balanced_accuracy"] == pytest.approx(0.125)
-    assert polarity["metrics"]["accuracy"] >= 0.76
+    assert polarity["metrics"]["accuracy"] >= 0.81
     heard = by_telephone["tasks"]["emotion"]["metrics"]["balanced_accuracy"]
-    assert heard >= emotion["metrics"]["balanced_accuracy"] - 0.08
+    assert heard >= emotion["metrics"]["balanced_accuracy"] - 0.09
 
 
 @pytest.mark.slow

@@ -7,22 +7,21 @@ from models.types import FloatArray
 from tests.models.encoders.voice import voice
 
 
-def test_one_row_per_10_ms_of_64_mels() -> None:
-    log_mel = prepare(voice(1.0))
+def test_one_row_per_10_ms_of_80_mels() -> None:
+    found = prepare(voice(1.0))
 
-    assert log_mel.dtype == np.float16
-    assert log_mel.shape == (98, 64)
-    assert np.isfinite(log_mel).all()
+    assert found.dtype == np.float16
+    assert found.shape == (100, 80)
+    assert np.isfinite(found).all()
 
 
 def test_a_tone_lands_in_its_mel() -> None:
     def loudest(hz: float) -> int:
-        return int(
-            prepare(np.sin(2 * np.pi * hz * np.arange(16_000) / 16_000).astype(np.float32)).mean(axis=0).argmax()
-        )
+        tone = np.sin(2 * np.pi * hz * np.arange(16_000) / 16_000).astype(np.float32)
+        return int(prepare(tone).mean(axis=0).argmax())
 
-    # 64 triangles evenly spaced in mel between 60 Hz (92 mel) and 7600 Hz (2787 mel): 1000 Hz is 1000 mel.
-    assert loudest(1000) == round((1000 - 92.3) / (2786.6 - 92.3) * 65) - 1
+    # Slaney's scale: 15 mel at 1000 Hz, 45.25 at 8000 Hz, 80 triangles between 0 and there.
+    assert loudest(1000) == round(15 / 45.25 * 81) - 1
     assert loudest(200) < loudest(1000) < loudest(5000)
 
 
@@ -36,12 +35,12 @@ def test_silence_around_the_utterance_does_not_matter() -> None:
 
     padded = prepare(np.concatenate([silence, voice(1.0), silence]))
 
-    assert 98 <= len(padded) <= 110
+    assert 100 <= len(padded) <= 112
 
 
 def test_loud_samples_are_clipped_and_long_sound_is_cut() -> None:
     assert np.isfinite(prepare(voice(1.0) * 1e30)).all()
-    assert len(prepare(np.tile(voice(10.0), 180))) == 1998
+    assert len(prepare(np.tile(voice(10.0), 180))) == 2000
 
 
 @pytest.mark.parametrize(

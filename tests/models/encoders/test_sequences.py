@@ -55,7 +55,7 @@ def test_a_sequence_has_one_width_and_rising_times_and_the_pooled_answer_stays(
 
     assert plain.sequence is None
     assert asked.sequence is not None
-    assert asked.sequence.vectors.shape == (len(asked.sequence.times_ms), {"text": 384}.get(modality, 128))
+    assert asked.sequence.vectors.shape == (len(asked.sequence.times_ms), {"video": 128}.get(modality, 384))
     assert asked.sequence.vectors.dtype == np.float32
     assert (np.diff(asked.sequence.times_ms) >= 0).all()
     np.testing.assert_allclose(asked.embedding, plain.embedding, atol=1e-5)
