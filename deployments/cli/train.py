@@ -34,7 +34,7 @@ COMPARED_WORDS = (
     "reliable_words",
     "invented_words",
 )
-OWN_DATA: dict[str, Path] = {"sample": ANGRY_TO_CONTENT.parent, "sounds": ANGRY_TO_CONTENT.parent}
+OWN_DATA: dict[str, Path] = dict.fromkeys(("checklist", "sample", "sounds"), ANGRY_TO_CONTENT.parent)
 """Data sets that the project itself makes, which need no data folder."""
 
 commands = typer.Typer()
@@ -104,7 +104,9 @@ def evaluate(
     dataset: Annotated[str, typer.Option(help=DATASETS_HELP)] = "",
     data: Annotated[
         Path | None,
-        typer.Option(help="The folder of the data sets, laid out as their readers say; sample and sounds need none."),
+        typer.Option(
+            help="The folder of the data sets, laid out as their readers say; checklist, sample and sounds need none."
+        ),
     ] = None,
     bundle: Bundle = DEFAULTS.bundle,
     transcriber: Transcriber = DEFAULTS.transcriber,
@@ -121,7 +123,7 @@ def evaluate(
     _needs_train_group()
     from models import evaluate as evaluation  # noqa: PLC0415  # imports torch
 
-    if data is None and modality == "speech":
+    if data is None:
         data = OWN_DATA.get(dataset)
     folder = _needs(data)
     if modality == "all":

@@ -137,6 +137,15 @@ def test_what_the_project_makes_itself_needs_no_data_folder(
     assert "no such" in unknown.stderr
 
 
+def test_behavioural_tests_need_no_data_folder_and_are_counted_by_capability(cli: CliRunner) -> None:
+    ended = cli.invoke(app, ["evaluate", "text", "--dataset", "checklist"])
+
+    assert ended.exit_code == 0
+    lines = [line.split() for line in ended.stdout.splitlines()]
+    assert ["negation", "32"] in [line[:2] for line in lines]
+    assert ["all", "301"] in [line[:2] for line in lines]
+
+
 @pytest.mark.slow
 def test_train_prints_one_json_object(cli: CliRunner, tmp_path: Path) -> None:
     ended = cli.invoke(app, ["train", "debug", "--data", str(tmp_path), "--out", str(tmp_path / "out"), "--json"])
