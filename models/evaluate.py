@@ -53,7 +53,8 @@ def run(
         are `emotion`, `polarity` and `score`, those that the set has labels for; of a fusion also one per subset of
         modalities, `emotion_audio+text`, and `emotion_averaged`, the mean of the encoders' probabilities. Of speech the one
         task is `words`, and `engine` says what transcribed. `n` counts the samples of the largest task; `skipped` what was
-        broken, and labels without a counterpart in `EMOTIONS`, which only the task `emotion` leaves out.
+        broken, and labels without a counterpart in `EMOTIONS`, which only the task `emotion` leaves out. Behavioural tests also have
+        `capabilities`, `{capability: {"n", "passed"}}`.
 
     Raises:
         EvaluateError: No such modality, data set or bundle; or nothing to judge.
@@ -79,6 +80,8 @@ def run(
         "skipped": answers.skipped,
         "tasks": tasks,
     }
+    if answers.capabilities:
+        found["capabilities"] = {name: dict(counts) for name, counts in answers.capabilities.items()}
     if report is not None:
         evaluate_report.write(report, found, answers)
     return found
@@ -139,7 +142,11 @@ DATASETS: dict[str, dict[str, Evaluation]] = {
         "ravdess": encoders.ravdess_faces,
     },
     "text": {
+        "checklist": encoders.checklist,
         "goemotions": encoders.goemotions,
+        "maia_agent": encoders.maia_agent,
+        "maia_customer": encoders.maia_customer,
+        "maia_customer_context": encoders.maia_customer_context,
         "meld": encoders.meld,
         "meld_context": encoders.meld_context,
         "meld_recognised": encoders.meld_recognised,

@@ -8,25 +8,37 @@ from typing import Any
 import numpy as np
 
 from models.data import airline as airline_files
+from models.data import checklist as checklist_files
 from models.data import ckplus48 as ckplus48_files
 from models.data import emodb as emodb_files
 from models.data import fer2013 as fer2013_files
 from models.data import goemotions as goemotions_files
+from models.data import maia as maia_files
 from models.data import meld as meld_files
 from models.data import ravdess as ravdess_files
 from models.data import ravdess_films as ravdess_film_files
 from models.data import sound
+from models.data.checklist import Test
 from models.data.faces import Faces
 from models.data.media import PICTURES_PER_S
 from models.data.recordings import Recordings
 from models.data.sentences import Sentences, as_recognised
-from models.encoders.text import TextEncoder
 from models.encoders.video import VideoEncoder
 from models.errors import AudioInputError, EvaluateError, FaceNotFoundError
 from models.families import family_in, imported, load, load_as
 from models.labels import emotion_matrix
 from models.tasks import EMOTION_SCORES, POLARITY_SCORES, Answers, ScoreTask, Task, Tasks, emotion_tasks
-from models.types import EMOTIONS, POLARITIES, Classifier, Encoder, FloatArray, Modality, Transcript
+from models.types import (
+    EMOTIONS,
+    POLARITIES,
+    Classifier,
+    Encoder,
+    FloatArray,
+    Modality,
+    Prediction,
+    Spoken,
+    Transcript,
+)
 
 
 def ravdess(bundle: Path, data: Path, split: str) -> Answers:
@@ -107,8 +119,7 @@ def meld_context(bundle: Path, data: Path, split: str) -> Answers:
 def meld_recognised(bundle: Path, data: Path, split: str) -> Answers:
     """The same texts in lower case without punctuation, as a recogniser gives them."""
     sentences = meld_files.read(data, split)
-    rng = np.random.default_rng(0)
-    texts = tuple(as_recognised(text, rng, dropped=0.0) for text in sentences.texts)
+    texts = tuple(map(as_recognised, sentences.texts))
     return _words(bundle, replace(sentences, texts=texts, before=()))
 
 
@@ -120,6 +131,56 @@ def goemotions(bundle: Path, data: Path, split: str) -> Answers:
 def tweets(bundle: Path, data: Path, split: str) -> Answers:
     """Words on airline tweets: `train`, `validation` (a tenth by hash) or `all`."""
     return _words(bundle, airline_files.read(data, split))
+
+
+def maia_customer(bundle: Path, data: Path, split: str) -> Answers:
+    """Words on MAIA's customers, sentence by sentence: every file in the folder (`validation`, `all`), or one of them."""
+    return _words(bundle, replace(maia_files.read(data, split, "customer"), before=()))
+
+
+def maia_agent(bundle: Path, data: Path, split: str) -> Answers:
+    """The same on its agents."""
+    return _words(bundle, replace(maia_files.read(data, split, "agent"), before=()))
+
+
+def maia_customer_context(bundle: Path, data: Path, split: str) -> Answers:
+    """On its customers, with up to three of their own previous sentences before each."""
+    return _words(bundle, maia_files.read(data, split, "customer"))
+
+
+def checklist(bundle: Path, data: Path, split: str) -> Answers:
+    """The behavioural tests of `models.data.checklist`; `data` may be a file of others. There are no splits.
+
+    The task `polarity` asks every sentence whose polarity is expected, invariant pairs twice.
+    """
+    del split
+    tests = checklist_files.read(data if data.is_file() else checklist_files.TESTS)
+    encoder, prepare = _encoder(bundle, Modality.TEXT)
+    said = [prepare(_spoken(text, test.participant)) for test in tests for text in test.texts]
+    answers = iter([one.prediction for one in encoder.encode(said)])
+    passed: dict[str, list[bool]] = {}
+    truth, poles = [], []
+    for test in tests:
+        found = [next(answers) for _ in test.texts]
+        passed.setdefault(test.capability, []).append(_passes(test, found))
+        if test.expected in POLARITIES:
+            truth += [POLARITIES.index(test.expected)] * len(found)
+            poles += [one.polarity for one in found]
+    tasks: Tasks = {"polarity": Task(POLARITIES, np.array(truth), np.stack(poles))} if truth else {}
+    counts = {name: {"n": len(ones), "passed": sum(ones)} for name, ones in passed.items()}
+    return Answers(tasks, 0, counts)
+
+
+def _passes(test: Test, found: Sequence[Prediction]) -> bool:
+    if test.kind == "direction":
+        change = found[1].score - found[0].score
+        return change > 0 if test.expected == "higher" else change < 0
+    answers = {POLARITIES[int(one.polarity.argmax())] for one in found}
+    return len(answers) == 1 if test.kind == "invariance" else answers == {test.expected}
+
+
+def _spoken(text: str, participant: str, before: tuple[str, ...] = ()) -> Spoken:
+    return Spoken(Transcript(text, "und", (), "given"), participant, before)
 
 
 def _encoder(bundle: Path, modality: Modality) -> tuple[Encoder, Callable[[Any], Any]]:
@@ -159,11 +220,9 @@ def _faces(bundle: Path, faces: Faces) -> Answers:
 
 
 def _words(bundle: Path, sentences: Sentences) -> Answers:
-    if any(sentences.before):  # an argument that only this family's encoder has
-        features = load_as(TextEncoder, bundle / "text.safetensors").encode(sentences.texts, sentences.before)
-    else:
-        encoder, prepare = _encoder(bundle, Modality.TEXT)
-        features = encoder.encode([prepare(Transcript(text, "und", (), "given")) for text in sentences.texts])
+    encoder, prepare = _encoder(bundle, Modality.TEXT)
+    said = zip(sentences.texts, sentences.participants, sentences.before, strict=True)
+    features = encoder.encode([prepare(_spoken(text, who, before)) for text, who, before in said])
     predictions = [one.prediction for one in features]
     asked = {
         "emotion": (EMOTIONS, sentences.emotion, EMOTION_SCORES),

@@ -38,6 +38,8 @@ def write(folder: Path, found: Mapping[str, Any], answers: Answers) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.json").write_text(json.dumps(found, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     lines = [f"# {found['dataset']} {found['split']}", "", f"{found['n']} judged, {found['skipped']} left out.", ""]
+    if "capabilities" in found:
+        lines += _markdown(capability_rows(found["capabilities"]))
     for name, task in answers.tasks.items():
         pictures = _pictures(task, found["tasks"][name])
         for suffix, draw in pictures.items():
@@ -76,6 +78,18 @@ def confusion_rows(task: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """A header, then per true class how often each class was answered."""
     rows = zip(task["labels"], task["confusion"], strict=True)
     return [("truth / answer", *task["labels"]), *((label, *map(str, counts)) for label, counts in rows)]
+
+
+def capability_rows(capabilities: Mapping[str, Mapping[str, int]]) -> list[tuple[str, ...]]:
+    """A header, then per capability its tests, how many of them are passed, and the share; last, all together."""
+    total = {key: sum(one[key] for one in capabilities.values()) for key in ("n", "passed")}
+    return [
+        ("capability", "tests", "passed", "share"),
+        *(
+            (name, str(one["n"]), str(one["passed"]), f"{one['passed'] / one['n']:.2f}")
+            for name, one in (*capabilities.items(), ("all", total))
+        ),
+    ]
 
 
 def worst_rows(task: Mapping[str, Any]) -> list[tuple[str, ...]]:

@@ -33,7 +33,7 @@ class Family:
         modality: Which modality it encodes; None of a fusion.
         prepare: `module:function` from raw input to what `encode` takes; it runs where the raw input is, so its module
             should import no torch. Raw are mono float32 samples (N,) at 16 kHz (audio); pairs of ms from the start of the
-            utterance and `Picture` (video); a `Transcript` (text). A `ModelError` refuses the input.
+            utterance and `Picture` (video); a `Spoken` (text). A `ModelError` refuses the input.
         prepare_timed: The same, to `Timed` input; empty: this encoder gives no sequence.
         pads: Whether a batch is padded to its longest input, so that inputs of like `len` should share one.
         wants_sequences: Of a fusion: whether `fuse` reads `Features.sequence`.
@@ -88,7 +88,7 @@ FAMILIES: dict[str, Family] = {
         "TextNetwork",
         "TextEncoder",
         Modality.TEXT,
-        prepare="models.encoders.words:prepare_transcript",
+        prepare="models.encoders.words:prepare_spoken",
         prepare_timed="models.encoders.words:prepare_timed",
         pads=True,
     ),

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from models.errors import EvaluateError
 from models.recognition import WordsTask, judge_words
 from models.tasks import AnyTask, Labels, ScoreTask, Task
-from models.types import FloatArray
+from models.types import POLARITIES, FloatArray
 
 Rows = NDArray[np.float64]
 """(R, ...): one row per resample; the first axis of whatever is worked out from weights (R, N)."""
@@ -24,6 +24,8 @@ RESAMPLES = 1_000
 INTERVAL_PERCENT = (2.5, 97.5)
 CHUNK_WEIGHTS = 1 << 20
 """Weights worked on at once; this bounds the memory of the bootstrap, whatever the size of the split."""
+NEGATIVE_RECALL, PRECISION = "negative_recall_at_precision_70", 0.7
+"""Of the negative answers that `negative_recall_at_precision_70` counts: three alarms in ten may be false."""
 VARIANCE_MIN = 1e-12
 """Scores of a smaller variance count as constant: float32 does not tell them apart."""
 
@@ -47,7 +49,8 @@ def judge(task: AnyTask) -> dict[str, Any]:
         `confusion`, counts, row = truth, column = answer; `reliability`, see there.
 
         Metrics of classes: `accuracy`, `balanced_accuracy` (UAR, over the classes in the truth), `f1_macro` (over the
-        classes in truth or answer), `f1_weighted`, `roc_auc_ovr` (macro, over the classes in the truth), `ece`.
+        classes in truth or answer), `f1_weighted`, `roc_auc_ovr` (macro, over the classes in the truth), `ece`; of
+        `POLARITIES` also `negative_recall_at_precision_70`, see `recall_at_precision`.
         Of a score: `mae`, `pearson`. Of words: see `models.recognition.judge_words`. A resample in which a figure does not
         exist takes no part in its interval.
 
@@ -70,7 +73,7 @@ def judge(task: AnyTask) -> dict[str, Any]:
         return found | {"constant": {"mae": float(median_error), "pearson": None}}
     answer = task.probabilities.argmax(axis=1)
     return found | {
-        "constant": _constant(task.truth, len(task.labels), metrics["roc_auc_ovr"]),
+        "constant": _constant(task, metrics),
         "per_class": _per_class(task),
         "confusion": confusion(task.truth, answer, len(task.labels)).tolist(),
         "reliability": reliability(task),
@@ -148,6 +151,24 @@ def roc_auc(positive: NDArray[np.bool_], score: FloatArray, weights: Rows) -> Ro
     return _ratio((hits * below).sum(axis=1), hits.sum(axis=1) * others.sum(axis=1))
 
 
+def recall_at_precision(positive: NDArray[np.bool_], score: FloatArray, weights: Rows, precision: float) -> Rows:
+    """The highest recall (R,) among the thresholds on the score whose answers are right at least so often.
+
+    Args as of `roc_auc`; of equal scores all or none are answered; `precision` in (0, 1].
+
+    Returns:
+        0 where no threshold is that precise; NaN where there is no positive.
+    """
+    order = np.argsort(-score, kind="stable")
+    last_of_ties = np.append(np.flatnonzero(np.diff(score[order]) < 0), len(order) - 1)
+    ranked = weights[:, order]
+    answered = ranked.cumsum(axis=1)[:, last_of_ties]
+    hits = (ranked * positive[order]).cumsum(axis=1)[:, last_of_ties]
+    recall = _ratio(hits, np.broadcast_to(hits[:, -1:], hits.shape))
+    enough = hits >= precision * answered - 1e-9
+    return np.where(hits[:, -1] > 0, np.max(np.where(enough, recall, 0.0), axis=1), np.nan)
+
+
 def _class_figures(task: Task) -> Figures:
     classes = len(task.labels)
     cells = np.eye(classes * classes)[task.truth * classes + task.probabilities.argmax(axis=1)]
@@ -155,10 +176,16 @@ def _class_figures(task: Task) -> Figures:
 
     def figures(weights: Rows) -> dict[str, Rows]:
         counts = (weights @ cells).reshape(-1, classes, classes)
-        return _from_confusion(counts) | {
+        found = _from_confusion(counts) | {
             "roc_auc_ovr": _mean(np.stack([roc_auc(*one, weights) for one in _against_rest(task)], axis=1)),
             "ece": np.abs(weights @ gaps).sum(axis=1) / weights.sum(axis=1),
         }
+        if task.labels == POLARITIES:
+            negative = POLARITIES.index("negative")
+            found[NEGATIVE_RECALL] = recall_at_precision(
+                task.truth == negative, task.probabilities[:, negative], weights, PRECISION
+            )
+        return found
 
     return figures
 
@@ -217,10 +244,15 @@ def _measured(figures: Figures, n: int) -> tuple[dict[str, float | None], dict[s
     }
 
 
-def _constant(truth: Labels, classes: int, roc_auc_ovr: float | None) -> dict[str, float | None]:
-    commonest = np.full_like(truth, np.bincount(truth, minlength=classes).argmax())
-    figures: dict[str, float | None] = dict(classification(truth, commonest, classes))
-    return figures | {"roc_auc_ovr": None if roc_auc_ovr is None else 0.5, "ece": 0.0}
+def _constant(task: Task, metrics: dict[str, float | None]) -> dict[str, float | None]:
+    classes = len(task.labels)
+    commonest = np.full_like(task.truth, np.bincount(task.truth, minlength=classes).argmax())
+    figures: dict[str, float | None] = dict(classification(task.truth, commonest, classes))
+    figures |= {"roc_auc_ovr": None if metrics["roc_auc_ovr"] is None else 0.5, "ece": 0.0}
+    if NEGATIVE_RECALL in metrics:  # all alike: every sample is called negative, or none
+        share = float((task.truth == POLARITIES.index("negative")).mean())
+        figures[NEGATIVE_RECALL] = None if share == 0 else float(share >= PRECISION)
+    return figures
 
 
 def _per_class(task: Task) -> dict[str, dict[str, float | int | None]]:

@@ -1,7 +1,7 @@
 """What an evaluation asks of every sample: an emotion, a polarity or a score, and what the network answers."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,11 +50,13 @@ Tasks = dict[str, Task | ScoreTask]
 class Answers:
     """What was asked and answered, and how many rows or files were left out as broken.
 
-    Names of tasks start with `emotion`, `polarity`, `score` or `words`; the plain name is what the whole network says.
+    Names of tasks start with `emotion`, `polarity`, `score` or `words`; the plain name is what the whole network says. Of
+    behavioural tests, `capabilities` counts for each how many there are (`n`) and how many are `passed`.
     """
 
     tasks: Mapping[str, AnyTask]
     skipped: int
+    capabilities: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 def emotion_tasks(

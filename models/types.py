@@ -17,6 +17,20 @@ POLARITIES = ("negative", "neutral", "positive")
 EMOTIONS = ("neutral", "joy", "sadness", "anger", "surprise", "fear", "disgust")
 """MELD's seven emotions (Poria et al. 2019, arXiv:1810.02508), the label set of every prediction."""
 
+PARTICIPANTS = ("agent", "customer", "mixed")
+UNKNOWN_PARTICIPANT = "mixed"
+"""Both parties on one channel, or nobody knows who speaks."""
+
+COMPATIBLE_EMOTIONS: Mapping[str, tuple[str, ...]] = {
+    "negative": ("sadness", "anger", "surprise", "fear", "disgust"),
+    "neutral": ("neutral", "surprise"),
+    "positive": ("joy", "surprise"),
+}
+"""The emotions that an answer of each polarity may name; surprise is either, as in MELD."""
+
+NEUTRAL_SCORE_MAX = 1.5
+"""The score of a neutral answer lies between this and its negative."""
+
 FloatArray = NDArray[np.float32]
 Times = NDArray[np.int32]
 """Milliseconds from the start of the utterance."""
@@ -34,17 +48,48 @@ class Modality(StrEnum):
     TEXT = "text"
 
 
+PROBABILITY_MIN, JUST_BELOW = 1e-6, 0.999
+_EXCLUDED = {
+    polarity: np.array([emotion not in allowed for emotion in EMOTIONS])
+    for polarity, allowed in COMPATIBLE_EMOTIONS.items()
+}
+_SCORES_OF = {
+    "negative": (SCORE_MIN, 0.0),
+    "neutral": (-NEUTRAL_SCORE_MAX, NEUTRAL_SCORE_MAX),
+    "positive": (0.0, SCORE_MAX),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Prediction:
     """What one network says of one utterance.
 
     `score` is in [-3, 3]; `polarity` (3,) and `emotion` (7,) are probabilities in the order of `POLARITIES`
     and `EMOTIONS`, each summing to 1.
+
+    The three never contradict each other, whatever is given, because the likeliest polarity decides: the emotions that it
+    excludes (`COMPATIBLE_EMOTIONS`) are lowered to just below the likeliest one that it allows, the others then share
+    what was taken; and a score on the other side of zero becomes 0, that of a neutral answer at most `NEUTRAL_SCORE_MAX`
+    from it. What does not contradict, and what is no number, stays as it was given.
     """
 
     score: float
     polarity: FloatArray
     emotion: FloatArray
+
+    def __post_init__(self) -> None:
+        """Apply the rule."""
+        if not (np.isfinite(self.polarity).all() and np.isfinite(self.emotion).all() and np.isfinite(self.score)):
+            return
+        polarity = POLARITIES[int(np.argmax(self.polarity))]
+        low, high = _SCORES_OF[polarity]
+        object.__setattr__(self, "score", float(min(max(self.score, low), high)))
+        excluded = _EXCLUDED[polarity]
+        if excluded[int(np.argmax(self.emotion))]:
+            # Nothing is wholly impossible: a network may be sure of an excluded emotion and know nothing of the others.
+            emotion = np.maximum(self.emotion, PROBABILITY_MIN)
+            emotion[excluded] = np.minimum(emotion[excluded], JUST_BELOW * emotion[~excluded].max())
+            object.__setattr__(self, "emotion", (emotion / emotion.sum()).astype(np.float32))
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +167,8 @@ class Word:
 class Transcript:
     """The words of one utterance, and whether they may be believed.
 
-    `unreliable` names the gate that rejected the text (`no_speech`, `repetition`, `low_confidence`), or is None.
+    `language` as in BCP 47, `und` where nobody said it. `unreliable` names the gate that rejected the text (`no_speech`,
+    `repetition`, `low_confidence`; `language`, one that the text network has not learned), or is None.
     """
 
     text: str
@@ -130,6 +176,21 @@ class Transcript:
     words: tuple[Word, ...]
     engine: str
     unreliable: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """What the words of an utterance are judged by: the transcript, and who speaks.
+
+    Attributes:
+        transcript: The words.
+        participant: One of `PARTICIPANTS`.
+        before: What the same participant said before in this call, oldest first; empty where it is not known.
+    """
+
+    transcript: Transcript
+    participant: str = UNKNOWN_PARTICIPANT
+    before: tuple[str, ...] = ()
 
 
 class Transcriber(Protocol):

@@ -17,7 +17,6 @@ COVERED = {
     "models/recipes/fusion.py": "models/recipes/test_label_pairs.py",
     "models/recipes/recipe.py": "models/test_train.py",
     "models/tasks.py": "models/test_metrics.py",
-    "models/types.py": "models/test_metadata.py",
     "pipelines/ingest/context.py": "pipelines/ingest/test_track_queue.py",
     "pipelines/ingest/source_thread.py": "pipelines/ingest/test_worker_store.py",
     "pipelines/log/broker.py": "pipelines/log/test_kafka_source.py",

@@ -18,7 +18,8 @@ from models.encoders.speech import Engine
 from models.errors import ModelError
 
 DATASETS_HELP = (
-    "text: meld, meld_context, meld_recognised, tweets, goemotions; audio: ravdess, ravdess_telephone, emodb, "
+    "text: maia_customer, maia_customer_context, maia_agent, checklist, meld, meld_context, meld_recognised, tweets, "
+    "goemotions; audio: ravdess, ravdess_telephone, emodb, "
     "emodb_telephone; video: fer2013, fer2013_frames, ckplus48, ravdess; speech: librivox, librivox_telephone, ravdess, "
     "ravdess_telephone, sample, sounds; fusion: label_pairs, label_pairs_doubtful, mosi, ravdess_av."
 )
@@ -33,7 +34,7 @@ COMPARED_WORDS = (
     "reliable_words",
     "invented_words",
 )
-OWN_DATA: dict[str, Path] = {"sample": ANGRY_TO_CONTENT.parent, "sounds": ANGRY_TO_CONTENT.parent}
+OWN_DATA: dict[str, Path] = dict.fromkeys(("checklist", "sample", "sounds"), ANGRY_TO_CONTENT.parent)
 """Data sets that the project itself makes, which need no data folder."""
 
 commands = typer.Typer()
@@ -103,7 +104,9 @@ def evaluate(
     dataset: Annotated[str, typer.Option(help=DATASETS_HELP)] = "",
     data: Annotated[
         Path | None,
-        typer.Option(help="The folder of the data sets, laid out as their readers say; sample and sounds need none."),
+        typer.Option(
+            help="The folder of the data sets, laid out as their readers say; checklist, sample and sounds need none."
+        ),
     ] = None,
     bundle: Bundle = DEFAULTS.bundle,
     transcriber: Transcriber = DEFAULTS.transcriber,
@@ -120,7 +123,7 @@ def evaluate(
     _needs_train_group()
     from models import evaluate as evaluation  # noqa: PLC0415  # imports torch
 
-    if data is None and modality == "speech":
+    if data is None:
         data = OWN_DATA.get(dataset)
     folder = _needs(data)
     if modality == "all":
@@ -171,9 +174,11 @@ def _trained(recipe: str, results: Mapping[str, Any]) -> str:
 
 
 def _print_evaluation(found: Mapping[str, Any]) -> None:
-    from models.evaluate_report import class_rows, confusion_rows, worst_rows  # noqa: PLC0415  # imports torch
+    from models.evaluate_report import capability_rows, class_rows, confusion_rows, worst_rows  # noqa: PLC0415  # imports torch
 
     print_out(figures(found))
+    if "capabilities" in found:
+        print_out(_table("\nbehavioural tests", capability_rows(found["capabilities"]), words=1))
     for name, task in found["tasks"].items():
         # A fusion's tasks per subset of modalities have a `_` in their names; they are in the JSON and the report.
         if task["labels"] and "_" not in name:

@@ -126,6 +126,7 @@ def _analyser(config: AppConfig, networks: Mapping[str, Infer]) -> Analyser:
         encode={modality: encoding(modality) for modality in Modality},
         fuse=fuse,
         names=ModelNames(bundle.label, labels[FUSION], {modality: labels[modality] for modality in Modality}),
+        languages=bundle.languages,
     )
     return Analyser(stages, config.tenant)
 

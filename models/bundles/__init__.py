@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
 
-from models import families
+from models import families, metadata
 from models.bundles.parts import CHECKPOINT_SUFFIX, Part, find
 from models.errors import BundleError, ModelError
 from models.families import FUSION, Family, family_of
@@ -60,6 +60,20 @@ class Bundle:
             CheckpointError: It is of a family that cannot serve as that part.
         """
         return family_of(self.part(name).family, name)
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """Whose words the text network has learned, as its checkpoint says; empty where it does not say.
+
+        Raises:
+            BundleError: The bundle has no text network.
+            CheckpointError: Its file can no longer be read.
+        """
+        part = self.part(Modality.TEXT)
+        if self.family(Modality.TEXT).reads:
+            return ()
+        path, sha256 = part.checkpoint
+        return tuple(map(str, metadata.read(path, sha256).config.get("languages", ())))
 
 
 def bundle_folder(name: str) -> Path:

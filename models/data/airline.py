@@ -47,7 +47,8 @@ def _rows(paths: Sequence[Path], split: str) -> Iterator[Sentence | None]:
                 if not text or polarity not in POLARITIES:
                     yield None
                 elif split not in HASHED or split == _split(text):
-                    yield Sentence(text, np.zeros(len(EMOTIONS), dtype=np.float32), one_hot(polarity, POLARITIES))
+                    nothing = np.zeros(len(EMOTIONS), dtype=np.float32)
+                    yield Sentence(text, nothing, one_hot(polarity, POLARITIES), participant="customer")
         except DataError:
             if len(paths) == 1:
                 raise

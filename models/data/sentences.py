@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import IO, TypeVar
 import numpy as np
 
 from models.errors import DataError
-from models.types import FloatArray
+from models.types import UNKNOWN_PARTICIPANT, FloatArray
 
 T = TypeVar("T")
 
@@ -25,12 +25,13 @@ C1_AS_CP1252 = {code: char for code in range(0x80, 0xA0) if (char := bytes([code
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """One row of a set: target distributions over `EMOTIONS` (7,) and `POLARITIES` (3,), `before` as in `Sentences`."""
+    """One row of a set: target distributions over `EMOTIONS` (7,) and `POLARITIES` (3,), the rest as in `Sentences`."""
 
     text: str
     emotion: FloatArray
     polarity: FloatArray
     before: tuple[str, ...] = ()
+    participant: str = UNKNOWN_PARTICIPANT
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class Sentences:
 
     A row of zeros means that the set says nothing about it. `skipped` counts rows that could not be read. `before`
     holds for each text the previous turns of its dialogue, oldest first; empty ones in a set without dialogues.
+    `participants` says of each who speaks, one of `PARTICIPANTS`.
     """
 
     texts: tuple[str, ...]
@@ -46,15 +48,30 @@ class Sentences:
     polarity: FloatArray
     skipped: int
     before: tuple[tuple[str, ...], ...] = ()
+    participants: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """A set without dialogues need not say so for each text."""
+        """A set without dialogues, or without customers and agents, need not say so for each text."""
         if not self.before:
             object.__setattr__(self, "before", ((),) * len(self.texts))
+        if not self.participants:
+            object.__setattr__(self, "participants", (UNKNOWN_PARTICIPANT,) * len(self.texts))
 
     def __len__(self) -> int:
         """How many texts."""
         return len(self.texts)
+
+    def take(self, rows: Iterable[int]) -> "Sentences":
+        """These rows, in this order."""
+        places = list(rows)
+        return Sentences(
+            tuple(self.texts[place] for place in places),
+            self.emotion[places],
+            self.polarity[places],
+            self.skipped,
+            tuple(self.before[place] for place in places),
+            tuple(self.participants[place] for place in places),
+        )
 
 
 def usable(rows: Iterable[T | None], source: Path) -> tuple[list[T], int]:
@@ -90,6 +107,7 @@ def collect(rows: Iterable[Sentence | None], skipped: int, source: Path) -> Sent
         np.stack([row.polarity for row in found]),
         skipped,
         tuple(row.before for row in found),
+        tuple(row.participant for row in found),
     )
 
 
@@ -105,7 +123,7 @@ def one_hot(label: str, labels: tuple[str, ...]) -> FloatArray:
 
 
 def read_csv(
-    path: Path, columns: Sequence[str] = (), max_bytes: int = CSV_MAX_BYTES
+    path: Path, columns: Sequence[str] = (), max_bytes: int = CSV_MAX_BYTES, delimiter: str = ","
 ) -> Iterator[dict[str, str | None]]:
     """Rows of a CSV with a header: UTF-8, and cp1252 where a line is not UTF-8.
 
@@ -116,6 +134,7 @@ def read_csv(
         path: The file.
         columns: What the header must hold; blanks around its names are cut off.
         max_bytes: Of the file.
+        delimiter: Between two columns; behind a tab, quotation marks mean themselves.
 
     Raises:
         DataError: No such file, too large, without these columns, or more than `ROWS_MAX` rows.
@@ -124,7 +143,10 @@ def read_csv(
         if path.stat().st_size > max_bytes:
             raise DataError(f"{path} is larger than {max_bytes} bytes: give the file that docs/data.md describes.")
         with path.open("rb") as file:
-            reader = csv.reader(_lines(file))
+            plain = delimiter == "\t"
+            reader = csv.reader(
+                _lines(file), delimiter=delimiter, quoting=csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL
+            )
             header = [name.strip() for name in _row(reader) or []]
             if missing := [name for name in columns if name not in header]:
                 raise DataError(
@@ -165,8 +187,57 @@ def _lines(file: IO[bytes]) -> Iterator[str]:
             yield raw.decode("cp1252", errors="replace")
 
 
-def as_recognised(text: str, rng: np.random.Generator, dropped: float = 0.04) -> str:
-    """The text as a speech recogniser gives it: lower case, no punctuation but apostrophes, a few words lost."""
+def as_recognised(text: str) -> str:
+    """The text as a recogniser without punctuation gives it: lower case, no marks but apostrophes."""
     words = re.sub(r"[^\w\s']|_", " ", text.lower().replace("\u2019", "'")).split()
-    kept = [word for word in words if rng.random() >= dropped]
-    return " ".join(kept or words) or text
+    return " ".join(words) or text
+
+
+SUBSTITUTED = 0.04
+"""Share of the words that may be misheard, and are."""
+
+DROPPED = 0.04
+"""Share of the short words that are lost."""
+
+MISHEARD: Mapping[str, tuple[str, ...]] = {
+    word: tuple(other for other in words if other != word)
+    for words in (
+        ("their", "there", "they're"), ("your", "you're"), ("its", "it's"), ("to", "two", "too"), ("for", "four"),
+        ("hear", "here"), ("new", "knew"), ("right", "write"), ("week", "weak"), ("our", "are"),
+        ("buy", "by"), ("wait", "weight"), ("hole", "whole"), ("male", "mail"), ("bill", "build"), ("call", "cool"),
+        ("then", "than"), ("where", "wear"), ("would", "wood"), ("this", "these"), ("is", "it's"), ("and", "in"),
+        ("cheque", "check"), ("ate", "eight"), ("won", "one"), ("plane", "plan"), ("meet", "meat"), ("sent", "send"),
+        ("of", "have"), ("an", "and"), ("was", "what's"), ("line", "lying"), ("router", "rooter"), ("phone", "fun"),
+    )
+    for word in words
+}  # fmt: skip
+"""Words that sound alike, each with what may be written in its place. None turns yes into no."""
+
+SHORT = frozenset({"a", "an", "the", "is", "to", "of", "and", "it", "that", "i", "in", "on", "so", "just", "well"})
+DIGITS = {word: str(number) for number, word in enumerate(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"])}  # fmt: skip
+
+
+def as_transcribed(text: str, rng: np.random.Generator) -> str:
+    """The text with the errors of Whisper, which keeps case and marks.
+
+    Words that sound alike, short words lost, two words as one, numbers as digits; and a full stop where somebody
+    exclaims, in half of the texts.
+    """
+    if rng.random() < 0.5:
+        text = text.replace("!", ".")
+    heard: list[str] = []
+    for word in text.split():
+        bare = word.strip(".,!?;:").lower()
+        draw = rng.random()
+        if bare in DIGITS and draw < 0.7:
+            heard.append(word.lower().replace(bare, DIGITS[bare]))
+        elif bare in MISHEARD and draw < SUBSTITUTED:
+            options = MISHEARD[bare]
+            heard.append(word.lower().replace(bare, options[int(rng.integers(len(options)))]))
+        elif bare in SHORT and draw > 1 - DROPPED:
+            continue
+        elif heard and bare in SHORT and draw > 1 - 1.5 * DROPPED:
+            heard[-1] += word
+        else:
+            heard.append(word)
+    return " ".join(heard) or text

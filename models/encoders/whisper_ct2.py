@@ -1,6 +1,6 @@
 """Whisper by CTranslate2 (https://opennmt.net/CTranslate2): in integers on a processor, without torch.
 
-The same weights, input, greedy decoding and gates as the reference engine in `whisper.py`.
+The same weights, input, search and gates as the reference engine in `whisper.py`.
 """
 
 import zlib
@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 
 from models.encoders import whisper_weights
 from models.encoders.whisper_decoding import (
+    BEAM,
     ENGLISH,
     MEDIAN_FRAMES,
     TOKENS_MAX,
@@ -109,7 +110,7 @@ class CTranslate2Transcriber:
         results = self._model.generate(
             encoded,
             [self._prompt(language) for language in languages],
-            beam_size=1,
+            beam_size=BEAM,
             max_length=TOKENS_MAX,
             return_scores=True,
             return_no_speech_prob=True,

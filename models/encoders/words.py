@@ -1,11 +1,12 @@
 """The input of the text encoder: a tidy transcript, and when each of its characters is said. Made without torch."""
 
 import unicodedata
+from dataclasses import dataclass
 
 import numpy as np
 
 from models.errors import TextInputError
-from models.types import Timed, Transcript
+from models.types import PARTICIPANTS, UNKNOWN_PARTICIPANT, Spoken, Timed
 
 CHARACTERS_MAX = 4096
 """Of a longer text only so many characters are looked at: 128 word pieces are reached long before."""
@@ -26,30 +27,45 @@ def prepare(text: str) -> str:
     return tidy[:CHARACTERS_MAX]
 
 
-def prepare_transcript(transcript: Transcript) -> str:
+@dataclass(frozen=True, slots=True)
+class SpokenText:
+    """A tidy text, who says it (one of `PARTICIPANTS`), and what the same participant said before, oldest first."""
+
+    text: str
+    participant: str = UNKNOWN_PARTICIPANT
+    before: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        """Characters of the text."""
+        return len(self.text)
+
+
+def prepare_spoken(spoken: Spoken) -> SpokenText:
     """`prepare` its text.
 
     Raises:
-        TextInputError: Nothing is left.
+        TextInputError: Nothing is left, or nobody of `PARTICIPANTS` speaks.
     """
-    return prepare(transcript.text)
+    if spoken.participant not in PARTICIPANTS:
+        raise TextInputError(f"nobody is called {spoken.participant!r}: say one of {', '.join(PARTICIPANTS)}.")
+    return SpokenText(prepare(spoken.transcript.text), spoken.participant, spoken.before)
 
 
-def prepare_timed(transcript: Transcript) -> Timed[str]:
-    """`prepare` its text, with the start of the word that each character belongs to.
+def prepare_timed(spoken: Spoken) -> Timed[SpokenText]:
+    """`prepare_spoken`, with the start of the word that each character belongs to.
 
     What stands between two words (a space, a word that the transcript has no time for) counts to the one before, or at the
     beginning to the first; without any word with times every time is -1.
 
     Raises:
-        TextInputError: Nothing is left.
+        TextInputError: As `prepare_spoken`.
     """
-    text = prepare(transcript.text)
-    times_ms = np.full(len(text), UNKNOWN_MS, dtype=np.int32)
+    said = prepare_spoken(spoken)
+    times_ms = np.full(len(said.text), UNKNOWN_MS, dtype=np.int32)
     place = 0
-    for word in transcript.words:
-        found = text.find(prepare(word.text), place) if word.text.strip() else -1
+    for word in spoken.transcript.words:
+        found = said.text.find(prepare(word.text), place) if word.text.strip() else -1
         if found >= 0:
             times_ms[found if place else 0 :] = word.start_ms
             place = found + 1
-    return Timed(text, times_ms)
+    return Timed(said, times_ms)

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from models.bundles import Bundle, load_encoder
 from models.data import fer2013, meld, ravdess
-from models.data.sentences import as_recognised
+from models.data.sentences import as_transcribed
 from models.encoders import mel, video, words
+from models.encoders.words import SpokenText
 from models.errors import DataError
 from models.fusion.attention import MODALITIES, log_answers, subsets
 from models.labels import FER2013_LABELS, RAVDESS_LABELS, emotion_matrix
@@ -69,7 +70,7 @@ def read(bundle: Bundle, data: Path, split: str) -> Pools:
     Args:
         bundle: With all three encoders.
         data: The data folder.
-        split: `train` (texts also as a recogniser would write them; at most 8,000 faces), `validation`, or any other that
+        split: `train` (texts also as Whisper would write a customer's; at most 8,000 faces), `validation`, or any other that
             all three sets have.
 
     Raises:
@@ -78,15 +79,17 @@ def read(bundle: Bundle, data: Path, split: str) -> Pools:
     """
     rng = np.random.default_rng(0)
     sentences = meld.read(data, split)
-    texts, repeats = [words.prepare(one) for one in sentences.texts], 1
+    texts, repeats = [SpokenText(words.prepare(one)) for one in sentences.texts], 1
     if split == "train":
-        texts, repeats = texts + [words.prepare(as_recognised(one, rng)) for one in texts], 2
+        # A call's fused judgement is a customer's, so half of the embeddings are those of a customer's words.
+        heard = [SpokenText(words.prepare(as_transcribed(one.text, rng)), "customer") for one in texts]
+        texts, repeats = texts + heard, 2
     recordings = ravdess.read(data, split)
     faces = fer2013.read(data, split)
     rows = rng.permutation(len(faces.labels))[:FACES_MAX]
     pictures = [faces.pictures[row][None] for row in rows]
-    heard, spoken = mel.prepare_all(recordings.clips)
-    if not heard:
+    voices, spoken = mel.prepare_all(recordings.clips)
+    if not voices:
         raise DataError("every recording is silent, broken or too short: nothing to pair.")
     emotions = {
         Modality.AUDIO: emotion_matrix(RAVDESS_LABELS).argmax(axis=1)[recordings.labels[spoken]],
@@ -94,7 +97,7 @@ def read(bundle: Bundle, data: Path, split: str) -> Pools:
         Modality.TEXT: np.tile(sentences.emotion.argmax(axis=1), repeats),
     }
     inputs: dict[Modality, list[Any]] = {
-        Modality.AUDIO: heard,
+        Modality.AUDIO: voices,
         Modality.VIDEO: [video.prepare(one) for one in pictures],
         Modality.TEXT: texts,
     }

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -20,6 +20,7 @@ from models.types import (
     FusedPrediction,
     Modality,
     Prediction,
+    Spoken,
     Transcript,
 )
 from pipelines.errors import EncoderUnavailableError, NoFaceError, UnusableInputError
@@ -38,6 +39,8 @@ from pipelines.types import (
 logger = logging.getLogger(__name__)
 
 SILENT_DBFS = -120.0
+UNKNOWN_LANGUAGE = "und"  # BCP 47's word for what nobody said
+OTHER_LANGUAGE = "language"  # why words are unreliable that the text network has not learned
 
 T = TypeVar("T")
 
@@ -56,16 +59,16 @@ class Stages:
     """The networks as this process reaches them: in-process, or over Ray Serve handles.
 
     `encode` takes what each modality is judged by: samples (N,) at 16 kHz for audio; pairs of a time, in ms from the start of
-    the utterance, and a picture for video; a `Transcript` for text.
+    the utterance, and a picture for video; a `Spoken` for text. `languages`: whose words it has learned; empty: any.
 
-    Each raises `EncoderUnavailableError` when its network does not answer, and `encode` `UnusableInputError` for what
-    cannot be judged, of video `NoFaceError`.
+    Each raises `EncoderUnavailableError` when its network does not answer; `encode` also `UnusableInputError`, `NoFaceError`.
     """
 
     transcribe: Callable[[FloatArray], Awaitable[Transcript]]
     encode: Mapping[Modality, Callable[[Any], Awaitable[Features]]]
     fuse: Callable[[Mapping[Modality, Features]], Awaitable[FusedPrediction]]
     names: ModelNames
+    languages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,21 +162,24 @@ class Analyser:
         if Modality.TEXT not in utterance.consent:
             return None, Missing("not_consented")
         if utterance.text is not None:
-            transcript = Transcript(utterance.text, "und", (), "given")
+            transcript = Transcript(utterance.text, UNKNOWN_LANGUAGE, (), "given")
         elif not utterance.samples.size:
             return None, Missing("absent")
         else:
-            heard = await _timed(
-                "transcribe", self.stages.transcribe(utterance.samples), timeouts.transcribe_s, step_ms
-            )
+            transcribing = self.stages.transcribe(utterance.samples)
+            heard = await _timed("transcribe", transcribing, timeouts.transcribe_s, step_ms)
             if isinstance(heard, Missing):
                 return None, heard
             transcript = heard
         if not transcript.text.strip():
             return transcript, Missing("no_speech_text")
+        learned = self.stages.languages or (transcript.language,)
+        if not transcript.unreliable and transcript.language not in (*learned, UNKNOWN_LANGUAGE):
+            transcript = replace(transcript, unreliable=OTHER_LANGUAGE)
         if transcript.unreliable is not None:
             return transcript, Missing("unreliable_text")
-        return transcript, await self._encoded(Modality.TEXT, transcript, timeouts, step_ms)
+        said = Spoken(transcript, utterance.participant)
+        return transcript, await self._encoded(Modality.TEXT, said, timeouts, step_ms)
 
     async def _voice(
         self, utterance: Utterance, timeouts: TimeoutSettings, step_ms: dict[str, float]

@@ -5,6 +5,7 @@ import pytest
 
 from models import evaluate
 from models.bundles import bundle_folder
+from models.data import checklist
 from models.errors import DataError
 from models.evaluate_encoders import meld, meld_context, tweets
 from models.tasks import ScoreTask
@@ -103,3 +104,49 @@ def test_the_fusion_beats_every_single_encoder_on_label_pairs(data_dir: Path) ->
     tasks = evaluate.run("fusion", "embedded", "label_pairs", data_dir)["tasks"]
     singles = [tasks[f"emotion_{one}"]["metrics"]["f1_weighted"] for one in ("audio", "video", "text")]
     assert tasks["emotion"]["metrics"]["f1_weighted"] > max(singles)
+
+
+def test_the_parties_of_a_conversation_are_judged_each_by_itself(tmp_path: Path) -> None:
+    turns = [
+        {
+            "floor": "inbound",
+            "text_mt": ["I am so angry with you!", "What?"],
+            "text_src": ["…", "…"],
+            "Emotion": [6, 4],
+        },
+        {"floor": "outbound", "text_mt": ["…"], "text_src": ["Great! That is wonderful!"], "Emotion": [1]},
+    ]
+    (tmp_path / "maia").mkdir()
+    (tmp_path / "maia" / "one.json").write_text(json.dumps([{"turns": turns}]))
+    for dataset, label, skipped in (("maia_customer", "negative", 1), ("maia_agent", "positive", 0)):
+        found = evaluate.run("text", "embedded", dataset, tmp_path, "all")
+        assert (found["n"], found["skipped"]) == (1, skipped)
+        assert found["tasks"]["polarity"]["metrics"]["accuracy"] == 1.0
+        assert found["tasks"]["polarity"]["per_class"][label]["support"] == 1
+
+
+def test_behavioural_tests_are_counted_by_capability(tmp_path: Path) -> None:
+    rows = [
+        ("plain", "minimum", "customer", "negative", "I am so angry with you!", ""),
+        ("plain", "minimum", "customer", "positive", "I am so angry with you!", ""),
+        ("marks", "invariance", "customer", "negative", "I am so angry with you!", "I am so angry with you."),
+        ("turn", "direction", "customer", "higher", "I am so angry with you!", "I love it, thank you so much!"),
+        ("turn", "direction", "customer", "lower", "I am so angry with you!", "I love it, thank you so much!"),
+    ]
+    path = tmp_path / "tests.tsv"
+    path.write_text("\n".join("\t".join(row) for row in [checklist.COLUMNS, *rows]) + "\n")
+
+    found = evaluate.run("text", "embedded", "checklist", path)
+
+    assert found["capabilities"] == {
+        "plain": {"n": 2, "passed": 1},
+        "marks": {"n": 1, "passed": 1},
+        "turn": {"n": 2, "passed": 1},
+    }
+    assert found["n"] == found["tasks"]["polarity"]["n"] == 4
+    json.dumps(found)
+
+
+def test_the_tests_of_this_repository_need_no_data(tmp_path: Path) -> None:
+    found = evaluate.run("text", "embedded", "checklist", tmp_path)
+    assert sum(one["n"] for one in found["capabilities"].values()) == len(checklist.read())

@@ -9,9 +9,9 @@ from sklearn import metrics as reference
 
 from models import metrics
 from models.errors import EvaluateError
-from models.metrics import classification, judge
+from models.metrics import classification, judge, recall_at_precision
 from models.tasks import ScoreTask, Task, emotion_tasks
-from models.types import EMOTIONS
+from models.types import EMOTIONS, POLARITIES
 
 PAIRS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=40)
 LABELS = ("a", "b", "c", "d")
@@ -260,3 +260,32 @@ def test_only_labels_without_counterpart_leave_no_emotion_task() -> None:
     probabilities = np.eye(2, dtype=np.float32)[[0]]
     tasks, _ = emotion_tasks(("contempt",), np.array([0]), ("joy", "anger"), probabilities)
     assert set(tasks) == {"polarity", "score"}
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 6)), min_size=1, max_size=40), st.sampled_from([0.5, 0.7, 1.0]))
+def test_recall_at_a_precision_is_the_best_that_any_threshold_gives(
+    pairs: list[tuple[bool, int]], precision: float
+) -> None:
+    positive, score = np.array([one for one, _ in pairs]), np.array([one for _, one in pairs], dtype=np.float32)
+    (found,) = recall_at_precision(positive, score, np.ones((1, len(pairs))), precision)
+    wanted = [
+        (positive & (score >= threshold)).sum() / positive.sum()
+        for threshold in np.unique(score)
+        if positive.any() and positive[score >= threshold].mean() >= precision
+    ]
+    assert np.isnan(found) if not positive.any() else found == pytest.approx(max(wanted, default=0.0))
+
+
+def test_a_resample_counts_each_row_as_often_as_it_was_drawn() -> None:
+    positive, score = np.array([True, False, True]), np.array([0.9, 0.8, 0.7], dtype=np.float32)
+    weights = np.array([[1.0, 1.0, 1.0], [1.0, 0.0, 1.0], [1.0, 3.0, 2.0]])
+    assert recall_at_precision(positive, score, weights, 0.7) == pytest.approx([0.5, 1.0, 1 / 3])
+
+
+def test_polarities_have_the_recall_of_negative_at_a_precision_of_70() -> None:
+    truth = np.array([0, 0, 1, 2])
+    answers = np.array([[0.8, 0.1, 0.1], [0.3, 0.5, 0.2], [0.4, 0.5, 0.1], [0.1, 0.1, 0.8]], dtype=np.float32)
+    judged = judge(Task(POLARITIES, truth, answers))
+    assert judged["metrics"]["negative_recall_at_precision_70"] == 0.5
+    assert judged["constant"]["negative_recall_at_precision_70"] == 0.0
+    assert judge(Task(POLARITIES, truth[2:], answers[2:]))["constant"]["negative_recall_at_precision_70"] is None

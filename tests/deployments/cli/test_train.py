@@ -90,7 +90,9 @@ def test_evaluate_all_shows_what_lies_there_in_one_table(
     assert row[2:6] == ["polarity", "2", "1.000", "(0.500)"]
     assert "audio emodb: no" in table.stderr
     judged = [one for one in json.loads(as_json.stdout)["evaluations"] if "tasks" in one]
-    assert [(one["modality"], one["dataset"], one["n"]) for one in judged] == [("text", "tweets", 2)]
+    # The behavioural tests lie in the repository.
+    assert [(one["modality"], one["dataset"]) for one in judged] == [("text", "checklist"), ("text", "tweets")]
+    assert judged[1]["n"] == 2
 
 
 def test_evaluate_all_has_a_table_of_what_was_transcribed(
@@ -133,6 +135,15 @@ def test_what_the_project_makes_itself_needs_no_data_folder(
     assert (without.exit_code, unknown.exit_code) == (2, 1)
     assert "--data" in without.stderr
     assert "no such" in unknown.stderr
+
+
+def test_behavioural_tests_need_no_data_folder_and_are_counted_by_capability(cli: CliRunner) -> None:
+    ended = cli.invoke(app, ["evaluate", "text", "--dataset", "checklist"])
+
+    assert ended.exit_code == 0
+    lines = [line.split() for line in ended.stdout.splitlines()]
+    assert ["negation", "32"] in [line[:2] for line in lines]
+    assert ["all", "301"] in [line[:2] for line in lines]
 
 
 @pytest.mark.slow

@@ -28,7 +28,7 @@ from types import SimpleNamespace
 import numpy as np
 import deployments.serve.gateway, deployments.serve.ingest
 from deployments.serve.stages import Handles, idle_transcriber, served_analyser
-from models.types import Modality, Transcript
+from models.types import Modality, Spoken, Transcript
 from pipelines.settings import AppConfig
 
 async def seen(prepared):
@@ -43,7 +43,8 @@ handles = Handles(handle, handle, handle, handle, handle)
 assert asyncio.run(idle_transcriber(handles)(np.zeros(16_000, dtype=np.float32))) is None
 encode = served_analyser(AppConfig(), handles).stages.encode
 assert asyncio.run(encode[Modality.AUDIO](np.sin(np.arange(16_000, dtype=np.float32)))) == (98, 64)
-assert asyncio.run(encode[Modality.TEXT](Transcript(" well  done ", "en", (), "test"))) == "well done"
+said = asyncio.run(encode[Modality.TEXT](Spoken(Transcript(" well  done ", "en", (), "test"), "agent")))
+assert (said.text, said.participant) == ("well done", "agent")
 sys.exit('torch' in sys.modules)
 """
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

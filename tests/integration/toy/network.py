@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from models.errors import TextInputError
 from models.labels import emotion_matrix, prediction_from_emotions
-from models.types import Features, FloatArray, Modality, Transcript
+from models.types import Features, FloatArray, Modality, Spoken
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 LABELS = ("anger", "joy")
@@ -35,9 +35,9 @@ class ToyNetwork(nn.Module):
         return embedding, self.head(embedding)
 
 
-def prepare(transcript: Transcript) -> FloatArray:
+def prepare(spoken: Spoken) -> FloatArray:
     """The share of each letter (26,)."""
-    counts = np.array([transcript.text.lower().count(letter) for letter in LETTERS], dtype=np.float32)
+    counts = np.array([spoken.transcript.text.lower().count(letter) for letter in LETTERS], dtype=np.float32)
     if not counts.any():
         raise TextInputError("the text holds no letter: leave the text modality out.")
     shares: FloatArray = counts / counts.sum()

@@ -9,7 +9,7 @@ from models.encoders.toy import ToyConfig, ToyNetwork, prepare  # type: ignore[i
 from torch import Tensor, nn
 
 from models.recipes.recipe import Batch, Recipe
-from models.types import Transcript
+from models.types import Spoken, Transcript
 
 WORDS = (("furious", "awful", "horrid", "furor", "wrath"), ("lovely", "happy", "jolly", "lively", "yippee"))
 
@@ -17,7 +17,7 @@ WORDS = (("furious", "awful", "horrid", "furor", "wrath"), ("lovely", "happy", "
 def toy(data: Path) -> Recipe:
     """Learn ten words by heart (`data` is not read)."""
     del data
-    rows = [(prepare(Transcript(word, "en", (), "toy")), label) for label in (0, 1) for word in WORDS[label]]
+    rows = [(prepare(Spoken(Transcript(word, "en", (), "toy"))), label) for label in (0, 1) for word in WORDS[label]]
     letters = torch.from_numpy(np.stack([row for row, _ in rows]))
     labels = torch.tensor([label for _, label in rows])
 

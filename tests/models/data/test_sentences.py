@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from models.data import sentences
-from models.data.sentences import Sentence, Sentences, as_recognised, collect, one_hot, read_csv
+from models.data.sentences import Sentence, Sentences, as_recognised, as_transcribed, collect, one_hot, read_csv
 from models.errors import DataError
 from models.types import EMOTIONS, POLARITIES
 
@@ -13,7 +13,8 @@ ROW = Sentence("hello", one_hot("joy", EMOTIONS), one_hot("positive", POLARITIES
 
 def test_a_set_without_dialogues_has_no_turns_before_any_text() -> None:
     assert collect([ROW, ROW], 0, Path("here")).before == ((), ())
-    assert Sentences(("a",), ROW.emotion[None], ROW.polarity[None], 0).before == ((),)
+    alone = Sentences(("a",), ROW.emotion[None], ROW.polarity[None], 0)
+    assert (alone.before, alone.participants) == (((),), ("mixed",))
 
 
 def test_no_row_is_an_error_that_counts_what_was_skipped() -> None:
@@ -80,7 +81,37 @@ def test_a_missing_file_and_missing_columns_are_named(tmp_path: Path) -> None:
 
 
 def test_recognised_text_is_lower_case_without_punctuation_but_apostrophes() -> None:
+    assert as_recognised("Oh — DON\u2019T, you_dare!  (Ever.)") == "oh don't you dare ever"
+    assert as_recognised("?!") == "?!"
+
+
+def test_transcribed_text_keeps_case_and_marks_and_is_misheard_here_and_there() -> None:
+    said = "I told your driver that the two boxes are here, and it is not right!"
     rng = np.random.default_rng(0)
-    assert as_recognised("Oh — DON\u2019T, you_dare!  (Ever.)", rng, dropped=0.0) == "oh don't you dare ever"
-    assert as_recognised("one two three four", rng, dropped=1.0) == "one two three four"
-    assert as_recognised("?!", rng) == "?!"
+    heard = [as_transcribed(said, rng) for _ in range(400)]
+
+    assert all("not" in one.split() and one.startswith(("I told", "told")) for one in heard)
+    assert 0.3 < sum(one.endswith("!") for one in heard) / 400 < 0.7
+    assert sum("2 boxes" in one for one in heard) > 200
+    assert any("you're driver" in one for one in heard)
+    assert any("boxes are hear," in one for one in heard)
+    assert any("that two" in one or "that 2" in one for one in heard)
+    assert sum(one.lower().rstrip(".!") == said.lower().rstrip("!") for one in heard) > 40
+
+
+def test_no_word_is_misheard_as_its_opposite() -> None:
+    for word, others in sentences.MISHEARD.items():
+        assert "not" not in {word, *others}
+        assert not any(other.endswith("n't") != word.endswith("n't") for other in others)
+
+
+def test_chosen_rows_keep_all_that_is_known_of_them() -> None:
+    other = Sentence("bye", ROW.emotion, one_hot("neutral", POLARITIES), ("well",), "agent")
+    found = collect([ROW, other], 3, Path("here")).take([1])
+    assert (found.texts, found.before, found.participants, found.skipped) == (("bye",), (("well",),), ("agent",), 3)
+    assert found.polarity.tolist() == [[0, 1, 0]]
+
+
+def test_a_table_parted_by_tabs_is_read_with_its_quotation_marks(tmp_path: Path) -> None:
+    (tmp_path / "one.tsv").write_text('a\tb\n"yes"\t1, 2\n')
+    assert list(read_csv(tmp_path / "one.tsv", ("a",), delimiter="\t")) == [{"a": '"yes"', "b": "1, 2"}]

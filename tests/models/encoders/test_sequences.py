@@ -9,7 +9,7 @@ import pytest
 from models.bundles import EMBEDDED, Bundle, load_bundle, load_encoder
 from models.encoders import mel, words
 from models.errors import ModelError
-from models.types import FloatArray, Modality, Timed, Transcript, Word
+from models.types import FloatArray, Modality, Spoken, Timed, Transcript, Word
 from tests.models.encoders.voice import voice
 
 SAID = Transcript(
@@ -43,7 +43,7 @@ def timed(modality: Modality) -> Timed[Any]:
         case Modality.VIDEO:
             return Timed(FACES, FACE_TIMES_MS)
         case Modality.TEXT:
-            return words.prepare_timed(SAID)
+            return words.prepare_timed(Spoken(SAID, "customer"))
 
 
 @pytest.mark.parametrize("modality", Modality)
@@ -93,14 +93,14 @@ def test_a_face_keeps_the_time_of_its_picture(bundle: Bundle) -> None:
 
 
 def test_a_word_piece_has_the_time_of_its_word(bundle: Bundle) -> None:
-    (found,) = load_encoder(bundle, Modality.TEXT).encode([words.prepare_timed(SAID)])
+    (found,) = load_encoder(bundle, Modality.TEXT).encode([words.prepare_timed(Spoken(SAID, "customer"))])
     assert found.sequence is not None
     # I, am, furious, the comma, really, the full stop
     assert found.sequence.times_ms.tolist() == [100, 200, 300, 300, 900, 900]
 
 
 def test_words_without_times_have_none(bundle: Bundle) -> None:
-    given = words.prepare_timed(Transcript("I am furious", "und", (), "given"))
+    given = words.prepare_timed(Spoken(Transcript("I am furious", "und", (), "given")))
     (found,) = load_encoder(bundle, Modality.TEXT).encode([given])
     assert found.sequence is not None
     assert set(found.sequence.times_ms) == {words.UNKNOWN_MS}

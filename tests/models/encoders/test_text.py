@@ -8,7 +8,7 @@ import torch
 
 from models import checkpoint
 from models.encoders.text import SPECIAL, PieceTokenizer, TextConfig, TextEncoder, TextNetwork
-from models.encoders.words import prepare
+from models.encoders.words import SpokenText, prepare
 from models.errors import TextInputError
 from models.families import load_as
 from models.types import Modality
@@ -45,7 +45,7 @@ def test_the_answer_does_not_depend_on_the_batch_or_its_order(encoder: TextEncod
 
 def test_turns_before_a_text_are_looked_at_but_not_judged(encoder: TextEncoder) -> None:
     (alone,) = encoder.encode(["hello there"])
-    after, nothing = encoder.encode(["hello there"] * 2, before=[["thank", "a b"], []])
+    after, nothing = encoder.encode([SpokenText("hello there", before=before) for before in (("thank", "a b"), ())])
 
     np.testing.assert_allclose(nothing.embedding, alone.embedding, atol=1e-6)
     assert np.abs(after.embedding - alone.embedding).max() > 1e-3
@@ -56,13 +56,45 @@ def test_turns_before_take_no_room_that_the_text_needs() -> None:
     start, end = SPECIAL.index("[CLS]"), SPECIAL.index("[SEP]")
     hello, there, thank = (VOCABULARY.index(word) for word in ("hello", "there", "thank"))
 
-    (short,) = tokenizer.encode(["hello"], [["there " * 9, "thank"]])
-    (full,) = tokenizer.encode(["hello " * 30], [["thank"]])
-    (nearly,) = tokenizer.encode(["hello " * 8], [["there thank"]])
+    (short,) = tokenizer.encode([SpokenText("hello", before=("there " * 9, "thank"))])
+    (full,) = tokenizer.encode([SpokenText("hello " * 30, before=("thank",))])
+    (nearly,) = tokenizer.encode([SpokenText("hello " * 8, before=("there thank",))])
 
     assert short == [start, there, there, there, there, thank, end, hello, end]
     assert full == [start, *[hello] * 10, end]
     assert nearly == [start, thank, end, *[hello] * 8, end]
+
+
+def test_who_speaks_stands_before_the_text_and_takes_one_piece_of_the_room() -> None:
+    marks = ("[AGENT]", "[CUSTOMER]")
+    told = replace(TINY, vocabulary=(*VOCABULARY, *marks), participants=("agent", "customer"))
+    tokenizer = PieceTokenizer(told)
+    start, end, hello, agent = (told.vocabulary.index(piece) for piece in ("[CLS]", "[SEP]", "hello", "[AGENT]"))
+
+    (plain,) = tokenizer.encode([SpokenText("hello", "agent")])
+    (behind,) = tokenizer.encode([SpokenText("hello", "agent", ("hello",))])
+    (full,) = tokenizer.encode([SpokenText("hello " * 30, "agent")])
+    (unknown,) = tokenizer.encode([SpokenText("hello", "mixed")])
+    (spelled,) = tokenizer.encode([SpokenText("[AGENT]", "mixed")])
+
+    assert plain == [start, agent, hello, end]
+    assert behind == [start, hello, end, agent, hello, end]
+    assert full == [start, agent, *[hello] * 9, end]
+    assert unknown == [start, hello, end]
+    assert agent not in spelled
+
+
+def test_the_answer_depends_on_who_speaks_where_the_network_is_told() -> None:
+    torch.manual_seed(0)
+    told = replace(TINY, vocabulary=(*VOCABULARY, "[AGENT]", "[CUSTOMER]"), participants=("agent", "customer"))
+    encoder = TextEncoder(TextNetwork(told).eval(), told, name="tiny")
+    agent, customer = encoder.encode([SpokenText("hello there", who) for who in ("agent", "customer")])
+    assert np.abs(agent.embedding - customer.embedding).max() > 1e-3
+
+
+def test_weights_from_before_who_speaks_was_known_still_answer_and_do_not_ask(encoder: TextEncoder) -> None:
+    agent, customer = encoder.encode([SpokenText("hello there", who) for who in ("agent", "customer")])
+    np.testing.assert_array_equal(agent.embedding, customer.embedding)
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), 1e9])
@@ -99,8 +131,8 @@ def test_only_the_first_pieces_of_a_long_text_count(encoder: TextEncoder) -> Non
 
 def test_emoji_and_other_scripts_are_read_as_unknown_pieces(encoder: TextEncoder) -> None:
     unknown = SPECIAL.index("[UNK]")
-    assert PieceTokenizer(TINY).encode(["\N{GRINNING FACE}"])[0][1:-1] == [unknown]
-    assert unknown in PieceTokenizer(TINY).encode(["ужасно"])[0]
+    assert PieceTokenizer(TINY).encode([SpokenText("\N{GRINNING FACE}")])[0][1:-1] == [unknown]
+    assert unknown in PieceTokenizer(TINY).encode([SpokenText("ужасно")])[0]
     for found in encoder.encode(["\N{GRINNING FACE}\N{THUMBS UP SIGN}", "ужасно", "هذا رهيب", "\x00\x01"]):
         assert np.isfinite(found.embedding).all()
 
@@ -122,7 +154,15 @@ def test_a_checkpoint_brings_the_vocabulary_and_the_same_answers(encoder: TextEn
 
 @pytest.mark.parametrize(
     "changes",
-    [{"vocabulary": ("hello",)}, {"vocabulary": (*SPECIAL, "a", "a")}, {"heads": 5}, {"layers": 0}, {"pieces_max": 2}],
+    [
+        {"vocabulary": ("hello",)},
+        {"vocabulary": (*SPECIAL, "a", "a")},
+        {"heads": 5},
+        {"layers": 0},
+        {"pieces_max": 3},
+        {"participants": ("agent",)},
+        {"participants": ("robot",)},
+    ],
 )
 def test_an_absurd_architecture_is_refused(changes: dict[str, object]) -> None:
     fields = {"vocabulary": VOCABULARY, "width": 16, "heads": 4, "layers": 2, "hidden": 32, "pieces_max": 12}

@@ -83,7 +83,7 @@ def recordings(data_dir: Path) -> list[FloatArray]:
 @pytest.mark.slow  # computes for seconds
 @pytest.mark.parametrize("name", whisper_weights.PACKED)
 def test_both_engines_hear_the_same(name: str, data_dir: Path) -> None:
-    batch = recordings(data_dir)
+    batch = recordings(data_dir)[: None if name == "tiny.en" else 3]  # the reference takes seconds for each
     batch += [telephone(batch[0]), np.clip(8 * batch[0], -1, 1)]
     ours = load_transcriber(name, engine="ctranslate2").transcribe(batch)
     theirs = load_transcriber(name, engine="openai").transcribe(batch)

@@ -14,6 +14,7 @@ from models.types import (
     Modality,
     Picture,
     Prediction,
+    Spoken,
     Transcript,
     Word,
 )
@@ -37,7 +38,7 @@ async def transcribe(_samples: FloatArray) -> Transcript:
     return Transcript("thank you", "en", (Word("thank", 0, 300, 0.9), Word("you", 300, 500, 0.8)), "engine-1")
 
 
-async def text(_said: Transcript) -> Features:
+async def text(_said: Spoken) -> Features:
     return features(Modality.TEXT)
 
 
@@ -152,6 +153,38 @@ async def test_a_text_that_may_not_be_believed_is_kept_but_not_judged(heard: Tra
     assert result.transcript.reliable is (heard.unreliable is None)
 
 
+@pytest.mark.parametrize("participant", list(Participant))
+async def test_the_words_network_is_told_who_speaks(participant: Participant) -> None:
+    told: list[Spoken] = []
+
+    async def read(said: Spoken) -> Features:
+        told.append(said)
+        return features(Modality.TEXT)
+
+    await analyse(replace(utterance(), participant=participant), text=read)
+
+    assert [said.participant for said in told] == [participant.value]
+
+
+@pytest.mark.parametrize(
+    ("language", "learned", "missing"),
+    [("en", ("en",), None), ("de", ("en",), "unreliable_text"), ("und", ("en",), None), ("de", (), None)],
+)
+async def test_words_in_a_language_that_the_network_has_not_learned_are_shown_and_not_judged(
+    language: str, learned: tuple[str, ...], missing: str | None
+) -> None:
+    async def hearing(_samples: FloatArray) -> Transcript:
+        return Transcript("das geht nicht", language, (), "e")
+
+    parts = replace(stages(transcribe=hearing), languages=learned)
+    result = await Analyser(parts, lambda _tenant: TenantSettings())(utterance())
+
+    assert result.transcript is not None
+    assert (result.transcript.text, result.transcript.language) == ("das geht nicht", language)
+    assert result.modalities[Modality.TEXT].missing == missing
+    assert result.transcript.unreliable_reason == ("language" if missing else None)
+
+
 async def test_encoders_get_times_from_the_start_of_the_utterance() -> None:
     given: dict[str, Any] = {}
 
@@ -159,8 +192,8 @@ async def test_encoders_get_times_from_the_start_of_the_utterance() -> None:
         given["times_ms"] = [time_ms for time_ms, _ in frames]
         return features(Modality.VIDEO)
 
-    async def read(said: Transcript) -> Features:
-        given["words"] = [word.start_ms for word in said.words]
+    async def read(said: Spoken) -> Features:
+        given["words"] = [word.start_ms for word in said.transcript.words]
         return features(Modality.TEXT)
 
     await analyse(utterance(), video=see, text=read)
