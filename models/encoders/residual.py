@@ -1,4 +1,4 @@
-"""The building block that the voice and the face network share."""
+"""The building block of the face network."""
 
 from torch import Tensor, nn
 from torch.nn import functional
