@@ -28,8 +28,8 @@ COMPATIBLE_EMOTIONS: Mapping[str, tuple[str, ...]] = {
 }
 """The emotions that an answer of each polarity may name; surprise is either, as in MELD."""
 
-NEUTRAL_SCORE_MAX = 1.5
-"""The score of a neutral answer lies between this and its negative."""
+NEUTRAL_SCORE_MAX = 0.5
+"""The score of a neutral answer lies between this and its negative: rounded to the seven steps of MOSEI's scale it is 0."""
 
 FloatArray = NDArray[np.float32]
 Times = NDArray[np.int32]
