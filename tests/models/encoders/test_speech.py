@@ -40,6 +40,7 @@ def test_an_unknown_name_is_refused_with_the_installed_ones_first() -> None:
         load_transcriber("whispr")
 
 
+@pytest.mark.slow  # starts a process of its own
 @pytest.mark.parametrize(
     ("name", "instead"),
     [("small.en", "whisper-tiny.en/"), ("small", "whisper-base/")],
@@ -65,6 +66,7 @@ def test_weights_that_do_not_come_are_not_waited_for(
     assert "did not come within 0.01 s" in caplog.text
 
 
+@pytest.mark.slow  # starts a process of its own
 def test_a_damaged_file_in_the_cache_is_fetched_anew_and_never_served(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -55,6 +55,7 @@ def test_a_batch_equals_its_singles(random_whisper: WhisperTranscriber) -> None:
         assert [w.confidence for w in one.words] == pytest.approx([w.confidence for w in other.words], abs=1e-5)
 
 
+@pytest.mark.slow  # computes for seconds
 def test_words_lie_within_the_sound(random_whisper: WhisperTranscriber) -> None:
     for samples, transcript in zip(sounds(), random_whisper.transcribe(sounds()), strict=True):
         assert transcript.words

@@ -67,6 +67,7 @@ def test_weights_that_are_no_model_are_an_error(monkeypatch: pytest.MonkeyPatch)
         CTranslate2Transcriber("tiny.en")
 
 
+@pytest.mark.slow  # computes for seconds
 def test_more_than_a_batch_keeps_its_order(tiny: Transcriber, data_dir: Path) -> None:
     speech, _ = soundfile.read(sorted((data_dir / "speech" / "librivox").glob("*.wav"))[1], dtype="float32")
     batch = [speech if place % 3 == 1 else np.zeros(1_000 * place, np.float32) for place in range(11)]
