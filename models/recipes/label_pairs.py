@@ -82,8 +82,8 @@ def read(bundle: Bundle, data: Path, split: str) -> Pools:
     texts, repeats = [SpokenText(words.prepare(one)) for one in sentences.texts], 1
     if split == "train":
         # A call's fused judgement is a customer's, so half of the embeddings are those of a customer's words.
-        heard = [SpokenText(words.prepare(as_transcribed(one.text, rng)), "customer") for one in texts]
-        texts, repeats = texts + heard, 2
+        said = [SpokenText(words.prepare(as_transcribed(one.text, rng)), "customer") for one in texts]
+        texts, repeats = texts + said, 2
     recordings = ravdess.read(data, split)
     faces = fer2013.read(data, split)
     rows = rng.permutation(len(faces.labels))[:FACES_MAX]
@@ -103,7 +103,7 @@ def read(bundle: Bundle, data: Path, split: str) -> Pools:
     }
     polarities = {Modality.TEXT: np.tile(sentences.polarity.argmax(axis=1), repeats)}
     skipped = {
-        Modality.AUDIO: recordings.skipped + len(recordings.labels) - len(heard),
+        Modality.AUDIO: recordings.skipped + len(recordings.labels) - len(voices),
         Modality.VIDEO: faces.skipped,
         Modality.TEXT: sentences.skipped,
     }
