@@ -38,15 +38,22 @@ def _follow_as_json(events: Iterable[Event]) -> list[UtteranceSentiment]:
 def _follow(events: Iterable[Event]) -> list[UtteranceSentiment]:
     found: list[UtteranceSentiment] = []
     speaking: dict[tuple[str, Participant], InterimText] = {}
+    judged_ms: dict[
+        tuple[str, Participant], int
+    ] = {}  # the two kinds come on ways of their own: an interim text may be late
     with Live(console=stdout(), auto_refresh=False, transient=True) as live:
         for event in events:
             _print_state(event)
-            if (text := event.interim) is not None:
+            text = event.interim
+            if text is not None and text.start_ms > judged_ms.get((text.stream, text.participant), -1):
                 speaking[text.stream, text.participant] = text
             result = event.utterance
             if result is not None:
                 found.append(result)
-                speaking.pop((result.stream, result.participant), None)
+                who = (result.stream, result.participant)
+                judged_ms[who] = max(result.start_ms, judged_ms.get(who, -1))
+                if who in speaking and speaking[who].start_ms <= result.start_ms:
+                    del speaking[who]
             if live.console.is_terminal:  # first, since what is printed comes above what is shown then
                 live.update(Group(*map(render.interim, speaking.values())), refresh=True)
             if result is not None:

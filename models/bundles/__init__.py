@@ -73,7 +73,10 @@ class Bundle:
         if self.family(Modality.TEXT).reads:
             return ()
         path, sha256 = part.checkpoint
-        return tuple(map(str, metadata.read(path, sha256).config.get("languages", ())))
+        found = metadata.read(path, sha256).config.get("languages", ())
+        if isinstance(found, str):
+            raise BundleError(f"{path} names its languages as one word, {found!r}: write a list of them.")
+        return tuple(map(str, found))
 
 
 def bundle_folder(name: str) -> Path:

@@ -46,6 +46,6 @@ def read_text(path: Path) -> str:
     if not is_usable(path, path.parent.resolve(), TEXT_MAX_BYTES):
         return ""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError):
         return ""

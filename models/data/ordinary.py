@@ -27,7 +27,8 @@ def read(data: Path) -> list[FloatArray]:
     size = int(PIECE_S * SAMPLE_RATE_HZ)
     pieces = []
     for path in paths:
-        sound = None if path.name.startswith(HELD_OUT) else read_sound(path, FILE_MAX_S)
+        is_held_out = any(part.startswith(HELD_OUT) for part in path.relative_to(data).parts)
+        sound = None if is_held_out else read_sound(path, FILE_MAX_S)
         if sound is not None:
             pieces += [sound[start : start + size] for start in range(0, max(1, len(sound) - size + 1), size)]
     if not pieces:

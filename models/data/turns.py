@@ -73,7 +73,7 @@ def _turn(fields: list[str]) -> Turn | None:
 
 def _cut(path: Path, turns: list[Turn]) -> list[tuple[FloatArray, int, str]]:
     """The sound, channel and words of every turn that lies within its channel's sound."""
-    channels = {channel: read_sound(path, LENGTH_MAX_S, channel) for _, _, channel, _ in turns}
+    channels = {channel: read_sound(path, LENGTH_MAX_S, channel) for channel in {turn[2] for turn in turns}}
     found = []
     for start_ms, end_ms, channel, words in turns:
         samples = channels[channel]

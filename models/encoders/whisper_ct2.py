@@ -111,7 +111,7 @@ class CTranslate2Transcriber:
             encoded,
             [self._prompt(language) for language in languages],
             beam_size=BEAM,
-            max_length=TOKENS_MAX,
+            max_length=2 * TOKENS_MAX,  # of which CTranslate2 gives one half, as it leaves the other to the text before
             return_scores=True,
             return_no_speech_prob=True,
         )

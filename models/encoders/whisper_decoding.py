@@ -35,8 +35,8 @@ COMPRESSION_RATIO = 2.4
 NO_SPEECH_PROBABILITY = 0.41
 SURE_LOG_PROBABILITY = -0.4
 """A text as sure as this is speech in spite of the no-speech token."""
-CHARACTERS_PER_S = 0.6
-"""Nobody who speaks says less: half a minute of music is a "Thank you." now and then."""
+CHARACTERS_PER_S, UNCOUNTED_S = 0.6, 3.0
+"""Nobody who speaks says less, after a few seconds for a "Yes.": half a minute of music is a "Thank you." now and then."""
 
 SPACELESS = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
 """Languages written without spaces between words, by openai-whisper's tokenizer.py."""
@@ -67,13 +67,14 @@ def heard(batch: Sequence[FloatArray]) -> list[int]:
     return [
         place
         for place, samples in enumerate(batch)
-        if len(samples) >= LENGTH_MIN_S * SAMPLE_RATE_HZ and np.nanmax(np.abs(samples), initial=0) >= SILENCE_PEAK
+        if len(samples) >= LENGTH_MIN_S * SAMPLE_RATE_HZ
+        and np.abs(samples).max(initial=0, where=np.isfinite(samples)) >= SILENCE_PEAK
     ]
 
 
 def window(samples: FloatArray) -> FloatArray:
     """One utterance padded to 30 s; samples beyond [-1, 1] are clipped, not finite ones are silence."""
-    clean = np.clip(np.nan_to_num(samples.astype(np.float32), nan=0.0), -1.0, 1.0)
+    clean = np.clip(np.nan_to_num(samples.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0), -1.0, 1.0)
     return np.pad(clean, (0, WINDOW_S * SAMPLE_RATE_HZ - len(clean)))
 
 
@@ -130,7 +131,7 @@ def unreliable_reason(
         samples: The utterance (N,) at 16 kHz.
     """
     said = text.strip(string.punctuation + string.whitespace)
-    if not said or len(said) < CHARACTERS_PER_S * len(samples) / SAMPLE_RATE_HZ:
+    if not said or len(said) < CHARACTERS_PER_S * (len(samples) / SAMPLE_RATE_HZ - UNCOUNTED_S):
         return "no_speech"
     if no_speech > NO_SPEECH_PROBABILITY and mean_log_probability < SURE_LOG_PROBABILITY:
         return "no_speech"

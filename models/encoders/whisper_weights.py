@@ -170,7 +170,7 @@ def openai_weights(model: bytes) -> WhisperWeights:
         dims |= {f"n_{side}_layer": _layers(found, part) for side, part in sides.items()}
         dims |= {f"n_{side}_state": width for side in sides}
         dims |= {"n_mels": found["encoder/conv1/weight"].shape[1], "n_vocab": len(found["decoder/embeddings/weight"])}
-    except (KeyError, TypeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError) as error:
         raise WhisperError(f"no Whisper in CTranslate2's format ({error})") from error
     return WhisperWeights(dims, state)
 

@@ -49,6 +49,22 @@ def test_in_a_file_only_results_stand(capsys: pytest.CaptureFixture[str]) -> Non
     assert "\x1b" not in out
 
 
+def test_words_so_far_that_come_after_their_result_are_not_shown(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    later = SO_FAR.model_copy(update={"start_ms": 9000, "text": "and now"})
+    shown = [Event("", "interim", one.model_dump_json()) for one in (SO_FAR, later)]
+
+    follow([EVENTS[2], shown[0], shown[1], EVENTS[2], EVENTS[3]], as_json=False)
+
+    _, _, after = capsys.readouterr().out.partition("nobody helps me today")
+    again = after.partition("nobody helps me today")[2]
+    assert "nobody helps" not in after.partition("nobody helps me today")[0]
+    assert "and now" in again  # a result of before does not end what is said now
+
+
 def test_on_a_terminal_the_words_so_far_go_when_the_utterance_is_judged(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

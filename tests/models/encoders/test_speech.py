@@ -2,17 +2,24 @@ import logging
 import sys
 from pathlib import Path
 
+import ctranslate2
 import pytest
 
 from models.encoders.speech import load_transcriber, weights_path
+from models.encoders.whisper_ct2 import COMPUTE_TYPES
 from models.errors import TranscriberError, WhisperError
 
 # whisper.tokenizer opens its vocabulary and leaves closing it to the collector.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file.*tiktoken:ResourceWarning")
 
 
-def test_a_processor_is_served_in_8_bits_and_the_reference_is_one_word_away() -> None:
-    assert load_transcriber("tiny.en").engine.startswith("whisper-tiny.en/ctranslate2-")
+def test_a_processor_is_served_in_what_it_can_do_and_the_reference_is_one_word_away() -> None:
+    supported = ctranslate2.get_supported_compute_types("cpu")
+    for name, wanted in COMPUTE_TYPES.items():
+        first = next(kind for kind in wanted if kind in supported)
+        engine = load_transcriber(name).engine
+        assert engine.startswith(f"whisper-{name}/ctranslate2-")
+        assert engine.endswith((f"-{first}", f"-{first}_float32"))
     assert load_transcriber("tiny.en", engine="openai").engine.startswith("whisper-tiny.en/openai-")
 
 

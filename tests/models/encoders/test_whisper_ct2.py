@@ -82,6 +82,19 @@ def recordings(data_dir: Path) -> list[FloatArray]:
 
 
 @pytest.mark.slow  # computes for seconds
+def test_a_long_and_fast_utterance_is_written_to_its_end(tiny: Transcriber, data_dir: Path) -> None:
+    paths = sorted((data_dir / "speech" / "librivox").glob("*.wav"))
+    words = [path.with_suffix(".txt").read_text().split() for path in paths]
+    speech = np.concatenate([soundfile.read(path, dtype="float32")[0] for path in paths] * 2)
+    fast = np.interp(np.arange(0, len(speech), 1.4), np.arange(len(speech)), speech).astype(np.float32)[
+        : 16_000 * 30 - 1600
+    ]
+    (found,) = tiny.transcribe([fast])
+    assert len(found.words) > 0.7 * 2 * sum(map(len, words)) * len(fast) * 1.4 / len(speech)
+    assert found.words[-1].end_ms > 25_000
+
+
+@pytest.mark.slow  # computes for seconds
 @pytest.mark.parametrize("name", whisper_weights.PACKED)
 def test_both_engines_hear_the_same(name: str, data_dir: Path) -> None:
     batch = recordings(data_dir)[: None if name == "tiny.en" else 3]  # the reference takes seconds for each
