@@ -41,9 +41,9 @@ commands = typer.Typer()
 
 
 @commands.command(
-    epilog="Examples: undertone train debug --data ../shared/data --out /tmp/debug --seed 0 · the same command again goes "
-    "on after a kill · undertone train audio_ravdess --data ../shared/data --out /tmp/folds --folds · "
-    "undertone train video_fer2013 --data ../shared/data --out /tmp/face --workers 4"
+    epilog="Examples: undertone train debug --data DATA --out /tmp/debug --seed 0 · the same command again goes "
+    "on after a kill · undertone train audio_ravdess --data DATA --out /tmp/folds --folds · "
+    "undertone train video_fer2013 --data DATA --out /tmp/face --workers 4"
 )
 @clear_errors
 def train(
@@ -89,11 +89,11 @@ def train(
 
 
 @commands.command(
-    epilog="Examples: undertone evaluate text --dataset meld --data ../shared/data · "
+    epilog="Examples: undertone evaluate text --dataset meld --data DATA · "
     "undertone evaluate audio --dataset ravdess --data my_actors --split all --json · "
     "undertone evaluate speech --dataset sample --transcriber base · "
-    "undertone evaluate all --data ../shared/data · "
-    "undertone evaluate fusion --bundle my_bundle --dataset label_pairs --data ../shared/data --report /tmp/report"
+    "undertone evaluate all --data DATA · "
+    "undertone evaluate fusion --bundle my_bundle --dataset label_pairs --data DATA --report /tmp/report"
 )
 @clear_errors
 def evaluate(
