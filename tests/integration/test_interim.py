@@ -61,7 +61,7 @@ async def test_the_words_so_far_are_shown_and_the_results_are_the_same(redis_url
         assert await judged("with", show=True) == without
 
     said = [re.sub(r"\W+", " ", one["transcript"]["text"]).lower() for one in without]
-    assert len(texts) >= 3
+    assert len(texts) >= 2
     for text in texts:
         begin = re.sub(r"\W+", " ", text.text).lower().split()[:2]
         assert any(words.split()[:2] == begin for words in said), (text.text, said)

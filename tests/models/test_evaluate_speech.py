@@ -194,8 +194,8 @@ def test_real_speech_is_understood_and_believed(data_dir: Path) -> None:
         for name in ("librivox", "librivox_telephone")
     )
 
-    assert plain["wer"] <= 0.12  # tiny.en with 8-bit integers: 7 errors in 71 words
-    assert narrow["wer"] <= plain["wer"] + 0.06
+    assert plain["wer"] <= 0.06  # one error in 71 words was measured, and eight by telephone
+    assert narrow["wer"] <= 0.14
     assert (plain["reliable_share"], narrow["reliable_share"]) == (1, 1)
 
 

@@ -42,7 +42,7 @@ handle = SimpleNamespace(options=lambda **_: replica)
 handles = Handles(handle, handle, handle, handle, handle)
 assert asyncio.run(idle_transcriber(handles)(np.zeros(16_000, dtype=np.float32))) is None
 encode = served_analyser(AppConfig(), handles).stages.encode
-assert asyncio.run(encode[Modality.AUDIO](np.sin(np.arange(16_000, dtype=np.float32)))) == (98, 64)
+assert asyncio.run(encode[Modality.AUDIO](np.sin(np.arange(16_000, dtype=np.float32)))) == (100, 80)
 said = asyncio.run(encode[Modality.TEXT](Spoken(Transcript(" well  done ", "en", (), "test"), "agent")))
 assert (said.text, said.participant) == ("well done", "agent")
 sys.exit('torch' in sys.modules)

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -99,14 +98,17 @@ def kept(raw: Any) -> dict[str, Any]:
         "zset": lambda key: raw.zrange(key, 0, -1),
         "stream": lambda key: [fields for _, fields in raw.xrange(key)],
     }
-    found = {}
+    found: dict[str, Any] = {}
     for key in raw.scan_iter():
         if key.startswith(("ut:log:", "ut:{metrics}:")):
             continue
         value = read[raw.type(key)](key)
         if "{c1}" in key and isinstance(value, dict):
             value = {name: _timeless(text) for name, text in value.items() if name != "started_ms"}
-        found[re.sub(r"(ut:trend:\w+:)\d+", r"\1MINUTE", key)] = value
+        if key.startswith("ut:trend:"):  # a run may go over the end of a minute
+            value = found.get("ut:trend", {}) | value
+            key = "ut:trend"  # noqa: PLW2901  # of all minutes together
+        found[key] = value
     return found
 
 
