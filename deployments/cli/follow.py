@@ -38,9 +38,8 @@ def _follow_as_json(events: Iterable[Event]) -> list[UtteranceSentiment]:
 def _follow(events: Iterable[Event]) -> list[UtteranceSentiment]:
     found: list[UtteranceSentiment] = []
     speaking: dict[tuple[str, Participant], InterimText] = {}
-    judged_ms: dict[
-        tuple[str, Participant], int
-    ] = {}  # the two kinds come on ways of their own: an interim text may be late
+    # The two kinds come on ways of their own: an interim text may be late.
+    judged_ms: dict[tuple[str, Participant], int] = {}
     with Live(console=stdout(), auto_refresh=False, transient=True) as live:
         for event in events:
             _print_state(event)

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from deployments.cli.connect import System, configuration, connect
 from deployments.cli.console import EXIT_USAGE, CommandError, clear_errors, print_out, stderr, write_json
-from deployments.cli.options import ConfigFile, Json, LogSince, OnlyCall, Source, Tenant, since_ms
+from deployments.cli.options import TRANSCRIBER_HELP, ConfigFile, Json, LogSince, OnlyCall, Source, Tenant, since_ms
 from pipelines.review.compare import Comparison, Tally
 from pipelines.settings import AppConfig
 from pipelines.store.queries import CallFilter
@@ -44,10 +44,7 @@ def replay(
         str | None, typer.Option(help="The name for the results; the same one goes on after a stop.")
     ] = None,
     config: ConfigFile = None,
-    transcriber: Annotated[
-        str | None,
-        typer.Option(help="A Whisper model: `tiny.en` or `base`, which are installed; another name (fetched) or path."),
-    ] = None,
+    transcriber: Annotated[str | None, typer.Option(help=TRANSCRIBER_HELP)] = None,
     source: Source = None,
     as_json: Json = False,
 ) -> None:

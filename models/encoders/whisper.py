@@ -1,7 +1,7 @@
 """OpenAI Whisper (Radford et al. 2022, arXiv:2212.04356) by openai-whisper itself: the reference engine, which batches on a GPU."""
 
 import pickle
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
@@ -21,9 +21,8 @@ from models.encoders.whisper_decoding import (
     MEDIAN_FRAMES,
     Piece,
     frames,
-    heard,
     language_of,
-    unheard,
+    transcribe,
     unreliable_reason,
     window,
     words_of,
@@ -83,26 +82,22 @@ class WhisperTranscriber:
         Raises:
             WhisperError: For samples that are not one-dimensional or longer than 30 s.
         """
-        transcripts = [unheard(ENGLISH, self._engine) for _ in batch]
-        places = heard(batch)
-        for first in range(0, len(places), BATCH_UTTERANCES):
-            rows = places[first : first + BATCH_UTTERANCES]
-            with self._lock, torch.inference_mode():
-                for place, transcript in self._decode([batch[row] for row in rows]):
-                    transcripts[rows[place]] = transcript
-        return transcripts
+        with self._lock, torch.inference_mode():
+            return transcribe(batch, self._decode, BATCH_UTTERANCES, self._engine)
 
-    def _decode(self, batch: Sequence[FloatArray]) -> Iterable[tuple[int, Transcript]]:
-        """Transcripts with their places in the batch, a language at a time, which is how openai-whisper decodes."""
+    def _decode(self, batch: Sequence[FloatArray]) -> list[Transcript]:
+        """A language at a time, which is how openai-whisper decodes."""
         mel_BMT = torch.stack([self._mel(samples) for samples in batch]).to(self._model.device)  # noqa: N806  shape suffix
         languages = self._languages(mel_BMT)
+        found: dict[int, Transcript] = {}
         order = sorted(range(len(batch)), key=languages.__getitem__)
         for language, places in groupby(order, languages.__getitem__):
             rows = list(places)
             options = DecodingOptions(language=language, without_timestamps=True, beam_size=BEAM, fp16=self._half)
             results = _BatchedSearch(self._model, options).run(mel_BMT[rows])
             for row, result in zip(rows, results, strict=True):
-                yield row, self._transcript(result, mel_BMT[row], batch[row])
+                found[row] = self._transcript(result, mel_BMT[row], batch[row])
+        return [found[row] for row in range(len(batch))]
 
     def _mel(self, samples: FloatArray) -> torch.Tensor:
         sound = torch.from_numpy(window(samples))

@@ -19,9 +19,8 @@ from models.encoders.whisper_decoding import (
     TOKENS_MAX,
     Piece,
     frames,
-    heard,
     language_of,
-    unheard,
+    transcribe,
     unreliable_reason,
     window,
     words_of,
@@ -75,7 +74,6 @@ class CTranslate2Transcriber:
         except (RuntimeError, ValueError, StopIteration) as error:
             raise WhisperError(f"CTranslate2 cannot run Whisper {name} on {device} here: {error}") from error
         self._engine = f"whisper-{name}/ctranslate2-{ctranslate2.__version__}-{self._model.compute_type}"
-        self._end = self._token("<|endoftext|>")
 
     @property
     def engine(self) -> str:
@@ -95,13 +93,7 @@ class CTranslate2Transcriber:
         Raises:
             WhisperError: For samples that are not one-dimensional or longer than 30 s.
         """
-        transcripts = [unheard(ENGLISH, self._engine) for _ in batch]
-        places = heard(batch)
-        for first in range(0, len(places), BATCH_UTTERANCES):
-            rows = places[first : first + BATCH_UTTERANCES]
-            for row, transcript in zip(rows, self._decode([batch[row] for row in rows]), strict=True):
-                transcripts[row] = transcript
-        return transcripts
+        return transcribe(batch, self._decode, BATCH_UTTERANCES, self._engine)
 
     def _decode(self, batch: Sequence[FloatArray]) -> list[Transcript]:
         mel_BMT = np.stack([log_mel(window(samples)).T for samples in batch])  # noqa: N806  shape suffix
@@ -155,12 +147,11 @@ class CTranslate2Transcriber:
     def _timed(self, tokens: list[int], aligned: Any) -> list[Piece]:
         rows, steps = np.array(aligned.alignments).T
         starts = steps[np.flatnonzero(np.diff(rows, prepend=-1))] * STEP_S
-        pieces, first, text = [], 0, ""
+        pieces, first = [], 0
         for last in range(1, len(tokens) + 1):
-            whole = self._tokenizer.decode(tokens[first:last], skip_special_tokens=False)
-            if whole.endswith(REPLACEMENT) and last < len(tokens):  # a character of several tokens
+            text = self._tokenizer.decode(tokens[first:last], skip_special_tokens=False)
+            if text.endswith(REPLACEMENT) and last < len(tokens):  # a character of several tokens
                 continue
-            text = whole
             probability = float(np.mean(aligned.text_token_probs[first:last]))
             pieces.append(Piece(text, last - first, starts[first], starts[min(last, len(starts) - 1)], probability))
             first = last

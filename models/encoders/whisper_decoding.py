@@ -1,7 +1,7 @@
 """What both engines of Whisper share: the input they take, the language, words and their times, and the gates. Without torch."""
 
 import string
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -113,9 +113,30 @@ def _word(piece: Piece, length_ms: int) -> Word:
     return Word(piece.text.strip(), start_ms, end_ms, float(min(max(piece.probability, 0.0), 1.0)))
 
 
-def unheard(language: str, engine: str) -> Transcript:
-    """The transcript of an utterance too short or too quiet for a word."""
-    return Transcript("", language, (), engine, "no_speech")
+def transcribe(
+    batch: Sequence[FloatArray],
+    decode: Callable[[Sequence[FloatArray]], Sequence[Transcript]],
+    size: int,
+    engine: str,
+) -> list[Transcript]:
+    """A transcript of each utterance, in order; those too short or too quiet for a word are not decoded.
+
+    Args:
+        batch: As `heard` takes it.
+        decode: At most `size` utterances to a transcript each, in order.
+        size: So many are decoded together, so that memory stays bounded.
+        engine: For the transcripts of what is not decoded.
+
+    Raises:
+        WhisperError: As `heard`.
+    """
+    transcripts = [Transcript("", ENGLISH, (), engine, "no_speech") for _ in batch]
+    places = heard(batch)
+    for first in range(0, len(places), size):
+        rows = places[first : first + size]
+        for row, transcript in zip(rows, decode([batch[row] for row in rows]), strict=True):
+            transcripts[row] = transcript
+    return transcripts
 
 
 def unreliable_reason(
