@@ -18,7 +18,7 @@ setup: ## Install uv if it is missing, then the locked environment
 		$(PYTHON) -m pip install --quiet --user uv 2>/dev/null \
 		|| $(PYTHON) -m pip install --quiet --user --break-system-packages uv 2>/dev/null \
 		|| $(PYTHON) -m pip install --quiet uv; }
-	@$(UV) sync --frozen --quiet
+	@$(UV) sync --frozen $(if $(wildcard .venv),--quiet)
 
 demo: setup ## Start everything in one place, send the sample call, show its utterances
 	@$(RUN) undertone demo

@@ -50,7 +50,8 @@ def analyze(
     elif not as_json:
         found.sort(key=lambda result: result.start_ms)
         summary = render.summary(summarise(found, final=True))
-        print_out(Group(render.transcript(found), "", render.sentiment_line(found), "", summary))
+        models = render.names_of_models(found)
+        print_out(Group(render.transcript(found), "", render.sentiment_line(found), "", summary, models))
 
 
 async def analyse(

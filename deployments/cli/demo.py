@@ -3,7 +3,6 @@
 import socket
 import threading
 import time
-from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
@@ -70,7 +69,7 @@ def demo(
         else:
             print_out(render.sentiment_line(sorted(found, key=lambda result: result.start_ms)))
             print_out(render.summary(summary))
-            console.print(_credits(found))
+            console.print(render.names_of_models(found))
     if len(found) < UTTERANCES_MIN:
         raise CommandError(f"only {len(found)} utterances came out, at least {UTTERANCES_MIN} should; undertone doctor")
 
@@ -110,12 +109,6 @@ def _follow(client: "httpx.Client", call_id: str, *, as_json: bool) -> Future[li
 
     threading.Thread(target=run, name="follow", daemon=True).start()
     return done
-
-
-def _credits(found: Sequence[UtteranceSentiment]) -> str:
-    engines = {result.transcript.engine for result in found if result.transcript is not None}
-    bundles = {result.bundle for result in found}
-    return f"words by {', '.join(sorted(engines)) or 'nobody'}; judged by {', '.join(sorted(bundles))}"
 
 
 def _free_port() -> int:

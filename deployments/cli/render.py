@@ -152,6 +152,13 @@ def summary(call: CallSummary) -> Panel:
     return Panel(Group(*lines), title="Call summary" if call.final else "Call so far", title_align="left")
 
 
+def names_of_models(found: Sequence[UtteranceSentiment]) -> str:
+    """Who wrote down the words, and who judged."""
+    engines = {result.transcript.engine for result in found if result.transcript is not None}
+    bundles = {result.bundle for result in found}
+    return f"words by {', '.join(sorted(engines)) or 'nobody'}; judged by {', '.join(sorted(bundles))}"
+
+
 def calls(rows: Sequence[Mapping[str, object]], columns: Mapping[str, str]) -> Table:
     """Calls as the gateway lists them; `columns` maps a key of the row to its heading."""
     table = Table(box=None, pad_edge=False, header_style="bold")
