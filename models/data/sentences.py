@@ -199,18 +199,18 @@ SUBSTITUTED = 0.04
 DROPPED = 0.04
 """Share of the short words that are lost."""
 
+SOUND_ALIKE = (
+    ("their", "there", "they're"), ("your", "you're"), ("its", "it's"), ("to", "two", "too"), ("for", "four"),
+    ("hear", "here"), ("new", "knew"), ("right", "write"), ("week", "weak"), ("our", "are"),
+    ("buy", "by"), ("wait", "weight"), ("hole", "whole"), ("male", "mail"), ("bill", "build"), ("call", "cool"),
+    ("then", "than"), ("where", "wear"), ("would", "wood"), ("this", "these"), ("is", "it's"), ("and", "in"),
+    ("cheque", "check"), ("ate", "eight"), ("won", "one"), ("plane", "plan"), ("meet", "meat"), ("sent", "send"),
+    ("of", "have"), ("an", "and"), ("was", "what's"), ("line", "lying"), ("router", "rooter"), ("phone", "fun"),
+)  # fmt: skip
 MISHEARD: Mapping[str, tuple[str, ...]] = {
-    word: tuple(other for other in words if other != word)
-    for words in (
-        ("their", "there", "they're"), ("your", "you're"), ("its", "it's"), ("to", "two", "too"), ("for", "four"),
-        ("hear", "here"), ("new", "knew"), ("right", "write"), ("week", "weak"), ("our", "are"),
-        ("buy", "by"), ("wait", "weight"), ("hole", "whole"), ("male", "mail"), ("bill", "build"), ("call", "cool"),
-        ("then", "than"), ("where", "wear"), ("would", "wood"), ("this", "these"), ("is", "it's"), ("and", "in"),
-        ("cheque", "check"), ("ate", "eight"), ("won", "one"), ("plane", "plan"), ("meet", "meat"), ("sent", "send"),
-        ("of", "have"), ("an", "and"), ("was", "what's"), ("line", "lying"), ("router", "rooter"), ("phone", "fun"),
-    )
-    for word in words
-}  # fmt: skip
+    word: tuple(other for words in SOUND_ALIKE if word in words for other in words if other != word)
+    for word in {word for words in SOUND_ALIKE for word in words}
+}
 """Words that sound alike, each with what may be written in its place. None turns yes into no."""
 
 SHORT = frozenset({"a", "an", "the", "is", "to", "of", "and", "it", "that", "i", "in", "on", "so", "just", "well"})
@@ -236,7 +236,7 @@ def as_transcribed(text: str, rng: np.random.Generator) -> str:
             heard.append(word.lower().replace(bare, options[int(rng.integers(len(options)))]))
         elif bare in SHORT and draw > 1 - DROPPED:
             continue
-        elif heard and bare in SHORT and draw > 1 - 1.5 * DROPPED:
+        elif heard and heard[-1][-1].isalnum() and bare in SHORT and draw > 1 - 1.5 * DROPPED:
             heard[-1] += word
         else:
             heard.append(word)

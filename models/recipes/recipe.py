@@ -33,7 +33,8 @@ class Recipe:
         weight_decay: AdamW's, on tensors of two or more dimensions only.
         warmup_fraction: Part of all steps.
         clip_norm: Largest gradient norm.
-        average_decay: Validate and keep an exponential moving average of the weights; 0 keeps the weights themselves.
+        average_decay: Validate and keep an exponential moving average of the weights; 1 averages over the whole training, later
+            steps counting more; 0 keeps the weights themselves.
         patience: Epochs without a better metric after which the training stops; 0 trains to the end.
         bfloat16: Compute in bfloat16 where the processor can (autocast); on a GPU that is always so.
         calibrate: The architecture with temperatures fitted on the validation split, asked whenever an epoch is kept; the
