@@ -28,8 +28,9 @@ MEDIAN_FRAMES = 7
 """Of the filter over attention weights that words are aligned by (openai-whisper's timing.py)."""
 
 ENGLISH = "en"
-LANGUAGE_PROBABILITY = 0.5
-"""Below it a short or unclear utterance is taken for English, which calls are in: Whisper guesses among 99 languages."""
+LANGUAGE_PROBABILITY = 0.7
+"""Below it a short or unclear utterance is taken for English, which calls are in: Whisper guesses among 99 languages, and hears Chinese (0.57)
+in a "Bye bye." of 0.7 s."""
 
 # The thresholds of whisper.transcribe (paper, section 4.5).
 MEAN_LOG_PROBABILITY = -1.0
@@ -158,9 +159,12 @@ def transcribe(
 
 
 def is_unsure(transcript: Transcript) -> bool:
-    """Whether a text may be the fault of a short window: a gate stops it, or it says some words twice in a row."""
+    """Whether a text may be the fault of a short window: it goes round, or Whisper is not sure of it.
+
+    Not what is no speech: of that a short window says so less often.
+    """
     words = [word.strip(string.punctuation).lower() for word in transcript.text.split()]
-    return transcript.unreliable is not None or any(
+    return transcript.unreliable in ("repetition", "low_confidence") or any(
         words[first : first + count] == words[first + count : first + 2 * count]
         for count in range(AGAIN_WORDS, len(words) // 2 + 1)
         for first in range(len(words) - 2 * count + 1)
