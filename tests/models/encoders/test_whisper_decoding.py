@@ -114,7 +114,7 @@ def test_what_a_short_window_leaves_unsure_is_heard_again_in_30_s(
 
     def decode(batch: Sequence[FloatArray], window: int) -> list[Transcript]:
         asked.append(window)
-        return [Transcript(text, "en", (), f"in {window} s", unreliable) for _ in batch]  # type: ignore[arg-type]
+        return [Transcript(text, "en", (), f"in {window} s", unreliable) for _ in batch]
 
     (found,) = transcribe([SECOND], decode, 8, "none")
     assert (asked, found.engine) == (seconds, f"in {seconds[-1]} s")
