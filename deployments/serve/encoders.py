@@ -66,7 +66,7 @@ def _load_transcriber(config: AppConfig) -> Network:
     transcriber = speech.load_transcriber(config.transcriber, device=config.device)
     batch_max = 1 if config.device == "cpu" else None
     probe = np.zeros(SAMPLE_RATE_HZ // 4, np.float32)
-    # No grouping by length: Whisper pads every utterance to 30 s, so one pass over all is the cheapest.
+    # No grouping by length: the transcriber groups by Whisper's windows itself.
     return Network(transcriber.engine, transcriber.transcribe, probe, batch_max=batch_max)
 
 

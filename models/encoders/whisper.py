@@ -1,7 +1,8 @@
 """OpenAI Whisper (Radford et al. 2022, arXiv:2212.04356) by openai-whisper itself: the reference engine, which batches on a GPU."""
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
@@ -20,16 +21,16 @@ from models.encoders.whisper_decoding import (
     ENGLISH,
     MEDIAN_FRAMES,
     Piece,
+    clean,
     frames,
     language_of,
     transcribe,
     unreliable_reason,
-    window,
     words_of,
 )
 from models.errors import WhisperError
 from models.hashing import sha256_of
-from models.types import FloatArray, Transcript
+from models.types import SAMPLE_RATE_HZ, FloatArray, Transcript
 
 BATCH_UTTERANCES = 32
 """Decoded together; more are taken in turns, so that memory stays bounded."""
@@ -85,9 +86,23 @@ class WhisperTranscriber:
         with self._lock, torch.inference_mode():
             return transcribe(batch, self._decode, BATCH_UTTERANCES, self._engine)
 
-    def _decode(self, batch: Sequence[FloatArray]) -> list[Transcript]:
-        """A language at a time, which is how openai-whisper decodes."""
-        mel_BMT = torch.stack([self._mel(samples) for samples in batch]).to(self._model.device)  # noqa: N806  shape suffix
+    def _decode(self, batch: Sequence[FloatArray], seconds: int) -> list[Transcript]:
+        """In windows of so many seconds, a language at a time, which is how openai-whisper decodes."""
+        mel_BMT = torch.stack([self._mel(samples, seconds) for samples in batch]).to(self._model.device)  # noqa: N806  shape suffix
+        with self._positions(mel_BMT.shape[-1] // 2):
+            return self._decoded(batch, mel_BMT)
+
+    @contextmanager
+    def _positions(self, count: int) -> Iterator[None]:
+        """The encoder with its first positions alone: it refuses every other length than that of all of them."""
+        encoder, every = self._model.encoder, self._model.encoder.positional_embedding
+        encoder.positional_embedding = every[:count]
+        try:
+            yield
+        finally:
+            encoder.positional_embedding = every
+
+    def _decoded(self, batch: Sequence[FloatArray], mel_BMT: torch.Tensor) -> list[Transcript]:  # noqa: N803  shape suffix
         languages = self._languages(mel_BMT)
         found: dict[int, Transcript] = {}
         order = sorted(range(len(batch)), key=languages.__getitem__)
@@ -99,9 +114,11 @@ class WhisperTranscriber:
                 found[row] = self._transcript(result, mel_BMT[row], batch[row])
         return [found[row] for row in range(len(batch))]
 
-    def _mel(self, samples: FloatArray) -> torch.Tensor:
-        sound = torch.from_numpy(window(samples))
-        return whisper.log_mel_spectrogram(sound, self._model.dims.n_mels)  # type: ignore[no-any-return]  # whisper ships no types
+    def _mel(self, samples: FloatArray, seconds: int) -> torch.Tensor:
+        silence = seconds * SAMPLE_RATE_HZ - len(samples)
+        return whisper.log_mel_spectrogram(  # type: ignore[no-any-return]  # whisper ships no types
+            torch.from_numpy(clean(samples)), self._model.dims.n_mels, padding=silence
+        )
 
     def _languages(self, mel_BMT: torch.Tensor) -> list[str]:  # noqa: N803  shape suffix
         if not self._model.is_multilingual:

@@ -18,16 +18,16 @@ from models.encoders.whisper_decoding import (
     MEDIAN_FRAMES,
     TOKENS_MAX,
     Piece,
+    clean,
     frames,
     language_of,
     transcribe,
     unreliable_reason,
-    window,
     words_of,
 )
-from models.encoders.whisper_mel import log_mel
+from models.encoders.whisper_mel import HOP_SAMPLES, log_mel
 from models.errors import WhisperError
-from models.types import FloatArray, Transcript
+from models.types import SAMPLE_RATE_HZ, FloatArray, Transcript
 
 BATCH_UTTERANCES = 8
 """Decoded together; more are taken in turns, so that memory stays bounded."""
@@ -35,9 +35,9 @@ STEP_S = 0.02
 """Of sound, one position of the encoder's output."""
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
-COMPUTE_TYPES = {"tiny.en": ("int16", "float32"), "base": ("int8", "float32")}
-"""On a processor, the first that it can do: the fastest that writes what the reference engine writes (models/cards/speech.md). In 8 bits
-`tiny.en` loses four points of WER on read speech; int16 needs Intel's MKL, int8 SSE 4.1 or NEON."""
+COMPUTE_TYPES = ("int8", "float32")
+"""On a processor, the first that it can do: 8 bits ask for SSE 4.1 or NEON. CTranslate2's 16 bits ask for Intel's MKL, so that the same call
+would be written differently on another processor."""
 COMPUTE_TYPES_GPU = ("float16", "float32")
 
 
@@ -61,7 +61,7 @@ class CTranslate2Transcriber:
         try:
             kind_of_device, _, index = device.partition(":")
             supported = ctranslate2.get_supported_compute_types(kind_of_device, int(index or 0))
-            wanted = COMPUTE_TYPES[name] if device == "cpu" else COMPUTE_TYPES_GPU
+            wanted = COMPUTE_TYPES if device == "cpu" else COMPUTE_TYPES_GPU
             kind = next(kind for kind in wanted if kind in supported)
             self._model = ctranslate2.models.Whisper(
                 name,
@@ -95,8 +95,9 @@ class CTranslate2Transcriber:
         """
         return transcribe(batch, self._decode, BATCH_UTTERANCES, self._engine)
 
-    def _decode(self, batch: Sequence[FloatArray]) -> list[Transcript]:
-        mel_BMT = np.stack([log_mel(window(samples)).T for samples in batch])  # noqa: N806  shape suffix
+    def _decode(self, batch: Sequence[FloatArray], seconds: int) -> list[Transcript]:
+        rows = seconds * SAMPLE_RATE_HZ // HOP_SAMPLES
+        mel_BMT = np.stack([log_mel(clean(samples), rows).T for samples in batch])  # noqa: N806  shape suffix
         encoded = self._model.encode(ctranslate2.StorageView.from_array(np.ascontiguousarray(mel_BMT)))
         languages = self._languages(encoded, len(batch))
         results = self._model.generate(

@@ -10,9 +10,13 @@ from models.encoders.whisper_mel import HOP_SAMPLES
 from models.errors import WhisperError
 from models.types import SAMPLE_RATE_HZ, FloatArray, Transcript, Word
 
-WINDOW_S = 30
-"""Whisper's encoder has positions for exactly this long; shorter sound is padded with silence: cut short, it makes the decoder
-repeat itself."""
+WINDOWS_S = (15, 20, 30)
+"""An utterance and `PAUSE_S` of silence are heard in the shortest that holds them. Whisper was trained on 30 s, and an encoder's pass over
+15 s costs a fifth of one over 30 s: half the length, and its attention is quadratic in it. The card has the words that each window gets."""
+PAUSE_S = 3
+"""Without silence behind it, the decoder does not hear that a sentence is over, and says it again."""
+WINDOW_S = WINDOWS_S[-1]
+"""What a shorter window leaves unsure is heard again in, whole."""
 LENGTH_MIN_S = 0.1
 SILENCE_PEAK = 1e-3
 """-60 dB of full scale: of what never reaches it Whisper invents words."""
@@ -24,8 +28,9 @@ MEDIAN_FRAMES = 7
 """Of the filter over attention weights that words are aligned by (openai-whisper's timing.py)."""
 
 ENGLISH = "en"
-LANGUAGE_PROBABILITY = 0.5
-"""Below it a short or unclear utterance is taken for English, which calls are in: Whisper guesses among 99 languages."""
+LANGUAGE_PROBABILITY = 0.7
+"""Below it a short or unclear utterance is taken for English, which calls are in: Whisper guesses among 99 languages, and hears Chinese (0.57)
+in a "Bye bye." of 0.7 s."""
 
 # The thresholds of whisper.transcribe (paper, section 4.5).
 MEAN_LOG_PROBABILITY = -1.0
@@ -35,6 +40,8 @@ COMPRESSION_RATIO = 2.4
 NO_SPEECH_PROBABILITY = 0.41
 SURE_LOG_PROBABILITY = -0.4
 """A text as sure as this is speech in spite of the no-speech token."""
+AGAIN_WORDS = 3
+"""So many words or more, said twice in a row, may be a decoder that goes round."""
 CHARACTERS_PER_S, UNCOUNTED_S = 0.6, 3.0
 """Nobody who speaks says less, after a few seconds for a "Yes.": half a minute of music is a "Thank you." now and then."""
 
@@ -72,10 +79,15 @@ def heard(batch: Sequence[FloatArray]) -> list[int]:
     ]
 
 
-def window(samples: FloatArray) -> FloatArray:
-    """One utterance padded to 30 s; samples beyond [-1, 1] are clipped, not finite ones are silence."""
-    clean = np.clip(np.nan_to_num(samples.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0), -1.0, 1.0)
-    return np.pad(clean, (0, WINDOW_S * SAMPLE_RATE_HZ - len(clean)))
+def clean(samples: FloatArray) -> FloatArray:
+    """Samples clipped to [-1, 1]; those that are not finite are silence."""
+    return np.clip(np.nan_to_num(samples.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0), -1.0, 1.0)
+
+
+def window_s(samples: FloatArray) -> int:
+    """Length in seconds of the first window that an utterance is heard in."""
+    needed_s = len(samples) / SAMPLE_RATE_HZ + PAUSE_S
+    return next((seconds for seconds in WINDOWS_S if needed_s <= seconds), WINDOW_S)
 
 
 def frames(samples: FloatArray) -> int:
@@ -115,7 +127,7 @@ def _word(piece: Piece, length_ms: int) -> Word:
 
 def transcribe(
     batch: Sequence[FloatArray],
-    decode: Callable[[Sequence[FloatArray]], Sequence[Transcript]],
+    decode: Callable[[Sequence[FloatArray], int], Sequence[Transcript]],
     size: int,
     engine: str,
 ) -> list[Transcript]:
@@ -123,7 +135,7 @@ def transcribe(
 
     Args:
         batch: As `heard` takes it.
-        decode: At most `size` utterances to a transcript each, in order.
+        decode: At most `size` utterances and the length of the window to hear them in, in seconds, to a transcript each, in order.
         size: So many are decoded together, so that memory stays bounded.
         engine: For the transcripts of what is not decoded.
 
@@ -131,12 +143,32 @@ def transcribe(
         WhisperError: As `heard`.
     """
     transcripts = [Transcript("", ENGLISH, (), engine, "no_speech") for _ in batch]
+
+    def decode_in(seconds: int, places: Sequence[int]) -> None:
+        for first in range(0, len(places), size):
+            rows = places[first : first + size]
+            for row, transcript in zip(rows, decode([batch[row] for row in rows], seconds), strict=True):
+                transcripts[row] = transcript
+
     places = heard(batch)
-    for first in range(0, len(places), size):
-        rows = places[first : first + size]
-        for row, transcript in zip(rows, decode([batch[row] for row in rows]), strict=True):
-            transcripts[row] = transcript
+    windows = {row: window_s(batch[row]) for row in places}
+    for seconds in WINDOWS_S:
+        decode_in(seconds, [row for row in places if windows[row] == seconds])
+    decode_in(WINDOW_S, [row for row in places if windows[row] < WINDOW_S and is_unsure(transcripts[row])])
     return transcripts
+
+
+def is_unsure(transcript: Transcript) -> bool:
+    """Whether a text may be the fault of a short window: it goes round, or Whisper is not sure of it.
+
+    Not what is no speech: of that a short window says so less often.
+    """
+    words = [word.strip(string.punctuation).lower() for word in transcript.text.split()]
+    return transcript.unreliable in ("repetition", "low_confidence") or any(
+        words[first : first + count] == words[first + count : first + 2 * count]
+        for count in range(AGAIN_WORDS, len(words) // 2 + 1)
+        for first in range(len(words) - 2 * count + 1)
+    )
 
 
 def unreliable_reason(

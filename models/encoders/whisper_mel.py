@@ -15,15 +15,25 @@ RANGE = 8.0
 """Decades below the loudest that are told apart."""
 
 
-def log_mel(sound: FloatArray) -> FloatArray:
-    """openai-whisper's `log_mel_spectrogram` of samples (N,), transposed: (N // 160, 80), most of it in [-1, 1.5]."""
-    size = len(sound) // HOP_SAMPLES
+def log_mel(sound: FloatArray, rows: int | None = None) -> FloatArray:
+    """openai-whisper's `log_mel_spectrogram` of sound and the silence after it, transposed.
+
+    Args:
+        sound: Samples (N,) at 16 kHz in [-1, 1].
+        rows: How many rows of 10 ms to give, at least N // 160; None gives no silence. Of silence only one row is computed.
+
+    Returns:
+        (rows, 80), most of it in [-1, 1.5].
+    """
+    size = len(sound) // HOP_SAMPLES if rows is None else rows
+    padded = np.pad(sound, (0, max(min(WINDOW_SAMPLES + HOP_SAMPLES, size * HOP_SAMPLES - len(sound)), 0)))
     frames = np.lib.stride_tricks.sliding_window_view(
-        np.pad(sound, WINDOW_SAMPLES // 2, mode="reflect"), WINDOW_SAMPLES
+        np.pad(padded, WINDOW_SAMPLES // 2, mode="reflect"), WINDOW_SAMPLES
     )
     window = np.hanning(WINDOW_SAMPLES + 1)[:-1].astype(np.float32)
     power = np.abs(np.fft.rfft(frames[::HOP_SAMPLES][:size] * window)) ** 2
     decades = np.log10((power.astype(np.float32) @ _mel_filters()).clip(POWER_MIN))
+    decades = np.pad(decades, ((0, size - len(decades)), (0, 0)), mode="edge")
     return np.asarray((np.maximum(decades, decades.max() - RANGE) + 4) / 4, dtype=np.float32)
 
 

@@ -46,7 +46,7 @@ def test_an_unknown_device_is_an_error_that_names_it() -> None:
         CTranslate2Transcriber("tiny.en", device="tpu")
 
 
-def test_a_processor_without_short_integers_computes_in_floats(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_processor_without_8_bit_integers_computes_in_floats(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctranslate2, "get_supported_compute_types", lambda *_device: {"float32"})
     assert CTranslate2Transcriber("tiny.en").engine.endswith("-float32")
     monkeypatch.setattr(ctranslate2, "get_supported_compute_types", lambda *_device: set())

@@ -1,9 +1,21 @@
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
-from models.encoders.whisper_decoding import Piece, frames, heard, language_of, unreliable_reason, window, words_of
+from models.encoders.whisper_decoding import (
+    Piece,
+    clean,
+    frames,
+    heard,
+    language_of,
+    transcribe,
+    unreliable_reason,
+    window_s,
+    words_of,
+)
 from models.errors import WhisperError
-from models.types import Word
+from models.types import FloatArray, Transcript, Word
 
 SECOND = np.full(16_000, 0.01, np.float32)
 
@@ -75,10 +87,50 @@ def test_an_unlikely_language_is_english() -> None:
     assert language_of({"en": 0.2, "cy": 0.1, "de": 0.7}) == "de"
 
 
-def test_a_window_is_30_s_of_finite_sound() -> None:
-    clean = window(np.array([np.nan, np.inf, -np.inf, 2.0, -0.5], np.float32))
-    assert len(clean) == 480_000
-    assert clean[:6].tolist() == [0.0, 0.0, 0.0, 1.0, -0.5, 0.0]
+def test_what_is_heard_is_finite_and_within_full_scale() -> None:
+    assert clean(np.array([np.nan, np.inf, -np.inf, 2.0, -0.5], np.float32)).tolist() == [0.0, 0.0, 0.0, 1.0, -0.5]
+
+
+@pytest.mark.parametrize(("seconds", "window"), [(0.1, 15), (12, 15), (12.1, 20), (17, 20), (17.1, 30), (29.9, 30)])
+def test_a_window_holds_the_utterance_and_silence_behind_it(seconds: float, window: int) -> None:
+    assert window_s(np.zeros(int(16_000 * seconds), np.float32)) == window
+
+
+@pytest.mark.parametrize(
+    ("text", "unreliable", "seconds"),
+    [
+        ("Kids are talking by the door.", None, [15]),
+        ("No, no, no, thank you, thank you.", None, [15]),
+        ("Kids are talking. Kids are talking!", None, [15, 30]),
+        ("So the dogs sit, the dogs sit.", None, [15, 30]),
+        ("Kids are talking by the door.", "low_confidence", [15, 30]),
+        ("", "no_speech", [15]),
+    ],
+)
+def test_what_a_short_window_leaves_unsure_is_heard_again_in_30_s(
+    text: str, unreliable: str | None, seconds: list[int]
+) -> None:
+    asked: list[int] = []
+
+    def decode(batch: Sequence[FloatArray], window: int) -> list[Transcript]:
+        asked.append(window)
+        return [Transcript(text, "en", (), f"in {window} s", unreliable) for _ in batch]
+
+    (found,) = transcribe([SECOND], decode, 8, "none")
+    assert (asked, found.engine) == (seconds, f"in {seconds[-1]} s")
+
+
+def test_a_batch_is_heard_a_window_at_a_time_and_keeps_its_order() -> None:
+    asked: list[tuple[int, int]] = []
+
+    def decode(batch: Sequence[FloatArray], window: int) -> list[Transcript]:
+        asked.append((window, len(batch)))
+        return [Transcript(str(len(samples) // 16_000), "en", (), "one") for samples in batch]
+
+    lengths = [20, 1, 14, 2, 25, 3]
+    found = transcribe([np.tile(SECOND, length) for length in lengths], decode, 2, "none")
+    assert [int(one.text) for one in found] == lengths
+    assert asked == [(15, 2), (15, 1), (20, 1), (30, 2)]
 
 
 def test_what_is_too_short_or_too_quiet_is_not_decoded_and_what_is_no_utterance_is_refused() -> None:

@@ -14,5 +14,12 @@ def test_it_is_the_spectrogram_of_openai_whisper(seconds: float) -> None:
     np.testing.assert_allclose(log_mel(sound), theirs, atol=2e-4)
 
 
+@pytest.mark.parametrize("samples", [1_600, 16_123, 159_500, 159_999, 160_000])
+def test_silence_after_a_sound_is_that_of_openai_whisper(samples: int) -> None:
+    sound = (np.random.default_rng(0).standard_normal(samples) * 0.1).astype(np.float32)
+    theirs = whisper.log_mel_spectrogram(torch.from_numpy(sound), padding=160_000 - samples).numpy().T
+    np.testing.assert_allclose(log_mel(sound, 1_000), theirs, atol=2e-4)
+
+
 def test_silence_is_one_level() -> None:
     np.testing.assert_allclose(log_mel(np.zeros(16_000, np.float32)), -1.5, atol=1e-5)
