@@ -17,7 +17,7 @@ class SpectralNetwork(nn.Module):
     only, so that a clip's answer does not depend on its batch mates.
 
     Args:
-        widths: Channels of the stem, which halves the mels and quarters time, and of each residual stage, which halves both.
+        widths: Channels of the stem and of each residual stage; each halves time and mels.
         embedding: Length of the embedding.
         dropout: Before the embedding, while training.
         classes: Of the logits.
@@ -26,12 +26,12 @@ class SpectralNetwork(nn.Module):
     def __init__(self, widths: tuple[int, ...], embedding: int, dropout: float, classes: int) -> None:
         super().__init__()
         first, last = widths[0], widths[-1]
-        self.stride = 2 * 2 ** len(widths)
-        self.stem = nn.Conv2d(3, first, (7, 5), (4, 2), (3, 2), bias=False)
+        self.stride = 2 ** len(widths)
+        self.stem = nn.Conv2d(3, first, 5, 2, 2, bias=False)
         self.stem_norm = nn.BatchNorm2d(first)
         self.stages = nn.ModuleList(ResidualBlock(a, b, 2) for a, b in itertools.pairwise(widths))
         # One filter over all the bands that are left, so that it matters where in the spectrum something happens.
-        self.bands = nn.Conv2d(last, last, (1, -(-MELS // 2 ** len(widths))), bias=False)
+        self.bands = nn.Conv2d(last, last, (1, -(-MELS // self.stride)), bias=False)
         self.bands_norm = nn.BatchNorm2d(last)
         self.attention = nn.Sequential(nn.Linear(last, last // 2 or 1), nn.Tanh(), nn.Linear(last // 2 or 1, 1))
         self.dropout = nn.Dropout(dropout)
@@ -43,12 +43,12 @@ class SpectralNetwork(nn.Module):
         # The same padding for a clip alone and in a batch: at least one frame, and whole strides.
         x = functional.pad(log_mel.float(), (0, 0, 0, self.stride - log_mel.shape[1] % self.stride))
         x = _views(x, _mask(lengths, x.shape[1])).contiguous(memory_format=torch.channels_last)
-        lengths = (lengths + 3) // 4
+        lengths = (lengths + 1) // 2
         x = functional.relu(self.stem_norm(self.stem(x)))
-        x = x * _mask(lengths, x.shape[2])[:, None, :, None]
+        x = x * _mask(lengths, x.shape[2])[:, None, :, None].to(x)
         for stage in self.stages:
             lengths = (lengths + 1) // 2
-            mask = _mask(lengths, x.shape[2] // 2)[:, None, :, None]
+            mask = _mask(lengths, x.shape[2] // 2)[:, None, :, None].to(x)
             x = stage(x, mask) * mask
         x = functional.relu(self.bands_norm(self.bands(x)))[..., 0].transpose(1, 2).float()
         return self._pool(x, _mask(lengths, x.shape[1]))

@@ -24,14 +24,14 @@ from models.recipes.recipe import Batch, Recipe, balanced_class_weights
 from models.types import FloatArray
 
 BATCH_CLIPS = 32
-FRAMES_MAX = 224
+FRAMES_MAX = 191
 ORDINARY_CLIPS = 1
 """How many pieces of speech in which nobody acts, labelled neutral, are added to a batch."""
 CERTAINTY, ORDINARY_CERTAINTY = 0.9, 0.5
 """How sure the network shall be of a label; the rest is shared by all classes. Ordinary speech is known by little else than
 not being RAVDESS: were it surely neutral, so would be all speech of other people."""
 VERSIONS = 7
-PASSES = 4
+PASSES = 5
 """Over the clips in an epoch: writing the network down takes longer than a pass."""
 POOLED_CLIPS = 16
 MIXUP = 0.4
@@ -144,7 +144,7 @@ def _pooled(network: VoiceNetwork, clips: Sequence[LogMel]) -> FloatArray:
 
 
 def vary(log_mel: LogMel, rng: np.random.Generator) -> FloatArray:
-    """At most 224 rows from a random place of a log-mel (T, 80), changed as another speaker, line and moment would.
+    """At most 191 rows from a random place of a log-mel (T, 80), changed as another speaker, line and moment would.
 
     Pace 0.85 to 1.18, pitch and formants by up to 3 mel bands, a smooth colour within 4 dB; then two bands of up to 12
     mels and two moments of up to 0.25 s are flattened to the mean (SpecAugment; Park et al. 2019, arXiv:1904.08779).
@@ -270,7 +270,7 @@ def _recipe(get_voices: Callable[[], Voices], held_out_actors: range) -> Recipe:
         loss=lambda model, batch: loss(model, batch, weight),
         validate=validation.figures,
         metric=None,
-        epochs=12,
+        epochs=20,
         learning_rate=2e-3,
         weight_decay=0.05,
         average_decay=0.99,
