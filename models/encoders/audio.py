@@ -1,4 +1,4 @@
-"""The voice encoder: statistics over time of the first layers of Whisper's encoder, which stay as they are, and a small head."""
+"""The voice encoder: a small head on statistics of the first layers of Whisper's encoder, and beside it a residual network."""
 
 import math
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from models.encoders import whisper_weights
 from models.encoders.mel import SOUND_MAX_S, LogMel, probe
+from models.encoders.spectral import SpectralNetwork
 from models.encoders.whisper_mel import MELS
 from models.errors import AudioInputError
 from models.labels import RAVDESS_LABELS, emotion_matrix, prediction_from_emotions
@@ -27,14 +28,15 @@ STEP_FRAMES = 8
 
 @dataclass(frozen=True, slots=True)
 class AudioConfig:
-    """Architecture of the voice network; the defaults are Whisper's `tiny`.
+    """Architecture of the voice network; the defaults of its first half are Whisper's `tiny`.
 
     Attributes:
         width: Of Whisper's encoder.
         heads: Of its attention.
         layers: How many of its blocks are used.
-        embedding: Length of the embedding.
-        dropout: Behind the embedding, while training; of the statistics less than half as many are dropped.
+        embedding: Length of each half's embedding.
+        dropout: Behind the first half's embedding, while training; elsewhere less.
+        widths: Channels of the second half, see `SpectralNetwork`.
         labels: Classes of the head, names that `models.labels.TO_EMOTION` knows.
         temperature: What logits are divided by before the softmax (Guo et al. 2017, arXiv:1706.04599, section 4.2).
     """
@@ -44,6 +46,7 @@ class AudioConfig:
     layers: int = 3
     embedding: int = 128
     dropout: float = 0.5
+    widths: tuple[int, ...] = (24, 48, 96, 128)
     labels: tuple[str, ...] = RAVDESS_LABELS
     temperature: float = 1.0
 
@@ -53,6 +56,8 @@ class AudioConfig:
         for name, most in {"layers": 32, "embedding": 4096}.items():
             if not 1 <= getattr(self, name) <= most:
                 raise ValueError(f"{name} must be in [1, {most}], not {getattr(self, name)}")
+        if not 2 <= len(self.widths) <= 6 or not all(isinstance(w, int) and 1 <= w <= 2048 for w in self.widths):
+            raise ValueError(f"widths must be two to six numbers in [1, 2048], not {self.widths}")
         if not 0.05 <= self.temperature <= 20:
             raise ValueError(f"temperature must be in [0.05, 20], not {self.temperature}")
 
@@ -125,6 +130,8 @@ class WhisperLayers(nn.Module):
 class VoiceNetwork(nn.Module):
     """Log-mels of any length to an embedding and class logits.
 
+    Two halves that err differently are heard together: one judges statistics of Whisper's frames, the other, `spectral`, was
+    trained from nothing. Their logits are averaged, their embeddings lie side by side, D = 2 * `embedding`.
     `center` and `scale` (L * 3 * C,) are mean and deviation of the statistics in the training part.
     """
 
@@ -133,19 +140,21 @@ class VoiceNetwork(nn.Module):
 
     def __init__(self, config: AudioConfig) -> None:
         super().__init__()
-        size = config.layers * STATISTICS * config.width
+        size, classes = config.layers * STATISTICS * config.width, len(config.labels)
         self.whisper = WhisperLayers(config).requires_grad_(requires_grad=False)
         self.register_buffer("center", torch.zeros(size))
         self.register_buffer("scale", torch.ones(size))
         self.thin = nn.Dropout(0.4 * config.dropout)
         self.embed = nn.Linear(size, config.embedding)
         self.dropout = nn.Dropout(config.dropout)
-        self.head = nn.Linear(config.embedding, len(config.labels))
+        self.head = nn.Linear(config.embedding, classes)
+        self.spectral = SpectralNetwork(config.widths, config.embedding, 0.8 * config.dropout, classes)
 
     def forward(self, log_mel: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Map log-mels (B, T, M), padded to the longest, with lengths (B,), to (B, D) and logits (B, classes)."""
-        frames, inside = self.frames(log_mel, lengths)
-        return self.judge(statistics(frames, inside))
+        pooled = statistics(*self.frames(log_mel, lengths))
+        embedding, logits = self.halves(pooled, log_mel, lengths)
+        return embedding, logits.mean(dim=0)
 
     def frames(self, log_mel: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Map log-mels (B, T, M) with lengths (B,) to frames of each layer (B, L, T', C), and which are inside (B, T').
@@ -155,10 +164,11 @@ class VoiceNetwork(nn.Module):
         layers, inside = self.whisper(log_mel, lengths)
         return functional.layer_norm(layers, layers.shape[-1:]), inside
 
-    def judge(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
-        """Map `statistics` (B, L * 3 * C) to embeddings (B, D) and logits (B, classes)."""
-        embedding = functional.relu(self.embed(self.thin((pooled - self.center) / self.scale)))
-        return embedding, self.head(self.dropout(embedding))
+    def halves(self, pooled: Tensor, log_mel: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Map `statistics` (B, L * 3 * C) and the log-mels they are of to embeddings (B, D) and each half's logits (2, B, classes)."""
+        own = functional.relu(self.embed(self.thin((pooled - self.center) / self.scale)))
+        other, logits = self.spectral(log_mel, lengths)
+        return torch.cat([own.float(), other], dim=1), torch.stack([self.head(self.dropout(own)).float(), logits])
 
 
 def statistics(frames: Tensor, inside: Tensor) -> Tensor:
@@ -220,10 +230,12 @@ def pretrained(config: AudioConfig, name: str) -> VoiceNetwork:
 
 
 def int8_keys(config: AudioConfig) -> frozenset[str]:
-    """The matrices of Whisper's blocks, which are stored in 8 bits."""
+    """The matrices of Whisper's blocks and the filters of the residual network, which are stored in 8 bits."""
     with torch.device("meta"):
-        weights = WhisperLayers(config).state_dict()
-    return frozenset(f"whisper.{key}" for key, value in weights.items() if value.dim() > 1)
+        weights = VoiceNetwork(config).state_dict()
+    return frozenset(
+        key for key, value in weights.items() if value.dim() > 1 and key.startswith(("whisper", "spectral"))
+    )
 
 
 class AudioEncoder:
@@ -282,9 +294,10 @@ class AudioEncoder:
         for first in range(0, len(order), BATCH_CLIPS):
             rows = order[first : first + BATCH_CLIPS]
             padded, lengths = pad([clips[row] for row in rows])
-            frames, inside = self._network.frames(padded.to(self._device), lengths.to(self._device))
-            embedding, logits = self._network.judge(statistics(frames, inside))
-            probabilities = (logits.float() / self._temperature).softmax(dim=1).cpu().numpy()
+            padded, lengths = padded.to(self._device), lengths.to(self._device)
+            frames, inside = self._network.frames(padded, lengths)
+            embedding, logits = self._network.halves(statistics(frames, inside), padded, lengths)
+            probabilities = (logits.mean(dim=0) / self._temperature).softmax(dim=1).cpu().numpy()
             sequences = [self._sequence(batch[row], frames[place]) for place, row in enumerate(rows)]
             columns = (embedding.float().cpu().numpy(), probabilities, sequences)
             answers.update(zip(rows, zip(*columns, strict=True), strict=True))

@@ -16,20 +16,22 @@ from models.data import ordinary, ravdess, sound
 from models.encoders import audio, mel
 from models.encoders.audio import AudioConfig, VoiceNetwork
 from models.encoders.mel import LogMel
+from models.encoders.whisper_mel import MELS
 from models.errors import AudioInputError
 from models.labels import RAVDESS_LABELS
 from models.metrics import classification
 from models.recipes.recipe import Batch, Recipe, balanced_class_weights
 from models.types import FloatArray
 
-BATCH_CLIPS = 64
+BATCH_CLIPS = 32
+FRAMES_MAX = 191
 ORDINARY_CLIPS = 1
 """How many pieces of speech in which nobody acts, labelled neutral, are added to a batch."""
 CERTAINTY, ORDINARY_CERTAINTY = 0.9, 0.5
 """How sure the network shall be of a label; the rest is shared by all classes. Ordinary speech is known by little else than
 not being RAVDESS: were it surely neutral, so would be all speech of other people."""
-VERSIONS = 3
-PASSES = 4
+VERSIONS = 7
+PASSES = 5
 """Over the clips in an epoch: writing the network down takes longer than a pass."""
 POOLED_CLIPS = 16
 MIXUP = 0.4
@@ -45,16 +47,18 @@ HELD_OUT_ACTORS = tuple(range(first, last) for first, last in ((1, 5), (5, 9), (
 
 @dataclass(frozen=True, slots=True)
 class Voices:
-    """Every clip in several versions, as Whisper's blocks hear it.
+    """Every clip in several versions: as recorded (v = 0), through a telephone (v = 1), or changed at random (v > 1).
 
     Attributes:
-        versions: Statistics (V, N, S) of clip n as recorded (v = 0), through a telephone (v = 1), or changed at random (v > 1).
+        versions: Statistics (V, N, S) of what Whisper's blocks make of clip n.
+        log_mels: `log_mels[v][n]` is clip n itself.
         labels: int64 (N,).
         actors: int64 (N,), 0 of ordinary speech.
         skipped: Files that could not be used.
     """
 
     versions: FloatArray
+    log_mels: Sequence[Sequence[LogMel]]
     labels: NDArray[np.int64]
     actors: NDArray[np.int64]
     skipped: int
@@ -63,9 +67,10 @@ class Voices:
 def audio_ravdess(data: Path) -> Recipe:
     """Train the voice network on RAVDESS actors 1-18; actors 19-21 only judge it and fit its temperature.
 
-    Whisper's blocks stay as they are: they hear every clip as it is, through a telephone and changed three times at random
-    (`models.data.sound.augment`). Each epoch takes the statistics of one of these and mixes pairs of clips; a clip of each batch is
-    ordinary speech, called neutral. The last epoch is kept.
+    Whisper's blocks stay as they are: they hear every clip as it is, through a telephone and changed seven times at random
+    (`models.data.sound.augment`). Each pass takes one of these, its statistics and its log-mel, which is changed further (`vary`), and
+    mixes pairs of clips; a clip of each batch is ordinary speech, called neutral. Both halves of the network learn beside each other,
+    each from its own answers. The last epoch is kept.
     """
     return _recipe(lambda: _voices(data), HELD_OUT_ACTORS[-1])
 
@@ -92,12 +97,11 @@ def _voices(data: Path) -> Voices:
     clips = [mel.trim(clip) for clip, _, _ in found]
     network = audio.pretrained(AudioConfig(), PRETRAINED)
     recorded = [mel.prepare(clip) for clip in clips]
-    versions = [_pooled(network, recorded), _pooled(network, _changed(clips, sound.telephone, recorded))]
-    for version in range(VERSIONS):
-        changed = _changed(clips, _augmenter(version), recorded)
-        versions.append(_pooled(network, changed))
+    changes = [sound.telephone, *(_augmenter(version) for version in range(VERSIONS))]
+    log_mels = [recorded, *(_changed(clips, change, recorded) for change in changes)]
+    versions = [_pooled(network, version) for version in log_mels]
     labels, actors = (np.array([one[place] for one in found], dtype=np.int64) for place in (1, 2))
-    return Voices(np.stack(versions), labels, actors, skipped)
+    return Voices(np.stack(versions), log_mels, labels, actors, skipped)
 
 
 def _augmenter(version: int) -> Callable[[FloatArray], FloatArray]:
@@ -139,41 +143,80 @@ def _pooled(network: VoiceNetwork, clips: Sequence[LogMel]) -> FloatArray:
     return found
 
 
+def vary(log_mel: LogMel, rng: np.random.Generator) -> FloatArray:
+    """At most 191 rows from a random place of a log-mel (T, 80), changed as another speaker, line and moment would.
+
+    Pace 0.85 to 1.18, pitch and formants by up to 3 mel bands, a smooth colour within 4 dB; then two bands of up to 12
+    mels and two moments of up to 0.25 s are flattened to the mean (SpecAugment; Park et al. 2019, arXiv:1904.08779).
+    """
+    pace, shift = rng.uniform(0.85, 1.18), rng.uniform(-3, 3)
+    frames = min(FRAMES_MAX, int(len(log_mel) / pace))
+    first = rng.uniform(0, max(0.0, len(log_mel) - 1 - frames * pace))
+    x: FloatArray = _interpolated(log_mel.astype(np.float32), first + pace * np.arange(frames), axis=0)
+    x = _interpolated(x, np.arange(MELS) + shift, axis=1)
+    # Whisper's log-mels count 40 dB as 1.
+    colour = np.interp(np.linspace(0, 4, MELS), np.arange(5), rng.uniform(-0.1, 0.1, 5))
+    x = np.maximum(x + colour.astype(np.float32), x.min())
+    mean = x.mean()
+    for _ in range(2):
+        band, moment = int(rng.integers(0, 13)), int(rng.integers(0, 26))
+        low, start = int(rng.integers(0, MELS - band)), int(rng.integers(0, max(1, len(x) - moment)))
+        x[:, low : low + band] = mean
+        x[start : start + moment] = mean
+    return x
+
+
+def _interpolated(x: FloatArray, places: FloatArray | NDArray[np.float64], axis: int) -> FloatArray:
+    """Values of `x` at fractional places along an axis, the edges repeated outside."""
+    places = places.clip(0, x.shape[axis] - 1)
+    low = places.astype(np.int64)
+    high = np.minimum(low + 1, x.shape[axis] - 1)
+    part = np.expand_dims((places - low).astype(np.float32), 1 - axis)
+    return np.asarray(x.take(low, axis) * (1 - part) + x.take(high, axis) * part, dtype=np.float32)
+
+
 def loss(model: nn.Module, batch: Batch, weight: Tensor) -> Tensor:
-    """Cross-entropy with the blends' targets; `weight` (classes,)."""
-    logits = cast("VoiceNetwork", model).judge(batch["pooled"])[1].float()
-    losses: Tensor = nn.functional.cross_entropy(logits, batch["target"], weight.to(logits.device))
-    return losses
+    """Cross-entropy of each half with the blends' targets, added; `weight` (classes,)."""
+    _, logits = cast("VoiceNetwork", model).halves(batch["pooled"], batch["log_mel"], batch["lengths"])
+    weight = weight.to(logits.device)
+    return torch.stack([nn.functional.cross_entropy(half, batch["target"], weight) for half in logits]).sum()
 
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """Statistics (N, S) of the held-out actors' clips as recorded and through a telephone, and their labels int64 (N,)."""
+    """The held-out actors' clips as recorded and through a telephone, as in `Voices`, and their labels int64 (N,)."""
 
-    recorded: FloatArray
-    telephone: FloatArray
+    pooled: FloatArray
+    log_mels: Sequence[Sequence[LogMel]]
     labels: NDArray[np.int64]
     config: AudioConfig
 
     def figures(self, model: nn.Module) -> dict[str, float]:
         """Of the clips as recorded, and prefixed `telephone_` of the others."""
         found: dict[str, float] = {}
-        for prefix, clips in (("", self.recorded), ("telephone_", self.telephone)):
-            answer = _logits(model, clips).argmax(dim=1).numpy()
-            of_clips = classification(self.labels, answer, len(self.config.labels))
+        for prefix, logits in zip(("", "telephone_"), self._logits(model), strict=True):
+            of_clips = classification(self.labels, logits.argmax(dim=1).numpy(), len(self.config.labels))
             found |= {prefix + name: value for name, value in of_clips.items()}
         return found
 
     def calibrated(self, model: nn.Module) -> AudioConfig:
         """The architecture with the temperature that fits both."""
-        answers = torch.cat([_logits(model, clips) for clips in (self.recorded, self.telephone)])
+        answers = torch.cat(self._logits(model))
         return replace(self.config, temperature=temperature(answers, torch.from_numpy(self.labels).repeat(2)))
 
-
-def _logits(model: nn.Module, pooled: FloatArray) -> Tensor:
-    """Logits (N, classes) of statistics (N, S)."""
-    device = next(model.parameters()).device
-    return cast("VoiceNetwork", model).judge(torch.from_numpy(pooled).to(device))[1].float().cpu()
+    def _logits(self, model: nn.Module) -> list[Tensor]:
+        """Logits (N, classes) of the clips as recorded and of the others."""
+        device = next(model.parameters()).device
+        found = []
+        for pooled, clips in zip(torch.from_numpy(self.pooled), self.log_mels, strict=True):
+            order = np.argsort([len(clip) for clip in clips])
+            logits = torch.zeros(len(clips), len(self.config.labels))
+            for rows in np.array_split(order, -(-len(order) // POOLED_CLIPS)):
+                given = (pooled[rows], *audio.pad([clips[row] for row in rows]))
+                halves = cast("VoiceNetwork", model).halves(*(one.to(device) for one in given))[1]
+                logits[rows] = halves.mean(dim=0).cpu()
+            found.append(logits)
+        return found
 
 
 def batches(voices: Voices, rows: NDArray[np.int64], rng: np.random.Generator) -> Iterable[Batch]:
@@ -187,7 +230,10 @@ def batches(voices: Voices, rows: NDArray[np.int64], rng: np.random.Generator) -
         for acted in np.split(rng.permutation(rows)[: steps * BATCH_CLIPS], steps):
             drawn = np.concatenate([acted, rng.choice(everyday, min(ORDINARY_CLIPS, len(everyday)))]).astype(np.int64)
             version = rng.integers(len(voices.versions), size=len(drawn))
-            yield _mixed(voices.versions[version, drawn], _targets(voices, drawn), rng)
+            log_mels = [
+                vary(voices.log_mels[one][row], rng) for one, row in zip(version.tolist(), drawn.tolist(), strict=True)
+            ]
+            yield _mixed(voices.versions[version, drawn], log_mels, _targets(voices, drawn), rng)
 
 
 def _targets(voices: Voices, rows: NDArray[np.int64]) -> FloatArray:
@@ -201,6 +247,7 @@ def _targets(voices: Voices, rows: NDArray[np.int64]) -> FloatArray:
 def _build(config: AudioConfig, pooled: FloatArray) -> VoiceNetwork:
     """The network before training, which knows the mean and deviation of the statistics (V, N, S) of its training part."""
     network = audio.pretrained(config, PRETRAINED)
+    network.spectral.to(memory_format=torch.channels_last)
     flat = torch.from_numpy(pooled).flatten(0, 1)
     network.center.copy_(flat.mean(dim=0))
     network.scale.copy_(flat.std(dim=0) + 1e-3)
@@ -211,8 +258,8 @@ def _recipe(get_voices: Callable[[], Voices], held_out_actors: range) -> Recipe:
     voices, config = get_voices(), AudioConfig()
     is_held_out = np.isin(voices.actors, held_out_actors)
     rows, held_out = np.flatnonzero(~is_held_out & (voices.actors != NOBODY)), np.flatnonzero(is_held_out)
-    recorded, telephone = voices.versions[:2, held_out]
-    validation = Validation(recorded, telephone, voices.labels[held_out], config)
+    heard = [[version[row] for row in held_out.tolist()] for version in voices.log_mels[:2]]
+    validation = Validation(voices.versions[:2, held_out], heard, voices.labels[held_out], config)
     weight = balanced_class_weights(voices.labels[rows], len(config.labels))
     return Recipe(
         name="audio",
@@ -223,10 +270,11 @@ def _recipe(get_voices: Callable[[], Voices], held_out_actors: range) -> Recipe:
         loss=lambda model, batch: loss(model, batch, weight),
         validate=validation.figures,
         metric=None,
-        epochs=10,
-        learning_rate=1e-3,
+        epochs=20,
+        learning_rate=2e-3,
         weight_decay=0.05,
         average_decay=0.99,
+        bfloat16=True,
         calibrate=validation.calibrated,
         int8_keys=audio.int8_keys(config),
         about={
@@ -238,11 +286,21 @@ def _recipe(get_voices: Callable[[], Voices], held_out_actors: range) -> Recipe:
     )
 
 
-def _mixed(pooled: FloatArray, targets: FloatArray, rng: np.random.Generator) -> Batch:
-    """Statistics (B, S) and targets (B, classes), half of the rows blended with another row of the batch: mixup."""
+def _mixed(pooled: FloatArray, log_mels: Sequence[FloatArray], targets: FloatArray, rng: np.random.Generator) -> Batch:
+    """Statistics (B, S), log-mels and targets (B, classes), half of the rows blended with another row of the batch: mixup.
+
+    A blend is as long as the clip that has the larger share of it.
+    """
     drawn = rng.beta(MIXUP, MIXUP, len(pooled))
     drawn = np.where(rng.random(len(pooled)) < 0.5, np.maximum(drawn, 1 - drawn), 1.0)
     share = np.asarray(drawn[:, None], dtype=np.float32)
     partners = rng.permutation(len(pooled))
     blends = (torch.from_numpy(share * one + (1 - share) * one[partners]) for one in (pooled, targets))
-    return dict(zip(("pooled", "target"), blends, strict=True))
+    blended = []
+    for own, part, partner in zip(log_mels, share, partners, strict=True):
+        other = np.full_like(own, own.min())
+        size = min(len(own), len(log_mels[partner]))
+        other[:size] = log_mels[partner][:size]
+        blended.append(part * own + (1 - part) * other)
+    padded, lengths = audio.pad(blended)
+    return {**dict(zip(("pooled", "target"), blends, strict=True)), "log_mel": padded, "lengths": lengths}

@@ -273,11 +273,12 @@ def test_the_embedded_voice_reaches_its_floor(data_dir: Path) -> None:
 
     emotion, polarity = result["tasks"]["emotion"], result["tasks"]["polarity"]
     assert (result["n"], result["skipped"]) == (180, 0)
-    assert emotion["metrics"]["balanced_accuracy"] >= 0.70
+    assert emotion["metrics"]["balanced_accuracy"] >= 0.74
     assert emotion["constant"]["balanced_accuracy"] == pytest.approx(0.125)
-    assert polarity["metrics"]["accuracy"] >= 0.81
+    assert polarity["metrics"]["accuracy"] >= 0.84
     heard = by_telephone["tasks"]["emotion"]["metrics"]["balanced_accuracy"]
-    assert heard >= emotion["metrics"]["balanced_accuracy"] - 0.09
+    assert heard >= max(0.66, emotion["metrics"]["balanced_accuracy"] - 0.09)
+    assert by_telephone["tasks"]["polarity"]["metrics"]["accuracy"] >= 0.82
 
 
 @pytest.mark.slow

@@ -105,7 +105,7 @@ def voice(fusion: Fuser, words: Features, *, negative: bool) -> Prediction:
     emotions = np.full(7, 0.02, dtype=np.float32)
     emotions[EMOTIONS.index("anger" if negative else "joy")] = 0.88
     heard = Prediction(float(3 * (poles[2] - poles[0])), poles, emotions)
-    embedding = np.zeros(128, dtype=np.float32)
+    embedding = np.zeros(256, dtype=np.float32)
     joined = fusion.fuse([{Modality.TEXT: words, Modality.AUDIO: Features(Modality.AUDIO, embedding, heard)}])
     return joined[0].prediction
 

@@ -28,7 +28,7 @@ from models.families import load_as
 from models.types import Modality
 from tests.models.encoders.voice import voice
 
-SMALL = AudioConfig(width=8, heads=2, layers=3, embedding=5)
+SMALL = AudioConfig(width=8, heads=2, layers=3, embedding=5, widths=(4, 6))
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +85,25 @@ def test_statistics_are_mean_deviation_and_change_inside_the_clip() -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
-def test_only_the_head_is_trained() -> None:
+def test_whispers_blocks_are_not_trained() -> None:
     network = VoiceNetwork(SMALL)
-    assert {name.split(".")[0] for name, one in network.named_parameters() if one.requires_grad} == {"embed", "head"}
+    trained = {name.split(".")[0] for name, one in network.named_parameters() if one.requires_grad}
+    assert trained == {"embed", "head", "spectral"}
+
+
+def test_the_answer_is_the_mean_of_two_halves_and_the_embedding_holds_both(encoder: AudioEncoder) -> None:
+    log_mel = torch.randn(2, 60, 80, generator=torch.Generator().manual_seed(0))
+    lengths = torch.tensor([60, 31])
+    with torch.inference_mode():
+        embedding, logits = encoder._network(log_mel, lengths)
+        own, halves = (
+            encoder._network.spectral(log_mel, lengths)[0],
+            encoder._network.halves(statistics(*encoder._network.frames(log_mel, lengths)), log_mel, lengths)[1],
+        )
+
+    torch.testing.assert_close(logits, halves.mean(dim=0))
+    torch.testing.assert_close(embedding[:, 5:], own)
+    assert not torch.equal(halves[0], halves[1])
 
 
 def test_the_published_blocks_are_loaded_and_too_many_are_refused() -> None:
@@ -101,7 +117,7 @@ def test_the_published_blocks_are_loaded_and_too_many_are_refused() -> None:
         pretrained(AudioConfig(width=512, heads=8), "tiny.en")
 
 
-def test_blocks_stored_in_8_bits_judge_nearly_the_same(tmp_path: Path) -> None:
+def test_matrices_stored_in_8_bits_judge_nearly_the_same(tmp_path: Path) -> None:
     network = pretrained(AudioConfig(), "tiny.en").eval()
     whole = AudioEncoder(network, AudioConfig(), name="audio@test")
     checkpoint.save(
@@ -119,7 +135,7 @@ def test_features_are_an_embedding_and_probabilities(encoder: AudioEncoder) -> N
     feature = encoder.encode([prepare(voice(1.0))])[0]
 
     assert feature.modality is Modality.AUDIO
-    assert feature.embedding.shape == (5,)
+    assert feature.embedding.shape == (2 * SMALL.embedding,)
     assert feature.prediction.emotion.shape == (7,)
     assert feature.prediction.emotion.sum() == pytest.approx(1, abs=1e-5)
     assert feature.prediction.polarity.sum() == pytest.approx(1, abs=1e-5)
@@ -165,6 +181,10 @@ def test_an_encoder_comes_back_from_its_checkpoint(encoder: AudioEncoder, tmp_pa
         {"layers": 0},
         {"layers": 10**6},
         {"embedding": 0},
+        {"widths": (24,)},
+        {"widths": (24, 0)},
+        {"widths": (1,) * 7},
+        {"widths": (24, "48")},
     ],
 )
 def test_an_absurd_architecture_is_refused(values: dict[str, Any]) -> None:
@@ -199,5 +219,5 @@ def test_the_embedded_voice_is_found_small_and_answers() -> None:
     feature = load_as(AudioEncoder, path).encode([prepare(voice(1.0))])[0]
 
     assert path.stat().st_size < 8 << 20
-    assert feature.embedding.shape == (128,)
+    assert feature.embedding.shape == (256,)
     assert feature.prediction.emotion.sum() == pytest.approx(1, abs=1e-5)

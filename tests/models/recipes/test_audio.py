@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from models.encoders.audio import AudioConfig, VoiceNetwork
 from models.recipes.audio import (
     BATCH_CLIPS,
+    FRAMES_MAX,
     HELD_OUT_ACTORS,
     NEUTRAL,
     NOBODY,
@@ -23,6 +24,7 @@ from models.recipes.audio import (
     _targets,
     _voices,
     batches,
+    vary,
 )
 from tests.models.encoders.voice import voice
 
@@ -33,19 +35,40 @@ SIZE = 3 * 3 * 384
 def levels(actors: NDArray[np.int64], size: int = 8) -> Voices:
     """Clips that are one level each, which tells their actor."""
     versions = np.broadcast_to(4.0 * actors[None, :, None], (3, len(actors), size)).astype(np.float32)
-    return Voices(versions, np.where(actors == NOBODY, NEUTRAL, np.arange(len(actors)) % 8), actors, 0)
+    log_mels = [[np.full((24, 80), actor, np.float16) for actor in actors] for _ in versions]
+    return Voices(versions, log_mels, np.where(actors == NOBODY, NEUTRAL, np.arange(len(actors)) % 8), actors, 0)
 
 
 def test_a_blend_says_whose_it_is() -> None:
     levels_of = np.repeat([[-1.0], [-3.0]], 16, axis=0).astype(np.float32)
     targets = np.repeat(np.eye(2), 16, axis=0).astype(np.float32)
+    lengths = (24, 40)
+    log_mels = [np.full((lengths[int(level < -2)], 80), level, np.float32) for level in levels_of[:, 0]]
 
-    batch = _mixed(levels_of, targets, np.random.default_rng(0))
+    batch = _mixed(levels_of, log_mels, targets, np.random.default_rng(0))
 
-    torch.testing.assert_close(batch["pooled"][:, 0], batch["target"] @ torch.tensor([-1.0, -3.0]))
+    expected = batch["target"] @ torch.tensor([-1.0, -3.0])
+    torch.testing.assert_close(batch["pooled"][:, 0], expected)
+    torch.testing.assert_close(batch["log_mel"][:, 0, 0], expected)
+    assert batch["lengths"].tolist() == [24] * 16 + [40] * 16
+    assert (batch["log_mel"][:16, 24:] == 0).all()
     assert (batch["target"].max(dim=1).values >= 0.5).all()
     assert (batch["target"].argmax(dim=1) == torch.from_numpy(targets).argmax(dim=1)).all()
     assert 3 <= (batch["target"].max(dim=1).values < 1).sum() <= 26
+
+
+@pytest.mark.parametrize("rows", [20, 150, 2000])
+def test_a_varied_log_mel_stays_within_its_range_and_a_crop(rows: int) -> None:
+    rng = np.random.default_rng(rows)
+    log_mel = rng.uniform(-1, 1, (rows, 80)).astype(np.float16)
+
+    found = [vary(log_mel, rng) for _ in range(20)]
+
+    for one in found:
+        assert 0.8 * min(rows, FRAMES_MAX) <= len(one) <= min(FRAMES_MAX, 1.2 * rows)
+        assert one.shape[1] == 80
+        assert -1.1 <= one.min() <= one.max() <= 1.1
+    assert len({one.tobytes() for one in found}) == 20
 
 
 def test_no_actor_is_heard_in_training_and_in_validation() -> None:
@@ -108,7 +131,7 @@ def test_the_network_starts_from_whispers_weights_and_the_scale_of_its_training_
     assert float(network.scale.mean()) == pytest.approx(2, abs=0.1)
     assert float(network.whisper.state_dict()["conv1.weight"].abs().sum()) > 0
     trained = {name.split(".")[0] for name, one in network.named_parameters() if one.requires_grad}
-    assert trained == {"embed", "head"}
+    assert trained == {"embed", "head", "spectral"}
 
 
 def test_a_clip_that_a_change_leaves_without_sound_is_heard_as_recorded(tmp_path: Path) -> None:
@@ -129,3 +152,4 @@ def test_a_clip_that_a_change_leaves_without_sound_is_heard_as_recorded(tmp_path
     assert (len(voices.labels), voices.skipped) == (5, 0)
     assert voices.actors.tolist() == [1, 1, 19, 19, NOBODY]
     assert voices.versions.shape == (2 + VERSIONS, 5, SIZE)
+    assert [len(version) for version in voices.log_mels] == [5] * (2 + VERSIONS)
