@@ -4,7 +4,6 @@ import logging
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -122,7 +121,7 @@ def _served(config: AppConfig, settings: Settings, host: str, port: int) -> Iter
     logging.getLogger("ray").setLevel(logging.WARNING)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     ray.init(
-        runtime_env={"worker_process_setup_hook": f"{__name__}.{spare_pandas.__name__}"},
+        runtime_env={"worker_process_setup_hook": "deployments.serve.spare_pandas"},
         include_dashboard=False,
         num_cpus=max(2, os.cpu_count() or 2),
         object_store_memory=OBJECT_STORE_BYTES,
@@ -136,11 +135,6 @@ def _served(config: AppConfig, settings: Settings, host: str, port: int) -> Iter
     finally:
         serve.delete(APP_NAME)
         ray.shutdown()
-
-
-def spare_pandas() -> None:
-    """Keep pandas out of a process of Ray: Serve imports it wherever Ray Train has installed it, 35 MB each, to write data frames as JSON."""
-    sys.modules.setdefault("pandas", None)  # type: ignore[arg-type]  # None is how Python marks what is not to be imported
 
 
 def delete_embedded_store(settings: Settings, port: int = 8000) -> None:

@@ -38,7 +38,7 @@ def test_a_folder_whose_name_is_too_long_for_a_socket_says_what_to_set(tmp_path:
 def test_ray_serve_starts_without_pandas_in_a_worker() -> None:
     script = """
 import sys
-from deployments.serve.embedded import spare_pandas
+from deployments.serve import spare_pandas
 spare_pandas()
 import ray.serve
 print(sys.modules["pandas"], "pyarrow" in sys.modules)
