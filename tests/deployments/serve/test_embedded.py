@@ -1,5 +1,7 @@
 """The embedded Redis and the analyser in one process; the whole embedded system is started by tests/integration."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -31,3 +33,15 @@ def test_a_folder_whose_name_is_too_long_for_a_socket_says_what_to_set(tmp_path:
         embedded_redis(tmp_path / ("x" * 100)),
     ):
         pass
+
+
+def test_ray_serve_starts_without_pandas_in_a_worker() -> None:
+    script = """
+import sys
+from deployments.serve import spare_pandas
+spare_pandas()
+import ray.serve
+print(sys.modules["pandas"], "pyarrow" in sys.modules)
+"""
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert found.stdout == "None False\n"
