@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from models import train
+from models import train, training_state
 from models.errors import TrainError
 from models.recipes.debug import debug
 from models.recipes.recipe import Recipe
@@ -30,6 +30,19 @@ def begun(tmp_path: Path) -> Path:
     """A folder with one epoch of the debug recipe."""
     train.train(debug(tmp_path), tmp_path, stop_after_epochs=1)
     return tmp_path
+
+
+@pytest.mark.parametrize(("decay", "held"), [(1.0, 2 / 3), (0.9, 0.9)])
+def test_the_kept_weights_follow_the_last_steps_or_with_a_decay_of_one_the_whole_training(
+    tmp_path: Path, decay: float, held: float
+) -> None:
+    state = training_state.start(replace(debug(tmp_path), average_decay=decay), torch.device("cpu"))
+    assert state.average is not None
+    for step in range(1, 101):
+        for values in state.model.parameters():
+            values.data.fill_(step)
+        state.average.update_parameters(state.model)
+    assert all(values.mean().item() == pytest.approx(100 * held, rel=0.05) for values in state.judged.parameters())
 
 
 def test_a_damaged_state_is_named_wherever_it_was_damaged(begun: Path) -> None:

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,21 @@ def test_transcribed_text_keeps_case_and_marks_and_is_misheard_here_and_there() 
     assert any("boxes are hear," in one for one in heard)
     assert any("that two" in one or "that 2" in one for one in heard)
     assert sum(one.lower().rstrip(".!") == said.lower().rstrip("!") for one in heard) > 40
+
+
+def test_a_word_is_misheard_as_any_word_that_sounds_like_it() -> None:
+    assert set(sentences.MISHEARD["it's"]) == {"its", "is"}
+    assert set(sentences.MISHEARD["and"]) == {"in", "an"}
+    for word, others in sentences.MISHEARD.items():
+        assert word not in others
+        assert all(word in sentences.MISHEARD[other] for other in others)
+
+
+def test_no_word_is_glued_to_the_sentence_before_it() -> None:
+    rng = np.random.default_rng(0)
+    heard = [as_transcribed("It broke. It is old. I am sad. The box, and it.", rng) for _ in range(400)]
+    assert any("brokeit" in as_transcribed("It broke it", rng).lower() for _ in range(400))
+    assert not any(re.search(r"[.,!?]\w", one) for one in heard)
 
 
 def test_no_word_is_misheard_as_its_opposite() -> None:
