@@ -159,8 +159,8 @@ class AppConfig(Configuration):
     """The `args:` of the Serve application."""
 
     source: Literal["kafka", "redis"] = "redis"
-    transcriber: str = "tiny.en"
-    """A Whisper model's name, or the path of a checkpoint. The weights of `tiny.en` and `base` are installed with Undertone."""
+    transcriber: str = "base"
+    """A Whisper model's name, or the path of a checkpoint. The weights of `base` and `tiny.en` are installed with Undertone."""
     bundle: str = "embedded"
     """`embedded`, or the folder of another bundle."""
     run: Annotated[str, Field(pattern=NAME_PATTERN)] = LIVE_RUN

@@ -42,7 +42,7 @@ Source = Annotated[
     LogName | None,
     typer.Option(help="The log of fragments; Kafka where UNDERTONE_KAFKA is set, else Redis Streams."),
 ]
-TRANSCRIBER_HELP = "A Whisper model: `tiny.en` or `base`, which are installed; another name (fetched) or path."
+TRANSCRIBER_HELP = "A Whisper model: `base` or `tiny.en`, which are installed; another name (fetched) or path."
 Transcriber = Annotated[str, typer.Option(help=TRANSCRIBER_HELP)]
 Bundle = Annotated[str, typer.Option(help="`embedded`, or the folder of another bundle.")]
 Interim = Annotated[

@@ -19,8 +19,7 @@ logger = logging.getLogger(__name__)
 
 Engine = Literal["openai", "ctranslate2"]
 
-DEFAULT = "tiny.en"
-MULTILINGUAL = "base"
+DEFAULT = "base"
 FETCH_DEADLINE_S = 20.0
 
 # Whisper's own download checks the SHA-256; a process of its own can be ended when the network says nothing at all.
@@ -100,7 +99,7 @@ def _by_name(name: str, device: str, fetch_deadline_s: float) -> Transcriber:
             return load_whisper(path, name, device=device, sha256=digest)
         except WhisperError as error:
             why = str(error)
-    transcriber = _packed(DEFAULT if name.endswith(".en") else MULTILINGUAL, device, None)
+    transcriber = _packed(DEFAULT, device, None)
     logger.warning("Whisper %s cannot serve (%s): %s transcribes instead", name, why, transcriber.engine)
     return transcriber
 

@@ -179,7 +179,7 @@ def test_health_readiness_and_metrics(running: Embedded, undisturbed: list[dict[
     assert undisturbed
     health = httpx.get(f"{running.url}/healthz", timeout=30)
     assert health.status_code == 200
-    assert "whisper-tiny.en/ctranslate2-" in health.text
+    assert "whisper-base/ctranslate2-" in health.text
     assert httpx.get(f"{running.url}/readyz", timeout=30).status_code == 200
     page = httpx.get(f"{running.url}/metrics", timeout=30).text
     assert "undertone_utterances_total" in page
