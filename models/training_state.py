@@ -61,15 +61,15 @@ def start(recipe: Recipe, device: torch.device) -> TrainingState:
 
 
 def _average(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:
-    """An exponential moving average that forgets its first, random weights sooner: decay at most (1 + n) / (10 + n).
+    """How each step changes the average: exponentially, or with a decay of 1 over the whole training.
 
-    With a decay of 1 the mean over the whole training, each step counting by its number (polynomial-decay averaging: Shamir
-    & Zhang 2013, arXiv:1212.1824, section 4, eta = 1).
+    The first forgets its first, random weights sooner, by a decay of at most (1 + n) / (10 + n). In the second a step counts
+    almost by its number (polynomial-decay averaging: Shamir & Zhang 2013, arXiv:1212.1824, section 4, eta = 1).
     """
-    most = 10 if decay < 1 else 3
+    offset = 10 if decay < 1 else 3
 
     def update(kept: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
-        part = 1 - min(decay, (1 + int(count)) / (most + int(count)))
+        part = 1 - min(decay, (1 + int(count)) / (offset + int(count)))
         for old, new in zip(kept, current, strict=True):
             if old.is_floating_point():
                 old.lerp_(new.to(old.dtype), part)

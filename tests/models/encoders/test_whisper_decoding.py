@@ -8,6 +8,7 @@ from models.encoders.whisper_decoding import (
     clean,
     frames,
     heard,
+    is_unsure,
     language_of,
     transcribe,
     unreliable_reason,
@@ -118,6 +119,47 @@ def test_what_a_short_window_leaves_unsure_is_heard_again_in_30_s(
 
     (found,) = transcribe([SECOND], decode, 8, "none")
     assert (asked, found.engine) == (seconds, f"in {seconds[-1]} s")
+
+
+@pytest.mark.parametrize(("text", "unsure"), [("你好世界你好世界", True), ("你好, 世界", False)])
+def test_a_language_without_spaces_goes_round_by_its_characters(text: str, *, unsure: bool) -> None:
+    assert is_unsure(Transcript(text, "zh", (), "one")) is unsure
+
+
+def test_a_text_that_may_be_believed_is_not_lost_to_a_second_hearing_that_may_not() -> None:
+    twice = "Thank you so much, thank you so much."
+
+    def decode(batch: Sequence[FloatArray], window: int) -> list[Transcript]:
+        return [
+            Transcript(
+                *((twice, "en", ()) if window < 30 else ("", "en", ())), "one", None if window < 30 else "no_speech"
+            )
+            for _ in batch
+        ]
+
+    assert transcribe([SECOND], decode, 8, "none")[0].text == twice
+
+
+def test_of_a_batch_only_what_is_unsure_is_heard_again_in_its_place() -> None:
+    asked: list[tuple[int, int]] = []
+
+    def decode(batch: Sequence[FloatArray], window: int) -> list[Transcript]:
+        asked.append((window, len(batch)))
+        unsure = window == 15
+        return [
+            Transcript(
+                f"{len(samples) // 16_000} {window}",
+                "en",
+                (),
+                "one",
+                "repetition" if unsure and len(samples) > 32_000 else None,
+            )
+            for samples in batch
+        ]
+
+    found = transcribe([np.tile(SECOND, length) for length in (1, 3, 14, 2)], decode, 8, "none")
+    assert [one.text for one in found] == ["1 15", "3 30", "14 20", "2 15"]
+    assert asked == [(15, 3), (20, 1), (30, 1)]
 
 
 def test_a_batch_is_heard_a_window_at_a_time_and_keeps_its_order() -> None:

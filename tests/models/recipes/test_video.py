@@ -1,7 +1,13 @@
+from pathlib import Path
+
+import pytest
 import torch
 from torch import Tensor, nn
 
-from models.recipes.video import FACES_POOLED, loss
+from models import checkpoint
+from models.encoders.video import FaceNetwork, VideoConfig
+from models.errors import CheckpointError
+from models.recipes.video import FACES_POOLED, loss, started
 
 
 class Scores(nn.Module):
@@ -35,3 +41,16 @@ def test_faces_of_different_labels_are_judged_alone() -> None:
     alone = nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
 
     assert value(logits, torch.zeros(FACES_POOLED), labels) == float(alone)
+
+
+def test_the_training_goes_on_from_the_weights_that_it_names_and_from_no_others(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    earlier = FaceNetwork(VideoConfig()).state_dict()
+    sha256 = checkpoint.save(tmp_path / "start.safetensors", earlier, VideoConfig(), name="video")
+
+    found = started(VideoConfig(), tmp_path / "start.safetensors", sha256).state_dict()
+
+    for name, values in earlier.items():
+        torch.testing.assert_close(found[name], values, atol=1e-3, rtol=1e-3)
+    with pytest.raises(CheckpointError, match="SHA-256"):
+        started(VideoConfig(), tmp_path / "start.safetensors")
