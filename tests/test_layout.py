@@ -13,6 +13,7 @@ COVERED = {
     "models/bundles/__main__.py": "integration/test_new_model.py",
     "models/data/recordings.py": "models/data/test_ravdess.py",
     "models/encoders/residual.py": "models/encoders/test_audio.py",
+    "models/encoders/spectral.py": "models/encoders/test_audio.py",
     "models/recipes/debug.py": "models/test_train.py",
     "models/recipes/fusion.py": "models/recipes/test_label_pairs.py",
     "models/recipes/recipe.py": "models/test_train.py",
