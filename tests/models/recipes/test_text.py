@@ -1,13 +1,17 @@
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from models import checkpoint
 from models.data.sentences import Sentences, one_hot
+from models.encoders import minilm
 from models.encoders.text import SPECIAL, PieceTokenizer, TextConfig, TextNetwork, mark_of
-from models.recipes.text import Portion, batches, frequencies, loss, steps_per_epoch, temperatures, validate
+from models.errors import CheckpointError
+from models.recipes.text import Portion, batches, frequencies, loss, started, steps_per_epoch, temperatures, validate
 from models.types import EMOTIONS, PARTICIPANTS, POLARITIES, FloatArray
 
 VOCABULARY = (*SPECIAL, "hello", "there", "no", "thank")
@@ -56,6 +60,30 @@ def test_who_speaks_stands_before_most_texts_and_another_before_some(participant
     found = Counter(told.vocabulary[row[1]] for row in ids)
     assert set(found) == {mark_of(participant), mark_of(instead)}
     assert 40 <= found[mark_of(instead)] <= 120
+
+
+def test_the_training_goes_on_from_earlier_weights_with_new_pieces(tmp_path: Path) -> None:
+    pytest.importorskip(minilm.WHEEL, reason="training only: run `uv sync --group train`")
+    torch.manual_seed(0)
+    old = TextConfig(vocabulary=(*SPECIAL, "hello", "there"))
+    weights = TextNetwork(old).state_dict()
+    sha256 = checkpoint.save(tmp_path / "old.safetensors", weights, old, name="text")
+    new = TextConfig(vocabulary=(*SPECIAL, mark_of("agent"), "there", "thank"), participants=("agent",))
+
+    network = started(new, tmp_path / "old.safetensors", sha256)
+
+    of_minilm = minilm.start(new)
+    pieces = network.pieces.weight
+    for piece in ("there", "[CLS]"):
+        kept = weights["pieces.weight"][old.vocabulary.index(piece)]
+        torch.testing.assert_close(pieces[new.vocabulary.index(piece)], kept, atol=1e-3, rtol=1e-3)
+    for piece in ("thank", "[AGENT]"):
+        row = new.vocabulary.index(piece)
+        torch.testing.assert_close(pieces[row], of_minilm.pieces.weight[row])
+    torch.testing.assert_close(network.emotion.weight, weights["emotion.weight"], atol=1e-3, rtol=1e-3)
+    assert all(values.requires_grad for values in network.parameters())
+    with pytest.raises(CheckpointError, match="SHA-256"):
+        started(new, tmp_path / "old.safetensors")
 
 
 def test_temperatures_make_a_network_that_is_too_sure_doubt() -> None:
