@@ -14,6 +14,7 @@ COVERED = {
     "models/data/recordings.py": "models/data/test_ravdess.py",
     "models/encoders/residual.py": "models/encoders/test_audio.py",
     "models/encoders/spectral.py": "models/encoders/test_audio.py",
+    "models/encoders/whisper_layers.py": "models/encoders/test_audio.py",
     "models/recipes/debug.py": "models/test_train.py",
     "models/recipes/fusion.py": "models/recipes/test_label_pairs.py",
     "models/recipes/recipe.py": "models/test_train.py",

@@ -1,12 +1,14 @@
 """What happens to a voice on its way: telephone, room, noise, speed. For training, and for the telephone rows."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.data.media import resample
 from models.types import SAMPLE_RATE_HZ, FloatArray
 
 TELEPHONE_RATE_HZ = 8_000
 MU = 255.0
+FRAMES_MAX = 191
 
 
 def telephone(samples: FloatArray, low_hz: float = 300.0, high_hz: float = 3_400.0) -> FloatArray:
@@ -37,6 +39,39 @@ def augment(samples: FloatArray, rng: np.random.Generator) -> FloatArray:
     if rng.random() < 0.4:
         samples = telephone(samples, rng.uniform(50, 320), rng.uniform(3_200, 3_900))
     return samples.astype(np.float32)
+
+
+def vary(log_mel: NDArray[np.float16], rng: np.random.Generator) -> FloatArray:
+    """At most 191 rows from a random place of a log-mel (T, 80), changed as another speaker, line and moment would.
+
+    Pace 0.85 to 1.18, pitch and formants by up to 3 mel bands, a smooth colour within 4 dB; then two bands of up to 12
+    mels and two moments of up to 0.25 s are flattened to the mean (SpecAugment; Park et al. 2019, arXiv:1904.08779).
+    """
+    pace, shift = rng.uniform(0.85, 1.18), rng.uniform(-3, 3)
+    mels = log_mel.shape[1]
+    frames = min(FRAMES_MAX, int(len(log_mel) / pace))
+    first = rng.uniform(0, max(0.0, len(log_mel) - 1 - frames * pace))
+    x: FloatArray = _interpolated(log_mel.astype(np.float32), first + pace * np.arange(frames), axis=0)
+    x = _interpolated(x, np.arange(mels) + shift, axis=1)
+    # Whisper's log-mels count 40 dB as 1.
+    colour = np.interp(np.linspace(0, 4, mels), np.arange(5), rng.uniform(-0.1, 0.1, 5))
+    x = np.maximum(x + colour.astype(np.float32), x.min())
+    mean = x.mean()
+    for _ in range(2):
+        band, moment = int(rng.integers(0, 13)), int(rng.integers(0, 26))
+        low, start = int(rng.integers(0, mels - band)), int(rng.integers(0, max(1, len(x) - moment)))
+        x[:, low : low + band] = mean
+        x[start : start + moment] = mean
+    return x
+
+
+def _interpolated(x: FloatArray, places: FloatArray | NDArray[np.float64], axis: int) -> FloatArray:
+    """Values of `x` at fractional places along an axis, the edges repeated outside."""
+    places = places.clip(0, x.shape[axis] - 1)
+    low = places.astype(np.int64)
+    high = np.minimum(low + 1, x.shape[axis] - 1)
+    part = np.expand_dims((places - low).astype(np.float32), 1 - axis)
+    return np.asarray(x.take(low, axis) * (1 - part) + x.take(high, axis) * part, dtype=np.float32)
 
 
 def _speed(samples: FloatArray, factor: float) -> FloatArray:

@@ -1,6 +1,5 @@
 """The voice encoder: a small head on statistics of the first layers of Whisper's encoder, and beside it a residual network."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,14 +11,13 @@ from torch.nn import functional
 from models.encoders import whisper_weights
 from models.encoders.mel import SOUND_MAX_S, LogMel, probe
 from models.encoders.spectral import SpectralNetwork
+from models.encoders.whisper_layers import STRIDE, WhisperLayers
 from models.encoders.whisper_mel import MELS
 from models.errors import AudioInputError
 from models.labels import RAVDESS_LABELS, emotion_matrix, prediction_from_emotions
 from models.types import Features, FeatureSequence, FloatArray, Modality, Timed
 
 BATCH_CLIPS = 8
-STRIDE = 2
-"""Rows of the log-mel that one of Whisper's frames stands for."""
 STATISTICS = 3
 CHANGE_FRAMES = 2
 STEP_FRAMES = 8
@@ -62,71 +60,6 @@ class AudioConfig:
             raise ValueError(f"temperature must be in [0.05, 20], not {self.temperature}")
 
 
-class SelfAttention(nn.Module):
-    """Multi-head self-attention; keys have no bias, as in Whisper."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.query = nn.Linear(width, width)
-        self.key = nn.Linear(width, width, bias=False)
-        self.value = nn.Linear(width, width)
-        self.out = nn.Linear(width, width)
-
-    def forward(self, x: Tensor, inside: Tensor) -> Tensor:
-        """Map (B, T, C) to the same; frames where `inside` (B, T) is false are not attended to."""
-        query, key, value = (
-            part(x).unflatten(2, (self.heads, -1)).transpose(1, 2) for part in (self.query, self.key, self.value)
-        )
-        found = functional.scaled_dot_product_attention(query, key, value, attn_mask=inside[:, None, None])
-        attended: Tensor = self.out(found.transpose(1, 2).flatten(2))
-        return attended
-
-
-class EncoderBlock(nn.Module):
-    """A block of Whisper's encoder, named as there: pre-activation residual attention and a network of two layers."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.attn_ln = nn.LayerNorm(width)
-        self.attn = SelfAttention(width, heads)
-        self.mlp_ln = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
-
-    def forward(self, x: Tensor, inside: Tensor) -> Tensor:
-        """Map (B, T, C) to the same."""
-        x = x + self.attn(self.attn_ln(x), inside)
-        added: Tensor = self.mlp(self.mlp_ln(x))
-        return x + added
-
-
-class WhisperLayers(nn.Module):
-    """The first blocks of Whisper's encoder (Radford et al. 2022, arXiv:2212.04356, section 2.2), over a clip's own length.
-
-    Everything behind a clip's end is set to zero before every convolution and not attended to, so that a clip's answer
-    does not depend on its batch mates.
-    """
-
-    def __init__(self, config: AudioConfig) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv1d(MELS, config.width, 3, padding=1)
-        self.conv2 = nn.Conv1d(config.width, config.width, 3, STRIDE, padding=1)
-        self.blocks = nn.ModuleList(EncoderBlock(config.width, config.heads) for _ in range(config.layers))
-
-    def forward(self, log_mel: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Map log-mels (B, T, M) with lengths (B,) to each block's output (B, L, T', C), and which frames are inside (B, T')."""
-        heard = _inside(lengths, log_mel.shape[1])[:, None]
-        x = functional.gelu(self.conv1(log_mel.float().transpose(1, 2) * heard)) * heard
-        x = functional.gelu(self.conv2(x)).transpose(1, 2)
-        x = x + positions(x.shape[1], x.shape[2]).to(x)
-        inside = _inside((lengths + 1) // STRIDE, x.shape[1])
-        found = []
-        for block in self.blocks:
-            x = block(x, inside)
-            found.append(x)
-        return torch.stack(found, dim=1), inside
-
-
 class VoiceNetwork(nn.Module):
     """Log-mels of any length to an embedding and class logits.
 
@@ -141,7 +74,7 @@ class VoiceNetwork(nn.Module):
     def __init__(self, config: AudioConfig) -> None:
         super().__init__()
         size, classes = config.layers * STATISTICS * config.width, len(config.labels)
-        self.whisper = WhisperLayers(config).requires_grad_(requires_grad=False)
+        self.whisper = WhisperLayers(config.width, config.heads, config.layers).requires_grad_(requires_grad=False)
         self.register_buffer("center", torch.zeros(size))
         self.register_buffer("scale", torch.ones(size))
         self.thin = nn.Dropout(0.4 * config.dropout)
@@ -185,18 +118,6 @@ def statistics(frames: Tensor, inside: Tensor) -> Tensor:
     change = change / both.sum(dim=2).clamp_min(1)
     roots = [(one + 1e-12).sqrt() for one in (variance, change)]
     return torch.stack([mean, *roots], dim=2).flatten(1)
-
-
-def positions(frames: int, width: int) -> Tensor:
-    """Whisper's sinusoidal positions (frames, width), which are never learned: sines, then cosines."""
-    half = width // 2
-    rate = torch.exp(-math.log(10_000) / (half - 1 or 1) * torch.arange(half))
-    angle = torch.arange(frames)[:, None] * rate
-    return torch.cat([angle.sin(), angle.cos()], dim=1)
-
-
-def _inside(lengths: Tensor, size: int) -> Tensor:
-    return torch.arange(size, device=lengths.device)[None] < lengths[:, None]
 
 
 def pad(batch: Sequence[LogMel]) -> tuple[Tensor, Tensor]:

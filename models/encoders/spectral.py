@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.encoders.residual import ResidualBlock
+from models.encoders.whisper_layers import inside_of
 from models.encoders.whisper_mel import MELS
 
 
@@ -42,29 +43,25 @@ class SpectralNetwork(nn.Module):
         """Map log-mels (B, T, M), padded to the longest, with lengths (B,), to (B, D) and logits (B, classes)."""
         # The same padding for a clip alone and in a batch: at least one frame, and whole strides.
         x = functional.pad(log_mel.float(), (0, 0, 0, self.stride - log_mel.shape[1] % self.stride))
-        x = _views(x, _mask(lengths, x.shape[1])).contiguous(memory_format=torch.channels_last)
+        x = _views(x, inside_of(lengths, x.shape[1]).float()).contiguous(memory_format=torch.channels_last)
         lengths = (lengths + 1) // 2
         x = functional.relu(self.stem_norm(self.stem(x)))
-        x = x * _mask(lengths, x.shape[2])[:, None, :, None].to(x)
+        x = x * inside_of(lengths, x.shape[2])[:, None, :, None].to(x)
         for stage in self.stages:
             lengths = (lengths + 1) // 2
-            mask = _mask(lengths, x.shape[2] // 2)[:, None, :, None].to(x)
+            mask = inside_of(lengths, x.shape[2] // 2)[:, None, :, None].to(x)
             x = stage(x, mask) * mask
         x = functional.relu(self.bands_norm(self.bands(x)))[..., 0].transpose(1, 2).float()
-        return self._pool(x, _mask(lengths, x.shape[1]))
+        return self._pool(x, inside_of(lengths, x.shape[1]))
 
     def _pool(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Attentive statistics pooling (Okabe et al. 2018, arXiv:1803.10963, section 3), then embedding and head."""
-        score = self.attention(x)[..., 0].masked_fill(mask == 0, -1e4)
+        score = self.attention(x)[..., 0].masked_fill(~mask, -1e4)
         weight = score.softmax(dim=1)[..., None]
         mean = (weight * x).sum(dim=1)
         deviation = ((weight * x**2).sum(dim=1) - mean**2).clamp_min(1e-4).sqrt()
         embedding = functional.relu(self.embed(self.dropout(torch.cat([mean, deviation], dim=1)))).float()
         return embedding, self.head(embedding).float()
-
-
-def _mask(lengths: Tensor, size: int) -> Tensor:
-    return (torch.arange(size, device=lengths.device)[None] < lengths[:, None]).float()
 
 
 def _views(x: Tensor, mask: Tensor) -> Tensor:

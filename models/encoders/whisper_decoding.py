@@ -1,7 +1,7 @@
 """What both engines of Whisper share: the input they take, the language, words and their times, and the gates. Without torch."""
 
 import string
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -144,22 +144,20 @@ def transcribe(
     """
     transcripts = [Transcript("", ENGLISH, (), engine, "no_speech") for _ in batch]
 
-    def decode_in(seconds: int, places: Sequence[int]) -> None:
+    def decoded(seconds: int, places: Sequence[int]) -> Iterator[tuple[int, Transcript]]:
         for first in range(0, len(places), size):
             rows = places[first : first + size]
-            for row, transcript in zip(rows, decode([batch[row] for row in rows], seconds), strict=True):
-                transcripts[row] = transcript
+            yield from zip(rows, decode([batch[row] for row in rows], seconds), strict=True)
 
-    places = heard(batch)
-    windows = {row: window_s(batch[row]) for row in places}
+    windows = {row: window_s(batch[row]) for row in heard(batch)}
     for seconds in WINDOWS_S:
-        decode_in(seconds, [row for row in places if windows[row] == seconds])
-    first_heard = list(transcripts)
-    again = [row for row in places if windows[row] < WINDOW_S and is_unsure(transcripts[row])]
-    decode_in(WINDOW_S, again)
-    for row in again:  # somebody may say a thing twice
-        if first_heard[row].unreliable is None and transcripts[row].unreliable is not None:
-            transcripts[row] = first_heard[row]
+        for row, transcript in decoded(seconds, [row for row, window in windows.items() if window == seconds]):
+            transcripts[row] = transcript
+    again = [row for row, window in windows.items() if window < WINDOW_S and is_unsure(transcripts[row])]
+    for row, transcript in decoded(WINDOW_S, again):
+        # Somebody may say a thing twice: what was believed is not given up for what is not.
+        if transcript.unreliable is None or transcripts[row].unreliable is not None:
+            transcripts[row] = transcript
     return transcripts
 
 

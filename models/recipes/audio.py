@@ -16,7 +16,6 @@ from models.data import ordinary, ravdess, sound
 from models.encoders import audio, mel
 from models.encoders.audio import AudioConfig, VoiceNetwork
 from models.encoders.mel import LogMel
-from models.encoders.whisper_mel import MELS
 from models.errors import AudioInputError
 from models.labels import RAVDESS_LABELS
 from models.metrics import classification
@@ -24,7 +23,6 @@ from models.recipes.recipe import Batch, Recipe, balanced_class_weights
 from models.types import FloatArray
 
 BATCH_CLIPS = 32
-FRAMES_MAX = 191
 ORDINARY_CLIPS = 1
 """How many pieces of speech in which nobody acts, labelled neutral, are added to a batch."""
 CERTAINTY, ORDINARY_CERTAINTY = 0.9, 0.5
@@ -68,7 +66,7 @@ def audio_ravdess(data: Path) -> Recipe:
     """Train the voice network on RAVDESS actors 1-18; actors 19-21 only judge it and fit its temperature.
 
     Whisper's blocks stay as they are: they hear every clip as it is, through a telephone and changed seven times at random
-    (`models.data.sound.augment`). Each pass takes one of these, its statistics and its log-mel, which is changed further (`vary`), and
+    (`models.data.sound.augment`). Each pass takes one of these, its statistics and its log-mel, which is changed further (`models.data.sound.vary`), and
     mixes pairs of clips; a clip of each batch is ordinary speech, called neutral. Both halves of the network learn beside each other,
     each from its own answers. The last epoch is kept.
     """
@@ -143,38 +141,6 @@ def _pooled(network: VoiceNetwork, clips: Sequence[LogMel]) -> FloatArray:
     return found
 
 
-def vary(log_mel: LogMel, rng: np.random.Generator) -> FloatArray:
-    """At most 191 rows from a random place of a log-mel (T, 80), changed as another speaker, line and moment would.
-
-    Pace 0.85 to 1.18, pitch and formants by up to 3 mel bands, a smooth colour within 4 dB; then two bands of up to 12
-    mels and two moments of up to 0.25 s are flattened to the mean (SpecAugment; Park et al. 2019, arXiv:1904.08779).
-    """
-    pace, shift = rng.uniform(0.85, 1.18), rng.uniform(-3, 3)
-    frames = min(FRAMES_MAX, int(len(log_mel) / pace))
-    first = rng.uniform(0, max(0.0, len(log_mel) - 1 - frames * pace))
-    x: FloatArray = _interpolated(log_mel.astype(np.float32), first + pace * np.arange(frames), axis=0)
-    x = _interpolated(x, np.arange(MELS) + shift, axis=1)
-    # Whisper's log-mels count 40 dB as 1.
-    colour = np.interp(np.linspace(0, 4, MELS), np.arange(5), rng.uniform(-0.1, 0.1, 5))
-    x = np.maximum(x + colour.astype(np.float32), x.min())
-    mean = x.mean()
-    for _ in range(2):
-        band, moment = int(rng.integers(0, 13)), int(rng.integers(0, 26))
-        low, start = int(rng.integers(0, MELS - band)), int(rng.integers(0, max(1, len(x) - moment)))
-        x[:, low : low + band] = mean
-        x[start : start + moment] = mean
-    return x
-
-
-def _interpolated(x: FloatArray, places: FloatArray | NDArray[np.float64], axis: int) -> FloatArray:
-    """Values of `x` at fractional places along an axis, the edges repeated outside."""
-    places = places.clip(0, x.shape[axis] - 1)
-    low = places.astype(np.int64)
-    high = np.minimum(low + 1, x.shape[axis] - 1)
-    part = np.expand_dims((places - low).astype(np.float32), 1 - axis)
-    return np.asarray(x.take(low, axis) * (1 - part) + x.take(high, axis) * part, dtype=np.float32)
-
-
 def loss(model: nn.Module, batch: Batch, weight: Tensor) -> Tensor:
     """Cross-entropy of each half with the blends' targets, added; `weight` (classes,)."""
     _, logits = cast("VoiceNetwork", model).halves(batch["pooled"], batch["log_mel"], batch["lengths"])
@@ -231,7 +197,8 @@ def batches(voices: Voices, rows: NDArray[np.int64], rng: np.random.Generator) -
             drawn = np.concatenate([acted, rng.choice(everyday, min(ORDINARY_CLIPS, len(everyday)))]).astype(np.int64)
             version = rng.integers(len(voices.versions), size=len(drawn))
             log_mels = [
-                vary(voices.log_mels[one][row], rng) for one, row in zip(version.tolist(), drawn.tolist(), strict=True)
+                sound.vary(voices.log_mels[one][row], rng)
+                for one, row in zip(version.tolist(), drawn.tolist(), strict=True)
             ]
             yield _mixed(voices.versions[version, drawn], log_mels, _targets(voices, drawn), rng)
 

@@ -16,6 +16,7 @@ from models.data.faces import Faces
 from models.encoders.video import FaceNetwork, VideoConfig, VideoEncoder
 from models.metrics import classification
 from models.recipes.recipe import Batch, Recipe
+from models.types import FloatArray
 
 START, START_SHA256 = "video_start.safetensors", "72326cb3380851bd5ca7715883ba179c61061a133b28355986feb9c2ac806549"
 """Where the training starts, in the data folder: the face network of commit ff5e0b9, trained on the same faces for 78 epochs
@@ -42,19 +43,13 @@ def video_fer2013(data: Path) -> Recipe:
     faces, held_out = fer2013.read(data, "train"), fer2013.read(data, "public_test")
     config = VideoConfig()
 
-    judged = np.empty(0, np.float32)
-
-    def validated(model: nn.Module) -> dict[str, float]:
-        nonlocal judged
+    def judged(model: nn.Module) -> FloatArray:
         encoder = VideoEncoder(cast("FaceNetwork", model), config, name="video")
-        judged = encoder.classify(list(held_out.pictures[:, None]))
-        return classification(held_out.labels, judged.argmax(axis=1), len(config.labels))
+        return encoder.classify(list(held_out.pictures[:, None]))
 
-    def calibrated(_: nn.Module) -> VideoConfig:
-        # An epoch is kept after it was validated: the faces need not be judged again.
-        return replace(
-            config, temperature=temperature(torch.from_numpy(judged).log(), torch.from_numpy(held_out.labels))
-        )
+    def calibrated(model: nn.Module) -> VideoConfig:
+        logits = torch.from_numpy(judged(model)).log()
+        return replace(config, temperature=temperature(logits, torch.from_numpy(held_out.labels)))
 
     return Recipe(
         name="video",
@@ -63,7 +58,7 @@ def video_fer2013(data: Path) -> Recipe:
         batches=lambda rng: batches(faces, rng),
         steps_per_epoch=len(faces.labels) // BATCH_FACES,
         loss=loss,
-        validate=validated,
+        validate=lambda model: classification(held_out.labels, judged(model).argmax(axis=1), len(config.labels)),
         metric="accuracy",
         epochs=12,
         learning_rate=1e-3,

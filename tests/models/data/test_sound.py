@@ -40,3 +40,17 @@ def test_augmented_sound_is_finite_within_range_and_repeats_with_its_seed(seed: 
     assert 0.02 < np.abs(changed).max() <= 1.1
     assert 0.8 * len(samples) < len(changed) < 1.2 * len(samples)
     np.testing.assert_array_equal(changed, sound.augment(samples, np.random.default_rng(seed)))
+
+
+@pytest.mark.parametrize("rows", [20, 150, 2000])
+def test_a_varied_log_mel_stays_within_its_range_and_a_crop(rows: int) -> None:
+    rng = np.random.default_rng(rows)
+    log_mel = rng.uniform(-1, 1, (rows, 80)).astype(np.float16)
+
+    found = [sound.vary(log_mel, rng) for _ in range(20)]
+
+    for one in found:
+        assert 0.8 * min(rows, sound.FRAMES_MAX) <= len(one) <= min(sound.FRAMES_MAX, 1.2 * rows)
+        assert one.shape[1] == 80
+        assert -1.1 <= one.min() <= one.max() <= 1.1
+    assert len({one.tobytes() for one in found}) == 20

@@ -17,12 +17,12 @@ from models.encoders.audio import (
     AudioConfig,
     AudioEncoder,
     VoiceNetwork,
-    WhisperLayers,
     int8_keys,
     pretrained,
     statistics,
 )
 from models.encoders.mel import LogMel, prepare
+from models.encoders.whisper_layers import WhisperLayers
 from models.errors import AudioInputError, CheckpointError
 from models.families import load_as
 from models.types import Modality
@@ -47,7 +47,7 @@ def encoder() -> AudioEncoder:
 def test_the_blocks_are_those_of_openai_whisper_on_its_own_window(width: int, heads: int, layers: int) -> None:
     torch.manual_seed(0)
     reference = WhisperEncoder(80, 1500, width, heads, layers)
-    mine = WhisperLayers(AudioConfig(width=width, heads=heads, layers=layers))
+    mine = WhisperLayers(width, heads, layers)
     weights = {key: value for key, value in reference.state_dict().items() if "ln_post" not in key}
     positional = weights.pop("positional_embedding")
     mine.load_state_dict(weights)
