@@ -31,6 +31,7 @@ BARS = "▁▂▃▄▅▆▇█"
 NO_SCORE = "·"
 PULL_MIN_SCORE = 0.005
 """A smaller pull would be shown as 0.00."""
+CONTRIBUTIONS = "words, voice, face: the score less what it would be without them"
 NEUTRAL_BAND = 0.25
 """Scores nearer to 0 than this are shown without a colour."""
 
@@ -101,7 +102,7 @@ def interim(text: InterimText) -> RenderableType:
 
 def transcript(results: Sequence[UtteranceSentiment]) -> Table:
     """A call's utterances as a table, one a row."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold", caption=CONTRIBUTIONS, caption_justify="left")
     table.add_column("time", justify="right")
     table.add_column("who")
     table.add_column("said", ratio=1, min_width=12)

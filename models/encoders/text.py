@@ -57,7 +57,8 @@ class TextConfig:
         participants: Whom it tells apart, each with a piece of its own (`mark_of`) that stands before the judged text;
             empty: it is not told who speaks, as in weights from before 2026-11-28.
         languages: Whose words it has learned, as a transcript names them.
-        coherent: Its two heads answer together (`models.coherence`); False: each by itself, as in weights from before 2026-11-30.
+        coherent: Its two heads, trained each by itself, answer together (`models.coherence`); False: each by itself, as in weights
+            from before 2026-11-30.
         emotion_temperature: What emotion logits are divided by before the softmax (Guo et al. 2017, arXiv:1706.04599, section 4.2).
         polarity_temperature: Likewise.
     """
@@ -163,7 +164,9 @@ class TextNetwork(nn.Module):
         embedding = (x * weight).sum(dim=1) / weight.sum(dim=1).clamp_min(1)
         y = self.dropout(embedding)
         emotion, polarity = self.emotion(y), self.polarity(y)
-        return embedding, *(answered_together(emotion, polarity) if self.coherent else (emotion, polarity))
+        return embedding, *(
+            answered_together(emotion, polarity) if self.coherent and not self.training else (emotion, polarity)
+        )
 
 
 def _embedding(rows: int, width: int) -> nn.Embedding:

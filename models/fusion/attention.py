@@ -142,7 +142,7 @@ class FusionNetwork(nn.Module):
         """
         logits, weight = self.logits(embeddings, answers, present)
         emotion, polarity = torch.split(logits, [len(EMOTIONS), len(POLARITIES)], dim=1)
-        if self.coherent:
+        if self.coherent and not self.training:
             emotion, polarity = answered_together(emotion, polarity)
         return emotion, polarity, weight
 

@@ -134,7 +134,7 @@ def _course(subject: ParticipantSummary, *, final: bool) -> str:
     left = "ended" if subject.participant is Participant.MIXED else "left"
     after = _feeling(turn.score_after)
     end = f"{left} {after}" if final else f"is {after} now"
-    return f"{who} was {_feeling(turn.score_before)} from the start, turned at {when}, and {end}."
+    return f"{who} was {_feeling(turn.score_before)}, turned at {when}, and {end}."
 
 
 def _feeling(score: float) -> str:

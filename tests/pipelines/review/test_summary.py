@@ -82,7 +82,7 @@ def test_the_headline_tells_who_was_unhappy_when_it_turned_and_what_showed_it() 
     summary = summarise(mended_call(), final=True)
 
     assert summary.headline == (
-        "The customer was unhappy from the start, turned at 0:41 after “I have refunded you the whole amount”, "
+        "The customer was unhappy, turned at 0:41 after “I have refunded you the whole amount”, "
         "and left content. It showed most in the voice."
     )
     assert summary.unhappy == (CUSTOMER,)
@@ -161,7 +161,7 @@ def test_words_of_an_unreliable_transcript_are_not_quoted() -> None:
 
     summary = summarise(results, final=True)
 
-    assert summary.headline == "The customer was unhappy from the start, turned at 0:02, and left content."
+    assert summary.headline == "The customer was unhappy, turned at 0:02, and left content."
     assert summary.participants[0].most_negative is not None
     assert summary.participants[0].most_negative.words is None
 
