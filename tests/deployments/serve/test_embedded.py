@@ -3,11 +3,12 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import redis
 
-from deployments.serve import WITHOUT_PANDAS
+from deployments.serve import WITHOUT_PANDAS, pandas_kept_out
 from deployments.serve.embedded import delete_embedded_store, embedded_redis
 from pipelines.errors import StoreUnavailableError
 from pipelines.settings import Settings
@@ -46,3 +47,19 @@ print("pandas.core" in sys.modules, "pyarrow" in sys.modules)
 """
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert found.stdout == "False False\n"
+
+
+@pytest.mark.parametrize("there_before", [False, True])
+def test_pandas_is_kept_out_for_a_while_and_never_taken_away(
+    monkeypatch: pytest.MonkeyPatch, *, there_before: bool
+) -> None:
+    monkeypatch.delitem(sys.modules, "pandas", raising=False)
+    own = ModuleType("pandas")
+    if there_before:
+        monkeypatch.setitem(sys.modules, "pandas", own)
+
+    with pandas_kept_out():
+        inside = sys.modules["pandas"]
+
+    assert inside is (own if there_before else None)
+    assert sys.modules.get("pandas") is (own if there_before else None)
