@@ -17,7 +17,6 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.coherence import answered_together
 from models.encoders.words import SpokenText, prepare
 from models.errors import TextInputError
 from models.labels import score_of
@@ -57,8 +56,6 @@ class TextConfig:
         participants: Whom it tells apart, each with a piece of its own (`mark_of`) that stands before the judged text;
             empty: it is not told who speaks, as in weights from before 2026-11-28.
         languages: Whose words it has learned, as a transcript names them.
-        coherent: Its two heads, trained each by itself, answer together (`models.coherence`); False: each by itself, as in weights
-            from before 2026-11-30.
         emotion_temperature: What emotion logits are divided by before the softmax (Guo et al. 2017, arXiv:1706.04599, section 4.2).
         polarity_temperature: Likewise.
     """
@@ -72,7 +69,6 @@ class TextConfig:
     dropout: float = 0.1
     participants: tuple[str, ...] = ()
     languages: tuple[str, ...] = ("en",)
-    coherent: bool = False
     emotion_temperature: float = 1.0
     polarity_temperature: float = 1.0
 
@@ -138,7 +134,6 @@ class TextNetwork(nn.Module):
         self.places = _embedding(config.pieces_max, config.width)
         self.norm = nn.LayerNorm(config.width, eps=1e-12)
         self.dropout = nn.Dropout(config.dropout)
-        self.coherent = config.coherent
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.emotion = nn.Linear(config.width, len(EMOTIONS))
         self.polarity = nn.Linear(config.width, len(POLARITIES))
@@ -163,10 +158,7 @@ class TextNetwork(nn.Module):
         weight = judged.unsqueeze(-1).to(x.dtype)
         embedding = (x * weight).sum(dim=1) / weight.sum(dim=1).clamp_min(1)
         y = self.dropout(embedding)
-        emotion, polarity = self.emotion(y), self.polarity(y)
-        return embedding, *(
-            answered_together(emotion, polarity) if self.coherent and not self.training else (emotion, polarity)
-        )
+        return embedding, self.emotion(y), self.polarity(y)
 
 
 def _embedding(rows: int, width: int) -> nn.Embedding:

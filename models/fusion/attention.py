@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.coherence import answered_together
 from models.errors import FusionInputError
 from models.labels import score_of
 from models.types import (
@@ -67,8 +66,6 @@ class FusionConfig:
         dropout: On embeddings and inside the block, while training.
         emotion_temperature: What emotion logits are divided by before the softmax (Guo et al. 2017, arXiv:1706.04599, section 4.2).
         polarity_temperature: Likewise.
-        coherent: Emotion and polarity are answered together (`models.coherence`); False: each by itself, as in weights from before
-            2026-11-30.
     """
 
     embeddings: tuple[int, ...] = (128, 128, 384)
@@ -77,7 +74,6 @@ class FusionConfig:
     dropout: float = 0.3
     emotion_temperature: float = 1.0
     polarity_temperature: float = 1.0
-    coherent: bool = False
 
     def __post_init__(self) -> None:
         if len(self.embeddings) != len(MODALITIES) or not all(1 <= size <= 8192 for size in self.embeddings):
@@ -104,7 +100,6 @@ class FusionNetwork(nn.Module):
     def __init__(self, config: Shape) -> None:
         super().__init__()
         self.heads = config.heads
-        self.coherent = isinstance(config, FusionConfig) and config.coherent
         self.embed = nn.ModuleList(
             nn.Sequential(
                 nn.LayerNorm(size, elementwise_affine=False),
@@ -142,8 +137,6 @@ class FusionNetwork(nn.Module):
         """
         logits, weight = self.logits(embeddings, answers, present)
         emotion, polarity = torch.split(logits, [len(EMOTIONS), len(POLARITIES)], dim=1)
-        if self.coherent and not self.training:
-            emotion, polarity = answered_together(emotion, polarity)
         return emotion, polarity, weight
 
     def logits(self, embeddings: Sequence[Tensor], answers: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:

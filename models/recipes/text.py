@@ -211,9 +211,8 @@ def text_multitask(data: Path) -> Recipe:
     """Train the text network on MELD, airline tweets, GoEmotions, service dialogues and made sentences, from MiniLM.
 
     Of the vocabulary 18,000 pieces are kept, and who speaks is told. Tweets, 63 % complaints, are easily told from talk by
-    their topic, so the head may learn their balance; comments are not, and are brought to the balance of MELD. The two
-    heads learn each by itself and answer together: trained together each learned less. The epoch with the best mean of four
-    figures is kept.
+    their topic, so the head may learn their balance; comments are not, and are brought to the balance of MELD. The epoch
+    with the best mean of four figures is kept.
     """
     talk = meld.read(data, "train")
     portions = [
@@ -230,7 +229,7 @@ def text_multitask(data: Path) -> Recipe:
     }
     texts = [prepare(text) for portion in portions for text in portion.sentences.texts]
     vocabulary = minilm.choose_vocabulary(texts, participants=PARTICIPANTS)
-    config = TextConfig(vocabulary=vocabulary, participants=PARTICIPANTS, coherent=True)
+    config = TextConfig(vocabulary=vocabulary, participants=PARTICIPANTS)
     tokenizer = PieceTokenizer(config)
 
     def judge(model: nn.Module) -> dict[str, float]:

@@ -11,7 +11,7 @@ from models.encoders.text import SPECIAL, PieceTokenizer, TextConfig, TextEncode
 from models.encoders.words import SpokenText, prepare
 from models.errors import TextInputError
 from models.families import load_as
-from models.types import EMOTIONS, POLARITIES, Modality
+from models.types import Modality
 
 LETTERS = tuple(string.ascii_lowercase)
 VOCABULARY = (*SPECIAL, *LETTERS, *(f"##{letter}" for letter in LETTERS), "'", "hello", "there", "thank")
@@ -110,22 +110,6 @@ def test_a_higher_temperature_makes_one_head_less_sure(encoder: TextEncoder) -> 
 
     assert unsure.polarity.max() < sure.polarity.max()
     np.testing.assert_allclose(unsure.emotion, sure.emotion, atol=1e-6)
-
-
-@pytest.mark.parametrize(("coherent", "polarity"), [(True, "negative"), (False, "neutral")])
-def test_of_two_heads_that_answer_together_the_sure_one_leads(polarity: str, *, coherent: bool) -> None:
-    config = replace(TINY, coherent=coherent)
-    network = TextNetwork(config).eval()
-    with torch.no_grad():
-        for head in (network.emotion, network.polarity):
-            head.weight.zero_()
-            head.bias.zero_()
-        network.emotion.bias[EMOTIONS.index("anger")] = 6.0
-        network.polarity.bias[POLARITIES.index("neutral")] = 0.2
-
-    (found,) = TextEncoder(network, config, name="tiny").encode(["hello"])
-
-    assert POLARITIES[int(found.prediction.polarity.argmax())] == polarity
 
 
 def test_no_text_gives_no_features(encoder: TextEncoder) -> None:

@@ -1,5 +1,4 @@
 from collections.abc import Mapping
-from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -121,17 +120,6 @@ def test_before_training_one_modality_is_passed_on_and_agreement_reinforces() ->
     np.testing.assert_allclose(alone.emotion, text[Modality.TEXT].prediction.emotion, atol=1e-5)
     assert together.emotion[EMOTIONS.index("anger")] > alone.emotion[EMOTIONS.index("anger")]
     assert together.score < alone.score < 0
-
-
-def test_emotion_and_polarity_are_answered_together_where_the_weights_say_so() -> None:
-    config = replace(TINY, coherent=True)
-    said = {Modality.TEXT: features(Modality.TEXT, emotion="anger", polarity="neutral")}
-    apart, together = (
-        AttentionFusion(FusionNetwork(one), one, name="fresh").fuse([said])[0].prediction for one in (TINY, config)
-    )
-
-    assert together.polarity[POLARITIES.index("negative")] > apart.polarity[POLARITIES.index("negative")]
-    assert together.emotion.sum() == pytest.approx(1, abs=1e-5)
 
 
 def test_nothing_to_fuse_is_refused_and_an_empty_batch_is_empty(fusion: AttentionFusion) -> None:

@@ -76,10 +76,9 @@ def test_rows_of_a_set_with_a_reference_carry_how_its_balance_differs() -> None:
     assert {tuple(row) for row in rows.tolist()} == {(0.0, 0.0, 0.0), tuple(wanted.tolist())}
 
 
-@pytest.mark.parametrize("coherent", [False, True])
-def test_a_row_without_emotion_says_nothing_to_the_emotion_head(*, coherent: bool) -> None:
+def test_a_row_without_emotion_says_nothing_to_the_emotion_head() -> None:
     torch.manual_seed(0)
-    network = TextNetwork(replace(CONFIG, coherent=coherent))
+    network = TextNetwork(CONFIG)
     (batch,) = batches([Portion(WRITTEN, per_epoch=30)], READER, np.random.default_rng(0))
     loss(network, batch).backward()  # type: ignore[no-untyped-call]  # torch ships no type
     assert network.emotion.weight.grad is not None
