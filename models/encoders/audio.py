@@ -83,9 +83,8 @@ class VoiceNetwork(nn.Module):
         self.head = nn.Linear(config.embedding, classes)
         self.spectral = SpectralNetwork(config.widths, config.embedding, 0.8 * config.dropout, classes)
 
-    def forward(self, log_mel: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Map log-mels (B, T, M), padded to the longest, with lengths (B,), to (B, D) and logits (B, classes)."""
-        pooled = statistics(*self.frames(log_mel, lengths))
+    def forward(self, pooled: Tensor, log_mel: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Map `statistics` of log-mels (B, T, M), padded to the longest, with lengths (B,), to (B, D) and logits (B, classes)."""
         embedding, logits = self.halves(pooled, log_mel, lengths)
         return embedding, logits.mean(dim=0)
 
@@ -217,8 +216,8 @@ class AudioEncoder:
             padded, lengths = pad([clips[row] for row in rows])
             padded, lengths = padded.to(self._device), lengths.to(self._device)
             frames, inside = self._network.frames(padded, lengths)
-            embedding, logits = self._network.halves(statistics(frames, inside), padded, lengths)
-            probabilities = (logits.mean(dim=0) / self._temperature).softmax(dim=1).cpu().numpy()
+            embedding, logits = self._network(statistics(frames, inside), padded, lengths)
+            probabilities = (logits / self._temperature).softmax(dim=1).cpu().numpy()
             sequences = [self._sequence(batch[row], frames[place]) for place, row in enumerate(rows)]
             columns = (embedding.float().cpu().numpy(), probabilities, sequences)
             answers.update(zip(rows, zip(*columns, strict=True), strict=True))

@@ -179,8 +179,7 @@ class Validation:
             logits = torch.zeros(len(clips), len(self.config.labels))
             for rows in np.array_split(order, -(-len(order) // POOLED_CLIPS)):
                 given = (pooled[rows], *audio.pad([clips[row] for row in rows]))
-                halves = cast("VoiceNetwork", model).halves(*(one.to(device) for one in given))[1]
-                logits[rows] = halves.mean(dim=0).cpu()
+                logits[rows] = model(*(one.to(device) for one in given))[1].cpu()
             found.append(logits)
         return found
 

@@ -95,11 +95,10 @@ def test_the_answer_is_the_mean_of_two_halves_and_the_embedding_holds_both(encod
     log_mel = torch.randn(2, 60, 80, generator=torch.Generator().manual_seed(0))
     lengths = torch.tensor([60, 31])
     with torch.inference_mode():
-        embedding, logits = encoder._network(log_mel, lengths)
-        own, halves = (
-            encoder._network.spectral(log_mel, lengths)[0],
-            encoder._network.halves(statistics(*encoder._network.frames(log_mel, lengths)), log_mel, lengths)[1],
-        )
+        pooled = statistics(*encoder._network.frames(log_mel, lengths))
+        embedding, logits = encoder._network(pooled, log_mel, lengths)
+        own = encoder._network.spectral(log_mel, lengths)[0]
+        halves = encoder._network.halves(pooled, log_mel, lengths)[1]
 
     torch.testing.assert_close(logits, halves.mean(dim=0))
     torch.testing.assert_close(embedding[:, 5:], own)
