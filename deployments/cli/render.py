@@ -31,7 +31,7 @@ BARS = "▁▂▃▄▅▆▇█"
 NO_SCORE = "·"
 PULL_MIN_SCORE = 0.005
 """A smaller pull would be shown as 0.00."""
-CONTRIBUTIONS = "words, voice, face: the score less what it would be without them"
+CONTRIBUTIONS = "words, voice, face: of each, the score less what it would be without it"
 NEUTRAL_BAND = 0.25
 """Scores nearer to 0 than this are shown without a colour."""
 

@@ -74,7 +74,7 @@ def train(
         what = "recipe with folds" if folds else "recipe"
         raise CommandError(f"no {what} {recipe!r}: choose one of {names}", EXIT_USAGE)
     _needs(data)
-    stderr().print(f"reading {data} (up to some minutes where sounds and faces are prepared)")
+    stderr().print(f"preparing {recipe} from {data} (this may take minutes)", soft_wrap=True)
     with _model_errors():
         if workers > 1:
             from deployments.serve import training as scaled  # noqa: PLC0415  # Ray, which one worker does not need

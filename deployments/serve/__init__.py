@@ -9,7 +9,7 @@ WITHOUT_PANDAS = "deployments.serve.keep_pandas_out"
 
 
 def keep_pandas_out() -> None:
-    """Let no import find pandas in this process: Serve would take 35 MB for it, to write data frames as JSON.
+    """Let no import find pandas in this process: Serve would take it in (and pyarrow with it), to write data frames as JSON.
 
     A network of one's own that needs pandas is therefore not for the embedded system.
     """

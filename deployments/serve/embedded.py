@@ -27,14 +27,16 @@ RAY_ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.serve.back_pressure:middlewares",
-    # Serve would kill its proxy after 5 s and give up after three such tries: a busy laptop takes longer.
+    # Serve replaces a proxy that is not ready in three checks of 5 s; on a busy laptop every new one would be late, too, until
+    # the 60 s are over that Serve waits in all.
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
-    # No process is kept for tasks, which there are none of (80 MB).
+    # No idle process is kept for tasks: there are none.
     "RAY_num_workers_soft_limit": "0",
-    # glibc would give every thread of a process memory of its own to hold on to (20 to 30 MB a replica).
+    # Else glibc gives every thread of a process memory of its own to hold on to.
     "MALLOC_ARENA_MAX": "2",
 }
-"""What the processes of Ray are started with, where the environment does not say otherwise."""
+"""What the processes of Ray are started with, where the environment does not say otherwise; what the last two spare is in
+docs/architecture.md#ray-serve-and-kafka-measured."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,7 +61,7 @@ class AudioConfig:
 
 
 class VoiceNetwork(nn.Module):
-    """Log-mels of any length to an embedding and class logits.
+    """Log-mels of any length, and the statistics of their Whisper frames, to an embedding and class logits.
 
     Two halves that err differently are heard together: one judges statistics of Whisper's frames, the other, `spectral`, was
     trained from nothing. Their logits are averaged, their embeddings lie side by side, D = 2 * `embedding`.

@@ -7,6 +7,7 @@ from typing import cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -22,10 +23,10 @@ from models.types import FloatArray
 START, START_SHA256 = "video_start.safetensors", "da35c18d362251190366de09982e5dc3d43128580a4f38a16dc76c0cb71bebb4"
 """Where the training starts, in the data folder, and who teaches it: the face network of commit 18368a8, trained on the same faces for
 90 epochs. `git show 18368a8:models/bundles/embedded/video.safetensors > DATA/video_start.safetensors`."""
-TAUGHT_SHARE = 0.5
-"""Of a face's target: what the network of `START` says of it; the rest is its label. People agree with FER2013's labels about 65 % of
-the time (Goodfellow et al. 2013, arXiv:1307.0414, section 3), and a network that has not learned them by heart says where they are
-doubtful (Furlanello et al. 2018, arXiv:1805.04770)."""
+TEACHER_SHARE = 0.5
+"""Of a face's target: what the network of `START` says of it, at temperature 1; the rest is its label. Self-distillation (Furlanello
+et al. 2018, arXiv:1805.04770): people agree with FER2013's labels about 65 % of the time (Goodfellow et al. 2013,
+arXiv:1307.0414, section 3), and the teacher says where they are doubtful."""
 BATCH_FACES = 128
 LARGE_FILTER = 50_000
 FACES_POOLED = 4
@@ -47,10 +48,9 @@ def video_fer2013(data: Path) -> Recipe:
     """Train the face network further on FER2013 `train`, from `START`, choosing the epoch on `public_test`."""
     faces, held_out = fer2013.read(data, "train"), fer2013.read(data, "public_test")
     config = VideoConfig()
-    said = VideoEncoder(started(config, data / START), config, name="video").classify(list(faces.pictures[:, None]))
-    targets = TAUGHT_SHARE * torch.from_numpy(said) + (1 - TAUGHT_SHARE) * functional.one_hot(
-        torch.from_numpy(faces.labels), len(config.labels)
-    )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    teacher = VideoEncoder(started(config, data / START), config, name="teacher", device=device)
+    targets = softened(faces.labels, teacher.classify(list(faces.pictures[:, None])))
 
     def judged(model: nn.Module) -> FloatArray:
         encoder = VideoEncoder(cast("FaceNetwork", model), config, name="video")
@@ -86,8 +86,14 @@ def video_fer2013(data: Path) -> Recipe:
     )
 
 
+def softened(labels: NDArray[np.int64], probabilities: FloatArray) -> Tensor:
+    """Targets (N, classes): `TEACHER_SHARE` of the teacher's probabilities (N, classes), the rest the label (N,)."""
+    hard = functional.one_hot(torch.from_numpy(labels), probabilities.shape[1])
+    return TEACHER_SHARE * torch.from_numpy(probabilities) + (1 - TEACHER_SHARE) * hard
+
+
 def int8_keys(config: VideoConfig) -> frozenset[str]:
-    """The large filters, nine tenths of the file: in 8 bits they cost 0.1 points of accuracy (models/cards/video.md)."""
+    """The large filters, nine tenths of the file: in 8 bits they change accuracy by 0.1 points (models/cards/video.md)."""
     parameters = FaceNetwork(config).named_parameters()
     return frozenset(key for key, value in parameters if value.dim() == 4 and value.numel() > LARGE_FILTER)
 

@@ -28,7 +28,6 @@ def test_the_debug_recipe_learns_and_says_how_it_went(tmp_path: Path) -> None:
     assert results == json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["kept"]["accuracy"] >= 0.95
     assert results["seed"] == 3
-    assert results["seconds"] >= 0  # to a tenth: a fast machine needs less
     assert results["machine"]["torch"] == torch.__version__
     assert len(results["history"]) == results["epochs"] == 12
     assert metadata.about["validation"]["accuracy"] == results["kept"]["accuracy"]

@@ -42,6 +42,7 @@ def test_a_transcript_has_a_row_for_every_utterance() -> None:
     assert "nobody helps me" in shown
     assert "thank you so much" in shown
     assert "+1.9" in shown
+    assert "the score less what it would be without it" in shown
 
 
 def test_words_that_may_not_be_believed_come_with_their_reason() -> None:

@@ -1,5 +1,6 @@
 """The embedded Redis and the analyser in one process; the whole embedded system is started by tests/integration."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import redis
 
 from deployments.serve import WITHOUT_PANDAS, pandas_kept_out
-from deployments.serve.embedded import delete_embedded_store, embedded_redis
+from deployments.serve.embedded import RAY_ENVIRONMENT, delete_embedded_store, embedded_redis
 from pipelines.errors import StoreUnavailableError
 from pipelines.settings import Settings
 
@@ -63,3 +64,19 @@ def test_pandas_is_kept_out_for_a_while_and_never_taken_away(
 
     assert inside is (own if there_before else None)
     assert sys.modules.get("pandas") is (own if there_before else None)
+
+
+def test_what_ray_is_started_with_is_what_serve_reads() -> None:
+    script = """
+from deployments.serve.back_pressure import middlewares
+from ray.serve._private import constants
+print(constants.PROXY_READY_CHECK_TIMEOUT_S, constants.RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH)
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, **RAY_ENVIRONMENT},
+    )
+    assert found.stdout == "60.0 deployments.serve.back_pressure:middlewares\n"
