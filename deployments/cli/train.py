@@ -74,7 +74,8 @@ def train(
         what = "recipe with folds" if folds else "recipe"
         raise CommandError(f"no {what} {recipe!r}: choose one of {names}", EXIT_USAGE)
     _needs(data)
-    stderr().print(f"preparing {recipe} from {data} (this may take minutes)", soft_wrap=True)
+    if stderr().is_terminal:  # in a log an expected error is the only line
+        stderr().print(f"preparing {recipe} from {data} (this may take minutes)", soft_wrap=True)
     with _model_errors():
         if workers > 1:
             from deployments.serve import training as scaled  # noqa: PLC0415  # Ray, which one worker does not need

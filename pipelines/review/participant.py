@@ -5,11 +5,13 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
+from models.types import NEUTRAL_SCORE_MAX
 from pipelines.types import Participant, ResultModel, Score, UtteranceSentiment
 
 QUARTERS = 4
-FEELING_SCORE = 0.5
-"""A mean score at or beyond this distance from 0 is a feeling: unhappy below, content above, calm between."""
+FEELING_SCORE = NEUTRAL_SCORE_MAX
+"""A mean score beyond this distance from 0 is a feeling: unhappy below, content above, calm between. The score of a neutral answer
+goes up to it (`models.types.NEUTRAL_SCORE_MAX`), and who was neutral throughout was calm."""
 TURN_MIN_SCORE = 0.6
 """A change of mean score smaller than this is no turn."""
 WORDS_MAX_CHARS = 80
@@ -81,7 +83,7 @@ def participant_summary(
         most_negative=_moment(min(scored, key=score_of, default=None)),
         most_positive=_moment(max(scored, key=score_of, default=None)),
         turn=turn,
-        unhappy=any(phase is not None and phase <= -FEELING_SCORE for phase in phases),
+        unhappy=any(phase is not None and phase < -FEELING_SCORE for phase in phases),
     )
 
 

@@ -138,7 +138,7 @@ def _course(subject: ParticipantSummary, *, final: bool) -> str:
 
 
 def _feeling(score: float) -> str:
-    if abs(score) < FEELING_SCORE:
+    if abs(score) <= FEELING_SCORE:
         return "calm"
     return "content" if score > 0 else "unhappy"
 

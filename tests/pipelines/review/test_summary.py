@@ -128,6 +128,14 @@ def test_one_odd_remark_is_no_turn() -> None:
     assert summary.headline == "The customer was calm throughout."
 
 
+@pytest.mark.parametrize(("score", "feeling"), [(-0.5, "calm"), (0.5, "calm"), (-0.51, "unhappy"), (0.51, "content")])
+def test_who_was_neutral_throughout_was_calm(score: float, feeling: str) -> None:
+    summary = summarise([said(CUSTOMER, 0, 1_000, score, pulls={Modality.VIDEO: score})], final=True)
+
+    assert summary.headline.startswith(f"The customer was {feeling}.")
+    assert (summary.unhappy == (CUSTOMER,)) == (feeling == "unhappy")
+
+
 def test_silence_is_when_neither_speaks_and_the_same_speech_in_two_streams_counts_once() -> None:
     phone, webcam = said(CUSTOMER, 1_000, 4_000), said(CUSTOMER, 1_500, 4_500)
 
