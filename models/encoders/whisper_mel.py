@@ -3,6 +3,7 @@
 from functools import cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.types import SAMPLE_RATE_HZ, FloatArray
 
@@ -32,13 +33,14 @@ def log_mel(sound: FloatArray, rows: int | None = None) -> FloatArray:
     )
     window = np.hanning(WINDOW_SAMPLES + 1)[:-1].astype(np.float32)
     power = np.abs(np.fft.rfft(frames[::HOP_SAMPLES][:size] * window)) ** 2
-    decades = np.log10((power.astype(np.float32) @ _mel_filters()).clip(POWER_MIN))
+    # Sums in 64 bits: in 32 they differ with the processor's kernels of matrix products, and Whisper's commas with them.
+    decades = np.log10((power.astype(np.float64) @ _mel_filters()).clip(POWER_MIN))
     decades = np.pad(decades, ((0, size - len(decades)), (0, 0)), mode="edge")
     return np.asarray((np.maximum(decades, decades.max() - RANGE) + 4) / 4, dtype=np.float32)
 
 
 @cache
-def _mel_filters() -> FloatArray:
+def _mel_filters() -> NDArray[np.float64]:
     """Triangles (201, 80) of equal area, evenly spaced on Slaney's mel scale from 0 to 8000 Hz, as in Whisper's `mel_filters.npz`.
 
     The scale is linear up to 1000 Hz (15 mel) and logarithmic above, 27 steps to a factor of 6.4 (Slaney 1998, Auditory
@@ -52,4 +54,4 @@ def _mel_filters() -> FloatArray:
     rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
     falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
     area = 2 / (edges[2:] - edges[:-2])
-    return np.asarray(np.minimum(rising, falling).clip(0) * area, dtype=np.float32)
+    return np.asarray((np.minimum(rising, falling).clip(0) * area).astype(np.float32), dtype=np.float64)

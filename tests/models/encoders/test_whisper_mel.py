@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -23,3 +27,22 @@ def test_silence_after_a_sound_is_that_of_openai_whisper(samples: int) -> None:
 
 def test_silence_is_one_level() -> None:
     np.testing.assert_allclose(log_mel(np.zeros(16_000, np.float32)), -1.5, atol=1e-5)
+
+
+def test_the_spectrogram_is_the_same_whatever_multiplies_matrices() -> None:
+    script = """
+import hashlib, numpy as np
+from models.encoders.whisper_mel import log_mel
+noise = np.random.default_rng(0).normal(size=80_000).astype(np.float32) / 10
+print(hashlib.sha256(log_mel(noise, 1_500).tobytes()).hexdigest())
+"""
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", script],
+            env={**os.environ, "OPENBLAS_CORETYPE": kernels},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for kernels in ("Prescott", "Haswell")
+    }
+    assert len(found) == 1
