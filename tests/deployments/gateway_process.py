@@ -25,6 +25,7 @@ from fastapi import FastAPI
 from deployments.http.api import create_api
 from deployments.http.bodies import Health, Part
 from deployments.http.limits import HttpLimits
+from deployments.serve.embedded import RAY_ENVIRONMENT
 from pipelines.log.redis_streams import RedisStreamProducer
 from pipelines.settings import AppConfig
 from pipelines.store.store import Store
@@ -35,12 +36,6 @@ from tests.servers import free_port
 ROOT = Path(__file__).parents[2]
 MARK = "UNDERTONE_TEST_GATEWAY"
 SERVING = (b"ray::ProxyActor", b"ray::ServeReplica")
-RAY = {
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-    "RAY_AUTH_MODE": "disabled",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.serve.back_pressure:middlewares",
-}
 
 
 @dataclass
@@ -83,7 +78,7 @@ def gateway_process(
 ) -> Iterator[GatewayProcess]:
     """Starts one and ends it."""
     log, mark = folder / "gateway.log", uuid.uuid4().hex
-    environment = {**os.environ, **RAY, "PYTHONPATH": str(ROOT), MARK: mark}
+    environment = {**os.environ, **RAY_ENVIRONMENT, "PYTHONPATH": str(ROOT), MARK: mark}
     command = [sys.executable, "-m", "tests.deployments.gateway_process", redis_url, json.dumps(limits or {}), how]
     with (
         log.open("w") as errors,

@@ -286,4 +286,4 @@ def test_the_embedded_face_network_reaches_its_floor(data_dir: Path) -> None:
     result = evaluate.run("video", "embedded", "fer2013", data_dir)
 
     assert (result["n"], result["skipped"]) == (3589, 0)
-    assert result["tasks"]["emotion"]["metrics"]["accuracy"] >= 0.687
+    assert result["tasks"]["emotion"]["metrics"]["accuracy"] >= 0.695

@@ -1,3 +1,4 @@
+import itertools
 import json
 import os
 import signal
@@ -6,6 +7,7 @@ import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,13 +23,17 @@ from models.recipes.recipe import Batch, Recipe, balanced_class_weights
 PYTHON = "from pathlib import Path; from models import recipes, train; "
 
 
-def test_the_debug_recipe_learns_and_says_how_it_went(tmp_path: Path) -> None:
+def test_the_debug_recipe_learns_and_says_how_it_went(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = itertools.count()
+    monkeypatch.setattr(train, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+
     results = train.run("debug", tmp_path, tmp_path / "out", seed=3)
 
     weights, metadata = checkpoint.load(tmp_path / "out" / "debug.safetensors", results["sha256"])
     assert results == json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["kept"]["accuracy"] >= 0.95
     assert results["seed"] == 3
+    assert results["seconds"] == 12  # the clock is asked before and after each epoch
     assert results["machine"]["torch"] == torch.__version__
     assert len(results["history"]) == results["epochs"] == 12
     assert metadata.about["validation"]["accuracy"] == results["kept"]["accuracy"]
