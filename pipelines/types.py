@@ -58,6 +58,17 @@ class Coordinates:
     offset: int
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class CallRef:
+    """What names a call: its id is its tenant's own, and two tenants may use the same one."""
+
+    tenant: str
+    call_id: str
+
+    def __str__(self) -> str:
+        return f"call {self.call_id} of tenant {self.tenant}"
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """One record as the log holds it, not yet validated."""
@@ -89,6 +100,11 @@ class MediaFragment:
     final: bool
     media: bytes = field(repr=False)
     at: Coordinates | None = None
+
+    @property
+    def call(self) -> CallRef:
+        """Whose fragment it is."""
+        return CallRef(self.tenant, self.call_id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,7 +85,7 @@ def _totals(report: "AuditReport") -> Table:
 def _findings(report: "AuditReport") -> list[Table | str]:
     if report.clean:
         return ["", "everything adds up"]
-    table = Table("finding", "count", "call", "stream", "detail", box=None, pad_edge=False)
+    table = Table("finding", "count", "tenant", "call", "stream", "detail", box=None, pad_edge=False)
     for one in report.findings:
-        table.add_row(one.kind, str(one.count), one.call_id, one.stream, one.detail)
+        table.add_row(one.kind, str(one.count), one.tenant, one.call_id, one.stream, one.detail)
     return ["", table]

@@ -11,8 +11,9 @@ from rich.table import Table
 from deployments.cli.connect import System, connect
 from deployments.cli.console import EXIT_USAGE, CommandError, clear_errors, print_out, stderr, write_json
 from deployments.cli.options import ConfigFile, Json, Source, since_ms
+from pipelines.log.records import call_of
 from pipelines.store.keys import letter_name
-from pipelines.types import LIVE_RUN, TOPIC_MEDIA, Checkpoint, Coordinates
+from pipelines.types import LIVE_RUN, TOPIC_MEDIA, CallRef, Checkpoint, Coordinates
 
 if TYPE_CHECKING:  # all three import kafka or redis, which `undertone --help` spares
     from pipelines.log.dead_letter import Letter
@@ -114,10 +115,10 @@ def redrive(
     found = _select(system, LetterFilter(call, reason, since, place, decided=again))
     letters = [letter for letter, _ in found]
     states = {letter.record.at: state for letter, state in found if state is not None}
-    calls = sorted({(letter.record.key or b"").decode(errors="replace") for letter in letters})
+    calls = {named for letter in letters if (named := call_of(letter.record)) is not None}
 
-    async def known(store: "Store") -> dict[str, dict[str, Checkpoint]]:
-        return {call_id: await store.checkpoints(call_id) for call_id in calls}
+    async def known(store: "Store") -> dict[CallRef, dict[str, Checkpoint]]:
+        return {named: await store.checkpoints(named) for named in calls}
 
     plan = list(redrives(letters, system.with_store(known, LIVE_RUN), system.config.stream.limits, states))
     if not dry_run:

@@ -149,7 +149,7 @@ async def _pairs(
         page = await smaller.calls(wanted, cursor, PAGE_MAX)
         for call in page.items:
             if call_id in (None, call.call_id):
-                pair = (await first.results(call.call_id), await second.results(call.call_id))
+                pair = (await first.results(call.call), await second.results(call.call))
                 if any(pair):
                     yield pair
         cursor = page.next_cursor

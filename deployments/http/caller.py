@@ -5,7 +5,7 @@ from typing import Annotated, Literal, get_args
 
 from fastapi import Depends, Query
 
-from pipelines.types import NAME_PATTERN
+from pipelines.types import NAME_PATTERN, CallRef
 
 Scope = Literal["read", "send", "delete"]
 """What a caller may do: read calls, their results and events; send media and have it analysed; delete calls."""
@@ -19,6 +19,10 @@ class Identity:
 
     tenant: str
     scopes: frozenset[Scope]
+
+    def call(self, call_id: str) -> CallRef:
+        """The tenant's call of that id."""
+        return CallRef(self.tenant, call_id)
 
 
 async def identify(

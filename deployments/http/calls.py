@@ -18,14 +18,14 @@ from deployments.http.bodies import (
     account_out,
     call_fields,
 )
-from deployments.http.caller import Caller, Identity
+from deployments.http.caller import Caller
 from deployments.http.problems import ProblemError
 from models.types import EMOTIONS, POLARITIES, SCORE_MAX, SCORE_MIN
 from pipelines.review.summary import CallSummary, summarise
 from pipelines.store.archive import PAGE_MAX
 from pipelines.store.queries import CallFilter, CallInfo
 from pipelines.store.store import Store
-from pipelines.types import CALL_ID_PATTERN, LIVE_RUN, NAME_PATTERN, Participant
+from pipelines.types import CALL_ID_PATTERN, LIVE_RUN, NAME_PATTERN, CallRef, Participant
 
 TREND_DEFAULT = timedelta(days=1)
 
@@ -112,13 +112,13 @@ def _add_call(routes: APIRouter, store: Store) -> None:
     @routes.get("/calls/{call_id}", summary="One call with its summary")
     async def call(call_id: CallIdPath, caller: Caller) -> CallWithSummary:
         """The summary is live while the call goes on, and final when it is over."""
-        found = await known_call(store, call_id, caller)
-        streams = await store.checkpoints(call_id)
+        found = await known_call(store, caller.call(call_id))
+        streams = await store.checkpoints(found.call)
         return CallWithSummary(
             **call_fields(found),
             summary=await call_summary(store, found),
             fragments={stream: account_out(checkpoint.account) for stream, checkpoint in streams.items()},
-            dead_letters=dict(await store.ledger.dead_letter_counts(call_id)),
+            dead_letters=dict(await store.ledger.dead_letter_counts(found.call)),
         )
 
     @routes.get("/calls/{call_id}/utterances", summary="A call's results in the order of time")
@@ -132,29 +132,29 @@ def _add_call(routes: APIRouter, store: Store) -> None:
         ] = LIVE_RUN,
     ) -> UtterancePage:
         """While the call is live, a result may still come to stand before a page already read; `events` misses none."""
-        await known_call(store, call_id, caller)
-        page = await store.of_run(run).archive.utterances(call_id, cursor, limit)
+        found = await known_call(store, caller.call(call_id))
+        page = await store.of_run(run).archive.utterances(found.call, cursor, limit)
         return UtterancePage(utterances=list(page.items), next_cursor=page.next_cursor, corrupt=[*page.corrupt])
 
     @routes.delete("/calls/{call_id}", status_code=HTTPStatus.NO_CONTENT, summary="Forget a call")
     async def delete(call_id: CallIdPath, caller: Caller) -> None:
         """Removes its results, its part of the trends, and refuses what still comes of it."""
-        await known_call(store, call_id, caller)
-        await store.delete_call(call_id)
+        found = await known_call(store, caller.call(call_id))
+        await store.delete_call(found.call)
 
 
-async def known_call(store: Store, call_id: str, caller: Identity) -> CallInfo:
-    """The call, if it is the caller's.
+async def known_call(store: Store, call: CallRef) -> CallInfo:
+    """The call.
 
     Raises:
-        ProblemError: it is unknown, or another tenant's (404 `unknown_call`).
+        ProblemError: it is unknown (404 `unknown_call`).
     """
-    found = await store.archive.call(call_id)
-    if found is None or found.tenant != caller.tenant:
+    found = await store.archive.call(call)
+    if found is None:
         raise ProblemError(
             HTTPStatus.NOT_FOUND,
             "unknown_call",
-            f"There is no call {call_id!r} of tenant {caller.tenant!r}; GET /v1/calls lists the calls there are. "
+            f"There is no call {call.call_id!r} of tenant {call.tenant!r}; GET /v1/calls lists the calls there are. "
             "A call just sent appears when an ingest worker has read its first fragment.",
         )
     return found
@@ -162,7 +162,7 @@ async def known_call(store: Store, call_id: str, caller: Identity) -> CallInfo:
 
 async def call_summary(store: Store, call: CallInfo) -> CallSummary:
     """What the call's results come to: final when it is over."""
-    return summarise(await store.archive.results(call.call_id), final=call.over)
+    return summarise(await store.archive.results(call.call), final=call.over)
 
 
 def _epoch_ms(moment: datetime) -> int:

@@ -19,7 +19,7 @@ from pipelines.review.summary import CallSummary
 from pipelines.store.queries import CallEvent
 from pipelines.store.store import Store
 from pipelines.store.tenant_events import REACH_MS
-from pipelines.types import UtteranceSentiment
+from pipelines.types import CallRef, UtteranceSentiment
 
 _EVENT = {
     "type": "object",
@@ -58,12 +58,12 @@ def _add_call_events(routes: APIRouter, store: Store, interim: InterimFeeds, hea
     )
     async def events(call_id: CallIdPath, caller: Caller, last_event_id: LastEventId = "0-0") -> Response:
         """From the start of the call, or from `Last-Event-ID` on; ends after the call's end."""
-        found = await known_call(store, call_id, caller)
+        found = await known_call(store, caller.call(call_id))
         # An id that is none must be refused now: once the stream has begun there is no status to say so.
-        first = await store.archive.events(call_id, last_event_id)
+        first = await store.archive.events(found.call, last_event_id)
         if not first and found.over:
             return Response(status_code=HTTPStatus.NO_CONTENT)  # tells a browser not to connect again
-        happened = _call_events(store, call_id, last_event_id, heartbeat_ms)
+        happened = _call_events(store, found.call, last_event_id, heartbeat_ms)
         return _streamed(interim.beside(happened, caller.tenant, call_id))
 
 
@@ -107,28 +107,28 @@ def _resume_ms(last_event_id: str, now_ms: int) -> int:
     return after_ms
 
 
-async def _call_events(store: Store, call_id: str, last_id: str, heartbeat_ms: int) -> AsyncGenerator[bytes, None]:
+async def _call_events(store: Store, call: CallRef, last_id: str, heartbeat_ms: int) -> AsyncGenerator[bytes, None]:
     # The headers leave with the first bytes: a watcher of a quiet call knows at once that it listens.
     yield format_sse_event(comment="listening")
     while True:
-        found = await store.archive.events(call_id, last_id, heartbeat_ms)
+        found = await store.archive.events(call, last_id, heartbeat_ms)
         for event in found:
             last_id = event.id
             if event.kind == "utterance" and event.utterance is not None:
                 yield _sent(event, event.utterance)
             elif event.kind in ("call-live", "call-stalled"):
-                data = json.dumps({"call_id": call_id, "status": event.kind.removeprefix("call-")})
+                data = json.dumps({"call_id": call.call_id, "status": event.kind.removeprefix("call-")})
                 yield format_sse_event(data_str=data, event=event.kind, id=event.id)
             elif event.kind == "unreadable":
                 yield format_sse_event(comment="unreadable", id=event.id)  # whoever connects again resumes after it
-        call = await store.archive.call(call_id)
-        if call is None:
+        info = await store.archive.call(call)
+        if info is None:
             return  # deleted meanwhile
         # A call that ended may begin again with another stream: only the last end is one.
-        ended = bool(found) and found[-1].kind == "call-final" and not await store.archive.events(call_id, last_id)
-        if call.over and (ended or not found):
+        ended = bool(found) and found[-1].kind == "call-final" and not await store.archive.events(call, last_id)
+        if info.over and (ended or not found):
             if ended:
-                yield _sent(found[-1], await call_summary(store, call))
+                yield _sent(found[-1], await call_summary(store, info))
             return
         if not found:
             yield format_sse_event(comment="heartbeat")

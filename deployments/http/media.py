@@ -20,7 +20,7 @@ from deployments.http.problems import ProblemError, problem_of
 from deployments.http.uploads import Intake
 from pipelines.errors import CallDeletedError
 from pipelines.store.store import Store
-from pipelines.types import CallId
+from pipelines.types import CallId, CallRef
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ def _add_upload(routes: APIRouter, store: Store, intake: Intake) -> None:
         chunks, fields, content_type = await read_body(request, NO_MEDIA, intake.limits.idle_max_s)
         metadata = metadata_of(caller, MediaMetadata, {**request.query_params, **fields}, "query")
         call_id = metadata.call_id or uuid.uuid4().hex
-        await _refuse_conflict(store, call_id, metadata, live=False)
+        await _refuse_conflict(store, CallRef(metadata.tenant, call_id), metadata.stream, live=False)
         count = await intake.take(chunks, metadata, call_id, content_type, live=False)
         return Accepted(call_id=call_id, stream=metadata.stream, fragments=count, links=Links.of(call_id))
 
@@ -117,7 +117,7 @@ def _add_live_media(routes: APIRouter, store: Store, intake: Intake) -> None:
             metadata = metadata_of(
                 caller, LiveMetadata, await _first_message(socket, intake.limits.idle_max_s), "message"
             )
-            await _refuse_conflict(store, call_id, metadata, live=True)
+            await _refuse_conflict(store, CallRef(metadata.tenant, call_id), metadata.stream, live=True)
             await socket.send_json({"call_id": call_id, "links": Links.of(call_id).model_dump()})
             chunks = _messages(socket, intake.limits.chunk_max_bytes)
             count = await intake.take(chunks, metadata, call_id, metadata.content_type, live=True)
@@ -209,26 +209,24 @@ async def _after(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[byte
         yield chunk
 
 
-async def _refuse_conflict(store: Store, call_id: str, metadata: MediaMetadata, *, live: bool) -> None:
-    """Refuse media that the worker would skip: of a deleted call, of another tenant's, of a stream that exists.
+async def _refuse_conflict(store: Store, call: CallRef, stream: str, *, live: bool) -> None:
+    """Refuse media that the worker would skip: of a deleted call, of a stream that exists.
 
     Raises:
         CallDeletedError: the call was deleted.
-        ProblemError: the call id or the stream is in use (409).
+        ProblemError: the stream is in use (409).
     """
-    if await store.deleted(call_id):
-        raise CallDeletedError(f"call {call_id!r} was deleted, and nothing more is taken of it; take another call id")
-    call = await store.archive.call(call_id)
-    if call is None:
+    if await store.deleted(call):
+        raise CallDeletedError(f"{call} was deleted, and nothing more is taken of it; take another call id")
+    found = await store.archive.call(call)
+    if found is None:
         return
-    if call.tenant != metadata.tenant:
-        raise ProblemError(HTTPStatus.CONFLICT, "call_id_taken", f"the call id {call_id!r} is in use; take another")
-    final = call.streams.get(metadata.stream)
+    final = found.streams.get(stream)
     if final or (live and final is not None):
         raise ProblemError(
             HTTPStatus.CONFLICT,
             "stream_exists",
-            f"call {call_id!r} has a stream {metadata.stream!r} already; take another stream name, or another call id",
+            f"{call} has a stream {stream!r} already; take another stream name, or another call id",
         )
 
 

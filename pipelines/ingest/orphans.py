@@ -26,17 +26,17 @@ class OrphanedStreams:
         if self._silent_since_s is not None:
             self._silent_since_s = dict.fromkeys(self._silent_since_s, now_s)
 
-    async def watch(self, since_s: float, open_here: Container[tuple[str, str]], lost_before: int) -> None:
+    async def watch(self, since_s: float, open_here: Container[StreamId], lost_before: int) -> None:
         """Close those of which nothing came for too long.
 
-        `since_s` is up to when, by the monotonic clock, the log is known to hold nothing for them; those `open_here`, call
-        id and stream, have been taken over. `lost_before` is the offset at which the log goes on after its last gap.
+        `since_s` is up to when, by the monotonic clock, the log is known to hold nothing for them; those `open_here` have
+        been taken over. `lost_before` is the offset at which the log goes on after its last gap.
         """
         if self._silent_since_s is None:
             found = await self._context.retry_store(lambda: self._context.store.ledger.open_streams(self._partition))
             self._silent_since_s = dict.fromkeys(found, since_s)
         for note, silent_since_s in list(self._silent_since_s.items()):
-            if (note.call_id, note.stream) in open_here:
+            if note in open_here:
                 del self._silent_since_s[note]
             elif since_s - silent_since_s >= self._context.config.worker.closed_after_s:
                 del self._silent_since_s[note]
@@ -45,12 +45,10 @@ class OrphanedStreams:
     async def _close_lost_stream(self, note: StreamId, lost_before: int) -> None:
         store, owner = self._context.store, f"{self._context.owner}/watchdog"
         with suppress(CallDeletedError, BadFragmentError, FencedError):
-            checkpoint = await store.open_stream(
-                note.call_id, note.tenant, note.stream, owner, 0, partition=self._partition
-            )
+            checkpoint = await store.open_stream(note.call, note.stream, owner, 0, partition=self._partition)
             if checkpoint is not None and not checkpoint.final:
                 outcomes = Outcomes(checkpoint.account)
                 outcomes.note_lost_end(lost_before)
-                await store.set_state(note.call_id, note.stream, "closed", owner=owner, counted=outcomes.take())
+                await store.set_state(note.call, note.stream, "closed", owner=owner, counted=outcomes.take())
                 logger.warning("%s: open, and nothing of it is left in the log: closed", note)
         await store.ledger.forget_open(self._partition, note)

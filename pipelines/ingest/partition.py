@@ -28,6 +28,7 @@ from pipelines.ingest.quarantine import begin_work, dead_letter, feed_or_dead_le
 from pipelines.ingest.stream_task import StreamTask
 from pipelines.log.records import in_share, parse_record
 from pipelines.log.source import Backlog, Gap
+from pipelines.store.ledger import StreamId
 from pipelines.types import Checkpoint, Counted, MediaFragment, Record
 
 logger = logging.getLogger(__name__)
@@ -49,8 +50,8 @@ class Partition:
         self._context, self._ledger, self._metrics = context, context.store.ledger, context.metrics
         self._lost_before = 0
         """Where the log goes on after the last gap found in it."""
-        self._streams: dict[tuple[str, str], StreamTask] = {}
-        self._gone_back_to: set[tuple[str, str, int | None]] = set()
+        self._streams: dict[StreamId, StreamTask] = {}
+        self._gone_back_to: set[tuple[StreamId, int | None]] = set()
         """Places already rewound to, of streams that are not open yet."""
         self._orphans = OrphanedStreams(number, context)
         self.marks_to_clear = list(marks_to_clear)
@@ -154,7 +155,7 @@ class Partition:
     async def _process(self, record: Record) -> None:
         try:
             fragment = parse_record(record, self._context.config.stream.limits)
-            stream = self._streams.get((fragment.call_id, fragment.stream))
+            stream = self._streams.get(StreamId(fragment.call, fragment.stream))
             if stream is not None and stream.ended:
                 await stream.over.wait()
                 self._drop_ended()
@@ -174,8 +175,6 @@ class Partition:
             await dead_letter(self._context, record, "crashed", repr(error))
 
     async def _pass_on(self, stream: StreamTask, fragment: MediaFragment, record: Record) -> None:
-        if stream.id.tenant != fragment.tenant:
-            raise BadFragmentError("bad_header", f"call {fragment.call_id} belongs to another tenant")
         stream.fragment_at_s = time.monotonic()
         if stream.is_dead_letter(record.at.offset):
             await stream.refuse(fragment, record, self._lost_before)
@@ -208,17 +207,17 @@ class Partition:
         3. Where reading began after the place it must be resumed from, go back there: the store knows what is done.
         4. Note in the store that it is open, before anything of it is analysed.
         """
-        call_id, name, offset = fragment.call_id, fragment.stream, record.at.offset
+        stream_id, offset = StreamId(fragment.call, fragment.stream), record.at.offset
         owner = self._context.next_owner()
         checkpoint = await self._context.retry_store(  # 1
             lambda: self._context.store.open_stream(
-                call_id, fragment.tenant, name, owner, record.appended_ms, partition=self.number, offset=offset
+                fragment.call, fragment.stream, owner, record.appended_ms, partition=self.number, offset=offset
             )
         )
         if checkpoint is None or checkpoint.final:  # 2
             await self._count_after_final(fragment, offset, checkpoint)
             return None
-        place = (call_id, name, checkpoint.resume_at)
+        place = (stream_id, checkpoint.resume_at)
         if checkpoint.resume_at is not None and checkpoint.resume_at < offset and place not in self._gone_back_to:  # 3
             # Once: where the log has lost that place, what is left of the stream goes on behind a gap.
             self._gone_back_to.add(place)
@@ -227,7 +226,7 @@ class Partition:
         self._gone_back_to.discard(place)
         stream = StreamTask(fragment, checkpoint, at=record.at, owner=owner, context=self._context)
         await self._context.retry_store(lambda: self._ledger.note_open(self.number, stream.id))  # 4
-        self._streams[call_id, name] = stream
+        self._streams[stream_id] = stream
         self._metrics.open_streams.inc()
         return stream
 
@@ -235,7 +234,7 @@ class Partition:
         if checkpoint is None or offset in checkpoint.dead_letters or offset < checkpoint.account.counted_to:
             return
         counted = Counted(offset + 1, offset, {"already_stored": 1})
-        count = partial(self._context.store.count, fragment.call_id, fragment.stream, counted, owner=None)
+        count = partial(self._context.store.count, fragment.call, fragment.stream, counted, owner=None)
         try:
             await self._context.retry_store(count)
         except FencedError:  # the store has forgotten meanwhile that it is final
@@ -251,5 +250,5 @@ class Partition:
                 self.rewind(stream.needed_offset)
 
     def _remove(self, stream: StreamTask) -> None:
-        del self._streams[stream.id.call_id, stream.id.stream]
+        del self._streams[stream.id]
         self._metrics.open_streams.dec()

@@ -11,7 +11,7 @@ from pipelines.ingest.sandbox import trial
 from pipelines.ingest.stream_task import StreamTask
 from pipelines.log.dead_letter import letter_headers, letter_key
 from pipelines.log.producer import RECORD_MAX_BYTES
-from pipelines.log.records import is_call_id
+from pipelines.log.records import call_of
 from pipelines.store.ledger import Owned
 from pipelines.types import TOPIC_DEAD_LETTER, MediaFragment, Record
 
@@ -98,16 +98,15 @@ async def dead_letter(
     Raises:
         FencedError: the stream is not `owned` any more.
     """
-    key = letter_key(record)
-    call_id = key if is_call_id(key) else None
+    call = call_of(record)
     ledger = context.store.ledger
-    if call_id is not None and await context.retry_store(lambda: ledger.is_dead_letter(call_id, record.at, owned)):
+    if call is not None and await context.retry_store(lambda: ledger.is_dead_letter(call, record.at, owned)):
         return
     logger.warning("dead-lettered (%s): %s", reason, detail)
     value = record.value[:RECORD_MAX_BYTES]
-    await context.send(TOPIC_DEAD_LETTER, key, value, letter_headers(record, reason, detail, attempts))
-    if call_id is not None and not await context.retry_store(
-        lambda: ledger.note_dead_letter(call_id, record.at, reason, owned)
+    await context.send(TOPIC_DEAD_LETTER, letter_key(record), value, letter_headers(record, reason, detail, attempts))
+    if call is not None and not await context.retry_store(
+        lambda: ledger.note_dead_letter(call, record.at, reason, owned)
     ):
         return
     context.metrics.fragments_in.inc()

@@ -43,7 +43,7 @@ class StreamTask:
     ) -> None:
         """Take over from `checkpoint`; `first` is the fragment that opens the stream here, and stands `at` in the log."""
         tenant = context.config.tenant(first.tenant)
-        self.id = StreamId(first.tenant, first.call_id, first.stream)
+        self.id = StreamId(first.call, first.stream)
         self.owned = Owned(first.stream, owner)
         self.needed_offset = at.offset if checkpoint.resume_at is None else checkpoint.resume_at
         self.state: CallState = "live"
@@ -150,7 +150,7 @@ class StreamTask:
         if self._tracks or not self._stream.nothing_pending or self.closing_as or not self._outcomes:
             return
         counted = self._outcomes.take()
-        count = partial(self._context.store.count, self.id.call_id, self.id.stream, counted)
+        count = partial(self._context.store.count, self.id.call, self.id.stream, counted)
         await self._context.retry_store(lambda: count(owner=self.owned.owner))
         # The last one is read again all the same: a successor must know that the stream is open.
         self.needed_offset = counted.below - 1
@@ -271,7 +271,7 @@ class StreamTask:
             await self._set_state(state, self._outcomes.take())
 
     async def _set_state(self, state: CallState, counted: Counted) -> None:
-        set_state = partial(self._context.store.set_state, self.id.call_id, self.id.stream, state)
+        set_state = partial(self._context.store.set_state, self.id.call, self.id.stream, state)
         await self._context.retry_store(lambda: set_state(owner=self.owned.owner, counted=counted))
 
     async def _finish(self) -> None:

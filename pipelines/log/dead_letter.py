@@ -40,7 +40,8 @@ def letter_headers(record: Record, reason: str, detail: str, attempts: int) -> H
     kept, whole = own, len(record.value) <= RECORD_MAX_BYTES
     if sum(len(name) * 4 + len(value) for name, value in own) > _HEADERS_MAX_BYTES:
         # A dead letter that is too large for its topic would be tried again for ever, and hold its partition up.
-        kept = [(name[:_NAME_KEPT_MAX], value[:_VALUE_KEPT_MAX_BYTES]) for name, value in own[:_HEADERS_KEPT_MAX]]
+        first = sorted(own, key=lambda header: header[0] != "tenant")  # so that the letter still says whose it is
+        kept = [(name[:_NAME_KEPT_MAX], value[:_VALUE_KEPT_MAX_BYTES]) for name, value in first[:_HEADERS_KEPT_MAX]]
         whole = False
     key = record.key or b""
     notes = {

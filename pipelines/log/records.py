@@ -7,7 +7,16 @@ from zlib import crc32
 from pipelines.consent import format_consent, parse_consent
 from pipelines.errors import BadFragmentError
 from pipelines.settings import MediaLimits
-from pipelines.types import CALL_ID_PATTERN, NAME_PATTERN, START_MAX_MS, Headers, MediaFragment, Participant, Record
+from pipelines.types import (
+    CALL_ID_PATTERN,
+    NAME_PATTERN,
+    START_MAX_MS,
+    CallRef,
+    Headers,
+    MediaFragment,
+    Participant,
+    Record,
+)
 
 VERSION = "1"
 SEQ_MAX = 2**31 - 1
@@ -75,9 +84,13 @@ def fragment_headers(fragment: MediaFragment) -> Headers:
     return tuple((name, value.encode()) for name, value in headers.items())
 
 
-def is_call_id(text: str) -> bool:
-    """Whether `text` may be a call's id."""
-    return _CALL_ID.fullmatch(text) is not None
+def call_of(record: Record) -> CallRef | None:
+    """Whose record it is, also where it breaks the contract in another way; None where it does not say."""
+    key = (record.key or b"")[:129].decode("ascii", errors="replace")
+    tenants = [value.decode(errors="replace") for name, value in record.headers if name == "tenant"] or ["default"]
+    if not _CALL_ID.fullmatch(key) or len(tenants) > 1 or not _NAME.fullmatch(tenants[0]):
+        return None
+    return CallRef(tenants[0], key)
 
 
 def in_share(key: bytes | None, share: float) -> bool:
@@ -104,7 +117,7 @@ def parse_participants(text: str, channels_max: int = 64) -> tuple[Participant, 
 
 def _call_id(key: bytes | None) -> str:
     text = (key or b"")[:129].decode("ascii", errors="replace")
-    if key is None or not is_call_id(text):
+    if key is None or not _CALL_ID.fullmatch(text):
         raise BadFragmentError(
             "bad_call_id", f"the key {text!r} is no call id: use 1 to 128 characters of A-Z a-z 0-9 . _ : -"
         )

@@ -14,11 +14,12 @@ from pydantic import BaseModel, ConfigDict
 
 from pipelines.errors import BadFragmentError
 from pipelines.log.dead_letter import Letter
-from pipelines.log.records import is_call_id, parse_record
+from pipelines.log.records import call_of, parse_record
 from pipelines.log.topic_reader import Extent
 from pipelines.settings import MediaLimits
+from pipelines.store.ledger import StreamId
 from pipelines.store.store import Store
-from pipelines.types import LIVE_RUN, Account, Checkpoint, Coordinates, Record, UtteranceSentiment
+from pipelines.types import LIVE_RUN, Account, CallRef, Checkpoint, Coordinates, Record, UtteranceSentiment
 
 FINDINGS_MAX = 1_000
 
@@ -34,11 +35,12 @@ Kind = Literal[
 
 
 class Finding(BaseModel):
-    """Something missing or double: how many, of which call and stream (empty where that cannot be known)."""
+    """Something missing or double: how many, of which tenant, call and stream (empty where that cannot be known)."""
 
     model_config = ConfigDict(frozen=True)
 
     kind: Kind
+    tenant: str
     call_id: str
     stream: str
     count: int
@@ -80,8 +82,8 @@ class LogIndex:
     """The records of the log by stream, and those that could not be parsed."""
 
     limits: MediaLimits
-    streams: dict[tuple[str, str], list[Coordinates]] = field(default_factory=lambda: defaultdict(list))
-    refused: list[tuple[str, Coordinates]] = field(default_factory=list)
+    streams: dict[StreamId, list[Coordinates]] = field(default_factory=lambda: defaultdict(list))
+    refused: list[tuple[CallRef | None, Coordinates]] = field(default_factory=list)
     read_from: dict[int, int] = field(default_factory=dict)
     """The first offset read, by partition."""
     records: int = 0
@@ -93,9 +95,9 @@ class LogIndex:
         try:
             fragment = parse_record(record, self.limits)
         except BadFragmentError:
-            self.refused.append(((record.key or b"").decode(errors="replace"), record.at))
+            self.refused.append((call_of(record), record.at))
         else:
-            self.streams[fragment.call_id, fragment.stream].append(record.at)
+            self.streams[StreamId(fragment.call, fragment.stream)].append(record.at)
 
 
 async def audit(
@@ -107,27 +109,28 @@ async def audit(
         StoreUnavailableError: Redis is away.
         SourceUnavailableError: the log is away.
     """
-    keys = {call_id for call_id, _ in log_index.streams} | {call_id for call_id, _ in log_index.refused}
-    calls = sorted(call_id for call_id in keys if is_call_id(call_id))
-    checkpoints = {call_id: await store.checkpoints(call_id) for call_id in calls}
-    noted = {call_id: await store.ledger.dead_letter_counts(call_id) for call_id in calls}
-    deleted = {call_id for call_id in calls if await store.deleted(call_id)}
+    named = {stream_id.call for stream_id in log_index.streams} | {call for call, _ in log_index.refused}
+    calls = sorted(call for call in named if call is not None)
+    checkpoints = {call: await store.checkpoints(call) for call in calls}
+    noted = {call: await store.ledger.dead_letter_counts(call) for call in calls}
+    deleted = {call for call in calls if await store.deleted(call)}
     dead = {letter.record.at: _without_media(letter) for letter in letters()}
-    totals = _Totals(extents, log_index, dead, frozenset(keys))
+    totals = _Totals(extents, log_index, dead, frozenset(named))
     # A replay or a shadow analyses the calls it was asked for: others are not missing.
-    taken = {call_id for call_id in calls if run == LIVE_RUN or checkpoints[call_id]}
-    for (call_id, stream), places in log_index.streams.items():
-        if call_id in deleted:
+    taken = {call for call in calls if run == LIVE_RUN or checkpoints[call]}
+    for stream_id, places in log_index.streams.items():
+        call, stream = stream_id.call, stream_id.stream
+        if call in deleted:
             totals.deleted += len(places)
-        elif call_id in taken:
-            totals.check_stream(call_id, stream, places, checkpoints[call_id].get(stream))
-    for call_id, at in log_index.refused if run == LIVE_RUN else ():
+        elif call in taken:
+            totals.check_stream(call, stream, places, checkpoints[call].get(stream))
+    for whose, at in log_index.refused if run == LIVE_RUN else ():
         if at not in dead:
-            totals.check_uncounted(call_id, "", [at], "a record that breaks the contract has no dead letter")
-    for call_id in sorted(taken - deleted):
-        totals.check_letters(call_id, noted[call_id])
-        if await store.archive.call(call_id) is not None:  # results may expire before the checkpoints do
-            totals.check_utterances(call_id, await store.archive.results(call_id), checkpoints[call_id])
+            totals.check_uncounted(whose, "", [at], "a record that breaks the contract has no dead letter")
+    for call in sorted(taken - deleted):
+        totals.check_letters(call, noted[call])
+        if await store.archive.call(call) is not None:  # results may expire before the checkpoints do
+            totals.check_utterances(call, await store.archive.results(call), checkpoints[call])
     totals.check_offsets()
     return totals.report(run, calls=len(calls))
 
@@ -141,23 +144,26 @@ class _Totals:
     extents: Mapping[int, Extent]
     log_index: LogIndex
     dead: Mapping[Coordinates, Letter]
-    keys: frozenset[str]
+    named: frozenset[CallRef | None]
     counts: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
     deleted: int = 0
     findings: list[Finding] = field(default_factory=list)
-    by_call: dict[str, list[Letter]] = field(default_factory=lambda: defaultdict(list))
+    by_call: dict[CallRef | None, list[Letter]] = field(default_factory=lambda: defaultdict(list))
 
     def __post_init__(self) -> None:
         for letter in self.dead.values():
-            self.by_call[(letter.record.key or b"").decode(errors="replace")].append(letter)
+            self.by_call[call_of(letter.record)].append(letter)
 
-    def find(self, kind: Kind, call_id: str, stream: str, count: int, detail: str) -> None:
+    def find(self, kind: Kind, call: CallRef | None, stream: str, count: int, detail: str) -> None:
+        tenant, call_id = ("", "") if call is None else (call.tenant, call.call_id)
         if len(self.findings) < FINDINGS_MAX:
-            self.findings.append(Finding(kind=kind, call_id=call_id, stream=stream, count=count, detail=detail))
+            self.findings.append(
+                Finding(kind=kind, tenant=tenant, call_id=call_id, stream=stream, count=count, detail=detail)
+            )
 
     def check_stream(
-        self, call_id: str, stream: str, places: Sequence[Coordinates], checkpoint: Checkpoint | None
+        self, call: CallRef, stream: str, places: Sequence[Coordinates], checkpoint: Checkpoint | None
     ) -> None:
         """One stream's records against its account."""
         own = [at for at in places if at not in self.dead]
@@ -173,45 +179,45 @@ class _Totals:
         self.counts["streams_cut"] += account.first_at is not None and account.first_at < read_from
         if ended < len(counted):
             detail = f"{len(counted)} stand in the log below offset {account.counted_to}, {ended} are accounted for"
-            self.find("fragments_missing", call_id, stream, len(counted) - ended, detail)
+            self.find("fragments_missing", call, stream, len(counted) - ended, detail)
         if ended > len(counted) and self._sees_all(account, places):
             detail = f"{ended} are accounted for, {len(counted)} stand in the log below offset {account.counted_to}"
-            self.find("fragments_doubled", call_id, stream, ended - len(counted), detail)
-        self.check_uncounted(call_id, stream, later, "below the committed offset, and in no account")
+            self.find("fragments_doubled", call, stream, ended - len(counted), detail)
+        self.check_uncounted(call, stream, later, "below the committed offset, and in no account")
 
-    def check_uncounted(self, call_id: str, stream: str, places: Sequence[Coordinates], detail: str) -> None:
+    def check_uncounted(self, call: CallRef | None, stream: str, places: Sequence[Coordinates], detail: str) -> None:
         """Records in no account: pending, unless the group's committed offset has passed them."""
         passed = [at for at in places if at.offset < (self.extents[at.partition].committed or 0)]
         self.counts["pending"] += len(places) - len(passed)
         if passed:
             first, last = passed[0], passed[-1]
             where = f"partition {first.partition}, offsets {first.offset} to {last.offset}"
-            self.find("fragments_missing", call_id, stream, len(passed), f"{detail} ({where})")
+            self.find("fragments_missing", call, stream, len(passed), f"{detail} ({where})")
 
     def check_offsets(self) -> None:
         """Committed offsets against the ends of their partitions."""
         for partition, extent in self.extents.items():
             ahead = (extent.committed or 0) - extent.end
             if ahead > 0:
-                self.find("offsets_ahead", "", "", ahead, f"partition {partition} is committed beyond its end")
+                self.find("offsets_ahead", None, "", ahead, f"partition {partition} is committed beyond its end")
 
-    def check_letters(self, call_id: str, noted: Mapping[str, int]) -> None:
+    def check_letters(self, call: CallRef, noted: Mapping[str, int]) -> None:
         """A call's dead letters in the topic against those that the store has counted."""
-        own = self.by_call.get(call_id, [])
+        own = self.by_call.get(call, [])
         inside = [one for one in own if self._inside(one.record.at)]
         counted = sum(noted.values())
         if counted > len(own):
             detail = f"{counted} are counted, {len(own)} stand in the dead-letter topic"
-            self.find("letters_missing", call_id, "", counted - len(own), detail)
+            self.find("letters_missing", call, "", counted - len(own), detail)
         passed = [
             one for one in inside if one.record.at.offset < (self.extents[one.record.at.partition].committed or 0)
         ]
         if len(passed) > counted:
             detail = f"{len(passed)} stand in the dead-letter topic, {counted} are counted"
-            self.find("letters_uncounted", call_id, "", len(passed) - counted, detail)
+            self.find("letters_uncounted", call, "", len(passed) - counted, detail)
 
     def check_utterances(
-        self, call_id: str, results: Sequence[UtteranceSentiment], checkpoints: Mapping[str, Checkpoint]
+        self, call: CallRef, results: Sequence[UtteranceSentiment], checkpoints: Mapping[str, Checkpoint]
     ) -> None:
         """A call's results against the number of utterances in its checkpoints, and against each other."""
         self.counts["utterances"] += len(results)
@@ -220,14 +226,14 @@ class _Totals:
                 track = [one for one in results if (one.stream, one.participant) == (stream, participant)]
                 if len(track) < cut.utterances:
                     detail = f"{participant}: {cut.utterances} were stored, {len(track)} are there"
-                    self.find("utterances_missing", call_id, stream, cut.utterances - len(track), detail)
+                    self.find("utterances_missing", call, stream, cut.utterances - len(track), detail)
                 twice = sum(one.end_ms > following.start_ms for one, following in pairwise(track))
                 if len(track) > cut.utterances or twice:
                     detail = f"{participant}: {cut.utterances} were stored, {len(track)} are there, {twice} overlap"
-                    self.find("utterances_doubled", call_id, stream, max(twice, len(track) - cut.utterances), detail)
+                    self.find("utterances_doubled", call, stream, max(twice, len(track) - cut.utterances), detail)
 
     def report(self, run: str, calls: int) -> AuditReport:
-        own = (letter for key in self.keys for letter in self.by_call.get(key, []))
+        own = (letter for call in self.named for letter in self.by_call.get(call, []))
         inside = Counter(letter.reason for letter in own if self._inside(letter.record.at))
         return AuditReport(
             run=run,

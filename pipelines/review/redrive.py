@@ -10,7 +10,7 @@ from pipelines.log.dead_letter import Letter
 from pipelines.log.records import fragment_headers, parse_record
 from pipelines.settings import MediaLimits
 from pipelines.store.keys import letter_name
-from pipelines.types import Checkpoint, Coordinates, Headers, MediaFragment
+from pipelines.types import CallRef, Checkpoint, Coordinates, Headers, MediaFragment
 
 _STREAM_KEPT = 40
 
@@ -43,7 +43,7 @@ def begun(fragment: MediaFragment) -> str:
 
 def redrives(
     letters: Iterable[Letter],
-    known: Mapping[str, Mapping[str, Checkpoint]],
+    known: Mapping[CallRef, Mapping[str, Checkpoint]],
     limits: MediaLimits,
     states: Mapping[Coordinates, str] = NO_STATES,
 ) -> Iterator[Redrive]:
@@ -73,14 +73,14 @@ def redrives(
         else:
             readable.append((fragment, letter))
     # One of each sequence number: a sender's duplicate would have its speech analysed twice.
-    firsts: dict[tuple[str, str, int], tuple[MediaFragment, Letter]] = {}
+    firsts: dict[tuple[CallRef, str, int], tuple[MediaFragment, Letter]] = {}
     for fragment, letter in readable:
-        place = (fragment.call_id, fragment.stream, fragment.seq)
+        place = (fragment.call, fragment.stream, fragment.seq)
         if firsts.setdefault(place, (fragment, letter))[1] is not letter:
             yield Redrive(letter, None, "duplicate", f"{letter_name(firsts[place][1].record.at)} is the same fragment")
     once = [firsts[place] for place in sorted(firsts)]
-    for (call_id, stream), group in groupby(once, key=lambda one: (one[0].call_id, one[0].stream)):
-        if stream in known.get(call_id, {}):
+    for (call, stream), group in groupby(once, key=lambda one: (one[0].call, one[0].stream)):
+        if stream in known.get(call, {}):
             yield from _as_new_stream(list(group))
         else:
             yield from (Redrive(letter, fragment) for fragment, letter in group)

@@ -22,7 +22,7 @@ from pipelines.store.queries import (
     write_cursor,
 )
 from pipelines.store.tenant_events import TenantEvents
-from pipelines.types import Participant, UtteranceSentiment
+from pipelines.types import CallRef, Participant, UtteranceSentiment
 
 PAGE_MAX = 500
 CALLS_SCANNED_MAX = 2_000
@@ -38,12 +38,12 @@ class Archive:
         """`run` is the name under which results were written."""
         self._redis, self._run = client, run
 
-    async def call(self, call_id: str) -> CallInfo | None:
+    async def call(self, call: CallRef) -> CallInfo | None:
         """What is known of a call; None when it is unknown, expired or deleted."""
         with redis_errors():
-            return (await self._call_infos([call_id]))[0]
+            return (await self._call_infos(call.tenant, [call.call_id]))[0]
 
-    async def utterances(self, call_id: str, cursor: str | None = None, limit: int = 100) -> Page[UtteranceSentiment]:
+    async def utterances(self, call: CallRef, cursor: str | None = None, limit: int = 100) -> Page[UtteranceSentiment]:
         """The call's results in the order of `start_ms`, then participant; none for an unknown call.
 
         While the call is live, a later result may sort before a page already read; `events` misses none.
@@ -51,7 +51,7 @@ class Archive:
         Raises:
             BadCursorError: `cursor` is not one of a page's.
         """
-        keys, limit = CallKeys(call_id, self._run), max(1, min(limit, PAGE_MAX))
+        keys, limit = CallKeys(call, self._run), max(1, min(limit, PAGE_MAX))
         after = "-" if cursor is None else f"({read_member_cursor(cursor)}"
         with redis_errors():
             members = await self._redis.zrangebylex(keys("order"), after, "+", start=0, num=limit)
@@ -64,12 +64,12 @@ class Archive:
                 corrupt.append(name)
         return Page(tuple(items), write_cursor(members[-1]) if len(members) == limit else None, tuple(corrupt))
 
-    async def results(self, call_id: str) -> list[UtteranceSentiment]:
+    async def results(self, call: CallRef) -> list[UtteranceSentiment]:
         """All of the call's results, in the order of `utterances`; unreadable ones are left out."""
         found: list[UtteranceSentiment] = []
         cursor: str | None = None
         while True:
-            page = await self.utterances(call_id, cursor, PAGE_MAX)
+            page = await self.utterances(call, cursor, PAGE_MAX)
             found += page.items
             cursor = page.next_cursor
             if cursor is None:
@@ -94,7 +94,7 @@ class Archive:
                     key, until if place is None else str(place[0]), since, skip, CHUNK, withscores=True
                 )
                 ids = [call_id for call_id, ms in listed if place is None or (int(ms), call_id) < place]
-                calls = await self._call_infos(ids)
+                calls = await self._call_infos(wanted.tenant, ids)
                 expired += [call_id for call_id, call in zip(ids, calls, strict=True) if call is None]
                 found += await self._matching(wanted, [call for call in calls if call is not None])
                 if len(found) >= limit or len(listed) < CHUNK:
@@ -107,7 +107,7 @@ class Archive:
         more = len(listed) == CHUNK
         return Page(tuple(found), write_cursor(int(listed[-1][1]), listed[-1][0]) if more else None)
 
-    async def events(self, call_id: str, last_id: str = "0-0", block_ms: int = 0) -> tuple[CallEvent, ...]:
+    async def events(self, call: CallRef, last_id: str = "0-0", block_ms: int = 0) -> tuple[CallEvent, ...]:
         """What happened in a call after the event `last_id`, at most 100; waits up to `block_ms` for the first.
 
         A call keeps about its last 10,000 events. One whose result is gone or unreadable comes as `unreadable`.
@@ -117,7 +117,7 @@ class Archive:
         """
         if not re.fullmatch(r"\d{1,18}-\d{1,18}", last_id):
             raise BadCursorError(f"{last_id[:80]!r} is not the id of an event: start with 0-0")
-        keys = CallKeys(call_id, self._run)
+        keys = CallKeys(call, self._run)
         deadline_s = time.monotonic() + block_ms / 1000
         with redis_errors():
             while True:
@@ -161,15 +161,16 @@ class Archive:
                     trends.append(trend_minute(minute_ms, read_digests(texts), participant))
         return tuple(trend for trend in trends if trend.utterances)
 
-    async def _call_infos(self, call_ids: Sequence[str]) -> list[CallInfo | None]:
+    async def _call_infos(self, tenant: str, call_ids: Sequence[str]) -> list[CallInfo | None]:
+        calls = [CallRef(tenant, call_id) for call_id in call_ids]
         pipe = self._redis.pipeline(transaction=False)
-        for call_id in call_ids:
-            pipe.hgetall(CallKeys(call_id, self._run)("call"))
-            pipe.hgetall(CallKeys(call_id, self._run)("streams"))
-        answers = await pipe.execute() if call_ids else []
+        for call in calls:
+            pipe.hgetall(CallKeys(call, self._run)("call"))
+            pipe.hgetall(CallKeys(call, self._run)("streams"))
+        answers = await pipe.execute() if calls else []
         return [
-            read_call(call_id, fields, streams)
-            for call_id, fields, streams in zip(call_ids, answers[::2], answers[1::2], strict=True)
+            read_call(call, fields, streams)
+            for call, fields, streams in zip(calls, answers[::2], answers[1::2], strict=True)
         ]
 
     async def _matching(self, wanted: CallFilter, calls: Sequence[CallInfo]) -> list[CallInfo]:
@@ -177,7 +178,7 @@ class Archive:
             return list(calls)
         pipe = self._redis.pipeline(transaction=False)
         for call in calls:
-            pipe.hvals(CallKeys(call.call_id, self._run)("digests"))
+            pipe.hvals(CallKeys(call.call, self._run)("digests"))
         return [
             call
             for call, texts in zip(calls, await pipe.execute(), strict=True)

@@ -4,37 +4,38 @@ from typing import Any
 
 from pipelines.store.client import chunks
 from pipelines.store.keys import CallKeys, calls_key, trend_key
-from pipelines.types import LIVE_RUN
+from pipelines.types import LIVE_RUN, CallRef
 
 TOMBSTONE_TTL_S = 30 * 86_400
 """Longer than the log keeps fragments."""
 _CALL_KEYS = ("call", "streams", "results", "order", "digests", "events", "letters", "letter-counts", "runs")
 
 
-async def delete_call(client: Any, call_id: str) -> bool:
+async def delete_call(client: Any, call: CallRef) -> bool:
     """Set the tombstone, then erase the call in every run; the live one last, so that an interrupted deletion goes on.
 
     False if the call is unknown.
     """
-    keys = CallKeys(call_id)
+    keys = CallKeys(call)
     if not await client.exists(*map(keys, ("call", "streams", "runs"))):
         return False
     await client.set(keys("deleted"), "1", ex=TOMBSTONE_TTL_S)
     for run in [*await client.smembers(keys("runs")), LIVE_RUN]:
-        await _erase(client, CallKeys(call_id, run))
+        await _erase(client, CallKeys(call, run))
     return True
 
 
 async def _erase(client: Any, keys: CallKeys) -> None:
-    tenant, started_ms = await client.hmget(keys("call"), "tenant", "started_ms")
-    if tenant is not None:
+    tenant, call_id = keys.call.tenant, keys.call.call_id
+    started_ms = await client.hget(keys("call"), "started_ms")
+    if started_ms is not None:
         for names in chunks(await client.hkeys(keys("digests"))):
             pipe = client.pipeline(transaction=False)
             for name in names:
                 start_ms, participant, stream = name.split("/")
                 trend = trend_key(keys.run, tenant, int(started_ms) + int(start_ms))
-                pipe.hdel(trend, f"{keys.call_id}/{stream}/{participant}/{int(start_ms)}")
+                pipe.hdel(trend, f"{call_id}/{stream}/{participant}/{int(start_ms)}")
             await pipe.execute()
-        await client.zrem(calls_key(keys.run, tenant), keys.call_id)
+        await client.zrem(calls_key(keys.run, tenant), call_id)
     streams = await client.hkeys(keys("streams"))
     await client.delete(*map(keys, (*_CALL_KEYS, *(f"stream:{name}" for name in streams))))

@@ -1,10 +1,11 @@
 """Every Redis key of the store, and how what it holds is read. Nobody but the store's own files and `lua/` builds them.
 
-All keys of one call carry the call id as hash tag, so they share a slot and one script may touch them all on a
-Cluster. They expire together, `ttl_s` after the last result.
+All keys of one call carry its tenant and its id as hash tag, CALL being `TENANT/ID`: they share a slot, so that one script
+may touch them all on a Cluster, and no tenant can reach another's call, whatever id it names. They expire together,
+`ttl_s` after the last result.
 
-    ut:{CALL}:call            hash: `tenant`, `status` (as the most open of its streams), `started_ms` (wall clock),
-                              `last_ms` (end of the latest utterance), `utterances` (count)
+    ut:{CALL}:call            hash: `status` (as the most open of its streams), `started_ms` (wall clock), `last_ms` (end
+                              of the latest utterance), `utterances` (count)
     ut:{CALL}:streams         hash: stream -> live | stalled | closed | final
     ut:{CALL}:stream:STREAM   hash, the checkpoint (docs/architecture.md#nothing-lost-nothing-twice): `owner`, `partition`, `final`, `resume_at` (offset),
                               `resume_seq`, `resume_sample`, per participant `cut:P` (sample) and `utterances:P`; and
@@ -49,6 +50,7 @@ from pipelines.types import (
     RETENTION_DAYS,
     TOPIC_MEDIA,
     Account,
+    CallRef,
     Checkpoint,
     Coordinates,
     Participant,
@@ -71,14 +73,14 @@ CHECKPOINT_TTL_S = (RETENTION_DAYS[TOPIC_MEDIA] + 1) * 86_400
 class CallKeys:
     """The keys of one call, of one run."""
 
-    call_id: str
+    call: CallRef
     run: str = LIVE_RUN
 
     def __call__(self, name: str) -> str:
         """The key of that name in the table above."""
         if self.run == LIVE_RUN or name == "deleted":  # one tombstone holds for all runs
-            return f"ut:{{{self.call_id}}}:{name}"
-        return f"ut:{{{self.call_id}}}:run:{self.run}:{name}"
+            return f"ut:{{{self.call.tenant}/{self.call.call_id}}}:{name}"
+        return f"ut:{{{self.call.tenant}/{self.call.call_id}}}:run:{self.run}:{name}"
 
     def stream(self, stream: str) -> list[str]:
         """What every script on a stream starts with: call, streams, checkpoint, tombstone, events."""
@@ -171,13 +173,13 @@ def read_account(fields: Mapping[str, str]) -> Account:
     )
 
 
-def read_call(call_id: str, fields: Mapping[str, str], streams: Mapping[str, str]) -> CallInfo | None:
+def read_call(call: CallRef, fields: Mapping[str, str], streams: Mapping[str, str]) -> CallInfo | None:
     """What a call's two hashes say; None for a call that is not there."""
-    if not {"tenant", "status", "started_ms"} <= fields.keys():
+    if not {"status", "started_ms"} <= fields.keys():
         return None
     return CallInfo(
-        call_id=call_id,
-        tenant=fields["tenant"],
+        call_id=call.call_id,
+        tenant=call.tenant,
         status=_STATES.get(fields["status"], "live"),
         started_ms=int(fields["started_ms"]),
         last_ms=int(fields.get("last_ms", 0)),

@@ -8,7 +8,7 @@ from typing import Any
 from pipelines.errors import FencedError
 from pipelines.store.client import lua, redis_errors
 from pipelines.store.keys import CHECKPOINT_TTL_S, LETTER_STATES, CallKeys, letter_name, open_key, work_key
-from pipelines.types import RETENTION_DAYS, TOPIC_DEAD_LETTER, Coordinates
+from pipelines.types import RETENTION_DAYS, TOPIC_DEAD_LETTER, CallRef, Coordinates
 
 LETTERS_KEPT_MAX = 1_000
 """How many dead letters of a call are remembered by partition and offset; all are counted."""
@@ -21,12 +21,11 @@ _LETTER_TTL_S = (RETENTION_DAYS[TOPIC_DEAD_LETTER] + 1) * 86_400
 class StreamId:
     """A stream that is not stored to its end."""
 
-    tenant: str
-    call_id: str
+    call: CallRef
     stream: str
 
     def __str__(self) -> str:
-        return f"call {self.call_id}, stream {self.stream}"
+        return f"{self.call}, stream {self.stream}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,28 +72,28 @@ class Ledger:
         key = open_key(self._run, partition)
         with redis_errors():
             await self._redis.zremrangebyscore(key, "-inf", time.time() - CHECKPOINT_TTL_S)
-            return [StreamId(*name.split("/")) for name in await self._redis.zrange(key, 0, -1)]
+            return [_read(name) for name in await self._redis.zrange(key, 0, -1)]
 
-    async def is_dead_letter(self, call_id: str, at: Coordinates, owned: Owned | None = None) -> bool:
+    async def is_dead_letter(self, call: CallRef, at: Coordinates, owned: Owned | None = None) -> bool:
         """Whether the record is counted among the dead letters of its call.
 
         Raises:
             FencedError: the stream is not `owned` any more.
         """
-        keys = CallKeys(call_id, self._run)
+        keys = CallKeys(call, self._run)
         with redis_errors():
             dead = await self._redis.zscore(keys("letters"), letter_name(at)) is not None
             if owned is not None and await self._redis.hget(keys(f"stream:{owned.stream}"), "owner") != owned.owner:
-                raise fenced(call_id, owned.stream)
+                raise fenced(call, owned.stream)
         return dead
 
-    async def note_dead_letter(self, call_id: str, at: Coordinates, reason: str, owned: Owned | None = None) -> bool:
+    async def note_dead_letter(self, call: CallRef, at: Coordinates, reason: str, owned: Owned | None = None) -> bool:
         """Count a record among its call's dead letters; again changes nothing, and is False.
 
         Raises:
             FencedError: the stream is not `owned` any more.
         """
-        keys = CallKeys(call_id, self._run)
+        keys = CallKeys(call, self._run)
         stream, owner = ("", "") if owned is None else (owned.stream, owned.owner)
         with redis_errors():
             word = await self._letter_script(
@@ -102,13 +101,13 @@ class Ledger:
                 args=[at.offset, letter_name(at), reason, LETTERS_KEPT_MAX, CHECKPOINT_TTL_S, owner],
             )
         if word == "fenced":
-            raise fenced(call_id, stream)
+            raise fenced(call, stream)
         return bool(word == "noted")
 
-    async def dead_letter_counts(self, call_id: str) -> Mapping[str, int]:
+    async def dead_letter_counts(self, call: CallRef) -> Mapping[str, int]:
         """A call's dead letters by reason."""
         with redis_errors():
-            counts = await self._redis.hgetall(CallKeys(call_id, self._run)("letter-counts"))
+            counts = await self._redis.hgetall(CallKeys(call, self._run)("letter-counts"))
         return {reason: int(number) for reason, number in counts.items()}
 
     async def record_decisions(self, decided: Mapping[Coordinates, str]) -> None:
@@ -137,10 +136,15 @@ class Ledger:
         return int(attempts)
 
 
-def fenced(call_id: str, stream: str) -> FencedError:
+def fenced(call: CallRef, stream: str) -> FencedError:
     """The error for a writer that does not own the stream any more."""
-    return FencedError(f"call {call_id}, stream {stream}: another writer owns it; drop its state")
+    return FencedError(f"{call}, stream {stream}: another writer owns it; drop its state")
 
 
 def _written(note: StreamId) -> str:
-    return f"{note.tenant}/{note.call_id}/{note.stream}"  # none of the three may hold a slash
+    return f"{note.call.tenant}/{note.call.call_id}/{note.stream}"  # none of the three may hold a slash
+
+
+def _read(written: str) -> StreamId:
+    tenant, call_id, stream = written.split("/")
+    return StreamId(CallRef(tenant, call_id), stream)

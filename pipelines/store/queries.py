@@ -11,7 +11,7 @@ from typing import Generic, Literal, TypeVar
 from pydantic import ValidationError
 
 from pipelines.errors import BadCursorError, CorruptResultError
-from pipelines.types import CallId, Participant, ResultModel, UtteranceSentiment
+from pipelines.types import CallId, CallRef, Participant, ResultModel, UtteranceSentiment
 
 MINUTE_MS = 60_000
 
@@ -47,6 +47,11 @@ class CallInfo:
     last_ms: int
     utterances: int
     streams: Mapping[str, CallState]
+
+    @property
+    def call(self) -> CallRef:
+        """What names it."""
+        return CallRef(self.tenant, self.call_id)
 
     @property
     def over(self) -> bool:

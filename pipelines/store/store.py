@@ -27,6 +27,7 @@ from pipelines.store.trends import correct_trend, fill_trend
 from pipelines.types import (
     LIVE_RUN,
     NOTHING_COUNTED,
+    CallRef,
     Checkpoint,
     Counted,
     MediaFragment,
@@ -94,8 +95,7 @@ class Store:
 
     async def open_stream(
         self,
-        call_id: str,
-        tenant: str,
+        call: CallRef,
         stream: str,
         owner: str,
         started_at_ms: int,
@@ -114,33 +114,31 @@ class Store:
 
         Raises:
             CallDeletedError: the call was deleted.
-            BadFragmentError: the call belongs to another tenant (`bad_header`), or its fragments began in another
-                partition (`wrong_partition`), in which offsets mean something else.
+            BadFragmentError: the call's fragments began in another partition (`wrong_partition`), in which offsets mean
+                something else.
         """
-        keys, place = self._keys(call_id), () if offset is None else (offset,)
+        keys, place = self._keys(call), () if offset is None else (offset,)
         limits = (OPEN_TTL_S, CHECKPOINT_TTL_S, EVENTS_MAX)
         with redis_errors():
             # 1. Become the owner, or be told why not.
             answer, *rest = await self._open_script(
                 keys=[*keys.stream(stream), keys("letters")],
-                args=[owner, tenant, stream, started_at_ms, *limits, partition, *place],
+                args=[owner, stream, started_at_ms, *limits, partition, *place],
             )
             # 2. Let the call know of this run, so that deleting it deletes its results here too.
             if answer == "open" and self._run != LIVE_RUN:
-                runs = CallKeys(call_id)("runs")
+                runs = CallKeys(call)("runs")
                 await self._redis.sadd(runs, self._run)
                 await self._redis.expire(runs, TOMBSTONE_TTL_S)
             # 3. List the call; the index has a slot of its own, so it cannot be written by the same script.
             if answer == "open" and int(rest[0]):
-                await self._redis.zadd(calls_key(self._run, tenant), {call_id: int(rest[0])}, nx=True)
-        if answer == "other tenant":
-            raise BadFragmentError("bad_header", f"call {call_id} belongs to another tenant: use a call id of your own")
+                await self._redis.zadd(calls_key(self._run, call.tenant), {call.call_id: int(rest[0])}, nx=True)
         if answer == "other partition":
             raise BadFragmentError(
                 "wrong_partition",
-                f"call {call_id} began in another partition than {partition}: add partitions only while no call is open",
+                f"{call} began in another partition than {partition}: add partitions only while no call is open",
             )
-        _raise_refusal(answer, call_id, stream)
+        _raise_refusal(answer, call, stream)
         if answer == "settled":
             return None
         _, letters, fields = rest
@@ -169,7 +167,7 @@ class Store:
             FencedError: `owner` does not own the stream any more, or the cut is neither the expected one nor at `new`.
             CallDeletedError: the call was deleted.
         """
-        keys = self._keys(first.call_id)
+        keys = self._keys(first.call)
         name, text, digest = "", "", ""
         with redis_errors():
             # 1. The trend bucket, which has a slot of its own.
@@ -202,10 +200,10 @@ class Store:
             # 3. What was refused leaves no trace in the bucket.
             if answer != "stored" and result is not None and trend is not None:
                 await correct_trend(self._redis, keys("digests"), name, trend, result.utterance_id)
-        _raise_refusal(answer, first.call_id, first.stream)
+        _raise_refusal(answer, first.call, first.stream)
 
     async def set_state(
-        self, call_id: str, stream: str, state: CallState, *, owner: str, counted: Counted = NOTHING_COUNTED
+        self, call: CallRef, stream: str, state: CallState, *, owner: str, counted: Counted = NOTHING_COUNTED
     ) -> None:
         """Set the stream's state and count fragments that need no cut to move, in one step; again changes nothing.
 
@@ -215,9 +213,9 @@ class Store:
             FencedError: `owner` does not own the stream any more.
             CallDeletedError: the call was deleted.
         """
-        await self._update(call_id, stream, owner, counted, state)
+        await self._update(call, stream, owner, counted, state)
 
-    async def count(self, call_id: str, stream: str, counted: Counted, *, owner: str | None) -> None:
+    async def count(self, call: CallRef, stream: str, counted: Counted, *, owner: str | None) -> None:
         """Count fragments that need no cut to move; again changes nothing.
 
         `owner` is None for fragments of a stream that is final, which has no owner.
@@ -226,41 +224,41 @@ class Store:
             FencedError: `owner` does not own the stream any more, or there is none and the stream is not final.
             CallDeletedError: the call was deleted.
         """
-        await self._update(call_id, stream, owner, counted, None)
+        await self._update(call, stream, owner, counted, None)
 
     async def _update(
-        self, call_id: str, stream: str, owner: str | None, counted: Counted, state: CallState | None
+        self, call: CallRef, stream: str, owner: str | None, counted: Counted, state: CallState | None
     ) -> None:
         with redis_errors():
             answer = await self._state_script(
-                keys=self._keys(call_id).stream(stream),
+                keys=self._keys(call).stream(stream),
                 args=[owner or "", stream, state or "", EVENTS_MAX, counted.below, *_count_args(counted)],
             )
-        _raise_refusal(answer, call_id, stream)
+        _raise_refusal(answer, call, stream)
 
-    async def checkpoints(self, call_id: str) -> dict[str, Checkpoint]:
+    async def checkpoints(self, call: CallRef) -> dict[str, Checkpoint]:
         """What is known of each stream of a call, with the account of its fragments; empty for an unknown call."""
-        keys = self._keys(call_id)
+        keys = self._keys(call)
         with redis_errors():
             streams = await self._redis.hkeys(keys("streams"))
             found = [await self._redis.hgetall(keys(f"stream:{stream}")) for stream in streams]
         return {stream: read_checkpoint(fields) for stream, fields in zip(streams, found, strict=True)}
 
-    async def delete_call(self, call_id: str) -> bool:
+    async def delete_call(self, call: CallRef) -> bool:
         """Remove a call, its part of the trends and its results in every run, and refuse what still comes of it.
 
         False if it is unknown. Calling again after an error removes the rest.
         """
         with redis_errors():
-            return await delete_call(self._redis, call_id)
+            return await delete_call(self._redis, call)
 
-    async def deleted(self, call_id: str) -> bool:
+    async def deleted(self, call: CallRef) -> bool:
         """Whether a call of this id was deleted, so that nothing more is taken of it; known for 30 days."""
         with redis_errors():
-            return bool(await self._redis.exists(self._keys(call_id)("deleted")))
+            return bool(await self._redis.exists(self._keys(call)("deleted")))
 
-    def _keys(self, call_id: str) -> CallKeys:
-        return CallKeys(call_id, self._run)
+    def _keys(self, call: CallRef) -> CallKeys:
+        return CallKeys(call, self._run)
 
     async def publish_metrics(self, worker_id: str, text: str, ttl_s: int) -> None:
         """Leave a worker's metrics, Prometheus text, for `ttl_s`."""
@@ -285,8 +283,8 @@ def _count_args(counted: Counted) -> list[str | int]:
     return [first_at, *(part for outcome in counted.outcomes.items() for part in outcome)]
 
 
-def _raise_refusal(answer: str, call_id: str, stream: str) -> None:
+def _raise_refusal(answer: str, call: CallRef, stream: str) -> None:
     if answer == "deleted":
-        raise CallDeletedError(f"call {call_id} was deleted")
+        raise CallDeletedError(f"{call} was deleted")
     if answer == "fenced":
-        raise fenced(call_id, stream)
+        raise fenced(call, stream)

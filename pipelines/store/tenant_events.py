@@ -18,6 +18,7 @@ from typing import Any
 from pipelines.store.client import CHUNK, chunks, clock_ms, redis_errors
 from pipelines.store.keys import CallKeys, calls_key, read_event
 from pipelines.store.queries import CallEvent
+from pipelines.types import CallRef
 
 REACH_MS = 24 * 3_600_000
 PASS_CALLS = 400
@@ -134,6 +135,9 @@ class TenantEvents:
         )
         return found
 
+    def _keys(self, call_id: str) -> CallKeys:
+        return CallKeys(CallRef(self._tenant, call_id), self._run)
+
     def _open_call_ids(self) -> list[str]:
         open_ids = [call_id for call_id, call in self._followed.items() if not call.over]
         begin = self._open_from if self._open_from < len(open_ids) else 0
@@ -146,15 +150,14 @@ class TenantEvents:
         for chunk in chunks(call_ids):
             pipe = self._redis.pipeline(transaction=False)
             for call_id in chunk:
-                keys, call = CallKeys(call_id, self._run), self._followed.get(call_id)
+                keys, call = self._keys(call_id), self._followed.get(call_id)
                 after = None if call is None else call.last_id
                 begin = f"({after}" if after else f"{self.complete_to_ms + 1}-0"
-                pipe.hmget(keys("call"), "tenant", "status")
+                pipe.hget(keys("call"), "status")
                 pipe.xrange(keys("events"), begin, "+", EVENTS_AT_ONCE)
             answers = await pipe.execute()
-            for call_id, (tenant, status), entries in zip(chunk, answers[::2], answers[1::2], strict=True):
-                # The index keeps the id of an expired call, which may be another tenant's call by now.
-                if tenant != self._tenant:
+            for call_id, status, entries in zip(chunk, answers[::2], answers[1::2], strict=True):
+                if status is None:  # the index keeps the id of an expired call
                     self._followed.pop(call_id, None)
                     continue
                 has_more = len(entries) == EVENTS_AT_ONCE
@@ -172,18 +175,17 @@ class TenantEvents:
             self._followed[call_id] = _FollowedCall()
 
     async def _with_results(self, entries: Iterable[tuple[str, _Entry]]) -> tuple[TenantEvent, ...]:
-        """The events with their results, without those that are unreadable or another tenant's."""
+        """The events with their results, without those that are unreadable."""
         named = [(call_id, entry, entry[1].get("member")) for call_id, entry in entries]
         pipe = self._redis.pipeline(transaction=False)
         for call_id, _, member in named:
             if member is not None:
-                pipe.hget(CallKeys(call_id, self._run)("results"), member)
+                pipe.hget(self._keys(call_id)("results"), member)
         texts = iter(await pipe.execute())
         events = []
         for call_id, entry, member in named:
             event = read_event(entry, {} if member is None else {member: next(texts)})
-            of_another = event.utterance is not None and event.utterance.tenant != self._tenant
-            if event.kind != "unreadable" and not of_another:
+            if event.kind != "unreadable":
                 events.append(TenantEvent(call_id, event))
         return tuple(events)
 

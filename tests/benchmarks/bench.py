@@ -37,6 +37,7 @@ from pipelines.types import (
     UtteranceSentiment,
 )
 from tests.benchmarks import endurance, interim
+from tests.pipelines.stored import default
 
 # What imports torch is imported where it is used: the embedded system's resident memory is measured in this process.
 # ruff: noqa: PLC0415
@@ -150,7 +151,7 @@ async def finished(store: Store, call_ids: list[str]) -> dict[str, list[Stored]]
         while not final:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"call {call_id} was not final within {DONE_S:.0f} s")
-            for event in await store.archive.events(call_id, last_id, block_ms=1000):
+            for event in await store.archive.events(default(call_id), last_id, block_ms=1000):
                 last_id = event.id
                 final = event.kind == "call-final"
                 if event.utterance is not None:

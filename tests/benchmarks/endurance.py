@@ -28,6 +28,7 @@ from pipelines.store.queries import CallState
 from pipelines.store.store import Store
 from pipelines.types import (
     NOTHING_COUNTED,
+    CallRef,
     Checkpoint,
     Coordinates,
     Counted,
@@ -79,8 +80,7 @@ class PlainStore(Store):
 
     async def open_stream(
         self,
-        call_id: str,
-        tenant: str,
+        call: CallRef,
         stream: str,
         owner: str,
         started_at_ms: int,
@@ -88,7 +88,7 @@ class PlainStore(Store):
         partition: int = 0,
         offset: int | None = None,
     ) -> Checkpoint:
-        del call_id, tenant, stream, owner, started_at_ms, partition, offset
+        del call, stream, owner, started_at_ms, partition, offset
         return Checkpoint({}, None, None, None, final=False)
 
     async def advance(
@@ -106,16 +106,16 @@ class PlainStore(Store):
     ) -> None:
         del owner, participant, expected_cut_sample, new, resume, ttl_s, counted
         if result is not None:
-            keys = CallKeys(first.call_id)
+            keys = CallKeys(first.call)
             await self._redis.hset(keys("results"), result.utterance_id, result.model_dump_json())
 
     async def set_state(
-        self, call_id: str, stream: str, state: CallState, *, owner: str, counted: Counted = NOTHING_COUNTED
+        self, call: CallRef, stream: str, state: CallState, *, owner: str, counted: Counted = NOTHING_COUNTED
     ) -> None:
-        del call_id, stream, state, owner, counted
+        del call, stream, state, owner, counted
 
-    async def count(self, call_id: str, stream: str, counted: Counted, *, owner: str | None) -> None:
-        del call_id, stream, counted, owner
+    async def count(self, call: CallRef, stream: str, counted: Counted, *, owner: str | None) -> None:
+        del call, stream, counted, owner
 
     async def epoch(self) -> str:
         return "one"

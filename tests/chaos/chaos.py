@@ -36,6 +36,7 @@ from pipelines.settings import AppConfig, MediaLimits, TimeoutSettings, WorkerSe
 from pipelines.store.store import Store
 from pipelines.types import TOPIC_DEAD_LETTER, TOPIC_MEDIA, MediaFragment, Participant, UtteranceSentiment
 from tests.chaos.world import FAULTS, World, await_true, built, replicas
+from tests.pipelines.stored import default
 
 RATE = 8000
 CALLS = 40
@@ -140,8 +141,8 @@ async def _results(url: str, names: Sequence[str]) -> tuple[dict[str, list[Utter
     """Each call's results, and whether all are final."""
     store = Store.connect(url)
     try:
-        infos = [await store.archive.call(name) for name in names]
-        found = {name: await store.archive.results(name) for name in names}
+        infos = [await store.archive.call(default(name)) for name in names]
+        found = {name: await store.archive.results(default(name)) for name in names}
         return found, all(info is not None and info.status == "final" for info in infos)
     finally:
         await store.close()

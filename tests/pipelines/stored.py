@@ -8,6 +8,7 @@ from models.types import EMOTIONS, POLARITIES, Modality
 from pipelines.store.store import Store
 from pipelines.types import (
     DEFAULT_CONSENT,
+    CallRef,
     Judgement,
     MediaFragment,
     ModalityOut,
@@ -20,6 +21,16 @@ from pipelines.types import (
 STARTED_MS = 1_760_000_000_000
 MINUTE_MS = 60_000
 AGENT, CUSTOMER = Participant.AGENT, Participant.CUSTOMER
+
+
+def acme(call_id: str) -> CallRef:
+    """A call of the tenant to whom most of these belong."""
+    return CallRef("acme", call_id)
+
+
+def default(call_id: str) -> CallRef:
+    """A call of the tenant that nobody named."""
+    return CallRef("default", call_id)
 
 
 def fragment(call_id: str = "c", stream: str = "main", tenant: str = "acme") -> MediaFragment:
@@ -96,7 +107,7 @@ async def store_call(
     first: int = 0,
 ) -> None:
     """Store `results[first:]` of a call's one stream as a worker does."""
-    await store.open_stream(call_id, tenant, "main", "w1", started_ms)
+    await store.open_stream(CallRef(tenant, call_id), "main", "w1", started_ms)
     beginning, cuts = fragment(call_id, tenant=tenant), Counter[Participant]()
     for number, found in enumerate(results):
         who, new = found.participant, found.end_ms * 16
@@ -104,7 +115,7 @@ async def store_call(
             await advance(store, found, cuts[who], new, first=beginning, participant=who)
         cuts[who] = new
     if final:
-        await store.set_state(call_id, "main", "final", owner="w1")
+        await store.set_state(CallRef(tenant, call_id), "main", "final", owner="w1")
 
 
 async def stored_call(store: Store, call_id: str, started_ms: int, *scores: float, tenant: str = "acme") -> None:

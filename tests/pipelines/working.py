@@ -21,6 +21,7 @@ from pipelines.types import (
     DEFAULT_CONSENT,
     TOPIC_MEDIA,
     Account,
+    CallRef,
     MediaFragment,
     Participant,
     Record,
@@ -28,6 +29,7 @@ from pipelines.types import (
     UtteranceSentiment,
 )
 from tests.eventually import eventually
+from tests.pipelines.stored import default
 
 RATE = 8000
 GROUP = "ut:log:{call-media}:group:undertone"
@@ -127,18 +129,18 @@ async def working(
         yield worker
 
 
-async def results(url: str, call_id: str, *, final: bool = True) -> list[UtteranceSentiment]:
+async def results(url: str, call_id: str, *, final: bool = True, tenant: str = "default") -> list[UtteranceSentiment]:
     """The call's results, once it is final; however long the store is away meanwhile."""
     store = Store.connect(url)
     last_id = "0-0"
     kind = ""
     while final and kind != "call-final":
         try:
-            for event in await store.archive.events(call_id, last_id, block_ms=5000):
+            for event in await store.archive.events(CallRef(tenant, call_id), last_id, block_ms=5000):
                 last_id, kind = event.id, event.kind
         except StoreUnavailableError:
             await asyncio.sleep(0.1)
-    found = await store.archive.results(call_id)
+    found = await store.archive.results(CallRef(tenant, call_id))
     await store.close()
     return found
 
@@ -167,28 +169,28 @@ def committed(client: redis.Redis) -> int:
 
 async def account(url: str, call_id: str, stream: str = "phone") -> Account:
     store = Store.connect(url)
-    checkpoints = await store.checkpoints(call_id)
+    checkpoints = await store.checkpoints(default(call_id))
     await store.close()
     return checkpoints[stream].account
 
 
 async def dead_letters(url: str, call_id: str) -> dict[str, int]:
     store = Store.connect(url)
-    counts = await store.ledger.dead_letter_counts(call_id)
+    counts = await store.ledger.dead_letter_counts(default(call_id))
     await store.close()
     return dict(counts)
 
 
 async def kinds(url: str, call_id: str) -> list[str]:
     store = Store.connect(url)
-    happened = await store.archive.events(call_id)
+    happened = await store.archive.events(default(call_id))
     await store.close()
     return [event.kind for event in happened if event.kind != "utterance"]
 
 
 async def status(url: str, call_id: str) -> str | None:
     store = Store.connect(url)
-    call_info = await store.archive.call(call_id)
+    call_info = await store.archive.call(default(call_id))
     await store.close()
     return call_info.status if call_info else None
 

@@ -18,7 +18,7 @@ def test_an_audit_that_adds_up_says_so(redis_cli: CliRunner, analysed: str) -> N
 
 def test_an_audit_that_finds_something_missing_ends_with_1(redis_cli: CliRunner, analysed: str) -> None:
     with redis.Redis.from_url(analysed) as client:
-        client.hincrby("ut:{c1}:stream:phone", "n:analysed", -1)
+        client.hincrby("ut:{default/c1}:stream:phone", "n:analysed", -1)
     (report,) = json_lines(redis_cli, "audit", "--call", "c1", exit_code=1)
     assert [one["kind"] for one in report["findings"]] == ["fragments_missing"]
     printed = redis_cli.invoke(app, ["audit"])

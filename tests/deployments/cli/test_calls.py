@@ -20,6 +20,7 @@ from pipelines.types import (
 )
 from tests.deployments.results import keep, result
 from tests.eventually import wait_until
+from tests.pipelines.stored import default
 
 AGENT, CUSTOMER = Participant.AGENT, Participant.CUSTOMER
 CALL = [
@@ -143,7 +144,7 @@ def test_watching_a_call_that_is_over_shows_all_of_it(cli: CliRunner, redis_url:
 def test_watch_says_when_a_call_falls_silent_and_when_it_goes_on(cli: CliRunner, redis_url: str) -> None:
     async def stall() -> None:
         store = Store.connect(redis_url)
-        await store.set_state("quiet", "main", "stalled", owner="w1")
+        await store.set_state(default("quiet"), "main", "stalled", owner="w1")
         await store.close()
 
     keep(redis_url, "quiet", CALL[:2], final=False)

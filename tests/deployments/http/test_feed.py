@@ -17,7 +17,7 @@ from pipelines.store.store import Store
 from pipelines.types import UtteranceSentiment
 from tests.deployments.http.site import Heard, Site, heard, problem
 from tests.eventually import eventually
-from tests.pipelines.stored import advance, fragment, stored_call
+from tests.pipelines.stored import acme, advance, default, fragment, stored_call
 from tests.pipelines.stored import result as stored_result
 from tests.servers import OwnRedis
 
@@ -97,10 +97,10 @@ async def test_calls_that_begin_later_are_followed_together_and_another_tenants_
 
 
 async def test_a_call_that_falls_silent_and_goes_on_says_so(site: Site, address: str) -> None:
-    await site.store.open_stream("a", "default", "main", "w1", await site.store.archive.clock_ms())
+    await site.store.open_stream(default("a"), "main", "w1", await site.store.archive.clock_ms())
     async with watching(address) as watcher:
-        await site.store.set_state("a", "main", "stalled", owner="w1")
-        await site.store.set_state("a", "main", "live", owner="w1")
+        await site.store.set_state(acme("a"), "main", "stalled", owner="w1")
+        await site.store.set_state(acme("a"), "main", "live", owner="w1")
         await eventually(lambda: len(watcher.events) == 2)
 
     assert [json.loads(one.data or "")["status"] for one in watcher.events] == ["stalled", "live"]
@@ -138,10 +138,8 @@ async def test_thousands_of_past_calls_do_not_hold_up_the_present_ones(site: Sit
         for number in range(5_000):
             started_ms = now_ms - 1_000 - number * 10_000
             pipe.zadd("ut:calls:default", {f"past-{number}": started_ms})
-            pipe.hset(
-                f"ut:{{past-{number}}}:call", mapping={"tenant": "default", "status": "final", "started_ms": started_ms}
-            )
-            pipe.xadd(f"ut:{{past-{number}}}:events", {"kind": "call-final"}, id=f"{started_ms}-0")
+            pipe.hset(f"ut:{{default/past-{number}}}:call", mapping={"status": "final", "started_ms": started_ms})
+            pipe.xadd(f"ut:{{default/past-{number}}}:events", {"kind": "call-final"}, id=f"{started_ms}-0")
         pipe.execute()
     async with watching(address) as watcher:
         begin_s = time.monotonic()
@@ -235,7 +233,7 @@ async def test_a_watcher_who_falls_behind_reads_on_from_the_store(
     monkeypatch.setattr(feed, "BUFFER_EVENTS_MAX", 10)
     now_ms = await store.archive.clock_ms()
     feeds = TenantFeeds(store.archive, 50)
-    await store.open_stream("a", "default", "main", "w1", now_ms)
+    await store.open_stream(default("a"), "main", "w1", now_ms)
     async with (
         asyncio.timeout(60),
         aclosing(feeds.watch("default", None, now_ms)) as slow,

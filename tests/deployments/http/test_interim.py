@@ -14,6 +14,7 @@ from pipelines.store.store import Store
 from pipelines.types import Participant
 from tests.deployments.http.site import Heard, Site, heard, result
 from tests.eventually import eventually
+from tests.pipelines.stored import default
 from tests.servers import OwnRedis
 
 
@@ -94,7 +95,7 @@ async def test_an_interim_text_has_no_id_and_whoever_resumes_does_so_as_without_
             await eventually(lambda: channels(raw) and events)
         await site.store.interim.publish("default", text_of("a-17"))
         await eventually(lambda: len(events) == 2)
-    await site.store.set_state("a-17", "main", "final", owner="w1")
+    await site.store.set_state(default("a-17"), "main", "final", owner="w1")
 
     resumed = await site.client.get("/v1/calls/a-17/events", headers={"Last-Event-ID": events[0].id or ""})
 

@@ -103,7 +103,7 @@ def kept(raw: Any) -> dict[str, Any]:
         if key.startswith(("ut:log:", "ut:{metrics}:")):
             continue
         value = read[raw.type(key)](key)
-        if "{c1}" in key and isinstance(value, dict):
+        if "{default/c1}" in key and isinstance(value, dict):
             value = {name: _timeless(text) for name, text in value.items() if name != "started_ms"}
         if key.startswith("ut:trend:"):  # a run may go over the end of a minute
             value = found.get("ut:trend", {}) | value

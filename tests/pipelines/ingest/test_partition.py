@@ -22,6 +22,7 @@ from pipelines.types import (
     UtteranceSentiment,
 )
 from tests.eventually import eventually
+from tests.pipelines.stored import default
 from tests.pipelines.working import (
     GROUP,
     account,
@@ -43,7 +44,7 @@ from tests.pipelines.working import (
 
 async def test_a_stream_does_not_change_its_partition(redis_url: str, sound: FloatArray) -> None:
     store = Store.connect(redis_url)
-    await store.open_stream("c1", "default", "phone", "elsewhere", 0, partition=3)
+    await store.open_stream(default("c1"), "phone", "elsewhere", 0, partition=3)
     await store.close()
     fragment: MediaFragment = call(sound, "c1")[0]
     send(RedisStreamProducer(redis_url), [fragment])
@@ -52,16 +53,19 @@ async def test_a_stream_does_not_change_its_partition(redis_url: str, sound: Flo
     assert dict(letters[0].headers)["dlq-reason"] == b"wrong_partition"
 
 
-async def test_another_tenants_fragment_does_not_enter_an_open_stream(redis_url: str, sound: FloatArray) -> None:
-    producer = RedisStreamProducer(redis_url)
-    fragments = call(sound, "c1")
-    send(producer, fragments[:10])
-    send(producer, [replace(fragments[10], tenant="other")])
-    send(producer, fragments[10:])
+async def test_calls_of_two_tenants_under_one_id_do_not_touch_each_other(redis_url: str, sound: FloatArray) -> None:
+    own = call(sound, "c1")
+    theirs = [replace(one, tenant="other") for one in call(sound[::-1].copy(), "c1")]
+    send(RedisStreamProducer(redis_url), [one for pair in zip(own, theirs, strict=True) for one in pair])
     async with working(redis_url):
-        assert {one.tenant for one in await results(redis_url, "c1")} == {"default"}
-    (letter,) = records(redis_url, TOPIC_DEAD_LETTER)
-    assert dict(letter.headers)["dlq-reason"] == b"bad_header"
+        ours, others = await results(redis_url, "c1"), await results(redis_url, "c1", tenant="other")
+    swapped = {Participant.AGENT: Participant.CUSTOMER, Participant.CUSTOMER: Participant.AGENT}
+    assert len(ours) == 4
+    assert {one.tenant for one in ours} == {"default"}
+    assert sorted((one.start_ms, swapped[one.participant], one.bundle) for one in others) == sorted(
+        (one.start_ms, one.participant, one.bundle) for one in ours
+    )
+    assert records(redis_url, TOPIC_DEAD_LETTER) == []
 
 
 async def test_a_deleted_call_takes_nothing_more(redis_url: str, sound: FloatArray) -> None:
@@ -71,10 +75,10 @@ async def test_a_deleted_call_takes_nothing_more(redis_url: str, sound: FloatArr
     async with working(redis_url) as worker:
         send(producer, fragments[:10])
         await eventually(lambda: results(redis_url, "c1", final=False))
-        await store.delete_call("c1")
+        await store.delete_call(default("c1"))
         send(producer, [*fragments[10:], *call(sound, "c2")])
         assert len(await results(redis_url, "c2")) == 4
-        assert await store.archive.call("c1") is None
+        assert await store.archive.call(default("c1")) is None
         assert counter(worker.metrics.fragments_skipped.labels("call_deleted")) > 0
     await store.close()
 
@@ -123,9 +127,9 @@ async def test_a_stream_of_dead_letters_alone_holds_no_offset(redis_url: str, so
         async with working(redis_url, "successor", worker=quick):
             await results(redis_url, "c1")
     store = Store.connect(redis_url)
-    counted = (await store.checkpoints("c1"))["phone"].account
+    counted = (await store.checkpoints(default("c1")))["phone"].account
     assert (counted.analysed, counted.missing) == (1, 5)
-    assert sum((await store.ledger.dead_letter_counts("c1")).values()) == 15
+    assert sum((await store.ledger.dead_letter_counts(default("c1"))).values()) == 15
     await store.close()
 
 
@@ -177,12 +181,12 @@ async def test_a_worker_that_loses_two_streams_one_after_the_other_reads_both_ag
     async with working(redis_url, analyse=hold) as worker:
         await eventually(lambda: counter(worker.metrics.fragments_analysed) >= 40)
         for name in ("early", "late"):
-            await store.open_stream(name, "default", "phone", "another", 0)
+            await store.open_stream(default(name), "phone", "another", 0)
         gates["early"].set()
         await eventually(lambda: counter(worker.metrics.fragments_analysed) != 40)  # it reads again
         gates["late"].set()
         early, late = found(await results(redis_url, "early")), found(await results(redis_url, "late"))
-        accounts = [(await store.checkpoints(name))["phone"].account for name in ("early", "late")]
+        accounts = [(await store.checkpoints(default(name)))["phone"].account for name in ("early", "late")]
         assert [(account.analysed, account.missing) for account in accounts] == [(20, 0), (20, 0)]
         gates["calm"].set()
         send(producer, call(sound, "calm"))

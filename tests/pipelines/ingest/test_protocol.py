@@ -48,6 +48,7 @@ from tests.pipelines.protocol import (
     heard,
     sent_as,
 )
+from tests.pipelines.stored import default
 from tests.pipelines.working import Voice, found
 from tests.servers import OwnRedis
 
@@ -265,12 +266,12 @@ class Protocol(RuleBasedStateMachine):
     async def check(self) -> None:
         # In this order, because what is on its way to the store may still arrive: nothing of it may be taken back.
         committed = dict(self.log.committed)
-        before = {talk.call_id: await self.look.archive.results(talk.call_id) for talk in self.talks}
-        accounts = {talk.call_id: await self.look.checkpoints(talk.call_id) for talk in self.talks}
+        before = {talk.call_id: await self.look.archive.results(default(talk.call_id)) for talk in self.talks}
+        accounts = {talk.call_id: await self.look.checkpoints(default(talk.call_id)) for talk in self.talks}
         letters = {letter.record.at for letter in self.log.letters}
         for talk in self.talks:
             checkpoint = accounts[talk.call_id].get("phone", NEW_STREAM)
-            stored = await self.look.archive.results(talk.call_id)
+            stored = await self.look.archive.results(default(talk.call_id))
             assert set(found(stored)) <= set(talk.expected), talk
             for who, cut in checkpoint.tracks.items():
                 track = _of(stored, who)
@@ -333,11 +334,11 @@ class Protocol(RuleBasedStateMachine):
         assert report.findings == []
         assert report.pending == 0
         for talk in self.talks:
-            assert found(await self.look.archive.results(talk.call_id)) == talk.expected, talk
-            state = await self.look.archive.call(talk.call_id)
+            assert found(await self.look.archive.results(default(talk.call_id))) == talk.expected, talk
+            state = await self.look.archive.call(default(talk.call_id))
             assert state is not None, talk
             assert state.status == "final", talk
-            events = Counter(event.kind for event in await self.look.archive.events(talk.call_id))
+            events = Counter(event.kind for event in await self.look.archive.events(default(talk.call_id)))
             assert events["utterance"] == len(talk.expected), talk
 
     async def end(self) -> None:

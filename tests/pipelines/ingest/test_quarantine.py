@@ -20,6 +20,7 @@ from pipelines.types import (
     Coordinates,
 )
 from tests.eventually import eventually
+from tests.pipelines.stored import default
 from tests.pipelines.working import (
     account,
     call,
@@ -44,7 +45,9 @@ Demuxer.feed = deadly
 
 WORK = """
 import asyncio, sys
+from tests.pipelines.stored import default
 from tests.pipelines.working import working
+from tests.pipelines.stored import default
 async def main():
     async with working(sys.argv[1], sys.argv[2]) as worker:
         await asyncio.Event().wait()
@@ -122,7 +125,7 @@ async def test_a_bad_record_is_dead_lettered_and_its_call_goes_on(redis_url: str
 async def test_a_dead_letter_is_not_worked_on_again(redis_url: str, sound: FloatArray) -> None:
     send(RedisStreamProducer(redis_url), call(sound, "c1"))
     store = Store.connect(redis_url)
-    await store.ledger.note_dead_letter("c1", Coordinates(0, 6), "killed")
+    await store.ledger.note_dead_letter(default("c1"), Coordinates(0, 6), "killed")
     await store.close()
     async with working(redis_url):
         await results(redis_url, "c1")
@@ -136,7 +139,7 @@ async def test_a_worker_that_lost_its_stream_dead_letters_nothing_of_it(redis_ur
     async with working(redis_url) as worker:
         send(producer, fragments[:2])
         await eventually(lambda: counter(worker.metrics.fragments_analysed) >= 2)
-        await store.open_stream("c1", "default", "phone", "successor", 0)
+        await store.open_stream(default("c1"), "phone", "successor", 0)
         send(producer, [replace(fragments[2], media=b"noise", content_type="audio/x-matroska")])
         await eventually(lambda: records(redis_url, TOPIC_DEAD_LETTER))
         # It was refused, and came back to the record as the stream's new owner.

@@ -16,6 +16,7 @@ from pipelines.types import (
     UtteranceSentiment,
 )
 from tests.eventually import eventually
+from tests.pipelines.stored import default
 from tests.pipelines.working import (
     account,
     call,
@@ -93,10 +94,10 @@ async def test_a_worker_that_lost_its_stream_stores_nothing(redis_url: str, soun
     async with working(redis_url, "zombie", hold) as zombie:
         await begun.wait()
         store = Store.connect(redis_url)
-        await store.open_stream("c1", "default", "phone", "successor", started_at_ms=0)
+        await store.open_stream(default("c1"), "phone", "successor", started_at_ms=0)
         gate.release()
         await eventually(lambda: counter(zombie.metrics.fenced) != 0)
-        assert (await store.archive.utterances("c1")).items == ()
+        assert (await store.archive.utterances(default("c1"))).items == ()
         await store.close()
 
 

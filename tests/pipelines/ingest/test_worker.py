@@ -15,6 +15,7 @@ from pipelines.types import (
     UtteranceSentiment,
 )
 from tests.eventually import eventually
+from tests.pipelines.stored import default
 from tests.pipelines.working import (
     GROUP,
     call,
@@ -161,5 +162,5 @@ async def test_a_worker_that_loses_its_partition_while_it_waits_for_the_store_dr
             await eventually(lambda: worker.idle)
             own_redis.restart()
             store = Store.connect(own_redis.url)
-            assert await store.archive.call("c1") is None
+            assert await store.archive.call(default("c1")) is None
             await store.close()

@@ -12,6 +12,7 @@ from pipelines.types import (
     UtteranceSentiment,
 )
 from tests.eventually import eventually
+from tests.pipelines.stored import default
 from tests.pipelines.working import (
     call,
     committed,
@@ -133,7 +134,9 @@ async def test_an_outage_of_the_store_is_no_silence_of_the_calls(
         assert found(await results(own_redis.url, "c1")) == found(await results(own_redis.url, "c2"))
     store = Store.connect(own_redis.url)
     for name in ("c1", "c2"):
-        assert [event.kind for event in await store.archive.events(name) if event.kind != "utterance"] == ["call-final"]
+        assert [event.kind for event in await store.archive.events(default(name)) if event.kind != "utterance"] == [
+            "call-final"
+        ]
     await store.close()
 
 

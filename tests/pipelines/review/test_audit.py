@@ -13,6 +13,7 @@ from pipelines.settings import MediaLimits, WorkerSettings
 from pipelines.store.store import Store
 from pipelines.types import TOPIC_DEAD_LETTER, TOPIC_MEDIA
 from tests.eventually import eventually
+from tests.pipelines.stored import default
 from tests.pipelines.working import Voice, call, records, results, send, speech, working
 
 LOG = "ut:log:{call-media}"
@@ -86,8 +87,8 @@ async def test_a_fragment_that_was_counted_by_nobody_or_twice_is_found(
     redis_url: str, raw: Any, sound: FloatArray
 ) -> None:
     await analysed(redis_url, sound)
-    raw.hincrby("ut:{whole}:stream:phone", "n:analysed", -2)
-    raw.hincrby("ut:{damaged}:stream:phone", "n:skipped-twice", 3)
+    raw.hincrby("ut:{default/whole}:stream:phone", "n:analysed", -2)
+    raw.hincrby("ut:{default/damaged}:stream:phone", "n:skipped-twice", 3)
     assert kinds(await audited(redis_url)) == [("fragments_doubled", 3), ("fragments_missing", 2)]
 
 
@@ -95,9 +96,9 @@ async def test_a_dead_letter_that_is_gone_or_was_never_counted_is_found(
     redis_url: str, raw: Any, sound: FloatArray
 ) -> None:
     await analysed(redis_url, sound)
-    raw.hincrby("ut:{damaged}:letter-counts", "undecodable", -1)
+    raw.hincrby("ut:{default/damaged}:letter-counts", "undecodable", -1)
     assert kinds(await audited(redis_url)) == [("letters_uncounted", 1)]
-    raw.hincrby("ut:{damaged}:letter-counts", "undecodable", 1)
+    raw.hincrby("ut:{default/damaged}:letter-counts", "undecodable", 1)
     first = records(redis_url, TOPIC_DEAD_LETTER)[0].at.offset
     raw.xdel("ut:log:{call-media-dlq}", f"{first + 1}-0")
     assert kinds(await audited(redis_url)) == [("fragments_missing", 1), ("letters_missing", 1)]
@@ -105,23 +106,23 @@ async def test_a_dead_letter_that_is_gone_or_was_never_counted_is_found(
 
 async def test_an_utterance_that_is_gone_or_there_twice_is_found(redis_url: str, raw: Any, sound: FloatArray) -> None:
     await analysed(redis_url, sound)
-    first, second = raw.zrange("ut:{whole}:order", 0, 1)
-    raw.zrem("ut:{whole}:order", first)
+    first, second = raw.zrange("ut:{default/whole}:order", 0, 1)
+    raw.zrem("ut:{default/whole}:order", first)
     assert kinds(await audited(redis_url)) == [("utterances_missing", 1)]
-    raw.zadd("ut:{whole}:order", {first: 0})
+    raw.zadd("ut:{default/whole}:order", {first: 0})
     twin = f"{int(second[:10]) + 5:010d}{second[10:]}"
-    text = raw.hget("ut:{whole}:results", second).replace(
+    text = raw.hget("ut:{default/whole}:results", second).replace(
         f'"start_ms":{int(second[:10])}', f'"start_ms":{int(second[:10]) + 5}'
     )
-    raw.hset("ut:{whole}:results", twin, text)
-    raw.zadd("ut:{whole}:order", {twin: 0})
+    raw.hset("ut:{default/whole}:results", twin, text)
+    raw.zadd("ut:{default/whole}:order", {twin: 0})
     assert kinds(await audited(redis_url)) == [("utterances_doubled", 1)]
 
 
 async def test_a_deleted_call_is_missing_nothing(redis_url: str, sound: FloatArray) -> None:
     await analysed(redis_url, sound)
     store = Store.connect(redis_url)
-    await store.delete_call("whole")
+    await store.delete_call(default("whole"))
     await store.close()
     report = await audited(redis_url)
     assert report.clean
@@ -130,7 +131,7 @@ async def test_a_deleted_call_is_missing_nothing(redis_url: str, sound: FloatArr
 
 async def test_results_that_have_expired_are_not_missing(redis_url: str, raw: Any, sound: FloatArray) -> None:
     await analysed(redis_url, sound)
-    raw.delete(*(f"ut:{{whole}}:{name}" for name in ("call", "results", "order", "digests", "events")))
+    raw.delete(*(f"ut:{{default/whole}}:{name}" for name in ("call", "results", "order", "digests", "events")))
     assert (await audited(redis_url)).findings == []
 
 

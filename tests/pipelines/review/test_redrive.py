@@ -11,9 +11,10 @@ from pipelines.settings import MediaLimits
 from pipelines.store.store import Store
 from pipelines.types import TOPIC_MEDIA, Checkpoint, Coordinates, MediaFragment, Record
 from tests.eventually import eventually
+from tests.pipelines.stored import default
 from tests.pipelines.working import Voice, call, found, results, send, speech, working
 
-KNOWN = {"c1": {"phone": Checkpoint({}, None, None, None, final=True)}}
+KNOWN = {default("c1"): {"phone": Checkpoint({}, None, None, None, final=True)}}
 
 
 @pytest.fixture(scope="module")
@@ -71,18 +72,18 @@ async def test_redriven_fragments_land_where_they_were_spoken(redis_url: str, fr
         send(producer, [one for one in fragments if one.seq not in refused])
         before = await results(redis_url, "c1")
         store = Store.connect(redis_url)
-        known = {"c1": await store.checkpoints("c1")}
+        known = {default("c1"): await store.checkpoints(default("c1"))}
         for _ in range(2):
             for one in redrives([letter(fragments[seq], seq) for seq in refused], known, MediaLimits()):
                 assert one.fragment is not None
                 producer.send(TOPIC_MEDIA, "c1", one.fragment.media, one.headers)
 
         async def redriven() -> bool:
-            known = await store.archive.call("c1")
+            known = await store.archive.call(default("c1"))
             return known is not None and known.streams.get("phone.r9") == "final"
 
         await eventually(redriven)
-        after = list((await store.archive.utterances("c1")).items)
+        after = list((await store.archive.utterances(default("c1"))).items)
         await store.close()
     assert set(found(before)) < set(found(after))
     starts = [one.start_ms for one in after]

@@ -18,6 +18,7 @@ from pipelines.settings import AppConfig
 from pipelines.store.store import Store
 from pipelines.types import TOPIC_MEDIA, TOPIC_SENTIMENT, Record, UtteranceSentiment
 from tests.eventually import eventually
+from tests.pipelines.stored import default
 from tests.pipelines.working import Voice, call, found, judge, records, results, running, send, speech, working
 
 
@@ -52,14 +53,14 @@ async def replayed(
 
 
 async def is_final(store: Store, call_id: str) -> bool:
-    known = await store.archive.call(call_id)
+    known = await store.archive.call(default(call_id))
     return known is not None and known.status == "final"
 
 
 async def of_run(url: str, run: str, call_id: str) -> list[UtteranceSentiment]:
     store = Store.connect(url, run)
     try:
-        return await store.archive.results(call_id)
+        return await store.archive.results(default(call_id))
     finally:
         await store.close()
 
@@ -130,11 +131,11 @@ async def test_deleting_a_call_takes_what_replays_made_of_it(redis_url: str, sou
         await results(redis_url, "c1")
     await replayed(redis_url, "mine")
     store = Store.connect(redis_url)
-    await store.delete_call("c1")
+    await store.delete_call(default("c1"))
     await store.close()
     assert await of_run(redis_url, "mine", "c1") == []
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
-        assert list(client.scan_iter("ut:{c1}:*")) == ["ut:{c1}:deleted"]
+        assert list(client.scan_iter("ut:{default/c1}:*")) == ["ut:{default/c1}:deleted"]
         assert client.zrange("ut:run:mine:calls:default", 0, -1) == []
     await replayed(redis_url, "mine")
     assert await of_run(redis_url, "mine", "c1") == []
@@ -158,7 +159,7 @@ async def test_a_shadow_takes_its_share_of_the_calls_and_leaves_the_live_ones_al
         store = Store.connect(redis_url, "shadow")
         for name in taken:
             await eventually(partial(is_final, store, name))
-        assert [name for name in names if await store.archive.call(name)] == taken
+        assert [name for name in names if await store.archive.call(default(name))] == taken
         await store.close()
     for name in names:
         assert found(await of_run(redis_url, "live", name))

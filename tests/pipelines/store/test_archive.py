@@ -7,16 +7,16 @@ from pipelines.errors import BadCursorError
 from pipelines.store.queries import CallFilter, Page
 from pipelines.store.store import Store
 from pipelines.types import UtteranceSentiment
-from tests.pipelines.stored import AGENT, CUSTOMER, MINUTE_MS, STARTED_MS, advance, fragment, result, stored_call
+from tests.pipelines.stored import AGENT, CUSTOMER, MINUTE_MS, STARTED_MS, acme, advance, fragment, result, stored_call
 
 
 async def test_utterances_come_in_order_whatever_order_they_were_stored_in(store: Store) -> None:
-    await store.open_stream("c", "acme", "main", "w1", STARTED_MS)
+    await store.open_stream(acme("c"), "main", "w1", STARTED_MS)
     await advance(store, result(5000), 0, 90_000)
     await advance(store, result(900, participant=AGENT), 0, 20_000, participant=AGENT)
     await advance(store, result(5000, participant=AGENT), 20_000, 90_000, participant=AGENT)
     await advance(store, result(120_000), 90_000, 2_000_000)
-    found = (await store.archive.utterances("c")).items
+    found = (await store.archive.utterances(acme("c"))).items
     assert [(one.start_ms, one.participant) for one in found] == [
         (900, AGENT),
         (5000, AGENT),
@@ -31,7 +31,7 @@ async def test_pages_of_utterances_join_to_the_whole(store: Store) -> None:
     starts: list[int] = []
     cursor: str | None = None
     for _ in range(10):
-        page: Page[UtteranceSentiment] = await store.archive.utterances("c", cursor, limit=3)
+        page: Page[UtteranceSentiment] = await store.archive.utterances(acme("c"), cursor, limit=3)
         starts += [one.start_ms for one in page.items]
         cursor = page.next_cursor
         if cursor is None:
@@ -40,20 +40,20 @@ async def test_pages_of_utterances_join_to_the_whole(store: Store) -> None:
 
 
 async def test_an_unknown_call_is_empty(store: Store) -> None:
-    assert await store.archive.call("nobody") is None
-    assert (await store.archive.utterances("nobody")).items == ()
-    assert await store.archive.events("nobody") == ()
-    assert not await store.delete_call("nobody")
+    assert await store.archive.call(acme("nobody")) is None
+    assert (await store.archive.utterances(acme("nobody"))).items == ()
+    assert await store.archive.events(acme("nobody")) == ()
+    assert not await store.delete_call(acme("nobody"))
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "WzFd", "bnVsbA", "WyJhIiwgMV0", "é" * 9, "W1tbW1tbW1tbW1tbW1tb"])
 async def test_a_made_up_cursor_is_refused(store: Store, cursor: str) -> None:
     with pytest.raises(BadCursorError):
-        await store.archive.utterances("c", cursor)
+        await store.archive.utterances(acme("c"), cursor)
     with pytest.raises(BadCursorError):
         await store.archive.calls(CallFilter("acme"), cursor)
     with pytest.raises(BadCursorError):
-        await store.archive.events("c", cursor)
+        await store.archive.events(acme("c"), cursor)
 
 
 async def test_pages_of_calls_are_latest_first_and_join_to_the_whole(store: Store) -> None:
@@ -95,16 +95,16 @@ async def test_a_call_matches_when_one_utterance_meets_every_condition(store: St
 
 async def test_events_resume_after_the_last_seen(store: Store) -> None:
     await stored_call(store, "c", STARTED_MS, -1.0, 1.0)
-    first, second, last = await store.archive.events("c")
+    first, second, last = await store.archive.events(acme("c"))
     assert (first.kind, first.utterance) == ("utterance", result(0, score=-1.0))
     assert last.kind == "call-final"
-    assert await store.archive.events("c", second.id) == (last,)
-    assert await store.archive.events("c", last.id) == ()
+    assert await store.archive.events(acme("c"), second.id) == (last,)
+    assert await store.archive.events(acme("c"), last.id) == ()
 
 
 async def test_a_watcher_is_woken_by_the_next_event(store: Store) -> None:
-    await store.open_stream("c", "acme", "main", "w1", STARTED_MS)
-    watching = asyncio.create_task(store.archive.events("c", block_ms=20_000))
+    await store.open_stream(acme("c"), "main", "w1", STARTED_MS)
+    watching = asyncio.create_task(store.archive.events(acme("c"), block_ms=20_000))
     await advance(store, result(0), 0, 16_000)
     (event,) = await watching
     assert event.utterance == result(0)
@@ -113,7 +113,7 @@ async def test_a_watcher_is_woken_by_the_next_event(store: Store) -> None:
 async def test_trends_count_judged_utterances_by_minute_of_the_wall_clock(store: Store) -> None:
     await stored_call(store, "a", STARTED_MS, -2.0, 1.0)
     await stored_call(store, "b", STARTED_MS + 2 * MINUTE_MS, 3.0)
-    await store.open_stream("unjudged", "acme", "main", "w1", STARTED_MS)
+    await store.open_stream(acme("unjudged"), "main", "w1", STARTED_MS)
     await advance(store, result(0, "unjudged", score=None), 0, 16_000, first=fragment("unjudged"))
     trends = await store.archive.trends("acme", STARTED_MS, STARTED_MS + 3 * MINUTE_MS)
     assert [(minute.utterances, minute.score_mean) for minute in trends] == [(2, -0.5), (1, 3.0)]
@@ -127,20 +127,20 @@ async def test_trends_count_judged_utterances_by_minute_of_the_wall_clock(store:
 async def test_an_expired_call_leaves_the_listing(store: Store, raw: Any) -> None:
     await stored_call(store, "old", STARTED_MS, -1.0)
     await stored_call(store, "new", STARTED_MS + 5, -1.0)
-    raw.delete(*raw.scan_iter("ut:{old}:*"))
+    raw.delete(*raw.scan_iter("ut:{acme/old}:*"))
     assert [call.call_id for call in (await store.archive.calls(CallFilter("acme"))).items] == ["new"]
     assert raw.zrange("ut:calls:acme", 0, -1) == ["new"]
 
 
 async def test_what_is_corrupt_is_named_and_hides_nothing_else(store: Store, raw: Any) -> None:
     await stored_call(store, "c", STARTED_MS, -1.0, 1.0, -1.0)
-    members = raw.zrange("ut:{c}:order", 0, -1)
-    raw.hset("ut:{c}:results", members[1], b"\xff\xfe{not json")
-    raw.hset("ut:{c}:digests", members[1], "nonsense")
-    page = await store.archive.utterances("c")
+    members = raw.zrange("ut:{acme/c}:order", 0, -1)
+    raw.hset("ut:{acme/c}:results", members[1], b"\xff\xfe{not json")
+    raw.hset("ut:{acme/c}:digests", members[1], "nonsense")
+    page = await store.archive.utterances(acme("c"))
     assert [one.start_ms for one in page.items] == [0, 2000]
     assert page.corrupt == (members[1],)
-    events = await store.archive.events("c")
+    events = await store.archive.events(acme("c"))
     assert [event.kind for event in events] == ["utterance", "unreadable", "utterance", "call-final"]
     assert events[1].utterance is None
     assert len((await store.archive.calls(CallFilter("acme", polarity="negative"))).items) == 1

@@ -15,19 +15,20 @@ from pipelines.store.keys import (
     worker_key,
 )
 from pipelines.types import Account, Checkpoint, Participant, TrackCut
+from tests.pipelines.stored import acme
 
 
 def test_all_keys_of_a_call_share_its_hash_tag_in_every_run() -> None:
-    live, run = CallKeys("c1"), CallKeys("c1", "next")
+    live, run = CallKeys(acme("c1")), CallKeys(acme("c1"), "next")
     assert [live("call"), *live.stream("main")] == [
-        "ut:{c1}:call",
-        "ut:{c1}:call",
-        "ut:{c1}:streams",
-        "ut:{c1}:stream:main",
-        "ut:{c1}:deleted",
-        "ut:{c1}:events",
+        "ut:{acme/c1}:call",
+        "ut:{acme/c1}:call",
+        "ut:{acme/c1}:streams",
+        "ut:{acme/c1}:stream:main",
+        "ut:{acme/c1}:deleted",
+        "ut:{acme/c1}:events",
     ]
-    assert run("call") == "ut:{c1}:run:next:call"
+    assert run("call") == "ut:{acme/c1}:run:next:call"
     assert run("deleted") == live("deleted"), "one tombstone holds for all runs"
 
 
@@ -76,9 +77,10 @@ def test_a_stream_of_which_nothing_is_stored_has_an_empty_account() -> None:
 
 
 def test_a_call_without_its_first_fields_is_not_there() -> None:
-    assert read_call("c", {"tenant": "t"}, {}) is None
-    call = read_call("c", {"tenant": "t", "status": "stalled", "started_ms": "5"}, {"main": "stalled", "cam": "?"})
+    assert read_call(acme("c"), {"started_ms": "5"}, {}) is None
+    call = read_call(acme("c"), {"status": "stalled", "started_ms": "5"}, {"main": "stalled", "cam": "?"})
     assert call is not None
+    assert (call.call, call.over) == (acme("c"), False)
     assert (call.status, call.started_ms, call.last_ms, call.utterances) == ("stalled", 5, 0, 0)
     assert call.streams == {"main": "stalled", "cam": "live"}
 

@@ -4,7 +4,8 @@ import pytest_asyncio
 
 from pipelines.store.client import connect
 from pipelines.store.ledger import LETTERS_KEPT_MAX, Ledger, StreamId
-from pipelines.types import Coordinates
+from pipelines.types import CallRef, Coordinates
+from tests.pipelines.stored import acme
 
 
 @pytest_asyncio.fixture
@@ -37,11 +38,11 @@ async def test_one_worker_that_begins_again_after_a_lost_reply_has_died_of_nothi
 
 async def test_a_dead_letter_is_counted_once(ledger: Ledger) -> None:
     for _ in range(3):
-        await ledger.note_dead_letter("c", Coordinates(0, 4), "undecodable")
-    await ledger.note_dead_letter("c", Coordinates(0, 5), "killed")
-    assert await ledger.dead_letter_counts("c") == {"undecodable": 1, "killed": 1}
-    assert await ledger.is_dead_letter("c", Coordinates(0, 4))
-    assert not await ledger.is_dead_letter("c", Coordinates(1, 4))
+        await ledger.note_dead_letter(acme("c"), Coordinates(0, 4), "undecodable")
+    await ledger.note_dead_letter(acme("c"), Coordinates(0, 5), "killed")
+    assert await ledger.dead_letter_counts(acme("c")) == {"undecodable": 1, "killed": 1}
+    assert await ledger.is_dead_letter(acme("c"), Coordinates(0, 4))
+    assert not await ledger.is_dead_letter(acme("c"), Coordinates(1, 4))
 
 
 async def test_a_flood_of_dead_letters_is_counted_and_only_the_latest_remembered(
@@ -49,13 +50,13 @@ async def test_a_flood_of_dead_letters_is_counted_and_only_the_latest_remembered
 ) -> None:
     total = LETTERS_KEPT_MAX + 20
     for offset in range(total):
-        await ledger.note_dead_letter("c", Coordinates(0, offset), "undecodable")
-    await ledger.note_dead_letter("c", Coordinates(0, 3), "undecodable")
-    assert await ledger.dead_letter_counts("c") == {"undecodable": total}
-    assert not await ledger.is_dead_letter("c", Coordinates(0, 3))
-    assert await ledger.is_dead_letter("c", Coordinates(0, total - 1))
+        await ledger.note_dead_letter(acme("c"), Coordinates(0, offset), "undecodable")
+    await ledger.note_dead_letter(acme("c"), Coordinates(0, 3), "undecodable")
+    assert await ledger.dead_letter_counts(acme("c")) == {"undecodable": total}
+    assert not await ledger.is_dead_letter(acme("c"), Coordinates(0, 3))
+    assert await ledger.is_dead_letter(acme("c"), Coordinates(0, total - 1))
     client = connect(redis_url)
-    assert await client.zcard("ut:{c}:letters") == LETTERS_KEPT_MAX
+    assert await client.zcard("ut:{acme/c}:letters") == LETTERS_KEPT_MAX
     await client.aclose()
 
 
@@ -67,7 +68,7 @@ async def test_what_was_decided_about_letters_is_remembered(ledger: Ledger) -> N
 
 
 async def test_open_streams_are_known_until_they_are_over(ledger: Ledger) -> None:
-    first, second = StreamId("default", "a:1", "phone"), StreamId("shop", "b", "cam.r7")
+    first, second = StreamId(CallRef("default", "a:1"), "phone"), StreamId(CallRef("shop", "b"), "cam.r7")
     await ledger.note_open(3, first)
     await ledger.note_open(3, second)
     await ledger.note_open(3, first)

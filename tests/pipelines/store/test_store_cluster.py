@@ -7,9 +7,11 @@ import redis.asyncio
 from models.types import FloatArray
 from pipelines.log.redis_streams import RedisStreamProducer
 from pipelines.settings import WorkerSettings
+from pipelines.store.keys import CallKeys
 from pipelines.store.queries import CallFilter
 from pipelines.store.store import Store
 from tests.eventually import eventually
+from tests.pipelines.stored import default
 from tests.pipelines.working import Voice, call, found, results, send, speech, working
 from tests.servers import OwnCluster
 
@@ -37,11 +39,11 @@ async def test_calls_on_a_cluster_are_analysed_listed_watched_and_deleted(
     page = await store.archive.calls(CallFilter())
     assert {one.call_id for one in page.items} == set(CALLS)
     assert all(one.status == "final" for one in page.items)
-    assert (await store.checkpoints(CALLS[0]))["phone"].account.analysed == 20
+    assert (await store.checkpoints(default(CALLS[0])))["phone"].account.analysed == 20
     assert await store.trouble() is None
     assert len((await store.epoch()).split()) == 3
-    assert await store.delete_call(CALLS[0])
-    assert await store.archive.call(CALLS[0]) is None
+    assert await store.delete_call(default(CALLS[0]))
+    assert await store.archive.call(default(CALLS[0])) is None
     assert await store.archive.trends("default", 0, 60_000) == ()
     await store.close()
 
@@ -68,7 +70,7 @@ async def test_the_calls_of_a_cluster_lie_on_all_its_masters(
     plain = redis_cluster.replace("redis+cluster", "redis")
     client = redis.asyncio.RedisCluster.from_url(plain)
     await client.initialize()
-    slots = {client.keyslot(f"ut:{{{name}}}:call") * 3 // 16_384 for name in CALLS}
+    slots = {client.keyslot(CallKeys(default(name))("call")) * 3 // 16_384 for name in CALLS}
     await client.aclose()
     assert slots == {0, 1, 2}
 

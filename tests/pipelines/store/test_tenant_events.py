@@ -7,7 +7,7 @@ import pytest
 from pipelines.errors import StoreUnavailableError
 from pipelines.store.store import Store
 from pipelines.store.tenant_events import EVENTS_AT_ONCE, PASS_CALLS, REACH_MS, TenantEvent, TenantEvents
-from tests.pipelines.stored import advance, fragment, result, stored_call
+from tests.pipelines.stored import acme, advance, fragment, result, stored_call
 
 # The calls of these tests start now, as a call does whose first fragment the log has just taken.
 
@@ -32,7 +32,7 @@ async def test_the_events_of_all_calls_come_in_the_order_of_time_and_another_ten
     reader = store.archive.follow("acme", now_ms - 1)
     for number in range(3):
         for name in ("a", "b"):
-            await store.open_stream(name, "acme", "main", "w1", now_ms)
+            await store.open_stream(acme(name), "main", "w1", now_ms)
             await advance(
                 store, result(number * 1000, name), number * 16_000, (number + 1) * 16_000, first=fragment(name)
             )
@@ -50,7 +50,7 @@ async def test_the_events_of_all_calls_come_in_the_order_of_time_and_another_ten
 async def test_what_was_written_before_the_beginning_is_left_out(store: Store) -> None:
     now_ms = await store.archive.clock_ms()
     await stored_call(store, "old", now_ms, -1.0)
-    await store.open_stream("live", "acme", "main", "w1", now_ms)
+    await store.open_stream(acme("live"), "main", "w1", now_ms)
     await advance(store, result(0, "live"), 0, 16_000, first=fragment("live"))
     await asyncio.sleep(0.002)
     reader = store.archive.follow("acme", await store.archive.clock_ms() - 1)
@@ -69,11 +69,11 @@ async def test_a_call_that_begins_later_and_one_that_begins_again_appear(store: 
 
     await stored_call(store, "new", now_ms, -1.0)
     await asyncio.sleep(0.002)
-    await store.open_stream("again", "acme", "webcam", "w1", 0)
+    await store.open_stream(acme("again"), "webcam", "w1", 0)
     assert told(await whole_pass(reader)) == [("new", "utterance"), ("new", "call-final"), ("again", "call-live")]
 
-    await store.set_state("again", "webcam", "stalled", owner="w1")
-    await store.set_state("again", "webcam", "final", owner="w1")
+    await store.set_state(acme("again"), "webcam", "stalled", owner="w1")
+    await store.set_state(acme("again"), "webcam", "final", owner="w1")
     assert told(await round_of(reader)) == [("again", "call-stalled"), ("again", "call-final")]
     assert await whole_pass(reader) == []
 
@@ -105,10 +105,10 @@ async def test_a_call_of_many_events_is_read_on_in_the_next_rounds_and_nothing_i
     scores = [1.0] * (3 * EVENTS_AT_ONCE)
     await stored_call(store, "long", now_ms - 3_600_000, *scores)
     # As if its events had been written a minute ago, one a millisecond.
-    entries = raw.xrange("ut:{long}:events")
-    raw.delete("ut:{long}:events")
+    entries = raw.xrange("ut:{acme/long}:events")
+    raw.delete("ut:{acme/long}:events")
     for number, (_, fields) in enumerate(entries):
-        raw.xadd("ut:{long}:events", fields, id=f"{now_ms - 60_000 + number}-0")
+        raw.xadd("ut:{acme/long}:events", fields, id=f"{now_ms - 60_000 + number}-0")
     # The call is in the first round's part of the index; the pass goes on for rounds after it.
     raw.zadd("ut:calls:acme", {f"after-{number}": now_ms - 60_000 - number for number in range(PASS_CALLS // 2)})
     raw.zadd("ut:calls:acme", {f"before-{number}": now_ms - 3_700_000 - number for number in range(3 * PASS_CALLS)})
@@ -184,7 +184,7 @@ async def test_a_deleted_call_and_an_id_that_is_another_tenants_by_now_give_noth
     await stored_call(store, "mine", now_ms, -1.0)
     await stored_call(store, "theirs", now_ms, -1.0, tenant="rival")
     raw.zadd("ut:calls:acme", {"theirs": now_ms})
-    await store.delete_call("mine")
+    await store.delete_call(acme("mine"))
 
     assert await whole_pass(store.archive.follow("acme", now_ms - 1)) == []
 
@@ -192,7 +192,7 @@ async def test_a_deleted_call_and_an_id_that_is_another_tenants_by_now_give_noth
 async def test_what_is_unreadable_is_passed(store: Store, raw: Any) -> None:
     now_ms = await store.archive.clock_ms()
     await stored_call(store, "c", now_ms, -1.0, 1.0)
-    raw.hset("ut:{c}:results", raw.hkeys("ut:{c}:results")[0], "nonsense")
+    raw.hset("ut:{acme/c}:results", raw.hkeys("ut:{acme/c}:results")[0], "nonsense")
     reader = store.archive.follow("acme", now_ms - 1)
 
     assert told(await whole_pass(reader)) == [("c", "utterance"), ("c", "call-final")]
@@ -204,13 +204,13 @@ async def test_what_a_failed_round_has_not_given_comes_in_the_next(store: Store,
     reader = store.archive.follow("acme", now_ms - 1)
     for number in range(60):
         await stored_call(store, f"c{number}", now_ms, -1.0)
-    raw.rename("ut:{c55}:results", "ut:{c55}:aside")
-    raw.set("ut:{c55}:results", "no hash")
+    raw.rename("ut:{acme/c55}:results", "ut:{acme/c55}:aside")
+    raw.set("ut:{acme/c55}:results", "no hash")
 
     given: list[TenantEvent] = []
     with pytest.raises(StoreUnavailableError):
         await collected(reader, given)
-    raw.rename("ut:{c55}:aside", "ut:{c55}:results")
+    raw.rename("ut:{acme/c55}:aside", "ut:{acme/c55}:results")
     given += await whole_pass(reader)
 
     names = [one.name for one in given]
