@@ -92,6 +92,18 @@ class CallDeletedError(UndertoneError, LookupError):
     reason = "call_deleted"
 
 
+class TokenFileError(UndertoneError, RuntimeError):
+    """The file of access tokens cannot be read or written; no token is taken meanwhile."""
+
+    reason = "tokens_unavailable"
+
+
+class IdentityProviderError(UndertoneError, ConnectionError):
+    """The identity provider's keys cannot be had; its tokens are not taken meanwhile."""
+
+    reason = "identity_provider_unavailable"
+
+
 class CorruptResultError(UndertoneError, ValueError):
     """A stored result cannot be parsed; delete the call or send it again."""
 

@@ -3,8 +3,10 @@
 Architecture lives beside each network, experiments in `models/recipes/`; there is no fourth kind (docs/architecture.md#configuration).
 """
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -211,6 +213,16 @@ class AppConfig(Configuration):
         return settings.model_copy(update={"timeouts": settings.timeouts or self.timeouts})
 
 
+def token_path(cache_dir: Path, port: int) -> Path:
+    """Where `undertone serve` on that port leaves its token for this user's commands."""
+    return cache_dir / f"token-{port}"
+
+
+def tokens_path(cache_dir: Path, port: int) -> Path:
+    """Where `undertone serve` on that port has the file of tokens of its gateway."""
+    return cache_dir / f"tokens-{port}"
+
+
 class Settings(BaseSettings):
     """Where things are, and every secret; read from `UNDERTONE_…` when built, never at import."""
 
@@ -229,6 +241,38 @@ class Settings(BaseSettings):
     kafka_create_topics: bool = True
     kafka_partitions: int = Field(12, ge=1, le=10_000)
     kafka_replication: int = Field(1, ge=1, le=32)
+    tokens: Path | None = None
+    """The gateway's file of access tokens (`undertone token`); the embedded system makes one where none is named."""
+    token: SecretStr = SecretStr("")
+    """The token with which the command line asks the gateway; by default that of `undertone serve` on this machine."""
+    oidc_jwks: str = ""
+    """Address of an identity provider's keys (JWKS); its tokens are then taken beside those of the file."""
+    oidc_issuer: str = ""
+    oidc_audience: str = ""
+    oidc_tenant_claim: str = "tenant"
+    hosts: str = ""
+    """Names under which the gateway may be reached, with commas between them, `*` for any; besides the loopback's own."""
     cache_dir: Path = Field(default_factory=lambda: Path.home() / ".cache" / "undertone")
     url: str = "http://127.0.0.1:8000"
     """Where the command line finds the gateway."""
+
+    def access_token(self) -> str:
+        """The token with which the command line asks: the environment's, else that of `undertone serve` at this address."""
+        given = self.token.get_secret_value()
+        parts = urlsplit(self.url)
+        if given or parts.hostname not in {"127.0.0.1", "::1", "localhost"}:
+            return given
+        with suppress(OSError):
+            return token_path(self.cache_dir, parts.port or 80).read_text().strip()
+        return ""
+
+    @model_validator(mode="after")
+    def _provider_is_whole(self) -> Self:
+        if not self.oidc_jwks:
+            return self
+        if not self.oidc_issuer or not self.oidc_audience:
+            raise ValueError("UNDERTONE_OIDC_JWKS needs UNDERTONE_OIDC_ISSUER and UNDERTONE_OIDC_AUDIENCE beside it")
+        parts = urlsplit(self.oidc_jwks)
+        if parts.scheme != "https" and parts.hostname not in {"127.0.0.1", "::1", "localhost"}:
+            raise ValueError("UNDERTONE_OIDC_JWKS must be an https address: whoever changes the keys makes tokens")
+        return self

@@ -38,7 +38,7 @@ def calls(
     """List calls, newest first."""
     query = {"tenant": tenant, "participant": participant, "polarity": polarity, "emotion": emotion}
     query |= {"since": since, "until": until}
-    with gateway(settings().url) as client:
+    with gateway(settings()) as client:
         rows = pages(client, "/v1/calls", {**query, "min_score": min_score, "max_score": max_score}, "calls", limit)
         if as_json:
             write_json(rows)
@@ -58,7 +58,7 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show a call: who said what, how it was meant, by which modality, and the summary."""
-    with gateway(settings().url) as client:
+    with gateway(settings()) as client:
         about = get(client, call_path(call), {"tenant": tenant})
         found = utterances(client, call, tenant)
     if as_json:
@@ -81,7 +81,7 @@ def watch(
     Where the system shows interim texts (`undertone serve --interim`), the words so far stand below in grey until the
     utterance is judged; `--json` has them as objects with `"interim": true`.
     """
-    with gateway(settings().url) as client:
+    with gateway(settings()) as client:
         wanted = newest(client, tenant) if call is None else call
         follow(events(client, wanted, {"tenant": tenant}), as_json=as_json)
         if not as_json:

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from deployments.cli.console import CommandError
 from pipelines.review.summary import CallSummary
+from pipelines.settings import Settings
 from pipelines.store.queries import InterimText
 from pipelines.types import UtteranceSentiment
 
@@ -44,14 +45,16 @@ class Event:
 
 
 @contextmanager
-def gateway(url: str) -> "Iterator[httpx.Client]":
-    """A client of the gateway at `url`."""
+def gateway(where: Settings) -> "Iterator[httpx.Client]":
+    """A client of the gateway that the settings name, with the token that they name or find."""
     import httpx  # noqa: PLC0415  # a third of the time that `undertone --help` would take
 
     try:
-        client = httpx.Client(base_url=url, timeout=ANSWER_S)
+        token = where.access_token()
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        client = httpx.Client(base_url=where.url, timeout=ANSWER_S, headers=headers)
     except (httpx.InvalidURL, ValueError) as error:
-        raise CommandError(f"UNDERTONE_URL={url!r} is no address: {error}") from error
+        raise CommandError(f"UNDERTONE_URL={where.url!r} is no address: {error}") from error
     with client:
         yield client
 

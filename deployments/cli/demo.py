@@ -56,7 +56,7 @@ def demo(
         stack.callback(delete_embedded_store, settings(), port)
         system = _start(stack, config, port, console)
         call_id = f"demo-{datetime.now(UTC):%Y%m%dT%H%M%S}"
-        client = stack.enter_context(gateway(system.url))
+        client = stack.enter_context(gateway(system.settings))
         results = _follow(client, call_id, as_json=as_json)
         _play(config, system, call_id, pace)
         try:

@@ -5,7 +5,7 @@ What a command needs that takes long to import (Ray, torch, Kafka, Redis) is imp
 
 import typer
 
-from deployments.cli import analyze, audit, calls, demo, dlq, doctor, replay, send, serve, train
+from deployments.cli import analyze, audit, calls, demo, dlq, doctor, replay, send, serve, token, train
 
 app = typer.Typer(
     name="undertone",
@@ -18,3 +18,4 @@ app = typer.Typer(
 for group in (serve, send, calls, analyze, demo, train, audit, replay, doctor):
     app.add_typer(group.commands)
 app.add_typer(dlq.commands, name="dlq")
+app.add_typer(token.commands, name="token")

@@ -39,10 +39,13 @@ def serve(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with embedded(config, host=host, port=port) as running:
-            console.print(f"ready: {running.url}/docs, fragments from {config.source}; Ctrl-C stops it")
+            token = running.settings.access_token()
+            page = f"{running.url}/login?token={token}" if token else f"{running.url}/docs"
+            console.print(f"ready: {page}", soft_wrap=True)
+            console.print(f"fragments from {config.source}; Ctrl-C stops it")
             signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray has put its own in its place
             if as_json:
-                write_json([{"url": running.url}])
+                write_json([{"url": running.url, "token": token or None}])
             signal.pause()
     except KeyboardInterrupt:
         console.print("stopped")

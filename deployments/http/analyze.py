@@ -12,7 +12,7 @@ import numpy as np
 from fastapi import APIRouter, Request
 
 from deployments.http.bodies import Analysis, MediaMetadata, TextOrder
-from deployments.http.caller import Caller
+from deployments.http.caller import Analyst
 from deployments.http.limits import HttpLimits, MediaThreads, MemoryBudget, PacedMedia
 from deployments.http.media import metadata_of, read_body, refuse_oversize, validated
 from deployments.http.multipart import FIELDS_MAX_BYTES
@@ -79,7 +79,7 @@ def analyze_routes(analyse: Analyse, threads: MediaThreads, config: AppConfig, l
     memory = MemoryBudget(limits.analyze_held_max_bytes)
 
     @routes.post("/analyze", summary="Judge one text, sound, picture or video", openapi_extra=ANALYZE_OPENAPI)
-    async def analyze(request: Request, caller: Caller) -> Analysis:
+    async def analyze(request: Request, caller: Analyst) -> Analysis:
         """The results of everything that is said in it; a text or a picture gives one.
 
         FFmpeg looks at the bytes; the content type matters for JSON and raw sound only. Nothing is stored.

@@ -9,8 +9,11 @@ from importlib.metadata import version
 from fastapi import FastAPI, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from deployments.http.access import Access
 from deployments.http.analyze import Analyse, analyze_routes
 from deployments.http.bodies import Health, Liveness, Part
+from deployments.http.browser import SameSite, login_routes
+from deployments.http.caller import Operator
 from deployments.http.calls import call_routes
 from deployments.http.events import event_routes
 from deployments.http.limits import HttpLimits, MediaThreads
@@ -42,6 +45,8 @@ def create_api(
     analyse: Analyse,
     health: Callable[[], Awaitable[Health]],
     config: AppConfig,
+    access: Access,
+    hosts: frozenset[str] = frozenset(),
     limits: HttpLimits | None = None,
 ) -> FastAPI:
     """The whole API. It closes neither `store` nor `producer`; `producer` is used from one thread of its own.
@@ -52,6 +57,8 @@ def create_api(
         analyse: one utterance in, its result out, for `POST /v1/analyze`.
         health: asked by `/healthz` and `/readyz`; may raise any `UndertoneError`.
         config: the application's.
+        access: decides who a caller is.
+        hosts: names under which the gateway may be reached besides the loopback's; `*` is any.
         limits: what one request may take.
     """
     limits = limits or HttpLimits()
@@ -72,6 +79,9 @@ def create_api(
         lifespan=lifespan,
     )
     install_problems(api)
+    api.state.access = access
+    api.add_middleware(SameSite, hosts=hosts)
+    api.include_router(login_routes())
     api.include_router(media_routes(store, Intake(threads, writer, limits)))
     api.include_router(call_routes(store))
     api.include_router(event_routes(store, limits.heartbeat_ms))
@@ -83,7 +93,7 @@ def create_api(
 def _add_operation(api: FastAPI, store: Store, health: Callable[[], Awaitable[Health]]) -> None:
     @api.get("/healthz", tags=["operation"], summary="Does the process answer, and which models serve")
     async def healthz() -> Liveness:
-        """Always 200 while the gateway answers, whatever else fails."""
+        """Always 200 while the gateway answers, whatever else fails. It needs no token."""
         found: Health | None = None
         with suppress(TimeoutError, UndertoneError):
             found = await asyncio.wait_for(health(), HEALTH_S)
@@ -93,7 +103,7 @@ def _add_operation(api: FastAPI, store: Store, health: Callable[[], Awaitable[He
 
     @api.get("/readyz", tags=["operation"], summary="Does everything answer that a request needs")
     async def readyz() -> Health:
-        """200 when every part is well; else the problem `not_ready`, which names the others."""
+        """200 when every part is well; else the problem `not_ready`, which names the others. It needs no token."""
         try:
             found = await asyncio.wait_for(health(), HEALTH_S)
         except (TimeoutError, UndertoneError) as error:
@@ -109,7 +119,7 @@ def _add_operation(api: FastAPI, store: Store, health: Callable[[], Awaitable[He
         response_class=Response,
         responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
     )
-    async def metrics() -> Response:
+    async def metrics(_caller: Operator) -> Response:
         """Each worker leaves its own in the store every few seconds; here they stand with a `worker` label."""
         trouble = await store.trouble()
         texts = {} if trouble == "away" else await store.metrics()

@@ -1,24 +1,28 @@
-"""Who asks: the one dependency through which every route of calls learns whose calls a request may read, send or delete."""
+"""Who asks: the one dependency through which every route learns whose calls a request may read, send or delete.
+
+A token comes in the header `Authorization: Bearer …`, or, from a browser that opened the address which `undertone serve`
+prints, in a cookie that no script can read and no other site's page can send (`deployments.http.login`).
+"""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, get_args
+from typing import Annotated
 
-from fastapi import Depends, Query
+from fastapi import Query, Security
+from fastapi.requests import HTTPConnection
+from fastapi.security import SecurityScopes
 
+from deployments.http.access import Access
+from deployments.http.tokens import Scope
 from pipelines.types import NAME_PATTERN, CallRef
-
-Scope = Literal["read", "send", "delete"]
-"""What a caller may do: read calls, their results and events; send media and have it analysed; delete calls."""
-
-ALL_SCOPES: frozenset[Scope] = frozenset(get_args(Scope))
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Whose calls a request is about, and what it may do with them."""
+    """Whose calls a request is about, what it may do with them, and whose token it carries."""
 
     tenant: str
     scopes: frozenset[Scope]
+    name: str
 
     def call(self, call_id: str) -> CallRef:
         """The tenant's call of that id."""
@@ -26,13 +30,41 @@ class Identity:
 
 
 async def identify(
+    connection: HTTPConnection,
+    wanted: SecurityScopes,
     tenant: Annotated[
-        str, Query(pattern=NAME_PATTERN, description="By default `default`.", examples=["default"])
-    ] = "default",
+        str | None,
+        Query(pattern=NAME_PATTERN, description="By default the token's, else `default`.", examples=["default"]),
+    ] = None,
 ) -> Identity:
-    """Every caller is anonymous: it acts for the tenant that it names, with all scopes."""
-    return Identity(tenant, ALL_SCOPES)
+    """The holder of the request's token, who must have the scopes that the route asks for.
+
+    Raises:
+        ProblemError: the token is missing or not taken (401), not enough (403), or there were too many wrong ones (429).
+        TokenFileError, IdentityProviderError: what would know it does not answer.
+    """
+    access: Access = connection.app.state.access
+    client = connection.client.host if connection.client else "unknown"
+    grantee = await access.grantee(_token(connection), client)
+    grantee.require(wanted.scopes)
+    return Identity(grantee.tenant_of(tenant), grantee.scopes, grantee.name)
 
 
-Caller = Annotated[Identity, Depends(identify)]
-"""The type of a route's parameter: `caller: Caller`."""
+def _token(connection: HTTPConnection) -> str | None:
+    kind, _, token = connection.headers.get("authorization", "").partition(" ")
+    if kind.lower() == "bearer" and token.strip():
+        return token.strip()
+    return connection.cookies.get(cookie_name(connection)) or None
+
+
+def cookie_name(connection: HTTPConnection) -> str:
+    """Cookies are one jar for all ports of a host (RFC 6265, 8.5): each gateway has its own."""
+    return f"undertone_{connection.url.port or 'default'}"
+
+
+Reader = Annotated[Identity, Security(identify, scopes=["read"])]
+"""The type of a route's parameter: `caller: Reader`."""
+Sender = Annotated[Identity, Security(identify, scopes=["send"])]
+Analyst = Annotated[Identity, Security(identify, scopes=["analyze"])]
+Deleter = Annotated[Identity, Security(identify, scopes=["delete"])]
+Operator = Annotated[Identity, Security(identify, scopes=["operate"])]

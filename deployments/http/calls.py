@@ -18,7 +18,7 @@ from deployments.http.bodies import (
     account_out,
     call_fields,
 )
-from deployments.http.caller import Caller
+from deployments.http.caller import Deleter, Reader
 from deployments.http.problems import ProblemError
 from models.types import EMOTIONS, POLARITIES, SCORE_MAX, SCORE_MIN
 from pipelines.review.summary import CallSummary, summarise
@@ -62,7 +62,7 @@ def call_routes(store: Store) -> APIRouter:
 def _add_list(routes: APIRouter, store: Store) -> None:
     @routes.get("/calls", summary="List calls, the latest first")
     async def calls(  # noqa: PLR0917  # a query's parameters are never positional
-        caller: Caller,
+        caller: Reader,
         since: Annotated[Moment | None, Query(description="Started at or after.")] = None,
         until: Annotated[Moment | None, Query(description="Started before.")] = None,
         participant: Participant | None = None,
@@ -91,7 +91,7 @@ def _add_list(routes: APIRouter, store: Store) -> None:
 def _add_trends(routes: APIRouter, store: Store) -> None:
     @routes.get("/trends", summary="Score and labels by minute")
     async def trends(
-        caller: Caller,
+        caller: Reader,
         since: Annotated[Moment | None, Query(description="By default a day before `until`.")] = None,
         until: Annotated[Moment | None, Query(description="By default now.")] = None,
         participant: Participant | None = None,
@@ -110,7 +110,7 @@ def _add_trends(routes: APIRouter, store: Store) -> None:
 
 def _add_call(routes: APIRouter, store: Store) -> None:
     @routes.get("/calls/{call_id}", summary="One call with its summary")
-    async def call(call_id: CallIdPath, caller: Caller) -> CallWithSummary:
+    async def call(call_id: CallIdPath, caller: Reader) -> CallWithSummary:
         """The summary is live while the call goes on, and final when it is over."""
         found = await known_call(store, caller.call(call_id))
         streams = await store.checkpoints(found.call)
@@ -124,7 +124,7 @@ def _add_call(routes: APIRouter, store: Store) -> None:
     @routes.get("/calls/{call_id}/utterances", summary="A call's results in the order of time")
     async def utterances(
         call_id: CallIdPath,
-        caller: Caller,
+        caller: Reader,
         cursor: Cursor = None,
         limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = 100,
         run: Annotated[
@@ -137,7 +137,7 @@ def _add_call(routes: APIRouter, store: Store) -> None:
         return UtterancePage(utterances=list(page.items), next_cursor=page.next_cursor, corrupt=[*page.corrupt])
 
     @routes.delete("/calls/{call_id}", status_code=HTTPStatus.NO_CONTENT, summary="Forget a call")
-    async def delete(call_id: CallIdPath, caller: Caller) -> None:
+    async def delete(call_id: CallIdPath, caller: Deleter) -> None:
         """Removes its results, its part of the trends, and refuses what still comes of it."""
         found = await known_call(store, caller.call(call_id))
         await store.delete_call(found.call)

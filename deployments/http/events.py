@@ -10,7 +10,7 @@ from fastapi import APIRouter, Header, Response
 from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
 
-from deployments.http.caller import Caller
+from deployments.http.caller import Reader
 from deployments.http.calls import CallIdPath, call_summary, known_call
 from deployments.http.feed import TenantFeeds
 from deployments.http.interim import InterimFeeds
@@ -56,7 +56,7 @@ def _add_call_events(routes: APIRouter, store: Store, interim: InterimFeeds, hea
             204: {"description": "Everything after `Last-Event-ID` has been sent: the call is over."},
         },
     )
-    async def events(call_id: CallIdPath, caller: Caller, last_event_id: LastEventId = "0-0") -> Response:
+    async def events(call_id: CallIdPath, caller: Reader, last_event_id: LastEventId = "0-0") -> Response:
         """From the start of the call, or from `Last-Event-ID` on; ends after the call's end."""
         found = await known_call(store, caller.call(call_id))
         # An id that is none must be refused now: once the stream has begun there is no status to say so.
@@ -82,7 +82,7 @@ def _add_tenant_events(routes: APIRouter, store: Store, interim: InterimFeeds, h
             )
         },
     )
-    async def tenant_events(caller: Caller, last_event_id: LastEventId = "") -> Response:
+    async def tenant_events(caller: Reader, last_event_id: LastEventId = "") -> Response:
         """From now on, or from `Last-Event-ID` on, which may be a day old; without an end.
 
         Events of a call come in their order, those of several calls about in the order of time. Whoever resumes misses

@@ -14,7 +14,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.websockets import WebSocketState
 
 from deployments.http.bodies import Accepted, Links, LiveMetadata, MediaMetadata
-from deployments.http.caller import Caller, Identity
+from deployments.http.caller import Identity, Sender
 from deployments.http.multipart import FIELDS_MAX_BYTES, MultipartForm
 from deployments.http.problems import ProblemError, problem_of
 from deployments.http.uploads import Intake
@@ -87,7 +87,7 @@ def media_routes(store: Store, intake: Intake) -> APIRouter:
 
 def _add_upload(routes: APIRouter, store: Store, intake: Intake) -> None:
     @routes.post("/calls", status_code=HTTPStatus.ACCEPTED, summary="Upload a recording", openapi_extra=UPLOAD_OPENAPI)
-    async def upload(request: Request, caller: Caller) -> Accepted:
+    async def upload(request: Request, caller: Sender) -> Accepted:
         """Cut a recording into fragments and append them to the log while it comes; the answer waits for all of them.
 
         `participants` is required, in the query or in the form. FFmpeg looks at the bytes: the content type matters
@@ -105,7 +105,7 @@ def _add_upload(routes: APIRouter, store: Store, intake: Intake) -> None:
 
 def _add_live_media(routes: APIRouter, store: Store, intake: Intake) -> None:
     @routes.websocket("/calls/{call_id}/media")
-    async def live_media(socket: WebSocket, call_id: str, caller: Caller) -> None:
+    async def live_media(socket: WebSocket, call_id: str, caller: Sender) -> None:
         """Live media. First a JSON text as `LiveMetadata`, answered by the links; then binary messages, in order.
 
         The stream ends with the text `{"end": true}`, which is answered when all is in the log, or with the
@@ -183,12 +183,19 @@ async def _begun_body(request: Request, when_empty: str) -> tuple[AsyncIterator[
 
 
 def metadata_of(caller: Identity, model: type[MetadataT], values: Mapping[str, Any], at: str) -> MetadataT:
-    """The metadata in `values`; where they name no tenant, it is the caller's.
+    """The metadata in `values`; their tenant is the caller's, and they need not name it.
 
     Raises:
+        ProblemError: they name another one (403 `wrong_tenant`).
         RequestValidationError: `values` do not fit.
     """
-    return validated(model, {"tenant": caller.tenant, **values}, at)
+    if values.get("tenant", caller.tenant) != caller.tenant:
+        raise ProblemError(
+            HTTPStatus.FORBIDDEN,
+            "wrong_tenant",
+            f"the request is about tenant {caller.tenant!r}: name another one in its query alone, and only with a token for it",
+        )
+    return validated(model, {**values, "tenant": caller.tenant}, at)
 
 
 def validated(model: type[ModelT], values: Mapping[str, Any], at: str) -> ModelT:

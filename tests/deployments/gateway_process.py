@@ -30,6 +30,7 @@ from pipelines.log.redis_streams import RedisStreamProducer
 from pipelines.settings import AppConfig
 from pipelines.store.store import Store
 from pipelines.types import Utterance, UtteranceSentiment
+from tests.deployments.http.site import Everyone
 from tests.deployments.results import result
 from tests.servers import free_port
 
@@ -133,6 +134,8 @@ def api_of(redis_url: str, limits: dict[str, Any]) -> FastAPI:
         analyse=judge,
         health=health,
         config=AppConfig(),
+        access=Everyone(),
+        hosts=frozenset({"*"}),
         limits=HttpLimits(**limits),
     )
 

@@ -62,9 +62,14 @@ def send(path: Path | str, call_id: str, *options: str) -> None:
     undertone("send", *str(path).split("\n"), "--source", "kafka", "--call-id", call_id, *options)
 
 
+def held(system: Embedded) -> dict[str, str]:
+    """The header that carries the system's token."""
+    return {"Authorization": f"Bearer {system.settings.access_token()}"}
+
+
 def utterances(system: Embedded, call_id: str, run: str = "live") -> list[dict[str, Any]]:
     wanted: dict[str, str | int] = {"limit": 500, "run": run}
-    answer = httpx.get(f"{system.url}/v1/calls/{call_id}/utterances", params=wanted, timeout=30)
+    answer = httpx.get(f"{system.url}/v1/calls/{call_id}/utterances", params=wanted, headers=held(system), timeout=30)
     items: list[dict[str, Any]] = answer.json()["utterances"] if answer.status_code == 200 else []
     return items
 
@@ -73,7 +78,7 @@ def final_utterances(system: Embedded, call_id: str) -> list[dict[str, Any]]:
     """The call's utterances, once it is final."""
 
     def is_final() -> bool:
-        answer = httpx.get(f"{system.url}/v1/calls/{call_id}", timeout=30)
+        answer = httpx.get(f"{system.url}/v1/calls/{call_id}", headers=held(system), timeout=30)
         return answer.status_code == 200 and answer.json()["status"] == "final"
 
     wait_until(is_final, FINAL_S)
@@ -181,7 +186,7 @@ def test_health_readiness_and_metrics(running: Embedded, undisturbed: list[dict[
     assert health.status_code == 200
     assert "whisper-base/ctranslate2-" in health.text
     assert httpx.get(f"{running.url}/readyz", timeout=30).status_code == 200
-    page = httpx.get(f"{running.url}/metrics", timeout=30).text
+    page = httpx.get(f"{running.url}/metrics", headers=held(running), timeout=30).text
     assert "undertone_utterances_total" in page
     assert "undertone_stored_latency_seconds_bucket" in page
 

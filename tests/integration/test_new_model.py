@@ -49,8 +49,9 @@ from pipelines.settings import AppConfig
 
 if __name__ == "__main__":
     with embedded(AppConfig(bundle=sys.argv[1]), port=8127) as system:
+        held = {"Authorization": f"Bearer {system.settings.access_token()}"}
         for text in sys.argv[2:]:
-            answer = httpx.post(f"{system.url}/v1/analyze", json={"text": text}, timeout=120)
+            answer = httpx.post(f"{system.url}/v1/analyze", json={"text": text}, headers=held, timeout=120)
             print(answer.text)
 """
 

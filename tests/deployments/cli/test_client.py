@@ -2,6 +2,7 @@ import pytest
 
 from deployments.cli.client import Event, call_path, gateway, get, read_events
 from deployments.cli.console import CommandError
+from pipelines.settings import Settings
 
 
 def test_events_are_read_from_their_lines() -> None:
@@ -31,5 +32,6 @@ def test_a_call_id_is_quoted_in_its_path() -> None:
 
 
 def test_a_gateway_that_is_not_there_is_an_error_that_says_how_to_start_one() -> None:
-    with gateway("http://127.0.0.1:9") as client, pytest.raises(CommandError, match=r"undertone serve.*UNDERTONE_URL"):
+    nowhere = Settings(url="http://127.0.0.1:9")
+    with gateway(nowhere) as client, pytest.raises(CommandError, match=r"undertone serve.*UNDERTONE_URL"):
         get(client, "/v1/calls")

@@ -22,6 +22,7 @@ COMMANDS = (
     "replay",
     "compare",
     "doctor",
+    "token",
 )
 
 

@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import httpx
 import pytest
@@ -14,14 +15,30 @@ from tests.servers import free_port
 def test_serve_prints_one_json_object_when_it_is_up(tmp_path_factory: pytest.TempPathFactory) -> None:
     port = free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("UNDERTONE_")}
-    environment["UNDERTONE_CACHE_DIR"] = str(tmp_path_factory.mktemp("c"))  # short enough for a socket
+    cache = tmp_path_factory.mktemp("c")  # short enough for a socket
+    environment |= {"UNDERTONE_CACHE_DIR": str(cache), "UNDERTONE_URL": f"http://127.0.0.1:{port}"}
     command = [sys.executable, "-c", "from deployments.cli.main import app; app()", "serve", "--json"]
     with subprocess.Popen([*command, "--port", str(port)], env=environment, stdout=subprocess.PIPE) as serving:
         try:
             assert serving.stdout is not None
-            assert json.loads(serving.stdout.readline()) == {"url": f"http://127.0.0.1:{port}"}
-            assert httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=60).is_success
+            up = json.loads(serving.stdout.readline())
+            assert up["url"] == f"http://127.0.0.1:{port}"
+            assert httpx.get(f"{up['url']}/healthz", timeout=60).is_success
+            assert httpx.get(f"{up['url']}/v1/calls", timeout=60).status_code == 401
+            held = {"Authorization": f"Bearer {up['token']}"}
+            assert httpx.get(f"{up['url']}/v1/calls", headers=held, timeout=60).is_success
+            elsewhere = {**held, "Host": "gateway.example"}
+            assert httpx.get(f"{up['url']}/v1/calls", headers=elsewhere, timeout=60).status_code == 421
+            secret = up["token"].encode()
+            pids = [folder for folder in Path("/proc").iterdir() if folder.name.isdecimal()]
+            assert not [one for one in pids if secret in (one / "cmdline").read_bytes()]
+            modes = {one.name: one.stat().st_mode & 0o777 for one in cache.iterdir() if one.name.startswith("token")}
+            assert modes == {f"token-{port}": 0o600, f"tokens-{port}": 0o600}
+            assert secret not in (cache / f"tokens-{port}").read_bytes()
+            listed = subprocess.run([*command[:3], "calls", "--json"], env=environment, check=True, capture_output=True)
+            assert listed.stdout == b""  # no call, and no refusal
         finally:
             serving.terminate()
             serving.wait(60)
     assert serving.returncode == 0
+    assert not [one for one in cache.iterdir() if one.name.startswith("token")]

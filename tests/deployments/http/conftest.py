@@ -10,7 +10,7 @@ from deployments.http.bodies import Health, Part
 from pipelines.log.redis_streams import RedisStreamProducer
 from pipelines.settings import AppConfig, TenantSettings
 from pipelines.store.store import Store
-from tests.deployments.http.site import LIMITS, Site, judge
+from tests.deployments.http.site import LIMITS, Everyone, Site, judge
 from tests.eventually import eventually
 
 
@@ -24,7 +24,16 @@ async def site(redis_url: str) -> AsyncIterator[Site]:
         return Health(transcriber="whisper-tiny.en/ctranslate2-4.8", bundle="embedded-1", parts=parts)
 
     config = AppConfig(tenants={"quiet": TenantSettings(consent="customer=text")})
-    api = create_api(store=store, producer=producer, analyse=judge, health=health, config=config, limits=LIMITS)
+    api = create_api(
+        store=store,
+        producer=producer,
+        analyse=judge,
+        health=health,
+        config=config,
+        access=Everyone(),
+        hosts=frozenset({"t"}),
+        limits=LIMITS,
+    )
     transport = httpx.ASGITransport(api, raise_app_exceptions=False)
     async with api.router.lifespan_context(api), httpx.AsyncClient(transport=transport, base_url="http://t") as client:
         yield Site(api, store, redis_url, client, parts)

@@ -12,8 +12,10 @@ from typing import Any
 import httpx
 from fastapi import FastAPI
 
+from deployments.http.access import Grantee
 from deployments.http.bodies import Health, Part
 from deployments.http.limits import HttpLimits
+from deployments.http.tokens import ALL_SCOPES, ANY_TENANT
 from models.types import EMOTIONS, POLARITIES, FloatArray, Modality
 from pipelines.errors import EncoderUnavailableError, SourceUnavailableError, StoreUnavailableError
 from pipelines.log.records import parse_record
@@ -102,6 +104,14 @@ class Site:
             found += [parse_record(record, MediaLimits()) for record in records]
         source.close()
         return found
+
+
+class Everyone:
+    """An access that takes any token, and none, for every tenant: for tests of something else."""
+
+    async def grantee(self, token: str | None, client: str) -> Grantee:
+        del token, client
+        return Grantee("everyone", ANY_TENANT, ALL_SCOPES)
 
 
 class LosingProducer:

@@ -10,6 +10,7 @@ from pipelines.settings import AppConfig
 from pipelines.store.store import Store
 from tests.deployments.http.site import (
     PROBLEM,
+    Everyone,
     LosingProducer,
     Site,
     judge,
@@ -24,7 +25,15 @@ async def test_without_redis_the_gateway_lives_but_is_not_ready() -> None:
         await store.ping()
         raise AssertionError("unreachable")
 
-    api = create_api(store=store, producer=LosingProducer(), analyse=judge, health=health, config=AppConfig())
+    api = create_api(
+        store=store,
+        producer=LosingProducer(),
+        analyse=judge,
+        health=health,
+        config=AppConfig(),
+        access=Everyone(),
+        hosts=frozenset({"t"}),
+    )
     async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://t") as client:
         assert (await client.get("/healthz")).json() == {"status": "alive", "transcriber": None, "bundle": None}
         problem(await client.get("/readyz"), 503, "not_ready")

@@ -1,23 +1,39 @@
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import websockets
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import iter_route_contexts
+from websockets.exceptions import InvalidStatus
 
-from deployments.http.caller import ALL_SCOPES, Identity, identify
+from deployments.http.access import TokenAccess
+from deployments.http.caller import identify
+from deployments.http.tokens import ALL_SCOPES, Scope, TokenFile, new_token
 from tests.deployments.http.site import Site, problem, result, wav
 from tests.pipelines.media_files import sound
 
 WITHOUT_CALLER = {
-    "/healthz": "a probe of the platform has no identity, and is told nothing of any tenant",
+    "/healthz": "a probe of the platform has no token, and is told nothing of any tenant",
     "/readyz": "as /healthz",
-    "/metrics": "Prometheus reads the figures of all tenants together",
+    "/login": "it takes the token itself",
     "/openapi.json": "the description of the API, the same for everybody",
     "/docs": "as /openapi.json",
     "/docs/oauth2-redirect": "as /openapi.json",
     "/redoc": "as /openapi.json",
+}
+SCOPES = {
+    ("GET", "/v1/calls"): "read",
+    ("GET", "/v1/trends"): "read",
+    ("GET", "/v1/calls/a-17"): "read",
+    ("GET", "/v1/calls/a-17/utterances"): "read",
+    ("GET", "/v1/calls/a-17/events"): "read",
+    ("GET", "/v1/events"): "read",
+    ("POST", "/v1/calls"): "send",
+    ("POST", "/v1/analyze"): "analyze",
+    ("DELETE", "/v1/calls/a-17"): "delete",
+    ("GET", "/metrics"): "operate",
 }
 
 
@@ -39,18 +55,67 @@ async def test_every_route_knows_its_caller(site: Site) -> None:
     assert {"/v1/calls/{call_id}/media", "/v1/events", "/v1/analyze"} <= known
 
 
-async def test_a_caller_is_anonymous_and_acts_for_the_tenant_that_it_names() -> None:
-    assert await identify() == Identity("default", ALL_SCOPES)
-    assert await identify("acme") == Identity("acme", ALL_SCOPES)
+@pytest.fixture
+def tokens(site: Site, tmp_path: Path) -> TokenFile:
+    """The site, which now asks for tokens of this file."""
+    file = TokenFile(tmp_path / "tokens")
+    file.add(new_token("nobody", frozenset())[1])
+    site.api.state.access = TokenAccess(file, None)
+    return file
+
+
+def bearer(file: TokenFile, tenant: str, *scopes: Scope) -> dict[str, str]:
+    token, grant = new_token(tenant, frozenset(scopes))
+    file.add(grant)
+    return {"Authorization": f"Bearer {token}"}
+
+
+@pytest.mark.parametrize(("route", "scope"), SCOPES.items())
+async def test_each_route_wants_a_token_with_its_scope(
+    site: Site, tokens: TokenFile, route: tuple[str, str], scope: Scope
+) -> None:
+    method, path = route
+    others = bearer(tokens, "default", *(ALL_SCOPES - {scope}))
+
+    problem(await site.client.request(method, path), 401, "no_token")
+    problem(await site.client.request(method, path, headers=others), 403, "insufficient_scope")
+    own = bearer(tokens, "acme", scope)
+    problem(await site.client.request(method, f"{path}?tenant=rival", headers=own), 403, "wrong_tenant")
+    if path != "/v1/events":  # which does not end
+        assert (await site.client.request(method, path, headers=own)).status_code not in {401, 403}
+
+
+async def test_a_socket_wants_a_token_too(site: Site, tokens: TokenFile, address: str) -> None:
+    url = f"ws://{address}/v1/calls/a-17/media"
+    for headers in ({}, bearer(tokens, "acme", "read"), {"Authorization": "Bearer ut_wrong"}):
+        with pytest.raises(InvalidStatus):
+            async with websockets.connect(url, additional_headers=headers):
+                pass
+    async with websockets.connect(url, additional_headers=bearer(tokens, "acme", "send")) as socket:
+        await socket.send(json.dumps({"participants": "customer", "content_type": "audio/PCMU"}))
+        await socket.recv()
+        await socket.send(bytes(8_000))
+        await socket.send('{"end": true}')
+        await socket.recv()
+    assert {piece.tenant for piece in site.fragments()} == {"acme"}
+
+
+async def test_a_token_lets_nobody_see_or_delete_another_tenants_call(site: Site, tokens: TokenFile) -> None:
+    await site.call(result(0), final=True)
+    theirs = bearer(tokens, "rival", *ALL_SCOPES)
+
+    for rest in ("", "/utterances", "/events"):
+        problem(await site.client.get(f"/v1/calls/a-17{rest}", headers=theirs), 404, "unknown_call")
+    problem(await site.client.delete("/v1/calls/a-17", headers=theirs), 404, "unknown_call")
+    ours = bearer(tokens, "default", "read")
+    assert (await site.client.get("/v1/calls/a-17", headers=ours)).is_success
 
 
 @pytest.mark.parametrize(
     ("query", "field", "tenant"),
-    [("", {}, "default"), ("tenant=acme", {}, "acme"), ("tenant=acme", {"tenant": "rival"}, "rival")],
+    [("", {}, "default"), ("tenant=acme", {}, "acme"), ("tenant=acme", {"tenant": "acme"}, "acme")],
 )
-async def test_media_is_of_the_callers_tenant_unless_its_form_names_one(
-    site: Site, query: str, field: dict[str, str], tenant: str
-) -> None:
+async def test_media_is_of_the_callers_tenant(site: Site, query: str, field: dict[str, str], tenant: str) -> None:
     answer = await site.client.post(
         f"/v1/calls?{query}",
         data={"participants": "customer", **field},
@@ -63,9 +128,9 @@ async def test_media_is_of_the_callers_tenant_unless_its_form_names_one(
 
 @pytest.mark.parametrize(
     ("query", "field", "tenant"),
-    [("", {}, "default"), ("?tenant=acme", {}, "acme"), ("?tenant=acme", {"tenant": "rival"}, "rival")],
+    [("", {}, "default"), ("?tenant=acme", {}, "acme"), ("?tenant=acme", {"tenant": "acme"}, "acme")],
 )
-async def test_live_media_is_of_the_callers_tenant_unless_its_first_message_names_one(  # pytest passes by name
+async def test_live_media_is_of_the_callers_tenant(  # pytest passes by name
     site: Site, address: str, query: str, field: dict[str, str], tenant: str
 ) -> None:
     async with websockets.connect(f"ws://{address}/v1/calls/a-17/media{query}") as socket:
@@ -76,6 +141,17 @@ async def test_live_media_is_of_the_callers_tenant_unless_its_first_message_name
         await socket.recv()
 
     assert {piece.tenant for piece in site.fragments()} == {tenant}
+
+
+async def test_a_form_that_names_another_tenant_is_refused(site: Site) -> None:
+    answer = await site.client.post(
+        "/v1/calls?tenant=acme",
+        data={"participants": "customer", "tenant": "rival"},
+        files={"file": ("a.wav", wav(sound(0.5, 8000)))},
+    )
+
+    problem(answer, 403, "wrong_tenant")
+    assert site.fragments() == []
 
 
 @pytest.mark.parametrize(

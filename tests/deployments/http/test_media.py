@@ -10,6 +10,7 @@ from models.types import Modality
 from pipelines.settings import AppConfig
 from pipelines.store.store import Store
 from tests.deployments.http.site import (
+    Everyone,
     LosingProducer,
     Site,
     judge,
@@ -149,7 +150,15 @@ async def test_a_stream_that_is_over_takes_no_media_and_another_tenant_may_use_t
 async def test_a_record_lost_fails_every_upload_that_was_on_its_way(redis_url: str) -> None:
     """A producer drops all that waits in it when it loses one record, whoever's it is."""
     store = Store.connect(redis_url)
-    api = create_api(store=store, producer=LosingProducer(), analyse=judge, health=never_healthy, config=AppConfig())
+    api = create_api(
+        store=store,
+        producer=LosingProducer(),
+        analyse=judge,
+        health=never_healthy,
+        config=AppConfig(),
+        access=Everyone(),
+        hosts=frozenset({"t"}),
+    )
     begun, lost = asyncio.Event(), asyncio.Event()
 
     async def slow() -> AsyncIterator[bytes]:

@@ -8,7 +8,7 @@ import redis
 from deployments.http.api import create_api
 from pipelines.settings import AppConfig
 from pipelines.types import Utterance, UtteranceSentiment
-from tests.deployments.http.site import LIMITS, PROBLEM, LosingProducer, Site, never_healthy, problem
+from tests.deployments.http.site import LIMITS, PROBLEM, Everyone, LosingProducer, Site, never_healthy, problem
 
 
 @pytest.mark.parametrize(
@@ -68,6 +68,8 @@ async def test_a_failure_inside_tells_nothing_of_the_inside(site: Site, caplog: 
         analyse=broken,
         health=never_healthy,
         config=AppConfig(),
+        access=Everyone(),
+        hosts=frozenset({"t"}),
         limits=LIMITS,
     )
     transport = httpx.ASGITransport(api, raise_app_exceptions=False)

@@ -1,0 +1,97 @@
+"""Tokens of an identity provider (OpenID Connect): JWTs (RFC 7519) checked against its published keys (RFC 7517)."""
+
+import asyncio
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+import jwt
+
+from pipelines.errors import IdentityProviderError
+from pipelines.settings import Settings
+
+ALGORITHMS = ("RS256", "PS256", "ES256", "EdDSA")
+"""Signatures with a key of the provider's own. Never `none`, and no HMAC, whose key would be the public one."""
+KEYS_KEPT_S = 300.0
+ASK_AGAIN_S = 10.0
+"""A token that names an unknown key has the keys fetched again, but not more often than this."""
+ANSWER_S = 5.0
+KEYS_MAX_BYTES = 256 << 10
+LEEWAY_S = 30.0
+
+
+class IdentityProvider:
+    """The keys of one provider, fetched when they are first needed and again when they are old or rotated."""
+
+    def __init__(self, jwks_url: str, issuer: str, audience: str, tenant_claim: str) -> None:
+        self.tenant_claim = tenant_claim
+        self._jwks_url, self._issuer, self._audience = jwks_url, issuer, audience
+        self._keys: Mapping[str, jwt.PyJWK] = {}
+        self._fetched_s = self._tried_s = -math.inf
+        self._fetching = asyncio.Lock()
+
+    @classmethod
+    def of(cls, settings: Settings) -> "IdentityProvider | None":
+        """What the environment names."""
+        if not settings.oidc_jwks:
+            return None
+        return cls(settings.oidc_jwks, settings.oidc_issuer, settings.oidc_audience, settings.oidc_tenant_claim)
+
+    async def claims(self, token: str) -> Mapping[str, Any] | None:
+        """The claims of a token that the provider signed for this service and that holds now; None for any other.
+
+        Raises:
+            IdentityProviderError: its keys cannot be fetched.
+        """
+        try:
+            header = jwt.get_unverified_header(token)
+        except jwt.InvalidTokenError:
+            return None
+        key = await self._key(str(header.get("kid", "")))
+        if key is None:
+            return None
+        try:
+            found: Mapping[str, Any] = jwt.decode(
+                token,
+                key,
+                algorithms=list(ALGORITHMS),
+                audience=self._audience,
+                issuer=self._issuer,
+                leeway=LEEWAY_S,
+                options={"require": ["exp", "iss", "aud", "sub"]},
+            )
+        except jwt.InvalidTokenError:
+            return None
+        return found
+
+    async def _key(self, key_id: str) -> jwt.PyJWK | None:
+        async with self._fetching:
+            now_s = time.monotonic()
+            old = now_s - self._fetched_s > KEYS_KEPT_S
+            if (old or key_id not in self._keys) and now_s - self._tried_s > ASK_AGAIN_S:
+                self._tried_s = now_s
+                try:
+                    self._keys = await self._fetched()
+                    self._fetched_s = now_s
+                except IdentityProviderError:
+                    if key_id not in self._keys:  # one that was good goes on while the provider is away
+                        raise
+            return self._keys.get(key_id)
+
+    async def _fetched(self) -> Mapping[str, jwt.PyJWK]:
+        try:
+            async with httpx.AsyncClient(timeout=ANSWER_S) as client, client.stream("GET", self._jwks_url) as answer:
+                answer.raise_for_status()
+                body = b""
+                async for chunk in answer.aiter_bytes():
+                    body += chunk
+                    if len(body) > KEYS_MAX_BYTES:
+                        raise IdentityProviderError(f"{self._jwks_url} gives more than {KEYS_MAX_BYTES} bytes of keys")
+            keys = jwt.PyJWKSet.from_json(body.decode()).keys
+        except (httpx.HTTPError, jwt.PyJWTError, ValueError, AttributeError, TypeError) as error:
+            raise IdentityProviderError(
+                f"the keys at {self._jwks_url} cannot be had: {error or type(error).__name__}"
+            ) from error
+        return {key.key_id: key for key in keys if key.key_id}

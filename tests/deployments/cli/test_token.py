@@ -1,0 +1,60 @@
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from deployments.cli.main import app
+from deployments.http.tokens import ALL_SCOPES, TokenFile
+from tests.deployments.cli.running import json_lines
+
+
+def test_a_token_is_made_listed_and_revoked(cli: CliRunner, tmp_path: Path) -> None:
+    file = str(tmp_path / "tokens")
+    (made,) = json_lines(cli, "token", "create", "--tenant", "acme", "--scope", "read", "--days", "90", "--file", file)
+
+    now = datetime.now(UTC)
+    grant = TokenFile(tmp_path / "tokens").find(made["token"], now)
+    assert grant is not None
+    assert (grant.tenant, grant.scopes) == ("acme", frozenset({"read"}))
+    assert grant.expires_at is not None
+    assert 89 < (grant.expires_at - now).days + 1 <= 91
+    (listed,) = json_lines(cli, "token", "list", "--file", file)
+    assert listed == {name: value for name, value in made.items() if name != "token"}
+    assert "acme" in cli.invoke(app, ["token", "list", "--file", file]).stdout
+    assert cli.invoke(app, ["token", "revoke", made["id"], "--file", file]).exit_code == 0
+    assert TokenFile(tmp_path / "tokens").find(made["token"], now) is None
+
+
+def test_a_token_is_printed_alone_and_may_do_everything_unless_it_is_told(cli: CliRunner, tmp_path: Path) -> None:
+    done = cli.invoke(app, ["token", "create", "--file", str(tmp_path / "tokens")])
+
+    grant = TokenFile(tmp_path / "tokens").find(done.stdout.strip(), datetime.now(UTC))
+    assert grant is not None
+    assert (grant.tenant, grant.scopes, grant.expires_at) == ("default", ALL_SCOPES, None)
+
+
+def test_the_environment_names_the_file(cli: CliRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNDERTONE_TOKENS", str(tmp_path / "tokens"))
+
+    assert cli.invoke(app, ["token", "create"]).exit_code == 0
+    assert len(json_lines(cli, "token", "list")) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "exit_code", "said"),
+    [
+        (["create"], 2, "UNDERTONE_TOKENS"),
+        (["create", "--file", "gone", "--scope", "everything"], 2, "--scope everything"),
+        (["create", "--file", "gone", "--tenant", "a/b"], 2, "--tenant"),
+        (["list", "--file", "gone"], 1, "gone"),
+        (["revoke", "000000000000", "--file", "gone"], 1, "gone"),
+        (["create", "--file", "/proc/tokens"], 1, "/proc"),
+    ],
+)
+def test_what_cannot_be_done_is_said(cli: CliRunner, words: list[str], exit_code: int, said: str) -> None:
+    done = cli.invoke(app, ["token", *words])
+
+    assert done.exit_code == exit_code
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
