@@ -26,6 +26,9 @@ TEXT_MAX_CHARS = 10_000
 Tenant = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 
+RESUME_PATTERN = r"^[A-Za-z0-9_-]{16,64}$"
+
+
 class Part(BaseModel):
     """One thing that the service needs: `redis`, `source`, `Transcriber` …, and what is wrong with it."""
 
@@ -69,6 +72,12 @@ class MediaMetadata(BaseModel):
     tenant: Tenant = "default"
     stream: str = Field("main", pattern=NAME_PATTERN, description="Which media flow of the call this is.")
     start_ms: int = Field(0, ge=0, le=START_MAX_MS, description="Where the media starts in the call.")
+    resume: str | None = Field(
+        None,
+        pattern=RESUME_PATTERN,
+        description="A word of the sender's own, 16 to 64 characters: with the same one an upload that broke off may be sent "
+        "again, and with no other. Made up, and told in the answer, when it is not given.",
+    )
 
     @field_validator("participants")
     @classmethod
@@ -121,7 +130,7 @@ class Links(BaseModel):
 
 
 class Accepted(BaseModel):
-    """The media stands in the log, cut into `fragments`, and will be analysed."""
+    """The media stands in the log, cut into `fragments`, and will be analysed. `resume` continues the stream."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -129,6 +138,7 @@ class Accepted(BaseModel):
                 "call_id": "a-17",
                 "stream": "main",
                 "fragments": 62,
+                "resume": "kW1x5lq0yTzqWkT0b3mC3g",
                 "links": Links.of("a-17").model_dump(),
             }
         }
@@ -137,6 +147,7 @@ class Accepted(BaseModel):
     call_id: str
     stream: str
     fragments: int
+    resume: str
     links: Links
 
 

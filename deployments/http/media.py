@@ -1,8 +1,10 @@
 """`POST /v1/calls` and `WS /v1/calls/{call_id}/media`: media into the log."""
 
 import asyncio
+import hashlib
 import json
 import logging
+import secrets
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from http import HTTPStatus
@@ -92,15 +94,18 @@ def _add_upload(routes: APIRouter, store: Store, intake: Intake) -> None:
 
         `participants` is required, in the query or in the form. FFmpeg looks at the bytes: the content type matters
         for raw sound only (`audio/L16;rate=8000;channels=2`, `audio/PCMU`, `audio/PCMA`). An upload that broke off
-        may be sent again with the same `call_id`: nothing is analysed twice.
+        may be sent again with the same `call_id` and the same `resume`: nothing is analysed twice. Of two senders
+        that want one stream of a call at once, one gets it.
         """
         refuse_oversize(request, intake.limits.upload_max_bytes + FIELDS_MAX_BYTES)
         chunks, fields, content_type = await read_body(request, NO_MEDIA, intake.limits.idle_max_s)
         metadata = metadata_of(caller, MediaMetadata, {**request.query_params, **fields}, "query")
         call_id = metadata.call_id or uuid.uuid4().hex
-        await _refuse_conflict(store, CallRef(metadata.tenant, call_id), metadata.stream, live=False)
+        resume = await _reserve(store, CallRef(metadata.tenant, call_id), metadata, live=False)
         count = await intake.take(chunks, metadata, call_id, content_type, live=False)
-        return Accepted(call_id=call_id, stream=metadata.stream, fragments=count, links=Links.of(call_id))
+        return Accepted(
+            call_id=call_id, stream=metadata.stream, fragments=count, resume=resume, links=Links.of(call_id)
+        )
 
 
 def _add_live_media(routes: APIRouter, store: Store, intake: Intake) -> None:
@@ -117,12 +122,14 @@ def _add_live_media(routes: APIRouter, store: Store, intake: Intake) -> None:
             metadata = metadata_of(
                 caller, LiveMetadata, await _first_message(socket, intake.limits.idle_max_s), "message"
             )
-            await _refuse_conflict(store, CallRef(metadata.tenant, call_id), metadata.stream, live=True)
+            resume = await _reserve(store, CallRef(metadata.tenant, call_id), metadata, live=True)
             await socket.send_json({"call_id": call_id, "links": Links.of(call_id).model_dump()})
             chunks = _messages(socket, intake.limits.chunk_max_bytes)
             count = await intake.take(chunks, metadata, call_id, metadata.content_type, live=True)
             if socket.client_state is WebSocketState.CONNECTED:
-                accepted = Accepted(call_id=call_id, stream=metadata.stream, fragments=count, links=Links.of(call_id))
+                accepted = Accepted(
+                    call_id=call_id, stream=metadata.stream, fragments=count, resume=resume, links=Links.of(call_id)
+                )
                 await socket.send_text(accepted.model_dump_json())
                 await socket.close()
         except WebSocketDisconnect:
@@ -216,25 +223,29 @@ async def _after(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[byte
         yield chunk
 
 
-async def _refuse_conflict(store: Store, call: CallRef, stream: str, *, live: bool) -> None:
-    """Refuse media that the worker would skip: of a deleted call, of a stream that exists.
+async def _reserve(store: Store, call: CallRef, metadata: MediaMetadata, *, live: bool) -> str:
+    """Reserve the stream for this sender, or refuse media that the worker would skip; the word that continues it.
 
     Raises:
         CallDeletedError: the call was deleted.
-        ProblemError: the stream is in use (409).
+        ProblemError: the stream is in use, or another sender's (409).
     """
+    stream = metadata.stream
     if await store.deleted(call):
         raise CallDeletedError(f"{call} was deleted, and nothing more is taken of it; take another call id")
     found = await store.archive.call(call)
-    if found is None:
-        return
-    final = found.streams.get(stream)
-    if final or (live and final is not None):
+    state = None if found is None else found.streams.get(stream)
+    resume = metadata.resume or secrets.token_urlsafe(16)
+    word = hashlib.sha256(resume.encode()).hexdigest()  # whoever reads the store continues no stream
+    taken = state if live else state == "final"
+    if taken or not await store.reserve_stream(call, stream, word, again=not live):
         raise ProblemError(
             HTTPStatus.CONFLICT,
             "stream_exists",
-            f"{call} has a stream {stream!r} already; take another stream name, or another call id",
+            f"{call} has a stream {stream!r} already; take another stream name, or another call id. An upload that broke "
+            "off is sent again with the `resume` that its first try had",
         )
+    return resume
 
 
 async def _first_message(socket: WebSocket, idle_max_s: float) -> dict[str, Any]:

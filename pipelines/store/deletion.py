@@ -38,4 +38,5 @@ async def _erase(client: Any, keys: CallKeys) -> None:
             await pipe.execute()
         await client.zrem(calls_key(keys.run, tenant), call_id)
     streams = await client.hkeys(keys("streams"))
-    await client.delete(*map(keys, (*_CALL_KEYS, *(f"stream:{name}" for name in streams))))
+    of_streams = (f"{kind}:{name}" for name in streams for kind in ("stream", "sender"))
+    await client.delete(*map(keys, (*_CALL_KEYS, *of_streams)))

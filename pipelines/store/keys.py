@@ -14,6 +14,7 @@ may touch them all on a Cluster, and no tenant can reach another's call, whateve
     ut:{CALL}:order           sorted set of members, in the order of `start_ms`, then participant
     ut:{CALL}:digests         hash: member -> `participant|polarity|emotion|score`, for filters and trends
     ut:{CALL}:events          stream of `kind` and, of an utterance, `member`, cut to about `EVENTS_MAX`
+    ut:{CALL}:sender:STREAM   hash of the word with which the stream's sender goes on, where it came over HTTP
     ut:{CALL}:letters         sorted set: `partition:offset` of the call's latest dead letters, by offset
     ut:{CALL}:letter-counts   hash: reason -> how many of the call's records are dead letters
     ut:{CALL}:runs            set of the other runs that hold results of the call

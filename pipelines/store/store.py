@@ -93,6 +93,17 @@ class Store:
         with redis_errors():
             return await epoch(self._redis)
 
+    async def reserve_stream(self, call: CallRef, stream: str, word: str, *, again: bool) -> bool:
+        """Reserve a stream for the sender that names `word`; False if another has it, or the same one where not `again`.
+
+        A reservation lasts as long as the checkpoints do. Records that come through the log by another way need none.
+        """
+        key = self._keys(call)(f"sender:{stream}")
+        with redis_errors():
+            if await self._redis.set(key, word, nx=True, ex=CHECKPOINT_TTL_S):
+                return True
+            return again and bool(await self._redis.get(key) == word)
+
     async def open_stream(
         self,
         call: CallRef,

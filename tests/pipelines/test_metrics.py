@@ -3,7 +3,8 @@ import re
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from pipelines.metrics import exposition, stream_metrics
+from pipelines.metrics import TENANTS_MAX, count_result, exposition, stream_metrics
+from tests.pipelines.stored import result
 
 
 def test_every_worker_shows_with_its_name_and_a_bad_entry_hides_nothing() -> None:
@@ -27,3 +28,14 @@ def test_every_name_carries_its_unit() -> None:
     assert names
     units = ("_total", "_seconds", "_records", "_created", "_in_flight", "_open")
     assert [name for name in names if not name.endswith(units)] == []
+
+
+def test_tenants_beyond_the_first_ones_share_a_label() -> None:
+    metrics = stream_metrics()
+    for number in range(TENANTS_MAX + 50):
+        count_result(metrics, result(0, tenant=f"t{number}"), 1.0)
+
+    (family,) = metrics.utterances.collect()
+    counted = {sample.labels["tenant"]: sample.value for sample in family.samples if sample.name.endswith("_total")}
+    assert len(counted) == TENANTS_MAX + 1
+    assert counted["other"] == 50

@@ -3,6 +3,7 @@ import json
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 import uvicorn
@@ -10,9 +11,11 @@ from fastapi import FastAPI
 from typer.testing import CliRunner
 
 from deployments.cli.main import app
+from deployments.http.access import TokenAccess
 from deployments.http.calls import call_routes
 from deployments.http.events import event_routes
 from deployments.http.problems import install_problems
+from deployments.http.tokens import TokenFile, new_token
 from pipelines.store.store import Store
 from pipelines.types import (
     Participant,
@@ -32,8 +35,12 @@ CALL = [
 
 
 @pytest.fixture
-def cli(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[CliRunner]:
-    """A command line whose gateway is the real routes over a real Redis."""
+def cli(redis_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[CliRunner]:
+    """A command line, with a token that may read, whose gateway is the real routes over a real Redis."""
+    file = TokenFile(tmp_path / "tokens")
+    token, grant = new_token("*", frozenset({"read"}))
+    file.add(grant)
+    monkeypatch.setenv("UNDERTONE_TOKEN", token)
     store = Store.connect(redis_url)
 
     @asynccontextmanager
@@ -42,6 +49,7 @@ def cli(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[CliRunner]:
         await store.close()
 
     api = FastAPI(lifespan=closing)
+    api.state.access = TokenAccess(file, None)
     api.include_router(call_routes(store))
     api.include_router(event_routes(store, heartbeat_ms=100))
     install_problems(api)
@@ -164,3 +172,12 @@ def test_watch_without_a_live_call_says_what_to_do(cli: CliRunner, redis_url: st
 
     assert ended.exit_code == 1
     assert "undertone send" in ended.stderr
+
+
+def test_without_a_token_a_command_says_how_to_get_one(cli: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    for token, said in (("", "undertone token create"), ("ut_wrong", "unknown, expired or revoked")):
+        monkeypatch.setenv("UNDERTONE_TOKEN", token)
+        done = cli.invoke(app, ["calls"])
+        assert done.exit_code == 1
+        assert said in done.stderr
+        assert "ut_wrong" not in done.stderr

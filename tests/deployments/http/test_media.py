@@ -16,6 +16,7 @@ from tests.deployments.http.site import (
     judge,
     never_healthy,
     problem,
+    result,
     wav,
 )
 from tests.eventually import eventually
@@ -187,3 +188,35 @@ async def test_a_length_of_thousands_of_digits_is_too_long(site: Site, path: str
     answer = await site.client.post(path, content=b"a", headers={"content-length": "9" * 5_000})
 
     assert len(problem(answer, 413, "oversize")["detail"]) < 200
+
+
+async def test_an_upload_that_broke_off_is_sent_again_by_its_sender_and_by_nobody_else(site: Site) -> None:
+    media, path = wav(sound(0.5, 8000)), "/v1/calls?participants=customer&call_id=a-17"
+    word = "a-word-of-the-sender"
+
+    first = await site.client.post(f"{path}&resume={word}", content=media)
+    await site.call(result(0))  # a worker has read of it
+    again = await site.client.post(f"{path}&resume={word}", content=media)
+
+    assert (first.status_code, first.json()["resume"]) == (202, word)
+    assert again.status_code == 202
+    for other in ("", "&resume=another-word-altogether"):
+        problem(await site.client.post(f"{path}{other}", content=media), 409, "stream_exists")
+
+
+async def test_the_word_that_continues_an_upload_is_made_up_and_told(site: Site) -> None:
+    media, path = wav(sound(0.5, 8000)), "/v1/calls?participants=customer&call_id=a-17"
+
+    told = (await site.client.post(path, content=media)).json()["resume"]
+
+    problem(await site.client.post(path, content=media), 409, "stream_exists")
+    assert (await site.client.post(f"{path}&resume={told}", content=media)).status_code == 202
+
+
+async def test_of_two_senders_of_one_stream_at_once_one_gets_it(site: Site) -> None:
+    media, path = wav(sound(0.5, 8000)), "/v1/calls?participants=customer&call_id=a-17"
+
+    answers = await asyncio.gather(*(site.client.post(path, content=media) for _ in range(8)))
+
+    assert sorted(answer.status_code for answer in answers) == [202] + [409] * 7
+    assert {piece.seq for piece in site.fragments()} == set(range(len(site.fragments())))
