@@ -1,7 +1,6 @@
 """What may be analysed of whom, as the `consent` header and the settings write it (docs/architecture.md#who-may-be-judged-by-what).
 
-A fragment's own header wins over its tenant's policy, whichever allows more; if neither says anything,
-`DEFAULT_CONSENT` holds. It is applied in `media/call_stream.py`, and per modality in `ingest/analyse.py`.
+A tenant's policy is the most that may be analysed; a fragment's own header may ask for less of it. It is applied in `media/call_stream.py`, and per modality in `ingest/analyse.py`.
 """
 
 from models.types import Modality
@@ -38,6 +37,13 @@ def parse_consent(text: str) -> Consent:
             )
         consent[Participant(name.strip())] = frozenset(Modality(modality) for modality in modalities)
     return consent
+
+
+def granted(asked: Consent | None, policy: Consent) -> Consent:
+    """What is allowed of what a call asks for: no more than its tenant's `policy`, which holds where nothing is asked."""
+    if asked is None:
+        return policy
+    return {who: asked[who] & policy[who] for who in asked.keys() & policy.keys()}
 
 
 def format_consent(consent: Consent) -> str:

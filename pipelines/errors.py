@@ -104,6 +104,12 @@ class IdentityProviderError(UndertoneError, ConnectionError):
     reason = "identity_provider_unavailable"
 
 
+class PoliciesUnknownError(UndertoneError, LookupError):
+    """A replay or a shadow does not know what the tenants allow."""
+
+    reason = "policies_unknown"
+
+
 class CorruptResultError(UndertoneError, ValueError):
     """A stored result cannot be parsed; delete the call or send it again."""
 

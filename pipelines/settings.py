@@ -3,17 +3,23 @@
 Architecture lives beside each network, experiments in `models/recipes/`; there is no fourth kind (docs/architecture.md#configuration).
 """
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from pipelines.consent import parse_consent
-from pipelines.errors import BadFragmentError
-from pipelines.types import DEFAULT_CONSENT, FRAGMENT_MAX_BYTES, LIVE_RUN, NAME_PATTERN, Consent
+from pipelines.consent import format_consent, granted, parse_consent
+from pipelines.errors import BadFragmentError, PoliciesUnknownError
+from pipelines.types import (
+    DEFAULT_CONSENT,
+    FRAGMENT_MAX_BYTES,
+    LIVE_RUN,
+    NAME_PATTERN,
+    UNCONFIGURED_CONSENT,
+    Consent,
+)
 
 Milliseconds = Annotated[int, Field(ge=0, le=86_400_000)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
@@ -135,9 +141,8 @@ class TenantSettings(Configuration):
     results_ttl_s: int = Field(30 * 86_400, ge=60)
     """How long results stay in the store."""
     consent: str | None = None
-    """What may be analysed of fragments that do not say so themselves, written as the header of the same name:
-    `customer=audio+video+text;agent=text`. A call's own header wins, whichever allows more: this is a default, no
-    upper bound. None is `DEFAULT_CONSENT`."""
+    """The most that may be analysed, written as the header of the same name: `customer=audio+video+text;agent=text`. A
+    call's own header may ask for less of it. None is `DEFAULT_CONSENT`."""
     timeouts: TimeoutSettings | None = None
     """How long each step of an utterance may take; None is the application's own `timeouts`."""
 
@@ -153,8 +158,11 @@ class TenantSettings(Configuration):
 
     @property
     def policy(self) -> Consent:
-        """What may be analysed of fragments that do not say so themselves."""
+        """The most that may be analysed."""
         return DEFAULT_CONSENT if self.consent is None else parse_consent(self.consent)
+
+
+_TENANTS = TypeAdapter(dict[str, TenantSettings])
 
 
 class AppConfig(Configuration):
@@ -207,20 +215,40 @@ class AppConfig(Configuration):
         show = self.device.startswith("cuda") if self.interim.show is None else self.interim.show
         return self.is_live and show
 
+    def tenants_text(self) -> str:
+        """The settings of all tenants as JSON, for `with_tenants`."""
+        return _TENANTS.dump_json(self.tenants).decode()
+
+    def with_tenants(self, text: str) -> Self:
+        """The same with the tenants' settings of another, as `tenants_text` wrote them.
+
+        Raises:
+            ValidationError: it did not.
+        """
+        return self.model_copy(update={"tenants": _TENANTS.validate_json(text)})
+
     def tenant(self, name: str) -> TenantSettings:
-        """Everything that differs by tenant, of the tenant `name`; of `default` where it has no settings of its own."""
-        settings = self.tenants.get(name) or self.tenants.get("default") or TenantSettings()
+        """Everything that differs by tenant, of the tenant `name`.
+
+        One that nobody has configured is kept as long as `default`, and gets nothing but the words of customers analysed.
+        """
+        default = self.tenants.get("default") or TenantSettings()
+        words = format_consent(granted(UNCONFIGURED_CONSENT, default.policy))
+        settings = self.tenants.get(name) or default.model_copy(update={"consent": words})
         return settings.model_copy(update={"timeouts": settings.timeouts or self.timeouts})
 
 
-def token_path(cache_dir: Path, port: int) -> Path:
-    """Where `undertone serve` on that port leaves its token for this user's commands."""
-    return cache_dir / f"token-{port}"
+def with_live_tenants(config: AppConfig, told: str | None) -> AppConfig:
+    """The configuration of a replay or a shadow with the tenants' settings that the live service has `told`.
 
-
-def tokens_path(cache_dir: Path, port: int) -> Path:
-    """Where `undertone serve` on that port has the file of tokens of its gateway."""
-    return cache_dir / f"tokens-{port}"
+    Raises:
+        PoliciesUnknownError: it has told none, so that nobody knows what may be analysed.
+    """
+    if told is None:
+        raise PoliciesUnknownError(
+            "no live service has left its tenants' policies in the store, and nothing may be analysed without: start it first"
+        )
+    return config.with_tenants(told)
 
 
 class Settings(BaseSettings):
@@ -255,16 +283,6 @@ class Settings(BaseSettings):
     cache_dir: Path = Field(default_factory=lambda: Path.home() / ".cache" / "undertone")
     url: str = "http://127.0.0.1:8000"
     """Where the command line finds the gateway."""
-
-    def access_token(self) -> str:
-        """The token with which the command line asks: the environment's, else that of `undertone serve` at this address."""
-        given = self.token.get_secret_value()
-        parts = urlsplit(self.url)
-        if given or parts.hostname not in {"127.0.0.1", "::1", "localhost"}:
-            return given
-        with suppress(OSError):
-            return token_path(self.cache_dir, parts.port or 80).read_text().strip()
-        return ""
 
     @model_validator(mode="after")
     def _provider_is_whole(self) -> Self:

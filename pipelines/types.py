@@ -49,6 +49,9 @@ DEFAULT_CONSENT: Consent = {
 """An agent is an employee, whose voice and face may not be judged (EU AI Act, Art. 5(1)(f)); a mixed channel holds the
 agent's voice too (docs/architecture.md#who-may-be-judged-by-what)."""
 
+UNCONFIGURED_CONSENT: Consent = {Participant.CUSTOMER: frozenset({Modality.TEXT})}
+"""Of a tenant that nobody has configured: whoever sends its calls has agreed to nothing with whoever runs the service."""
+
 
 @dataclass(frozen=True, slots=True)
 class Coordinates:

@@ -10,11 +10,12 @@ from rich.console import Group
 from deployments.cli import render
 from deployments.cli.console import CommandError, clear_errors, print_out, stderr, write_json
 from deployments.cli.options import DEFAULTS, Bundle, Consent, Json, Participants, Paths, Transcriber
-from deployments.cli.recordings import Recording, fragments_of
+from deployments.cli.recordings import Recording, consent_of, fragments_of
 from pipelines.ingest.analyse import Analyser
 from pipelines.review.summary import summarise
 from pipelines.settings import AppConfig, StreamSettings
-from pipelines.types import MediaFragment, UtteranceSentiment
+from pipelines.types import DEFAULT_CONSENT, MediaFragment, UtteranceSentiment
+from pipelines.types import Consent as Policy
 
 commands = typer.Typer()
 
@@ -43,7 +44,7 @@ def analyze(
         except ValueError as error:  # a checkpoint or bundle that cannot be trusted; it says what to do next
             raise CommandError(str(error)) from error
         status.update("listening …")
-        results = analyse(cut, analyser, config.stream)
+        results = analyse(cut, analyser, config.stream, consent_of(consent) or DEFAULT_CONSENT)
         found = asyncio.run(_collected(results, as_json=as_json))
     if not found:
         stderr().print(f"nobody speaks in {', '.join(map(str, paths))}: there is nothing to judge")
@@ -55,12 +56,12 @@ def analyze(
 
 
 async def analyse(
-    cut: Iterable[MediaFragment], analyser: Analyser, settings: StreamSettings
+    cut: Iterable[MediaFragment], analyser: Analyser, settings: StreamSettings, policy: Policy
 ) -> AsyncIterator[UtteranceSentiment]:
-    """The results of one stream, in the order in which its utterances end."""
+    """The results of one stream, in the order in which its utterances end; `policy` is whatever its owner allows."""
     from pipelines.media.utterances import utterances_of  # noqa: PLC0415  # imports onnxruntime
 
-    for utterance in utterances_of(cut, settings):
+    for utterance in utterances_of(cut, settings, policy=policy):
         yield await analyser(utterance)
 
 

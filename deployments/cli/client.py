@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from deployments.cli.console import CommandError
+from deployments.http.tokens import token_of
 from pipelines.review.summary import CallSummary
 from pipelines.settings import Settings
 from pipelines.store.queries import InterimText
@@ -50,7 +51,7 @@ def gateway(where: Settings) -> "Iterator[httpx.Client]":
     import httpx  # noqa: PLC0415  # a third of the time that `undertone --help` would take
 
     try:
-        token = where.access_token()
+        token = token_of(where)
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         client = httpx.Client(base_url=where.url, timeout=ANSWER_S, headers=headers)
     except (httpx.InvalidURL, ValueError) as error:

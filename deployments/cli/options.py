@@ -34,7 +34,7 @@ Consent = Annotated[
     str | None,
     typer.Option(
         help="Who may be judged by what, such as `customer=audio+video+text;agent=text`; who is not named is not analysed. "
-        "It wins over the tenant's policy."
+        "Of what the tenant's policy allows."
     ),
 ]
 PaceOption = Annotated[Pace, typer.Option("--pace", help="As it was spoken, or as fast as it goes.")]

@@ -14,7 +14,7 @@ from deployments.cli.connect import System, configuration, connect
 from deployments.cli.console import EXIT_USAGE, CommandError, clear_errors, print_out, stderr, write_json
 from deployments.cli.options import TRANSCRIBER_HELP, ConfigFile, Json, LogSince, OnlyCall, Source, Tenant, since_ms
 from pipelines.review.compare import Comparison, Tally
-from pipelines.settings import AppConfig
+from pipelines.settings import AppConfig, with_live_tenants
 from pipelines.store.queries import CallFilter
 from pipelines.types import LIVE_RUN, TOPIC_MEDIA, UtteranceSentiment
 
@@ -62,6 +62,7 @@ def replay(
     changes = {name: value for name, value in changes.items() if value is not None}
     changes |= {"share": 1.0, "worker": {**system.config.worker.model_dump(), **WORKER_SETTINGS}}
     of_run = configuration(config, {**changes, "run": run, "source": system.config.source})
+    of_run = with_live_tenants(of_run, system.with_store(lambda store: store.service.tenants(), LIVE_RUN))
     with stderr().status("loading the networks …"):
         try:
             analyser = local_analyser(of_run)

@@ -8,6 +8,7 @@ import typer
 from deployments.cli.connect import DEFAULT_PORT, source_of
 from deployments.cli.console import CommandError, clear_errors, settings, stderr, write_json
 from deployments.cli.options import DEFAULTS, Bundle, Interim, Json, Source, Transcriber
+from deployments.http.tokens import token_of
 from pipelines.settings import AppConfig, InterimSettings
 
 commands = typer.Typer()
@@ -39,7 +40,7 @@ def serve(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with embedded(config, host=host, port=port) as running:
-            token = running.settings.access_token()
+            token = token_of(running.settings)
             page = f"{running.url}/login?token={token}" if token else f"{running.url}/docs"
             console.print(f"ready: {page}", soft_wrap=True)
             console.print(f"fragments from {config.source}; Ctrl-C stops it")

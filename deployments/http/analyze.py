@@ -19,6 +19,7 @@ from deployments.http.multipart import FIELDS_MAX_BYTES
 from deployments.http.pictures import picture_codec, read_picture
 from deployments.http.problems import ProblemError
 from models.types import Modality
+from pipelines.consent import granted
 from pipelines.errors import MediaTooLongError
 from pipelines.media.fragment import fragments
 from pipelines.media.utterances import utterances_of
@@ -49,7 +50,11 @@ ANALYZE_OPENAPI: dict[str, Any] = {
         }
         for name, description, example in (
             ("participants", "Who is heard, seen or quoted; one channel each. By default `customer`.", "customer"),
-            ("consent", "What may be analysed; by default the tenant's policy.", "customer=audio+video+text"),
+            (
+                "consent",
+                "What may be analysed, of what the tenant's policy allows; by default all of that.",
+                "customer=audio+text",
+            ),
         )
     ],
     "requestBody": {
@@ -89,9 +94,7 @@ def analyze_routes(analyse: Analyse, threads: MediaThreads, config: AppConfig, l
         text = fields.pop("text", None)
         values = {"participants": Participant.CUSTOMER, **request.query_params, **fields}
         metadata = metadata_of(caller, MediaMetadata, values, "query")
-        consent = metadata.consent_policy()
-        if consent is None:
-            consent = config.tenant(metadata.tenant).policy
+        consent = granted(metadata.consent_policy(), config.tenant(metadata.tenant).policy)
         with memory.reservation() as reserve:
             is_json = (content_type or "").partition(";")[0].strip().lower() == "application/json"
             max_bytes = min(limits.analyze_max_bytes, JSON_MAX_BYTES) if is_json else limits.analyze_max_bytes
@@ -186,7 +189,7 @@ def _of_media(  # noqa: PLR0917  # one caller, in this file
     )
     with contextlib.closing(pieces):  # type: ignore[type-var]  # a generator, which has `close`
         try:
-            return list(utterances_of(pieces, settings, media_max_ms=limits.analyze_max_ms))
+            return list(utterances_of(pieces, settings, policy=consent, media_max_ms=limits.analyze_max_ms))
         except MediaTooLongError as error:
             detail = f"{error}; send longer recordings to POST /v1/calls"
             raise ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, error.reason, detail) from error

@@ -122,7 +122,7 @@ def _add_operation(api: FastAPI, store: Store, health: Callable[[], Awaitable[He
     async def metrics(_caller: Operator) -> Response:
         """Each worker leaves its own in the store every few seconds; here they stand with a `worker` label."""
         trouble = await store.trouble()
-        texts = {} if trouble == "away" else await store.metrics()
+        texts = {} if trouble == "away" else await store.service.metrics()
         return Response(exposition(texts, trouble), media_type=CONTENT_TYPE_LATEST)
 
 

@@ -65,8 +65,8 @@ class MediaMetadata(BaseModel):
     )
     consent: str | None = Field(
         None,
-        description="Modalities that may be analysed. It wins over the tenant's policy, which holds where nothing is "
-        "given: unless configured otherwise the agent's words, the customer's voice, face and words.",
+        description="Modalities that may be analysed, of those that the tenant's policy allows: unless configured otherwise "
+        "the agent's words, the customer's voice, face and words, and a tenant that nobody configured the customer's words.",
         examples=["customer=audio+video+text;agent=text"],
     )
     tenant: Tenant = "default"

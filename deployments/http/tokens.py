@@ -10,14 +10,16 @@ import hmac
 import os
 import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal, get_args
+from urllib.parse import urlsplit
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from pipelines.errors import TokenFileError
+from pipelines.settings import Settings
 from pipelines.types import NAME_PATTERN
 
 Scope = Literal["read", "send", "analyze", "delete", "operate"]
@@ -164,6 +166,22 @@ class TokenFile:
             fresh.replace(self.path)
         except OSError as error:
             raise TokenFileError(f"{self.path} cannot be written: {error.strerror}") from error
+
+
+def token_path(cache_dir: Path, port: int) -> Path:
+    """Where `undertone serve` on that port leaves its token for this user's commands."""
+    return cache_dir / f"token-{port}"
+
+
+def token_of(settings: Settings) -> str:
+    """The token with which a command asks: the environment's, else that of `undertone serve` at that address; or none."""
+    given = settings.token.get_secret_value()
+    parts = urlsplit(settings.url)
+    if given or parts.hostname not in {"127.0.0.1", "::1", "localhost"}:
+        return given
+    with suppress(OSError):
+        return token_path(settings.cache_dir, parts.port or 80).read_text().strip()
+    return ""
 
 
 def _parsed(path: Path, content: bytes) -> Mapping[str, Grant]:

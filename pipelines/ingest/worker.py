@@ -276,10 +276,10 @@ class Worker:
             oldest_ms = max((waiting.oldest_age_ms for waiting in self.backlog.values()), default=0)
             self.metrics.oldest_fragment_age_seconds.set(oldest_ms / 1000)
             text = generate_latest(self.metrics.registry).decode()
-            await self._context.store.publish_metrics(self._context.owner, text, METRICS_TTL_S)
-        except SourceUnavailableError as error:
-            logger.warning("the backlog cannot be asked for: %s", error)
-        except StoreUnavailableError as error:
+            await self._context.store.service.publish_metrics(self._context.owner, text, METRICS_TTL_S)
+            if self._context.config.is_live:
+                await self._context.store.service.set_tenants(self._context.config.tenants_text())
+        except (SourceUnavailableError, StoreUnavailableError) as error:
             logger.warning("metrics could not be published: %s", error)
 
     async def _write(self, work: Callable[[], None]) -> None:

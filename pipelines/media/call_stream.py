@@ -12,6 +12,7 @@ from typing import Final, Literal
 import numpy as np
 
 from models.types import Modality
+from pipelines.consent import granted
 from pipelines.media.demux import Demuxed, Demuxer
 from pipelines.media.resume import ResumePoints
 from pipelines.media.track import Track, TrackSegment
@@ -86,7 +87,7 @@ class CallStream:
     def __init__(self, settings: StreamSettings, checkpoint: Checkpoint, policy: Consent = DEFAULT_CONSENT) -> None:
         """`checkpoint` is what the store knows of the stream; tracks it does not name start at the call's start.
 
-        `policy` is the tenant's: what may be analysed of fragments that do not say so themselves.
+        `policy` is the tenant's: the most that may be analysed, and all of it where a fragment does not ask for less.
         """
         self._settings, self._policy = settings, policy
         self._checkpoint = checkpoint
@@ -234,7 +235,7 @@ class CallStream:
 
     def _apply_consent(self, fragment: MediaFragment, start_sample: int) -> None:
         """What may be analysed holds from the first sample of a fragment; an utterance never straddles a change."""
-        policy = self._policy if fragment.consent is None else fragment.consent
+        policy = granted(fragment.consent, self._policy)
         for participant in fragment.participants:
             if participant not in self._tracks and policy.get(participant):
                 with self._lock:

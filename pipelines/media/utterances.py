@@ -5,19 +5,25 @@ from collections.abc import Iterable, Iterator
 from pipelines.errors import MediaTooLongError
 from pipelines.media.call_stream import NEW_STREAM, CallStream
 from pipelines.settings import StreamSettings
-from pipelines.types import MediaFragment, Utterance
+from pipelines.types import DEFAULT_CONSENT, Consent, MediaFragment, Utterance
 
 
 def utterances_of(
-    fragments: Iterable[MediaFragment], settings: StreamSettings, *, media_max_ms: int | None = None
+    fragments: Iterable[MediaFragment],
+    settings: StreamSettings,
+    *,
+    policy: Consent = DEFAULT_CONSENT,
+    media_max_ms: int | None = None,
 ) -> Iterator[Utterance]:
     """Every utterance of one new stream, in the order in which they end, without a log and a store.
+
+    `policy` is the most that may be analysed, whatever the fragments ask for.
 
     Raises:
         MediaError: a fragment cannot be opened.
         MediaTooLongError: there is more than `media_max_ms` of media.
     """
-    stream = CallStream(settings, NEW_STREAM)
+    stream = CallStream(settings, NEW_STREAM, policy)
     media_ms = 0
     for fragment in fragments:
         fed = stream.feed(fragment)

@@ -35,6 +35,7 @@ them again changes nothing, so a crash in between loses nothing.
     ut:open:PARTITION         sorted set of `tenant/call/stream` of streams that are not stored to their end, by when
                               they were opened, s since 1970
     ut:interim:TENANT         no key but a channel: words of utterances that go on; Redis keeps nothing of what is published
+    ut:tenants                the settings of the live service's tenants, by which replays and shadows go, too
     ut:probe                  written to see whether Redis takes anything
     ut:{letter}:PARTITION:OFFSET  what was decided about a dead letter: redriving STREAM SEQ FINAL | redriven | dropped
 """
@@ -65,6 +66,7 @@ _KINDS: Mapping[str, CallChange] = {kind: kind for kind in get_args(CallChange)}
 
 LETTER_STATES = "ut:{letter}"
 PROBE = "ut:probe"
+TENANTS = "ut:tenants"
 
 CHECKPOINT_TTL_S = (RETENTION_DAYS[TOPIC_MEDIA] + 1) * 86_400
 """A day longer than the log keeps fragments: none is analysed again."""

@@ -3,7 +3,6 @@
 Run the server with `maxmemory-policy noeviction`: an evicted checkpoint would be a call analysed twice.
 """
 
-import time
 from typing import Any, Self
 
 from pipelines.errors import BadFragmentError, CallDeletedError, StoreTrouble, StoreUnavailableError
@@ -18,11 +17,10 @@ from pipelines.store.keys import (
     calls_key,
     member,
     read_checkpoint,
-    worker_key,
-    workers_key,
 )
 from pipelines.store.ledger import Ledger, fenced
 from pipelines.store.queries import CallState, Digest
+from pipelines.store.service import ServiceNotes
 from pipelines.store.trends import correct_trend, fill_trend
 from pipelines.types import (
     LIVE_RUN,
@@ -45,7 +43,8 @@ OPEN_TTL_S = 86_400
 class Store:
     """Everything that lasts. `Store.connect(url)` makes one; its methods may run concurrently on one event loop.
 
-    `archive` reads the stored calls, `ledger` keeps notes on single records, `interim` passes on what is not stored.
+    `archive` reads the stored calls, `ledger` keeps notes on single records, `interim` passes on what is not stored, `service`
+    holds what the service tells of itself.
 
     Every method raises `StoreUnavailableError` when Redis does not answer, or refuses to write because it is full or
     read-only; all of them may then be called again.
@@ -54,6 +53,7 @@ class Store:
     def __init__(self, client: Any, run: str = LIVE_RUN) -> None:
         self._redis, self._run = client, run
         self.ledger, self.archive, self.interim = Ledger(client, run), Archive(client, run), InterimTexts(client, run)
+        self.service = ServiceNotes(client, run)
         self._open_script = client.register_script(lua("open_stream", before="call_state"))
         self._advance_script = client.register_script(lua("advance", before="call_state"))
         self._state_script = client.register_script(lua("set_state", before="call_state"))
@@ -270,23 +270,6 @@ class Store:
 
     def _keys(self, call: CallRef) -> CallKeys:
         return CallKeys(call, self._run)
-
-    async def publish_metrics(self, worker_id: str, text: str, ttl_s: int) -> None:
-        """Leave a worker's metrics, Prometheus text, for `ttl_s`."""
-        now_ms = time.time() * 1000
-        with redis_errors():
-            pipe = self._redis.pipeline(transaction=True)
-            pipe.set(worker_key(self._run, worker_id), text, ex=ttl_s)
-            pipe.zadd(workers_key(self._run), {worker_id: now_ms + ttl_s * 1000})
-            pipe.zremrangebyscore(workers_key(self._run), "-inf", now_ms)
-            await pipe.execute()
-
-    async def metrics(self) -> dict[str, str]:
-        """What each living worker left last."""
-        with redis_errors():
-            workers = await self._redis.zrange(workers_key(self._run), 0, -1)
-            texts = await self._redis.mget([worker_key(self._run, worker) for worker in workers]) if workers else []
-        return {worker: text for worker, text in zip(workers, texts, strict=True) if text is not None}
 
 
 def _count_args(counted: Counted) -> list[str | int]:

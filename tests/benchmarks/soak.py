@@ -51,7 +51,7 @@ async def look(store: Store) -> dict[str, float]:
         "stored_latency_seconds_sum": 0.0,
         "stored_latency_seconds_count": 0.0,
     }
-    for text in (await store.metrics()).values():
+    for text in (await store.service.metrics()).values():
         for line in text.splitlines():
             name = line.split("{")[0].split(" ")[0].removeprefix("undertone_")
             if name in sums:

@@ -322,7 +322,7 @@ def _held(workers: Mapping[str, Sequence[str]], pid: int) -> int:
 async def _workers(url: str) -> dict[str, list[str]]:
     store = Store.connect(url)
     try:
-        return {owner: text.splitlines() for owner, text in (await store.metrics()).items()}
+        return {owner: text.splitlines() for owner, text in (await store.service.metrics()).items()}
     finally:
         await store.close()
 

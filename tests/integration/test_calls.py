@@ -19,6 +19,7 @@ import soundfile
 from ray import serve
 from websockets.sync import client as sync_client
 
+from deployments.http.tokens import token_of
 from deployments.sample import ANGRY_TO_CONTENT
 from deployments.serve.app import APP_NAME, build_shadow
 from deployments.serve.embedded import Embedded, embedded
@@ -64,7 +65,7 @@ def send(path: Path | str, call_id: str, *options: str) -> None:
 
 def held(system: Embedded) -> dict[str, str]:
     """The header that carries the system's token."""
-    return {"Authorization": f"Bearer {system.settings.access_token()}"}
+    return {"Authorization": f"Bearer {token_of(system.settings)}"}
 
 
 def utterances(system: Embedded, call_id: str, run: str = "live") -> list[dict[str, Any]]:

@@ -44,12 +44,13 @@ for text in sys.argv[2:]:
 SERVED = """
 import sys
 import httpx
+from deployments.http.tokens import token_of
 from deployments.serve.embedded import embedded
 from pipelines.settings import AppConfig
 
 if __name__ == "__main__":
     with embedded(AppConfig(bundle=sys.argv[1]), port=8127) as system:
-        held = {"Authorization": f"Bearer {system.settings.access_token()}"}
+        held = {"Authorization": f"Bearer {token_of(system.settings)}"}
         for text in sys.argv[2:]:
             answer = httpx.post(f"{system.url}/v1/analyze", json={"text": text}, headers=held, timeout=120)
             print(answer.text)

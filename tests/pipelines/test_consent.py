@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.types import Modality
-from pipelines.consent import format_consent, parse_consent
+from pipelines.consent import format_consent, granted, parse_consent
 from pipelines.errors import BadFragmentError
 from pipelines.types import Consent, Participant
 
@@ -39,3 +39,12 @@ def test_anything_else_is_refused_with_how_to_write_it(text: str) -> None:
     with pytest.raises(BadFragmentError, match=r"customer=audio\+video\+text") as refused:
         parse_consent(text)
     assert refused.value.reason == "bad_header"
+
+
+def test_a_call_gets_what_it_asks_for_and_no_more_than_its_tenant_allows() -> None:
+    policy = parse_consent("customer=audio+text;agent=text")
+    assert granted(None, policy) == policy
+    assert granted({}, policy) == {}
+    assert granted(parse_consent("customer=text"), policy) == parse_consent("customer=text")
+    everything = parse_consent("customer=audio+video+text;agent=audio+video+text;mixed=audio+text")
+    assert granted(everything, policy) == policy

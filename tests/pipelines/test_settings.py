@@ -2,7 +2,15 @@ import pytest
 from pydantic import ValidationError
 
 from models.types import Modality
-from pipelines.settings import AppConfig, InterimSettings, TenantSettings, WorkerSettings
+from pipelines.errors import PoliciesUnknownError
+from pipelines.settings import (
+    AppConfig,
+    InterimSettings,
+    TenantSettings,
+    TimeoutSettings,
+    WorkerSettings,
+    with_live_tenants,
+)
 from pipelines.types import DEFAULT_CONSENT, Participant
 
 
@@ -17,12 +25,24 @@ def test_results_that_would_expire_before_a_silent_call_is_closed_are_refused() 
     AppConfig(tenants={"shop": TenantSettings(results_ttl_s=60)}, worker=WorkerSettings(closed_after_s=30))
 
 
-def test_a_tenant_without_settings_has_those_of_default() -> None:
-    config = AppConfig(tenants={"default": TenantSettings(consent="customer=text"), "shop": TenantSettings()})
+def test_a_tenant_that_nobody_configured_gets_customers_words_and_no_more_than_default() -> None:
+    config = AppConfig(tenants={"default": TenantSettings(results_ttl_s=9_999), "shop": TenantSettings()})
+    words = {Participant.CUSTOMER: {Modality.TEXT}}
 
-    assert config.tenant("unheard-of").policy == {Participant.CUSTOMER: {Modality.TEXT}}
-    assert config.tenant("shop").policy == DEFAULT_CONSENT
-    assert AppConfig(tenants={}).tenant("shop").policy == DEFAULT_CONSENT
+    assert config.tenant("shop").policy == config.tenant("default").policy == DEFAULT_CONSENT
+    assert config.tenant("unheard-of").policy == words
+    assert config.tenant("unheard-of").results_ttl_s == 9_999
+    assert AppConfig(tenants={}).tenant("default").policy == words
+    strict = AppConfig(tenants={"default": TenantSettings(consent="agent=text")})
+    assert strict.tenant("unheard-of").policy == {}
+
+
+def test_a_replay_goes_by_the_policies_of_the_live_service() -> None:
+    live = AppConfig(tenants={"shop": TenantSettings(consent="customer=text", timeouts=TimeoutSettings(encode_s=3))})
+
+    assert with_live_tenants(AppConfig(run="mine"), live.tenants_text()) == live.model_copy(update={"run": "mine"})
+    with pytest.raises(PoliciesUnknownError, match="start it first"):
+        with_live_tenants(AppConfig(run="mine"), None)
 
 
 def test_interim_texts_are_shown_where_networks_run_on_a_gpu_or_the_configuration_says_so_and_of_live_calls_only() -> (

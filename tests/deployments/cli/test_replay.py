@@ -1,3 +1,4 @@
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -5,13 +6,33 @@ from typer.testing import CliRunner
 
 from deployments.cli.main import app
 from deployments.sample import ANGRY_TO_CONTENT
+from pipelines.settings import AppConfig
+from pipelines.store.store import Store
 from tests.deployments.cli.running import json_lines
 from tests.deployments.results import keep, result
 
 
+def leave_policies(redis_url: str) -> None:
+    """As the live service does."""
+
+    async def leave() -> None:
+        store = Store.connect(redis_url)
+        await store.service.set_tenants(AppConfig().tenants_text())
+        await store.close()
+
+    asyncio.run(leave())
+
+
+def test_without_a_live_service_nobody_knows_what_may_be_replayed(redis_cli: CliRunner) -> None:
+    done = redis_cli.invoke(app, ["replay", "--call", "c1"])
+    assert done.exit_code == 1
+    assert "policies" in done.stderr
+
+
 @pytest.mark.slow  # loads the networks of the embedded bundle
 @pytest.mark.timeout(600)
-def test_two_replays_of_the_sample_call_are_compared(redis_cli: CliRunner) -> None:
+def test_two_replays_of_the_sample_call_are_compared(redis_cli: CliRunner, redis_url: str) -> None:
+    leave_policies(redis_url)
     json_lines(redis_cli, "send", str(ANGRY_TO_CONTENT), "--participants", "agent,customer", "--call-id", "c1")
     for name in ("one", "two"):
         (done,) = json_lines(redis_cli, "replay", "--call", "c1", "--into", name)

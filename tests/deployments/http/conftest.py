@@ -23,7 +23,7 @@ async def site(redis_url: str) -> AsyncIterator[Site]:
         await store.ping()
         return Health(transcriber="whisper-tiny.en/ctranslate2-4.8", bundle="embedded-1", parts=parts)
 
-    config = AppConfig(tenants={"quiet": TenantSettings(consent="customer=text")})
+    config = AppConfig(tenants={"default": TenantSettings(), "quiet": TenantSettings(consent="customer=text+audio")})
     api = create_api(
         store=store,
         producer=producer,

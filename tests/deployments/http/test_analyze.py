@@ -77,12 +77,15 @@ async def test_a_film_in_a_form_is_analysed(site: Site, speech: FloatArray) -> N
 @pytest.mark.parametrize(
     ("params", "consent"),
     [
-        ({"tenant": "quiet"}, ["text"]),
+        ({}, ["audio", "text", "video"]),
+        ({"tenant": "quiet"}, ["audio", "text"]),
         ({"tenant": "quiet", "consent": "customer=audio"}, ["audio"]),
-        ({"tenant": "another"}, ["audio", "text", "video"]),
+        ({"tenant": "quiet", "consent": "customer=audio+video"}, ["audio"]),
+        ({"tenant": "another"}, ["text"]),
+        ({"tenant": "another", "consent": "customer=audio+video+text"}, ["text"]),
     ],
 )
-async def test_the_tenants_policy_holds_where_the_request_says_nothing(
+async def test_a_request_gets_what_it_asks_for_of_what_the_tenants_policy_allows(
     site: Site, speech: FloatArray, params: dict[str, str], consent: list[str]
 ) -> None:
     recording = wav(np.concatenate([speech, np.zeros(16_000, np.float32)])[None], 16_000)

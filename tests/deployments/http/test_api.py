@@ -55,7 +55,7 @@ async def test_health_names_the_models_and_readiness_the_part_that_is_not_well(s
 
 
 async def test_metrics_are_those_of_the_workers(site: Site) -> None:
-    await site.store.publish_metrics("w-1", "# TYPE undertone_fenced counter\nundertone_fenced_total 3.0\n", 15)
+    await site.store.service.publish_metrics("w-1", "# TYPE undertone_fenced counter\nundertone_fenced_total 3.0\n", 15)
 
     answer = await site.client.get("/metrics")
 

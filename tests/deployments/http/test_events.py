@@ -12,7 +12,7 @@ from tests.deployments.http.site import (
     problem,
     result,
 )
-from tests.pipelines.stored import acme, advance, default, fragment
+from tests.pipelines.stored import advance, default, fragment
 
 
 async def test_events_come_live_and_end_with_the_call(site: Site, address: str) -> None:
@@ -28,7 +28,7 @@ async def test_events_come_live_and_end_with_the_call(site: Site, address: str) 
             if event.comment == "heartbeat" and len(events) == 1:
                 first = fragment("a-17", tenant="default")
                 await advance(site.store, late, early.end_ms * 16, late.end_ms * 16, first=first)
-                await site.store.set_state(acme("a-17"), "main", "final", owner="w1")
+                await site.store.set_state(default("a-17"), "main", "final", owner="w1")
             if event.kind is not None:
                 events.append(event)
 
@@ -46,7 +46,7 @@ async def test_events_come_live_and_end_with_the_call(site: Site, address: str) 
 async def test_a_call_that_began_again_has_only_its_last_end(site: Site) -> None:
     await site.call(result(0), final=True)
     await site.store.open_stream(default("a-17"), "webcam", "w", 0)
-    await site.store.set_state(acme("a-17"), "webcam", "final", owner="w")
+    await site.store.set_state(default("a-17"), "webcam", "final", owner="w")
 
     text = (await site.client.get("/v1/calls/a-17/events")).text
 
@@ -55,7 +55,7 @@ async def test_a_call_that_began_again_has_only_its_last_end(site: Site) -> None
 
 async def test_what_is_unreadable_at_the_end_of_a_call_is_passed_once(site: Site, redis_url: str) -> None:
     await site.call(result(0), final=True)
-    first, last = await site.store.archive.events(acme("a-17"))
+    first, last = await site.store.archive.events(default("a-17"))
     with redis.Redis.from_url(redis_url) as client:
         client.hset("ut:{default/a-17}:results", client.hkeys("ut:{default/a-17}:results")[0], "nonsense")
         client.xdel("ut:{default/a-17}:events", last.id)

@@ -17,7 +17,7 @@ from pipelines.store.store import Store
 from pipelines.types import UtteranceSentiment
 from tests.deployments.http.site import Heard, Site, heard, problem
 from tests.eventually import eventually
-from tests.pipelines.stored import acme, advance, default, fragment, stored_call
+from tests.pipelines.stored import advance, default, fragment, stored_call
 from tests.pipelines.stored import result as stored_result
 from tests.servers import OwnRedis
 
@@ -99,8 +99,8 @@ async def test_calls_that_begin_later_are_followed_together_and_another_tenants_
 async def test_a_call_that_falls_silent_and_goes_on_says_so(site: Site, address: str) -> None:
     await site.store.open_stream(default("a"), "main", "w1", await site.store.archive.clock_ms())
     async with watching(address) as watcher:
-        await site.store.set_state(acme("a"), "main", "stalled", owner="w1")
-        await site.store.set_state(acme("a"), "main", "live", owner="w1")
+        await site.store.set_state(default("a"), "main", "stalled", owner="w1")
+        await site.store.set_state(default("a"), "main", "live", owner="w1")
         await eventually(lambda: len(watcher.events) == 2)
 
     assert [json.loads(one.data or "")["status"] for one in watcher.events] == ["stalled", "live"]

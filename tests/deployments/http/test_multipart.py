@@ -9,7 +9,7 @@ from tests.pipelines.media_files import sound
 
 async def test_a_form_with_its_file_last_is_an_upload_too(site: Site) -> None:
     answer = await site.client.post(
-        "/v1/calls",
+        "/v1/calls?tenant=acme",
         data={"participants": "customer", "stream": "webcam", "tenant": "acme", "start_ms": "5000"},
         files={"file": ("call.wav", wav(sound(1.5, 8000)), "text/plain")},
     )

@@ -57,7 +57,7 @@ async def test_calls_of_two_tenants_under_one_id_do_not_touch_each_other(redis_u
     own = call(sound, "c1")
     theirs = [replace(one, tenant="other") for one in call(sound[::-1].copy(), "c1")]
     send(RedisStreamProducer(redis_url), [one for pair in zip(own, theirs, strict=True) for one in pair])
-    async with working(redis_url):
+    async with working(redis_url, tenants={"default": {}, "other": {}}):
         ours, others = await results(redis_url, "c1"), await results(redis_url, "c1", tenant="other")
     swapped = {Participant.AGENT: Participant.CUSTOMER, Participant.CUSTOMER: Participant.AGENT}
     assert len(ours) == 4

@@ -183,14 +183,6 @@ async def test_every_key_of_a_call_expires(store: Store, raw: Any) -> None:
     assert {key for key in raw.scan_iter("ut:*") if raw.ttl(key) == -1} == {"ut:calls:acme"}
 
 
-async def test_metrics_of_living_workers(store: Store, raw: Any) -> None:
-    await store.publish_metrics("w1", "one 1\n", 60)
-    await store.publish_metrics("w2", "two 2\n", 60)
-    assert await store.metrics() == {"w1": "one 1\n", "w2": "two 2\n"}
-    raw.delete("ut:{metrics}:worker:w1")
-    assert await store.metrics() == {"w2": "two 2\n"}
-
-
 async def test_a_redis_that_is_full_or_read_only_is_unavailable_until_it_is_not(store: Store, raw: Any) -> None:
     await store.open_stream(acme("c"), "main", "w1", STARTED_MS)
     raw.config_set("maxmemory", "1")
@@ -254,9 +246,9 @@ async def test_every_step_keeps_to_one_slot_of_a_cluster(tmp_path_factory: pytes
             await eventually(lambda: admin.execute_command("CLUSTER INFO")["cluster_state"] == "ok")
         await stored_call(store, "c1", STARTED_MS, -1.0, 1.0)
         await stored_call(store, "c2", STARTED_MS, -1.0)
-        await store.publish_metrics("w1", "one 1\n", 60)
-        await store.publish_metrics("w2", "two 2\n", 60)
-        assert len(await store.metrics()) == 2
+        await store.service.publish_metrics("w1", "one 1\n", 60)
+        await store.service.publish_metrics("w2", "two 2\n", 60)
+        assert len(await store.service.metrics()) == 2
         assert len((await store.archive.utterances(acme("c1"))).items) == 2
         assert len(await store.archive.events(acme("c1"))) == 3
         assert len((await store.archive.calls(CallFilter("acme", polarity="negative"))).items) == 2

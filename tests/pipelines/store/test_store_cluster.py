@@ -34,7 +34,7 @@ async def test_calls_on_a_cluster_are_analysed_listed_watched_and_deleted(
     async with working(redis_cluster, log=redis_url):
         stored = {name: found(await results(redis_cluster, name)) for name in CALLS}
         store = Store.connect(redis_cluster)
-        await eventually(store.metrics)
+        await eventually(store.service.metrics)
     assert len(set(map(tuple, stored.values()))) == 1
     page = await store.archive.calls(CallFilter())
     assert {one.call_id for one in page.items} == set(CALLS)
