@@ -40,7 +40,7 @@ def serve(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with embedded(config, host=host, port=port) as running:
-            token = token_of(running.settings)
+            token = token_of(running.settings) if running.made_token else ""
             page = f"{running.url}/login?token={token}" if token else f"{running.url}/docs"
             console.print(f"ready: {page}", soft_wrap=True)
             console.print(f"fragments from {config.source}; Ctrl-C stops it")

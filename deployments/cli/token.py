@@ -25,7 +25,7 @@ File = Annotated[Path | None, typer.Option(help="The file of tokens; by default 
 def create(
     *,
     tenant: Annotated[str, typer.Option(help="Whose calls; `*` is those of any tenant.")] = "default",
-    scope: Annotated[list[str] | None, typer.Option(help=f"{', '.join(sorted(ALL_SCOPES))}; repeat it. All.")] = None,
+    scope: Annotated[list[str], typer.Option(help=f"{', '.join(sorted(ALL_SCOPES))}; repeat it.")],
     days: Annotated[
         float | None, typer.Option(min=0, max=36_500, help="Taken for so long; without it for ever.")
     ] = None,
@@ -35,10 +35,12 @@ def create(
 ) -> None:
     """Make a token and print it, once: the file keeps its hash."""
     scopes = _scopes(scope)
-    expires_at = None if days is None else datetime.now(UTC) + timedelta(days=days)
     try:
+        expires_at = None if days is None else datetime.now(UTC) + timedelta(days=days)
         token, grant = new_token(tenant, scopes, expires_at, note)
-    except ValidationError as error:
+    except (ValueError, OverflowError) as error:
+        if not isinstance(error, ValidationError):
+            raise CommandError(f"--days {days}: {error}", EXIT_USAGE) from error
         wrong = "; ".join(f"--{one['loc'][0]}: {one['msg']}" for one in error.errors())
         raise CommandError(wrong, EXIT_USAGE) from error
     _file(file).add(grant)
@@ -90,9 +92,9 @@ def _file(path: Path | None) -> TokenFile:
     return TokenFile(chosen)
 
 
-def _scopes(names: list[str] | None) -> frozenset[Scope]:
-    found: frozenset[Scope] = frozenset(one for one in ALL_SCOPES if names is None or one in names)
-    unknown = sorted(set(names or ()) - ALL_SCOPES)
+def _scopes(names: list[str]) -> frozenset[Scope]:
+    found: frozenset[Scope] = frozenset(one for one in ALL_SCOPES if one in names)
+    unknown = sorted(set(names) - ALL_SCOPES)
     if unknown:
         raise CommandError(f"--scope {unknown[0]}: one of {', '.join(sorted(ALL_SCOPES))}", EXIT_USAGE)
     return found

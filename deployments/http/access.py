@@ -1,5 +1,6 @@
 """Who asks: a bearer token (RFC 6750) checked against the file of tokens, or against an identity provider's keys (OIDC)."""
 
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -12,9 +13,11 @@ from deployments.http.oidc import IdentityProvider
 from deployments.http.problems import ProblemError
 from deployments.http.tokens import ANY_TENANT, Scope, TokenFile
 from pipelines.settings import Settings
+from pipelines.types import NAME_PATTERN
 
 FAILURES_MAX = 20
-"""Wrong tokens of one client within `FAILURES_WINDOW_S`; then its tokens are not looked at for the rest of it."""
+"""Wrong tokens of one client within `FAILURES_WINDOW_S` that are told so; the others of that time are told to wait. A right one is
+always taken: behind a proxy many clients have one address, and a page of another site can send wrong ones through anybody's browser."""
 FAILURES_WINDOW_S = 60.0
 CLIENTS_MAX = 10_000
 """Clients whose failures are counted at once; the longest known make room."""
@@ -98,9 +101,9 @@ class TokenAccess:
             raise ProblemError(
                 HTTPStatus.UNAUTHORIZED, "no_token", HOW, headers={"WWW-Authenticate": 'Bearer realm="undertone"'}
             )
-        self._refuse_guessing(client)
         found = await self._found(token)
         if found is None:
+            self._refuse_guessing(client)
             self._note_failure(client)
             raise ProblemError(
                 HTTPStatus.UNAUTHORIZED,
@@ -124,7 +127,7 @@ class TokenAccess:
             raise ProblemError(
                 HTTPStatus.TOO_MANY_REQUESTS,
                 "too_many_failures",
-                f"{count} wrong tokens came from {client}; its tokens are looked at again in {left_s:.0f} s",
+                f"{count} wrong tokens came from {client}; try again in {left_s:.0f} s, with a right one at once",
                 headers={"Retry-After": str(max(1, round(left_s)))},
             )
 
@@ -140,11 +143,11 @@ class TokenAccess:
 
 def _grantee_of(claims: Mapping[str, Any], tenant_claim: str) -> Grantee | None:
     """What an identity provider's token allows: scopes `undertone:read` … and a tenant; None for one that names none."""
-    written = claims.get("scope", claims.get("scp", ""))
-    words = written.split() if isinstance(written, str) else [str(one) for one in written]
-    named = {word.removeprefix("undertone:") for word in words if word.startswith("undertone:")}
+    written = claims.get("scope", claims.get("scp"))
+    words = written.split() if isinstance(written, str) else written if isinstance(written, list) else []
+    named = {str(word).removeprefix("undertone:") for word in words if str(word).startswith("undertone:")}
     scopes = frozenset(scope for scope in get_args(Scope) if scope in named)
     tenant = claims.get(tenant_claim)
-    if not isinstance(tenant, str) or not tenant:
+    if not isinstance(tenant, str) or not re.fullmatch(NAME_PATTERN, tenant):  # nor is any provider believed a `*`
         return None
     return Grantee(f"subject:{claims['sub']}", tenant, scopes)

@@ -1,19 +1,32 @@
 """Who asks: the one dependency through which every route learns whose calls a request may read, send or delete.
 
 A token comes in the header `Authorization: Bearer …`, or, from a browser that opened the address which `undertone serve`
-prints, in a cookie that no script can read and no other site's page can send (`deployments.http.login`).
+prints, in a cookie that no script can read and no other site's page can send (`deployments/http/browser.py`).
 """
 
-from dataclasses import dataclass
-from typing import Annotated
+import contextlib
+import logging
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Annotated, TypeVar
 
 from fastapi import Query, Security
 from fastapi.requests import HTTPConnection
 from fastapi.security import SecurityScopes
 
-from deployments.http.access import Access
+from deployments.http.access import Access, Grantee
+from deployments.http.problems import ProblemError
 from deployments.http.tokens import Scope
+from pipelines.errors import UndertoneError
 from pipelines.types import NAME_PATTERN, CallRef
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+CHECKED_AGAIN_S = 10.0
+"""How often the token of an event stream or of live media is looked at again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +36,8 @@ class Identity:
     tenant: str
     scopes: frozenset[Scope]
     name: str
+    check_again: Callable[[], Awaitable[None]] = field(repr=False, compare=False)
+    """Raises as `identify` does once the token is revoked or has expired."""
 
     def call(self, call_id: str) -> CallRef:
         """The tenant's call of that id."""
@@ -45,9 +60,34 @@ async def identify(
     """
     access: Access = connection.app.state.access
     client = connection.client.host if connection.client else "unknown"
-    grantee = await access.grantee(_token(connection), client)
-    grantee.require(wanted.scopes)
-    return Identity(grantee.tenant_of(tenant), grantee.scopes, grantee.name)
+    token = _token(connection)
+
+    async def granted() -> Grantee:
+        found = await access.grantee(token, client)
+        found.require(wanted.scopes)
+        return found
+
+    async def check_again() -> None:
+        await granted()
+
+    grantee = await granted()
+    return Identity(grantee.tenant_of(tenant), grantee.scopes, grantee.name, check_again)
+
+
+async def while_granted(items: AsyncGenerator[T, None], caller: Identity) -> AsyncGenerator[T, None]:
+    """The items, until the caller's token is revoked or has expired: a stream may go on for a day."""
+    checked_s = time.monotonic()
+    async with contextlib.aclosing(items):
+        async for item in items:
+            if time.monotonic() - checked_s > CHECKED_AGAIN_S:
+                try:
+                    await caller.check_again()
+                except ProblemError:
+                    return
+                except UndertoneError as error:  # what would know it is away: it is asked again
+                    logger.warning("a token could not be checked again: %s", error)
+                checked_s = time.monotonic()
+            yield item
 
 
 def _token(connection: HTTPConnection) -> str | None:
@@ -59,7 +99,8 @@ def _token(connection: HTTPConnection) -> str | None:
 
 def cookie_name(connection: HTTPConnection) -> str:
     """Cookies are one jar for all ports of a host (RFC 6265, 8.5): each gateway has its own."""
-    return f"undertone_{connection.url.port or 'default'}"
+    server = connection.scope.get("server")
+    return f"undertone_{server[1] if server else 'default'}"
 
 
 Reader = Annotated[Identity, Security(identify, scopes=["read"])]

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Header, Response
 from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
 
-from deployments.http.caller import Reader
+from deployments.http.caller import Reader, while_granted
 from deployments.http.calls import CallIdPath, call_summary, known_call
 from deployments.http.feed import TenantFeeds
 from deployments.http.interim import InterimFeeds
@@ -64,7 +64,7 @@ def _add_call_events(routes: APIRouter, store: Store, interim: InterimFeeds, hea
         if not first and found.over:
             return Response(status_code=HTTPStatus.NO_CONTENT)  # tells a browser not to connect again
         happened = _call_events(store, found.call, last_event_id, heartbeat_ms)
-        return _streamed(interim.beside(happened, caller.tenant, call_id))
+        return _streamed(while_granted(interim.beside(happened, caller.tenant, call_id), caller))
 
 
 def _add_tenant_events(routes: APIRouter, store: Store, interim: InterimFeeds, heartbeat_ms: int) -> None:
@@ -91,7 +91,8 @@ def _add_tenant_events(routes: APIRouter, store: Store, interim: InterimFeeds, h
         """
         now_ms = await store.archive.clock_ms()
         after_ms = _resume_ms(last_event_id, now_ms) if last_event_id else None
-        return _streamed(interim.beside(feeds.watch(caller.tenant, after_ms, now_ms), caller.tenant))
+        watched = interim.beside(feeds.watch(caller.tenant, after_ms, now_ms), caller.tenant)
+        return _streamed(while_granted(watched, caller))
 
 
 def _resume_ms(last_event_id: str, now_ms: int) -> int:

@@ -1,12 +1,10 @@
 """`POST /v1/calls` and `WS /v1/calls/{call_id}/media`: media into the log."""
 
 import asyncio
-import hashlib
 import json
 import logging
-import secrets
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from http import HTTPStatus
 from typing import Any, TypeVar
 
@@ -16,11 +14,10 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.websockets import WebSocketState
 
 from deployments.http.bodies import Accepted, Links, LiveMetadata, MediaMetadata
-from deployments.http.caller import Identity, Sender
+from deployments.http.caller import Identity, Sender, while_granted
 from deployments.http.multipart import FIELDS_MAX_BYTES, MultipartForm
 from deployments.http.problems import ProblemError, problem_of
-from deployments.http.uploads import Intake
-from pipelines.errors import CallDeletedError
+from deployments.http.uploads import Intake, reserved
 from pipelines.store.store import Store
 from pipelines.types import CallId, CallRef
 
@@ -101,8 +98,8 @@ def _add_upload(routes: APIRouter, store: Store, intake: Intake) -> None:
         chunks, fields, content_type = await read_body(request, NO_MEDIA, intake.limits.idle_max_s)
         metadata = metadata_of(caller, MediaMetadata, {**request.query_params, **fields}, "query")
         call_id = metadata.call_id or uuid.uuid4().hex
-        resume = await _reserve(store, CallRef(metadata.tenant, call_id), metadata, live=False)
-        count = await intake.take(chunks, metadata, call_id, content_type, live=False)
+        async with reserved(store, CallRef(metadata.tenant, call_id), metadata, live=False) as resume:
+            count = await intake.take(chunks, metadata, call_id, content_type, live=False)
         return Accepted(
             call_id=call_id, stream=metadata.stream, fragments=count, resume=resume, links=Links.of(call_id)
         )
@@ -122,13 +119,14 @@ def _add_live_media(routes: APIRouter, store: Store, intake: Intake) -> None:
             metadata = metadata_of(
                 caller, LiveMetadata, await _first_message(socket, intake.limits.idle_max_s), "message"
             )
-            resume = await _reserve(store, CallRef(metadata.tenant, call_id), metadata, live=True)
-            await socket.send_json({"call_id": call_id, "links": Links.of(call_id).model_dump()})
-            chunks = _messages(socket, intake.limits.chunk_max_bytes)
-            count = await intake.take(chunks, metadata, call_id, metadata.content_type, live=True)
+            async with reserved(store, CallRef(metadata.tenant, call_id), metadata, live=True) as resume:
+                links = Links.of(call_id)
+                await socket.send_json({"call_id": call_id, "resume": resume, "links": links.model_dump()})
+                chunks = while_granted(_messages(socket, intake.limits.chunk_max_bytes), caller)
+                count = await intake.take(chunks, metadata, call_id, metadata.content_type, live=True)
             if socket.client_state is WebSocketState.CONNECTED:
                 accepted = Accepted(
-                    call_id=call_id, stream=metadata.stream, fragments=count, resume=resume, links=Links.of(call_id)
+                    call_id=call_id, stream=metadata.stream, fragments=count, resume=resume, links=links
                 )
                 await socket.send_text(accepted.model_dump_json())
                 await socket.close()
@@ -223,31 +221,6 @@ async def _after(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[byte
         yield chunk
 
 
-async def _reserve(store: Store, call: CallRef, metadata: MediaMetadata, *, live: bool) -> str:
-    """Reserve the stream for this sender, or refuse media that the worker would skip; the word that continues it.
-
-    Raises:
-        CallDeletedError: the call was deleted.
-        ProblemError: the stream is in use, or another sender's (409).
-    """
-    stream = metadata.stream
-    if await store.deleted(call):
-        raise CallDeletedError(f"{call} was deleted, and nothing more is taken of it; take another call id")
-    found = await store.archive.call(call)
-    state = None if found is None else found.streams.get(stream)
-    resume = metadata.resume or secrets.token_urlsafe(16)
-    word = hashlib.sha256(resume.encode()).hexdigest()  # whoever reads the store continues no stream
-    taken = state if live else state == "final"
-    if taken or not await store.reserve_stream(call, stream, word, again=not live):
-        raise ProblemError(
-            HTTPStatus.CONFLICT,
-            "stream_exists",
-            f"{call} has a stream {stream!r} already; take another stream name, or another call id. An upload that broke "
-            "off is sent again with the `resume` that its first try had",
-        )
-    return resume
-
-
 async def _first_message(socket: WebSocket, idle_max_s: float) -> dict[str, Any]:
     try:
         message = await asyncio.wait_for(socket.receive(), idle_max_s)
@@ -268,7 +241,7 @@ async def _first_message(socket: WebSocket, idle_max_s: float) -> dict[str, Any]
     return found
 
 
-async def _messages(socket: WebSocket, chunk_max_bytes: int) -> AsyncIterator[bytes]:
+async def _messages(socket: WebSocket, chunk_max_bytes: int) -> AsyncGenerator[bytes, None]:
     """The binary messages until the end of the stream; when the connection is lost, that is the end too."""
     while (message := await socket.receive())["type"] == "websocket.receive":
         chunk = message.get("bytes")

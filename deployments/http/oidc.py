@@ -15,6 +15,8 @@ from pipelines.settings import Settings
 ALGORITHMS = ("RS256", "PS256", "ES256", "EdDSA")
 """Signatures with a key of the provider's own. Never `none`, and no HMAC, whose key would be the public one."""
 KEYS_KEPT_S = 300.0
+KEYS_KEPT_AT_MOST_S = 86_400.0
+"""While the provider is away."""
 ASK_AGAIN_S = 10.0
 """A token that names an unknown key has the keys fetched again, but not more often than this."""
 ANSWER_S = 5.0
@@ -30,6 +32,8 @@ class IdentityProvider:
         self._jwks_url, self._issuer, self._audience = jwks_url, issuer, audience
         self._keys: Mapping[str, jwt.PyJWK] = {}
         self._fetched_s = self._tried_s = -math.inf
+        self._failed: IdentityProviderError | None = None
+        """Why the latest try to fetch them failed."""
         self._fetching = asyncio.Lock()
 
     @classmethod
@@ -67,22 +71,31 @@ class IdentityProvider:
         return found
 
     async def _key(self, key_id: str) -> jwt.PyJWK | None:
+        if key_id in self._keys and time.monotonic() - self._fetched_s <= KEYS_KEPT_S:
+            return self._keys[key_id]
         async with self._fetching:
             now_s = time.monotonic()
-            old = now_s - self._fetched_s > KEYS_KEPT_S
-            if (old or key_id not in self._keys) and now_s - self._tried_s > ASK_AGAIN_S:
-                self._tried_s = now_s
+            fresh = now_s - self._fetched_s <= KEYS_KEPT_S and key_id in self._keys
+            if not fresh and now_s - self._tried_s > ASK_AGAIN_S:
+                self._tried_s, self._failed = now_s, None
                 try:
                     self._keys = await self._fetched()
                     self._fetched_s = now_s
-                except IdentityProviderError:
-                    if key_id not in self._keys:  # one that was good goes on while the provider is away
-                        raise
+                except IdentityProviderError as error:
+                    self._failed = error
+            # One that was good goes on for a while when the provider is away.
+            known = key_id in self._keys and now_s - self._fetched_s <= KEYS_KEPT_AT_MOST_S
+            if self._failed is not None and not known:
+                raise self._failed
             return self._keys.get(key_id)
 
     async def _fetched(self) -> Mapping[str, jwt.PyJWK]:
         try:
-            async with httpx.AsyncClient(timeout=ANSWER_S) as client, client.stream("GET", self._jwks_url) as answer:
+            async with (
+                asyncio.timeout(ANSWER_S),
+                httpx.AsyncClient(timeout=ANSWER_S) as client,
+                client.stream("GET", self._jwks_url) as answer,
+            ):
                 answer.raise_for_status()
                 body = b""
                 async for chunk in answer.aiter_bytes():
@@ -90,7 +103,7 @@ class IdentityProvider:
                     if len(body) > KEYS_MAX_BYTES:
                         raise IdentityProviderError(f"{self._jwks_url} gives more than {KEYS_MAX_BYTES} bytes of keys")
             keys = jwt.PyJWKSet.from_json(body.decode()).keys
-        except (httpx.HTTPError, jwt.PyJWTError, ValueError, AttributeError, TypeError) as error:
+        except (httpx.HTTPError, TimeoutError, jwt.PyJWTError, ValueError, AttributeError, TypeError) as error:
             raise IdentityProviderError(
                 f"the keys at {self._jwks_url} cannot be had: {error or type(error).__name__}"
             ) from error

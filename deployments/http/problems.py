@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import compile_path
+from starlette.websockets import WebSocket
 
 from pipelines.errors import (
     BadCursorError,
@@ -44,6 +45,11 @@ _STATUS_BY_ERROR: dict[type[UndertoneError], HTTPStatus] = {
     IdentityProviderError: HTTPStatus.SERVICE_UNAVAILABLE,
     TopicMissingError: HTTPStatus.SERVICE_UNAVAILABLE,
 }
+_UNTOLD: dict[type[Exception], str] = {
+    TokenFileError: "The gateway's tokens cannot be read now; its log says why.",
+    IdentityProviderError: "The identity provider's keys cannot be had now; the gateway's log says why.",
+}
+"""What a caller without a token is told of errors whose own words name places."""
 _REASON_BY_STATUS = {
     HTTPStatus.BAD_REQUEST: "bad_request",
     HTTPStatus.NOT_FOUND: "not_found",
@@ -124,7 +130,8 @@ def problem_of(error: Exception, instance: str) -> Problem:
         case UndertoneError():
             found = next((_STATUS_BY_ERROR[kind] for kind in type(error).__mro__ if kind in _STATUS_BY_ERROR), None)
             if found is not None:
-                return _problem(found, error.reason, str(error), instance)
+                detail = _UNTOLD.get(type(error), str(error))
+                return _problem(found, error.reason, detail, instance)
     detail = "The service failed; its log holds the cause. Try again later."
     return _problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", detail, instance)
 
@@ -147,8 +154,17 @@ def install_problems(api: FastAPI) -> None:
         return found
 
     api.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend its page
+    handler: Any = _answer_any
     for kind in (ProblemError, RequestValidationError, ClientDisconnect, HTTPException, UndertoneError, Exception):
-        api.add_exception_handler(kind, _answer)
+        api.add_exception_handler(kind, handler)
+
+
+async def _answer_any(connection: Any, error: Exception) -> Response | None:
+    """Of a request or a WebSocket: Starlette has one table of handlers for both, and types for either."""
+    if isinstance(connection, WebSocket):
+        await _deny(connection, problem_of(error, connection.scope["path"]), getattr(error, "headers", None))
+        return None
+    return await _answer(connection, error)
 
 
 async def _answer(request: Request, error: Exception) -> Response:
@@ -164,6 +180,14 @@ async def _answer(request: Request, error: Exception) -> Response:
     if request.method == "POST":
         headers["Connection"] = "close"  # else a server reads on to the end of the body, if it has one
     return problem_response(problem, headers)
+
+
+async def _deny(socket: WebSocket, problem: Problem, headers: dict[str, str] | None) -> None:
+    """Refuse a WebSocket that is not accepted yet: as a problem where the server can (ASGI's denial response), else by 403."""
+    if "websocket.http.response" in socket.scope.get("extensions", {}):
+        await socket.send_denial_response(problem_response(problem, headers))
+    else:
+        await socket.close(1008, problem.reason)
 
 
 def _method_not_allowed(api: FastAPI, path: str, error: HTTPException) -> HTTPException:

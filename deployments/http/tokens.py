@@ -24,7 +24,7 @@ from pipelines.types import NAME_PATTERN
 
 Scope = Literal["read", "send", "analyze", "delete", "operate"]
 """What a caller may do: read calls, their results and events; send media into the log; have something judged without
-storing it; delete calls; read the metrics and the health of all parts."""
+storing it; delete calls; read the metrics."""
 
 ALL_SCOPES: frozenset[Scope] = frozenset(get_args(Scope))
 ANY_TENANT = "*"
@@ -134,6 +134,7 @@ class TokenFile:
         Raises:
             TokenFileError: the file cannot be read or written.
         """
+        known = dict(self.grants())  # where there is no file, none is made
         with self._locked():
             known = dict(self.grants())
             if known.pop(token_id, None) is None:
@@ -160,6 +161,10 @@ class TokenFile:
         try:
             fresh.unlink(missing_ok=True)
             with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                if self.path.exists():  # it stays its service's, whoever writes
+                    before = self.path.stat()
+                    os.fchmod(file.fileno(), before.st_mode & 0o777)
+                    os.fchown(file.fileno(), before.st_uid, before.st_gid)
                 file.write(lines)
                 file.flush()
                 os.fsync(file.fileno())

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import hashlib
 import queue
+import secrets
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,11 +14,12 @@ from typing import Any, TypeVar
 from deployments.http.bodies import MediaMetadata
 from deployments.http.limits import HttpLimits, MediaThreads, PacedMedia
 from deployments.http.problems import ProblemError
-from pipelines.errors import MediaError, SourceUnavailableError
+from pipelines.errors import CallDeletedError, MediaError, SourceUnavailableError
 from pipelines.log.producer import Producer
 from pipelines.log.records import fragment_headers
 from pipelines.media.fragment import fragments
-from pipelines.types import TOPIC_MEDIA, MediaFragment
+from pipelines.store.store import Store
+from pipelines.types import TOPIC_MEDIA, CallRef, MediaFragment
 
 T = TypeVar("T")
 
@@ -169,6 +172,39 @@ class Intake:
                 await _unless_done(bridge.put(chunk), appended)
         bridge.end()
         return oversize
+
+
+@contextlib.asynccontextmanager
+async def reserved(store: Store, call: CallRef, metadata: MediaMetadata, *, live: bool) -> AsyncIterator[str]:
+    """The stream reserved for this sender while its media is taken; yields the word that continues it.
+
+    Where it fails, the reservation of a sender that named no word of its own is given back: nobody could go on with it.
+
+    Raises:
+        CallDeletedError: the call was deleted.
+        ProblemError: the stream is in use, or another sender's (409).
+    """
+    stream = metadata.stream
+    if await store.deleted(call):
+        raise CallDeletedError(f"{call} was deleted, and nothing more is taken of it; take another call id")
+    found = await store.archive.call(call)
+    state = None if found is None else found.streams.get(stream)
+    resume = metadata.resume or secrets.token_urlsafe(16)
+    word = hashlib.sha256(resume.encode()).hexdigest()
+    taken = state is not None if live else state == "final"
+    if taken or not await store.reserve_stream(call, stream, word, first=state is None):
+        raise ProblemError(
+            HTTPStatus.CONFLICT,
+            "stream_exists",
+            f"{call} has a stream {stream!r} already; take another stream name, or another call id. An upload that broke "
+            "off is sent again with the `resume` that its first try named",
+        )
+    try:
+        yield resume
+    except BaseException:
+        if metadata.resume is None:
+            await asyncio.shield(store.release_stream(call, stream, word))
+        raise
 
 
 async def _unless_done(step: Coroutine[Any, Any, T], reader: "asyncio.Future[int]") -> T | None:

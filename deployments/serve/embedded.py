@@ -44,10 +44,11 @@ docs/architecture.md#ray-serve-and-kafka-measured."""
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """A running system: where its HTTP and its Redis are, and the token with which its gateway is asked."""
+    """A running system: where its HTTP and its Redis are, with the token that its gateway takes; `made_token` is its own."""
 
     url: str
     settings: Settings
+    made_token: bool = False
 
 
 def local_analyser(config: AppConfig) -> Analyser:
@@ -121,7 +122,8 @@ def embedded(config: AppConfig, *, port: int = 8000, host: str = "127.0.0.1") ->
         if host not in LOOPBACK:
             stack.enter_context(_set("UNDERTONE_HOSTS", f"{settings.hosts},{host}"))
         own = Settings().model_copy(update={"token": token, "url": f"http://{host}:{port}"})
-        yield stack.enter_context(_served(config, own, host, port))
+        stack.enter_context(_served(config, host, port))
+        yield Embedded(own.url, own, made_token=token is not settings.token)
 
 
 @contextmanager
@@ -136,8 +138,8 @@ def fresh_token(cache_dir: Path, port: int) -> Iterator[str]:
     file.path.unlink(missing_ok=True)  # of a start that was killed
     own.unlink(missing_ok=True)
     file.add(grant)
-    own.touch(0o600)
-    own.write_text(token)
+    with os.fdopen(os.open(own, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
+        out.write(token)
     try:
         with _set("UNDERTONE_TOKENS", str(file.path)), _set("UNDERTONE_TOKEN", None):
             yield token
@@ -161,7 +163,7 @@ def _set(name: str, value: str | None) -> Iterator[None]:
 
 
 @contextmanager
-def _served(config: AppConfig, settings: Settings, host: str, port: int) -> Iterator[Embedded]:
+def _served(config: AppConfig, host: str, port: int) -> Iterator[None]:
     for name, value in RAY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     with pandas_kept_out():
@@ -184,7 +186,7 @@ def _served(config: AppConfig, settings: Settings, host: str, port: int) -> Iter
     try:
         serve.start(http_options={"host": host, "port": port, "request_timeout_s": 600})
         serve.run(build(config), name=APP_NAME, route_prefix="/")
-        yield Embedded(settings.url, settings)
+        yield
     finally:
         serve.delete(APP_NAME)
         ray.shutdown()

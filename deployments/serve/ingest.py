@@ -21,13 +21,13 @@ class Ingest:
 
     async def __init__(self, config: AppConfig, handles: Handles) -> None:  # type: ignore[misc]  # Serve awaits it
         settings = Settings()
+        store = Store.connect(settings.redis.get_secret_value(), config.run)
+        if not config.is_live:  # a shadow asks no tenant for more than the live service did when it began
+            config = with_live_tenants(config, await store.service.tenants())
         loop = asyncio.get_running_loop()
         source: Source = await loop.run_in_executor(None, open_source, config, settings)
         producer: Producer = await loop.run_in_executor(None, open_producer, config, settings)
         owner = owner_name()
-        store = Store.connect(settings.redis.get_secret_value(), config.run)
-        if not config.is_live:  # a shadow asks no tenant for more than the live service does
-            config = with_live_tenants(config, await store.service.tenants())
         self._worker = Worker(
             source=source,
             producer=producer,

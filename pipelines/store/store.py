@@ -93,16 +93,24 @@ class Store:
         with redis_errors():
             return await epoch(self._redis)
 
-    async def reserve_stream(self, call: CallRef, stream: str, word: str, *, again: bool) -> bool:
-        """Reserve a stream for the sender that names `word`; False if another has it, or the same one where not `again`.
+    async def reserve_stream(self, call: CallRef, stream: str, word: str, *, first: bool) -> bool:
+        """Reserve a stream for the sender that names `word`; False if it is another's.
 
-        A reservation lasts as long as the checkpoints do. Records that come through the log by another way need none.
+        Only the `first` to send of it reserves one that nobody has: it may be open through the log itself, which needs no
+        reservation.
         """
         key = self._keys(call)(f"sender:{stream}")
         with redis_errors():
-            if await self._redis.set(key, word, nx=True, ex=CHECKPOINT_TTL_S):
+            if first and await self._redis.set(key, word, nx=True, ex=CHECKPOINT_TTL_S):
                 return True
-            return again and bool(await self._redis.get(key) == word)
+            return bool(await self._redis.get(key) == word)
+
+    async def release_stream(self, call: CallRef, stream: str, word: str) -> None:
+        """Give a reservation back, if it is still this sender's."""
+        key = self._keys(call)(f"sender:{stream}")
+        with redis_errors():
+            if await self._redis.get(key) == word:
+                await self._redis.delete(key)
 
     async def open_stream(
         self,

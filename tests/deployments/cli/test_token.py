@@ -26,8 +26,9 @@ def test_a_token_is_made_listed_and_revoked(cli: CliRunner, tmp_path: Path) -> N
     assert TokenFile(tmp_path / "tokens").find(made["token"], now) is None
 
 
-def test_a_token_is_printed_alone_and_may_do_everything_unless_it_is_told(cli: CliRunner, tmp_path: Path) -> None:
-    done = cli.invoke(app, ["token", "create", "--file", str(tmp_path / "tokens")])
+def test_a_token_is_printed_alone(cli: CliRunner, tmp_path: Path) -> None:
+    every = [word for scope in ALL_SCOPES for word in ("--scope", scope)]
+    done = cli.invoke(app, ["token", "create", *every, "--file", str(tmp_path / "tokens")])
 
     grant = TokenFile(tmp_path / "tokens").find(done.stdout.strip(), datetime.now(UTC))
     assert grant is not None
@@ -37,19 +38,21 @@ def test_a_token_is_printed_alone_and_may_do_everything_unless_it_is_told(cli: C
 def test_the_environment_names_the_file(cli: CliRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UNDERTONE_TOKENS", str(tmp_path / "tokens"))
 
-    assert cli.invoke(app, ["token", "create"]).exit_code == 0
+    assert cli.invoke(app, ["token", "create", "--scope", "read"]).exit_code == 0
     assert len(json_lines(cli, "token", "list")) == 1
 
 
 @pytest.mark.parametrize(
     ("words", "exit_code", "said"),
     [
-        (["create"], 2, "UNDERTONE_TOKENS"),
+        (["create", "--scope", "read"], 2, "UNDERTONE_TOKENS"),
+        (["create", "--file", "gone"], 2, "--scope"),
+        (["create", "--file", "gone", "--scope", "read", "--days", "nan"], 2, "--days"),
         (["create", "--file", "gone", "--scope", "everything"], 2, "--scope everything"),
-        (["create", "--file", "gone", "--tenant", "a/b"], 2, "--tenant"),
+        (["create", "--file", "gone", "--scope", "read", "--tenant", "a/b"], 2, "--tenant"),
         (["list", "--file", "gone"], 1, "gone"),
         (["revoke", "000000000000", "--file", "gone"], 1, "gone"),
-        (["create", "--file", "/proc/tokens"], 1, "/proc"),
+        (["create", "--file", "/proc/tokens", "--scope", "read"], 1, "/proc"),
     ],
 )
 def test_what_cannot_be_done_is_said(cli: CliRunner, words: list[str], exit_code: int, said: str) -> None:

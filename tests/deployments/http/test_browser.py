@@ -11,11 +11,27 @@ from tests.pipelines.media_files import sound
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:80", "t.evil.example", "", "127.0.0.1.evil.example", "t@evil"]
+    "host",
+    [
+        "evil.example",
+        "evil.example:80",
+        "t.evil.example",
+        "",
+        "127.0.0.1.evil.example",
+        "t@evil",
+        "[",
+        "[::1",
+        "t:999999",
+        "t:abc",
+        "t:80:80",
+        "a b",
+    ],
 )
 async def test_under_an_unknown_name_only_probes_are_answered(site: Site, host: str) -> None:
     for path in ("/v1/calls", "/metrics", "/docs", "/openapi.json", "/login?token=x"):
         problem(await site.client.get(path, headers={"Host": host}), 421, "unknown_host")
+    # A page has no token, only the cookie of its own name: who sends one is asked for it, whatever name it uses.
+    assert (await site.client.get("/metrics", headers={"Host": host, "Authorization": "Bearer x"})).is_success
     assert (await site.client.get("/healthz", headers={"Host": host})).is_success
 
 
@@ -24,7 +40,9 @@ async def test_under_its_names_it_answers(site: Site, host: str) -> None:
     assert (await site.client.get("/v1/calls", headers={"Host": host})).is_success
 
 
-@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://t.evil.example", "http://t:81"])
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "null", "http://t.evil.example", "http://t:81", "http://[", "", "t"]
+)
 async def test_a_page_of_another_site_changes_nothing_and_opens_no_socket(
     site: Site, address: str, origin: str
 ) -> None:
@@ -61,6 +79,8 @@ async def test_the_address_that_serve_prints_gives_a_browser_its_cookie(site: Si
     site.api.state.access = TokenAccess(file, None)
     problem(await site.client.get("/v1/calls"), 401, "no_token")
     problem(await site.client.get(f"/login?token={token[:-1]}"), 401, "bad_token")
+    foreign = {"Sec-Fetch-Site": "cross-site"}
+    problem(await site.client.get(f"/login?token={token}", headers=foreign), 403, "foreign_origin")
 
     answer = await site.client.get(f"/login?token={token}")
 

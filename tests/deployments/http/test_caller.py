@@ -2,12 +2,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import websockets
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import iter_route_contexts
 from websockets.exceptions import InvalidStatus
 
+from deployments.http import caller
 from deployments.http.access import TokenAccess
 from deployments.http.caller import identify
 from deployments.http.tokens import ALL_SCOPES, Scope, TokenFile, new_token
@@ -87,10 +89,14 @@ async def test_each_route_wants_a_token_with_its_scope(
 
 async def test_a_socket_wants_a_token_too(site: Site, tokens: TokenFile, address: str) -> None:
     url = f"ws://{address}/v1/calls/a-17/media"
-    for headers in ({}, bearer(tokens, "acme", "read"), {"Authorization": "Bearer ut_wrong"}):
-        with pytest.raises(InvalidStatus):
+    nothing: dict[str, str] = {}
+    refused = ((nothing, 401), (bearer(tokens, "acme", "read"), 403), ({"Authorization": "Bearer ut_wrong"}, 401))
+    for headers, status in refused:
+        with pytest.raises(InvalidStatus) as denied:
             async with websockets.connect(url, additional_headers=headers):
                 pass
+        assert denied.value.response.status_code == status
+        assert json.loads(denied.value.response.body or b"{}")["status"] == status
     async with websockets.connect(url, additional_headers=bearer(tokens, "acme", "send")) as socket:
         await socket.send(json.dumps({"participants": "customer", "content_type": "audio/PCMU"}))
         await socket.recv()
@@ -98,6 +104,29 @@ async def test_a_socket_wants_a_token_too(site: Site, tokens: TokenFile, address
         await socket.send('{"end": true}')
         await socket.recv()
     assert {piece.tenant for piece in site.fragments()} == {"acme"}
+
+
+async def test_a_stream_ends_when_its_token_is_revoked(
+    site: Site, tokens: TokenFile, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(caller, "CHECKED_AGAIN_S", 0.0)
+    reading, sending = bearer(tokens, "default", "read"), bearer(tokens, "default", "send")
+    lines = []
+    async with (
+        httpx.AsyncClient(base_url=f"http://{address}", timeout=30) as client,
+        client.stream("GET", "/v1/events", headers=reading) as events,
+        websockets.connect(f"ws://{address}/v1/calls/a-17/media", additional_headers=sending) as socket,
+    ):
+        await socket.send(json.dumps({"participants": "customer", "content_type": "audio/PCMU"}))
+        await socket.recv()
+        await socket.send(bytes(8_000))
+        for token_id in tokens.grants():
+            tokens.revoke(token_id)
+        await socket.send(bytes(8_000))
+        await socket.recv()  # that it is over
+        lines = [line async for line in events.aiter_lines()]
+    assert lines
+    assert sum(len(piece.media) for piece in site.fragments()) < 16_000
 
 
 async def test_a_token_lets_nobody_see_or_delete_another_tenants_call(site: Site, tokens: TokenFile) -> None:

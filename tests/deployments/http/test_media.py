@@ -220,3 +220,19 @@ async def test_of_two_senders_of_one_stream_at_once_one_gets_it(site: Site) -> N
 
     assert sorted(answer.status_code for answer in answers) == [202] + [409] * 7
     assert {piece.seq for piece in site.fragments()} == set(range(len(site.fragments())))
+
+
+async def test_what_was_not_taken_leaves_no_reservation_and_the_same_call_may_be_sent_again(site: Site) -> None:
+    media, path = wav(sound(0.5, 8000)), "/v1/calls?participants=customer&call_id=a-17"
+    noise = await site.client.post(f"{path}", content=b"no media at all" * 100)
+
+    problem(noise, 415, "undecodable")
+    assert (await site.client.post(path, content=media)).status_code == 202
+
+
+async def test_a_stream_that_came_through_the_log_is_nobodys_to_continue_over_http(site: Site) -> None:
+    await site.call(result(0))
+
+    answer = await site.client.post("/v1/calls?participants=customer&call_id=a-17", content=wav(sound(0.5, 8000)))
+
+    problem(answer, 409, "stream_exists")

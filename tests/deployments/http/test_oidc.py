@@ -110,6 +110,8 @@ async def test_a_token_of_the_provider_says_who_asks_for_whom(provider: Provider
         {"nbf": time.time() + 3_600},
         {"tenant": None},
         {"tenant": ["acme"]},
+        {"tenant": "*"},
+        {"tenant": "a/b"},
     ],
 )
 async def test_a_token_that_is_for_somebody_else_or_not_now_is_not_taken(
@@ -163,8 +165,23 @@ async def test_while_the_provider_is_away_known_keys_serve_and_others_are_an_err
         known = of(url)
         assert await known.claims(provider.sign()) is not None
     assert await known.claims(provider.sign()) is not None
-    with pytest.raises(IdentityProviderError, match="cannot be had"):
-        await of(url).claims(provider.sign())
+    away = of(url)
+    for again_s in (0.0, 1_000.0):  # asked, and not asked again so soon: never taken for a wrong token
+        monkeypatch.setattr(oidc, "ASK_AGAIN_S", again_s)
+        with pytest.raises(IdentityProviderError, match="cannot be had"):
+            await away.claims(provider.sign())
+    monkeypatch.setattr(oidc, "KEYS_KEPT_AT_MOST_S", 0.0)
+    monkeypatch.setattr(oidc, "ASK_AGAIN_S", 0.0)
+    with pytest.raises(IdentityProviderError):
+        await known.claims(provider.sign())
+
+
+@pytest.mark.parametrize("scope", [None, 5, ["undertone:read", 7], {"undertone:read": 1}, "undertone:everything"])
+async def test_scopes_that_are_written_in_another_way_allow_nothing_more(provider: Provider, scope: object) -> None:
+    with provider.published() as url:
+        found = await TokenAccess(None, of(url)).grantee(provider.sign(scope=scope), "10.0.0.1")
+
+    assert found.scopes == (frozenset({"read"}) if isinstance(scope, list) else frozenset())
 
 
 @pytest.mark.parametrize("body", [b"nonsense", b"[]", b'{"keys": 5}', b'{"keys": [{"kty": "odd"}]}', b" " * 300_000])
