@@ -1,7 +1,7 @@
 """The values that cross the border of `models`: numpy only, so that importing them never imports torch."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
@@ -176,6 +176,7 @@ class Transcript:
     words: tuple[Word, ...]
     engine: str
     unreliable: str | None = None
+    redacted: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
