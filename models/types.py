@@ -168,7 +168,8 @@ class Transcript:
     """The words of one utterance, and whether they may be believed.
 
     `language` as in BCP 47, `und` where nobody said it. `unreliable` names the gate that rejected the text (`no_speech`,
-    `repetition`, `low_confidence`; `language`, one that the text network has not learned), or is None.
+    `repetition`, `low_confidence`; `language`, one that the text network has not learned), or is None. `redacted` says how many
+    items of each kind were replaced by a mark (`[CARD]`), which an encoder may see and which says nothing of the item.
     """
 
     text: str

@@ -11,6 +11,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipelines.consent import parse_consent
 from pipelines.errors import BadFragmentError
+from pipelines.redaction.finding import KINDS, Kind
+from pipelines.redaction.ids import COUNTRIES
+from pipelines.redaction.names import person_finder
+from pipelines.redaction.redact import Redactor
 from pipelines.types import DEFAULT_CONSENT, FRAGMENT_MAX_BYTES, LIVE_RUN, NAME_PATTERN, Consent
 
 Milliseconds = Annotated[int, Field(ge=0, le=86_400_000)]
@@ -127,6 +131,34 @@ class WorkerSettings(Configuration):
     retry_max_s: Seconds = 30.0
 
 
+class RedactSettings(Configuration):
+    """What is replaced by a mark in words before anything is stored, published or logged (docs/architecture.md#what-is-not-kept)."""
+
+    kinds: tuple[Kind, ...] = tuple(kind for kind in KINDS if kind != "name")
+    """`card`, `iban`, `email`, `phone`, `id`, `number` (a long run of digits that is none of these), and `name`, which
+    needs a recogniser (`pip install undertone[names]`). Empty: nothing."""
+    countries: tuple[str, ...] = COUNTRIES
+    """Whose national numbers are known, and how telephone numbers without a `+` are dialled: ISO 3166-1, two letters."""
+    names_model: str = "en_core_web_sm"
+    """The spaCy model, an installed package or a folder, that `name` is recognised with."""
+
+    @field_validator("countries")
+    @classmethod
+    def _known(cls, countries: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := set(countries) - set(COUNTRIES):
+            raise ValueError(f"no rules for {', '.join(sorted(unknown))}: choose among {', '.join(COUNTRIES)}")
+        return countries
+
+    @property
+    def redactor(self) -> Redactor:
+        """What replaces them.
+
+        Raises:
+            UndertoneError: names are asked for and their recogniser is not installed.
+        """
+        return Redactor(self.kinds, self.countries, person_finder(self.names_model) if "name" in self.kinds else None)
+
+
 class TenantSettings(Configuration):
     """What differs by tenant."""
 
@@ -138,6 +170,7 @@ class TenantSettings(Configuration):
     upper bound. None is `DEFAULT_CONSENT`."""
     timeouts: TimeoutSettings | None = None
     """How long each step of an utterance may take; None is the application's own `timeouts`."""
+    redact: RedactSettings = RedactSettings()
 
     @field_validator("consent")
     @classmethod

@@ -24,14 +24,10 @@ _SPELLING = ("for", "as")
 class CodeRules:
     """Takes the codes of one text: IBAN, and national numbers of `countries` that have letters."""
 
-    def __init__(
-        self, utterance: Utterance, reader: Reader, kinds: Collection[Kind], countries: Collection[str]
-    ) -> None:
+    def __init__(self, utterance: Utterance, reader: Reader, countries: Collection[str]) -> None:
         self._utterance, self._reader = utterance, reader
         self._digits: set[int] = set()
-        self._with_iban = "iban" in kinds
-        known = RULES if "id" in kinds else ()
-        self._rules = [rule for rule in known if rule.country in countries and not rule.is_digits]
+        self._rules = [rule for rule in RULES if rule.country in countries and not rule.is_digits]
 
     def find(self) -> None:
         """Take every code; a text that says no digit has none."""
@@ -54,7 +50,7 @@ class CodeRules:
         for code, end in self._read_on(place):
             if code.isdigit() or (not self._is_spaced(end) and self._utterance.text(end).isalnum()):
                 continue
-            if self._with_iban and is_iban(code):
+            if is_iban(code):
                 return "iban", end
             if self._is_id(code):
                 found = "id", end

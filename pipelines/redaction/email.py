@@ -143,9 +143,9 @@ def _local_first(utterance: Utterance, at: int, floor: int) -> int | None:
     written = tokens[at].text == "@"
     lowest = max(floor, place - LOCAL_TOKENS_MAX)
     while place > lowest and (_joins(tokens, place) or (not written and _follows(tokens, place))):
-        place -= 1
-        if tokens[place].text == ",":
-            place -= 1
+        place -= 1 + (place - 1 > lowest and tokens[place - 1].text == ",")
+    while tokens[place].text == ",":
+        place += 1
     return place
 
 

@@ -1,6 +1,6 @@
 """Numbers without letters: cards (ISO/IEC 7812), national numbers, telephone numbers, and long runs that are none of these."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from stdnum import luhn
 
@@ -27,13 +27,13 @@ _CODE_WORDS = ("cvv", "cvc", "cv2", "cvv2", "cid", "security code", "verificatio
 class NumberRules:
     """Takes the numbers of one text: cards, national numbers and telephone numbers of `countries`, and long runs."""
 
-    def __init__(self, utterance: Utterance, kinds: Collection[Kind], countries: Sequence[str]) -> None:
-        self._utterance, self._kinds = utterance, kinds
+    def __init__(self, utterance: Utterance, countries: Sequence[str]) -> None:
+        self._utterance = utterance
         self._rules = [rule for rule in RULES if rule.is_digits and rule.country in countries]
         self._phones = Phones(countries)
 
     def find(self, runs: Sequence[Run]) -> None:
-        """Take every run, or part of one, that is of these kinds."""
+        """Take every run, or part of one, that is a number of these kinds."""
         had_card = False
         for run in runs:
             if len(run.digits) < min(VERIFICATION_CODE):
@@ -47,7 +47,7 @@ class NumberRules:
 
     def _take(self, kind: Kind | None, run: Run) -> None:
         """Take a run with the `+` before it, or the bracket that it closes."""
-        if kind is not None and kind in self._kinds:
+        if kind is not None:
             before = self._utterance.text(run.first - 1)
             closes = before == "(" and ")" in self._utterance.said(run.first, run.end)
             self._utterance.take(kind, run.first - (closes or before in ("+", "plus")), run.end)

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from models.types import Transcript, Word
+from pipelines.errors import RedactionError
 from pipelines.redaction.codes import CodeRules
 from pipelines.redaction.email import find_emails
 from pipelines.redaction.finding import KINDS, Kind, Span, Utterance
 from pipelines.redaction.ids import COUNTRIES
+from pipelines.redaction.names import PersonFinder
 from pipelines.redaction.numbers import NumberRules
 from pipelines.redaction.runs import Reader, innocent_tokens, runs_of
 from pipelines.redaction.tokens import plain, tokens_of
@@ -25,22 +27,34 @@ class Redactor:
     Args:
         kinds: What is replaced.
         countries: Whose national numbers, and how telephone numbers are dialled: ISO 3166-1, two letters.
+        names: Finds people's names; None leaves them.
     """
 
     kinds: Sequence[Kind] = KINDS
     countries: Sequence[str] = COUNTRIES
+    names: PersonFinder | None = None
 
     def spans(self, text: str, language: str = "en") -> list[Span]:
         """The items in a text, in order; none overlaps another."""
+        if not self.kinds:
+            return []
         of = plain(text)
         utterance = Utterance(tokens_of(of))
-        if "email" in self.kinds:
-            find_emails(utterance)
+        find_emails(utterance)
         reader = Reader(utterance.tokens, language)
-        CodeRules(utterance, reader, self.kinds, self.countries).find()
+        CodeRules(utterance, reader, self.countries).find()
         barred = utterance.taken | innocent_tokens(of, utterance.tokens)
-        NumberRules(utterance, self.kinds, self.countries).find(runs_of(utterance.tokens, reader, barred))
-        return sorted(utterance.spans)
+        NumberRules(utterance, self.countries).find(runs_of(utterance.tokens, reader, barred))
+        spans = [*utterance.spans, *self._names(text, utterance.spans)]
+        return sorted(span for span in spans if span.kind in self.kinds)
+
+    def _names(self, text: str, spans: Sequence[Span]) -> list[Span]:
+        found = [] if self.names is None else self.names(text)
+        return [
+            Span(start, end, "name")
+            for start, end in found
+            if all(end <= span.start or span.end <= start for span in spans)
+        ]
 
     def so_far(self, text: str, language: str = "en") -> str:
         """What may be shown of words that go on: marks in place, and without what may be the beginning of an item.
@@ -55,7 +69,16 @@ class Redactor:
         """The transcript with marks in text and words; words that carried an item are one, from the first's start to the last's end.
 
         What stands in its words and not in its text is replaced as well.
+
+        Raises:
+            RedactionError: it cannot be looked through.
         """
+        try:
+            return self._redacted(transcript)
+        except Exception as error:  # noqa: BLE001  # whose message and trace may hold what was said
+            raise RedactionError(f"words could not be redacted: {type(error).__name__}") from None
+
+    def _redacted(self, transcript: Transcript) -> Transcript:
         spans = self.spans(transcript.text, transcript.language)
         places = _places(transcript.text, transcript.words)
         words_text, word_spans = transcript.text, spans
