@@ -180,7 +180,7 @@ class Analyser:
         if isinstance(heard, Missing):
             return heard
         redacting = asyncio.to_thread(self.tenant(utterance.tenant).redact.redactor, heard)
-        return await _timed("redact", redacting, timeouts.transcribe_s, step_ms)
+        return await _timed("redact", redacting, None, step_ms)
 
     async def _voice(
         self, utterance: Utterance, timeouts: TimeoutSettings, step_ms: dict[str, float]
@@ -216,7 +216,7 @@ class Analyser:
         return None if isinstance(fused, Missing) else fused
 
 
-async def _timed(step: str, work: Awaitable[T], timeout_s: float, step_ms: dict[str, float]) -> T | Missing:
+async def _timed(step: str, work: Awaitable[T], timeout_s: float | None, step_ms: dict[str, float]) -> T | Missing:
     started = time.perf_counter()
     try:
         return await asyncio.wait_for(work, timeout_s)

@@ -17,7 +17,7 @@ BETWEEN_MAX = 4
 """Marks and hesitations between two parts of a code."""
 _IBAN = re.compile(r"[A-Z]{2}\d\d[A-Z0-9]{11,30}")
 _IBAN_BEGINS = re.compile(r"[A-Z]{2}\d\d")
-_BETWEEN = frozenset("-.,/") | HESITATIONS
+_BETWEEN = frozenset("-.,") | HESITATIONS
 _SPELLING = ("for", "as")
 
 
@@ -58,7 +58,7 @@ class CodeRules:
 
     def _is_id(self, code: str) -> bool:
         return len(code) >= ID_MIN and any(
-            rule.form.fullmatch(code) and (rule.is_sure or named(self._utterance, rule)) and rule.check(code)
+            rule.form.fullmatch(code) and (named(self._utterance, rule) or (rule.is_sure and rule.check(code)))
             for rule in self._rules
         )
 

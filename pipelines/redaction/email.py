@@ -13,6 +13,7 @@ _DOTS = frozenset({"dot", "point", "punkt", "punto", "."})
 _CONNECTORS = frozenset(
     {"dot", "point", "underscore", "dash", "hyphen", "minus", "plus", "punkt", "punto", "_", "-", "."}
 )
+_SPOKEN_CONNECTORS = _CONNECTORS - frozenset("-._")
 _NUMBERS = UNITS.keys() | ZEROS | TEENS.keys() | TENS.keys() | TIMES.keys()
 _BRACKETS = frozenset("()[]{}<>")
 _TOP_LEVEL = words(
@@ -142,11 +143,19 @@ def _local_first(utterance: Utterance, at: int, floor: int) -> int | None:
         return None
     written = tokens[at].text == "@"
     lowest = max(floor, place - LOCAL_TOKENS_MAX)
-    while place > lowest and (_joins(tokens, place) or (not written and _follows(tokens, place))):
-        place -= 1 + (place - 1 > lowest and tokens[place - 1].text == ",")
-    while tokens[place].text == ",":
-        place += 1
+    while (before := _before(tokens, place, written=written)) >= lowest:
+        place = before
     return place
+
+
+def _before(tokens: Sequence[Token], place: int, *, written: bool) -> int:
+    """The token before that belongs to the same address; -1 where none does. Who dictates makes commas."""
+    before = place - 1
+    if before > 0 and tokens[before].text == "," and not written:
+        dictated = {tokens[before - 1].text, tokens[place].text} & _SPOKEN_CONNECTORS
+        spelled = tokens[before - 1].is_letter and tokens[place].is_letter
+        return before - 1 if dictated or spelled else -1
+    return before if before >= 0 and (_joins(tokens, place) or (not written and _follows(tokens, place))) else -1
 
 
 def _joins(tokens: Sequence[Token], place: int) -> bool:
@@ -154,8 +163,8 @@ def _joins(tokens: Sequence[Token], place: int) -> bool:
     token, before = tokens[place], tokens[place - 1]
     if not token.spaced:
         return _is_name_part(before) or before.text in _LOCAL_MARKS
-    connector = before.text in _CONNECTORS and before.text not in ("-", ".", "_")
-    return (connector and place > 1) or (token.text in _CONNECTORS and (before.text.isalnum() or before.text == ","))
+    connected = before.text in _SPOKEN_CONNECTORS and place > 1
+    return connected or (token.text in _CONNECTORS and _is_name_part(before))
 
 
 def _is_name_part(token: Token) -> bool:
@@ -165,8 +174,6 @@ def _is_name_part(token: Token) -> bool:
 def _follows(tokens: Sequence[Token], place: int) -> bool:
     """Whether the token before is spelled, or a name before digits or before another name."""
     token, before = tokens[place], tokens[place - 1]
-    if before.text == "," and place > 1 and token.text in _CONNECTORS:
-        return True
     spelled = before.is_letter or before.is_digits or before.text in _NUMBERS
     if token.is_letter or token.is_digits or token.text in _NUMBERS:
         return spelled or (not token.is_letter and _is_name(before))

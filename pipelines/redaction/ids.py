@@ -47,8 +47,8 @@ class IdRule:
         check: Whether they are a number that may have been issued.
         words: What it is called, in lower case.
         groups: How its digits are usually written in groups.
-        is_sure: Whether form and check alone say that it is one; else one of `words` has to stand in the utterance, or its
-            digits in `groups`, since one number in ten passes such a check.
+        is_sure: Whether form and check alone say that it is one; else its digits have to stand in `groups`, since one number
+            in ten passes such a check. Where one of `words` stands in the utterance the form is enough.
     """
 
     country: str

@@ -61,11 +61,12 @@ class NumberRules:
         return "phone" if self._phones.is_phone(self._utterance, run) else None
 
     def _is_id(self, run: Run, rule: IdRule) -> bool:
-        if not rule.form.fullmatch(run.digits) or not rule.check(run.digits):
+        if not rule.form.fullmatch(run.digits):
             return False
-        if named(self._utterance, rule):
+        if named(self._utterance, rule):  # of which one digit may have been misheard
             return True
-        return about(self._utterance, run) is None and (rule.is_sure or run.groups == rule.groups)
+        is_formed = rule.is_sure or run.groups == rule.groups
+        return is_formed and rule.check(run.digits) and about(self._utterance, run) is None
 
     def _parts(self, run: Run) -> bool:
         """Take the parts of a run if each is a number of its own; those of one shorter than a card, if one is."""

@@ -34,6 +34,8 @@ _TIGHT = frozenset("-.,/()…·_*|") | HESITATIONS
 LOOSE = words(
     "and then okay ok no wait sorry dash hyphen space dot point slash again yes yeah right so i mean actually"
 ) | frozenset("!?;:")
+_JOINING = words("and then dash hyphen space dot point slash again ; :")
+_DIVIDING_OH = LOOSE - _JOINING
 _GAP_TOKENS = 6
 
 _DAY = r"(?:0?[1-9]|[12]\d|3[01])"
@@ -234,7 +236,7 @@ def _gap(tokens: Sequence[Token], first: int, end: int, barred: Collection[int])
         token = tokens[place]
         if place in barred or (token.text not in _TIGHT and token.text not in LOOSE):
             return None
-        if exclaims and token.text in LOOSE:  # `oh no! oh no!` are no zeros
+        if exclaims and token.text in _DIVIDING_OH:  # `oh no! oh no!` are no zeros
             return None
         loose = loose or token.text in LOOSE
         apart = apart or token.text != "-"
