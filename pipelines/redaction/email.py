@@ -2,17 +2,15 @@
 
 from collections.abc import Sequence
 
-from pipelines.redaction.finding import Utterance
+from pipelines.redaction.finding import Utterance, is_said
 from pipelines.redaction.runs import TEENS, TENS, TIMES, UNITS, ZEROS
 from pipelines.redaction.tokens import Token, words
 
 LOCAL_TOKENS_MAX = 64  # RFC 5321, section 4.5.3.1.1, in characters
 DOMAIN_TOKENS_MAX = 24
 _LOCAL_MARKS = frozenset("._-+%'&=~/#$!*?^{|}`\u2019")
-_DOTS = frozenset({"dot", "point", "punkt", "punto", "."})
-_CONNECTORS = frozenset(
-    {"dot", "point", "underscore", "dash", "hyphen", "minus", "plus", "punkt", "punto", "_", "-", "."}
-)
+_DOTS = frozenset({"dot", "punkt", "punto", "."})
+_CONNECTORS = frozenset({"dot", "underscore", "dash", "hyphen", "minus", "plus", "punkt", "punto", "_", "-", "."})
 _SPOKEN_CONNECTORS = _CONNECTORS - frozenset("-._")
 _NUMBERS = UNITS.keys() | ZEROS | TEENS.keys() | TENS.keys() | TIMES.keys()
 _BRACKETS = frozenset("()[]{}<>")
@@ -29,6 +27,7 @@ _NO_NAMES = words(
     "people someone anyone cheaper best good use visit go went see saw my our their support stuff things account than only "
     "everything nothing something anything again today yesterday arrived staff service least most once first last all"
 )
+_BEFORE_ADDRESS = words("is to under at via contact :")
 _ONE_WORD = ("all one word", "all lower case", "all lowercase", "one word", "no spaces")
 
 
@@ -193,9 +192,5 @@ def _is_meant(utterance: Utterance, first: int, at: int, end: int) -> bool:
         return False
     if not plain_word or any(domain.startswith(provider) for provider in _PROVIDERS) or "dash" in domain:
         return True
-    around = utterance.said(first - 10, first)
-    return (
-        first == 0
-        or not _MAIL_WORDS.isdisjoint(around.split())
-        or utterance.text(first - 1) in ("it's", "is", "to", "under", ":")
-    )
+    around = utterance.said(first - 10, first).split()
+    return not around or around[-1] in _BEFORE_ADDRESS or not is_said(around[-1]) or not _MAIL_WORDS.isdisjoint(around)

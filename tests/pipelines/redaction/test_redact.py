@@ -1,4 +1,4 @@
-"""What is replaced, that text and words agree, and that nobody's text is a burden."""
+"""What is replaced, what stays, and that text and words agree."""
 
 import random
 from itertools import pairwise
@@ -9,8 +9,6 @@ from models.types import Transcript, Word
 from pipelines.errors import RedactionError
 from pipelines.redaction.finding import KINDS
 from pipelines.redaction.ids import COUNTRIES
-from pipelines.redaction.numbers import ELEMENTS_MAX
-from pipelines.redaction.phones import LOOKED_UP_MAX
 from pipelines.redaction.redact import Redactor
 
 REDACTOR = Redactor()
@@ -41,6 +39,8 @@ def spoken(text: str) -> Transcript:
         ("my IBAN is GB82 WEST 1234 5698 7654 32 and that's it", "my IBAN is [IBAN] and that's it"),
         ("+1 202-555-0123, or +1 202-555-0147", "[PHONE], or [PHONE]"),
         ("dave4242424242424242@example.com", "[EMAIL]"),
+        ("um jane at example dot org, thanks", "um [EMAIL], thanks"),
+        ("You can reach me at bob at acme dot net.", "You can reach me at [EMAIL]."),
         ("a@b.co, c@d.co; e@f.co", "[EMAIL], [EMAIL]; [EMAIL]"),
         ("D for delta E for echo eight nine, 3704 0044 0532 0130 00", "[IBAN]"),
         ("4O12 8888 8888 1881", "[CARD]"),
@@ -52,6 +52,33 @@ def spoken(text: str) -> Transcript:
 )
 def test_look_alikes_neighbours_and_overlaps(text: str, expected: str) -> None:
     assert marked(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "call me before 12.05.2024, 14.06.2024",
+        "please call on 2024-11-21, at 10.30",
+        "we reach 1,234,567 people",
+        "call 1,234,567.89 a bargain",
+        "I called from 192.168.178.120 again",
+        "text me on 12/05/2024 or 13/05/2024",
+        "call it 99.99999999% sure",
+        "ring at 10:45:30, 11:45:30",
+        "call it $1234567.89",
+        "tracking number 4242 4242 4242 4241",
+        "order 114-3941689-8772232",
+        "claim UA6016053916",
+        "JetBlue at what point in delays can I leave",
+        "look at amazon dot com, or meet Jane at six",
+    ],
+)
+def test_dates_amounts_and_references_stay_even_where_a_number_is_awaited(text: str) -> None:
+    assert marked(text) == text
+
+
+def test_a_reference_that_could_be_a_card_is_taken() -> None:
+    assert marked("tracking number 4242 4242 4242 4242") == "tracking number [CARD]"
 
 
 @pytest.mark.parametrize(
@@ -247,47 +274,3 @@ def test_names_take_what_nothing_else_has_taken() -> None:
         spoken("This is Jane Doe, jane@example.com")
     )
     assert found.text == "This is [NAME], [EMAIL]"
-
-
-HOSTILE = (
-    "1", "1 ", "0 ", "4242 ", "1234567891 a ", "111222333 a ", "at ", "@", "a@", "a@b.", "a at b dot ", "DE12 ", "d e ", "A1", "a-",
-    "1-", "1.", "1,111", "12/12/", "double ", "one hundred ", "oh ", "um 1234 okay ", "4\u200b", "\uff14", "\ufdfa", "social security 123456789 a ",
-)  # fmt: skip
-
-
-@pytest.mark.parametrize("piece", HOSTILE)
-def test_twice_the_text_is_about_twice_the_work(piece: str) -> None:
-    """Counted, not timed: lines of our own code that are run, which a quadratic rule squares."""
-    few, many = (lines_run(piece * (size // len(piece))) for size in (2_000, 8_000))
-    assert many < 6 * few
-
-
-def lines_run(text: str) -> int:
-    import sys  # noqa: PLC0415  # only here
-
-    count = 0
-
-    def trace(_frame: object, event: str, _argument: object) -> object:
-        nonlocal count
-        count += event == "line"
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)  # type: ignore[arg-type]
-    try:
-        REDACTOR.spans(text)
-    finally:
-        sys.settrace(before)
-    return count
-
-
-def test_so_many_numbers_are_looked_up_and_no_more() -> None:
-    rng = random.Random(1)
-    numbers = [f"30{rng.randrange(10**7, 10**8)}" for _ in range(2 * LOOKED_UP_MAX)]
-    found = REDACTOR.spans(" a ".join(numbers))
-    assert sum(span.kind == "phone" for span in found[-LOOKED_UP_MAX // 2 :]) == LOOKED_UP_MAX // 2
-
-
-def test_a_run_too_long_to_look_for_a_card_in_is_taken_whole() -> None:
-    text = "order " + "1 " * (2 * ELEMENTS_MAX)
-    assert marked(text) == "order [NUMBER] "
