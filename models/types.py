@@ -1,7 +1,7 @@
 """The values that cross the border of `models`: numpy only, so that importing them never imports torch."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
@@ -168,7 +168,8 @@ class Transcript:
     """The words of one utterance, and whether they may be believed.
 
     `language` as in BCP 47, `und` where nobody said it. `unreliable` names the gate that rejected the text (`no_speech`,
-    `repetition`, `low_confidence`; `language`, one that the text network has not learned), or is None.
+    `repetition`, `low_confidence`; `language`, one that the text network has not learned), or is None. `redacted` says how many
+    items of each kind were replaced by a mark (`[CARD]`), which an encoder may see and which says nothing of the item.
     """
 
     text: str
@@ -176,6 +177,7 @@ class Transcript:
     words: tuple[Word, ...]
     engine: str
     unreliable: str | None = None
+    redacted: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,10 @@ class UnusableInputError(UndertoneError, ValueError):
     reason: Literal["unusable"] = "unusable"
 
 
+class RedactionError(UnusableInputError):
+    """Words in which what must not be kept could not be looked for: they are not used. Its message holds none of them."""
+
+
 class EncoderUnavailableError(UndertoneError, ConnectionError):
     """A transcriber, encoder or fusion does not answer; only its modality is missing from the result."""
 

@@ -115,7 +115,7 @@ def stream_metrics() -> StreamMetrics:
         Counter("undertone_fenced_total", "Writes refused because another worker owns the stream", registry=registry),
         Counter(
             "undertone_interim_texts_total",
-            "Words of utterances that go on, by outcome: published; or dropped: busy, failed, unreliable",
+            "Words of utterances that go on, by outcome: published; or dropped: busy, failed, held_back, unreliable",
             ["outcome"],
             registry=registry,
         ),

@@ -7,28 +7,18 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, field_validator, model_validator
+from pydantic import Field, SecretStr, TypeAdapter, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from pipelines.consent import format_consent, granted, parse_consent
-from pipelines.errors import BadFragmentError, PoliciesUnknownError
+from pipelines.consent import format_consent, granted
+from pipelines.errors import PoliciesUnknownError
+from pipelines.tenants import Configuration, Milliseconds, Seconds, TenantSettings, TimeoutSettings
 from pipelines.types import (
-    DEFAULT_CONSENT,
     FRAGMENT_MAX_BYTES,
     LIVE_RUN,
     NAME_PATTERN,
     UNCONFIGURED_CONSENT,
-    Consent,
 )
-
-Milliseconds = Annotated[int, Field(ge=0, le=86_400_000)]
-Seconds = Annotated[float, Field(gt=0, le=86_400)]
-
-
-class Configuration(BaseModel):
-    """A frozen block of settings that refuses a key it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class MediaLimits(Configuration):
@@ -93,18 +83,6 @@ class StreamSettings(Configuration):
     segment: SegmentSettings = SegmentSettings()
 
 
-class TimeoutSettings(Configuration):
-    """How long each step of an utterance may take, and what happens when a network is late or unavailable."""
-
-    then: Literal["go_on", "wait"] = "go_on"
-    """`go_on`: the result comes without that modality and says why. `wait`: the utterance is tried again, and its
-    call held, until every network that it needs has answered."""
-
-    transcribe_s: Seconds = 30.0
-    encode_s: Seconds = 15.0
-    fuse_s: Seconds = 15.0
-
-
 class InterimSettings(Configuration):
     """When the words of an utterance that goes on are shown before it ends (docs/architecture.md#an-interim-text)."""
 
@@ -133,33 +111,6 @@ class WorkerSettings(Configuration):
     """Offsets are committed this long after they could be, so that a store that loses its latest writes (a replica that
     lags is promoted, a disk was not synced) finds their fragments again."""
     retry_max_s: Seconds = 30.0
-
-
-class TenantSettings(Configuration):
-    """What differs by tenant."""
-
-    results_ttl_s: int = Field(30 * 86_400, ge=60)
-    """How long results stay in the store."""
-    consent: str | None = None
-    """The most that may be analysed, written as the header of the same name: `customer=audio+video+text;agent=text`. A
-    call's own header may ask for less of it. None is `DEFAULT_CONSENT`."""
-    timeouts: TimeoutSettings | None = None
-    """How long each step of an utterance may take; None is the application's own `timeouts`."""
-
-    @field_validator("consent")
-    @classmethod
-    def _policy(cls, text: str | None) -> str | None:
-        if text is not None:
-            try:
-                parse_consent(text)
-            except BadFragmentError as error:
-                raise ValueError(error.message_for("consent")) from error
-        return text
-
-    @property
-    def policy(self) -> Consent:
-        """The most that may be analysed."""
-        return DEFAULT_CONSENT if self.consent is None else parse_consent(self.consent)
 
 
 _TENANTS = TypeAdapter(dict[str, TenantSettings])

@@ -172,6 +172,8 @@ class TranscriptOut(ResultModel):
     engine: str
     reliable: bool
     unreliable_reason: str | None = None
+    redacted: dict[str, int] = Field(default_factory=dict)
+    """How many items of each kind stand in text and words as a mark: `{"card": 1}` for one `[CARD]`."""
 
 
 class Judgement(ResultModel):
@@ -238,7 +240,7 @@ class UtteranceSentiment(ResultModel):
     fusion: str | None = None
     bundle: str
     step_ms: dict[str, float] = Field(default_factory=dict)
-    """Milliseconds spent in each step that was taken: `transcribe`, `text`, `audio`, `video`, `fusion`; and `total`."""
+    """Milliseconds spent in each step that was taken: `transcribe`, `redact`, `text`, `audio`, `video`, `fusion`; and `total`."""
     analysed_at: AwareDatetime
 
 

@@ -16,6 +16,8 @@ from deployments.cli.options import DEFAULTS, Bundle, Json, Transcriber
 from deployments.sample import ANGRY_TO_CONTENT
 from models.encoders.speech import Engine
 from models.errors import ModelError
+from pipelines.redaction.measure import measure, read
+from pipelines.tenants import RedactSettings
 
 DATASETS_HELP = (
     "text: maia_customer, maia_customer_context, maia_agent, checklist, meld, meld_context, meld_recognised, tweets, "
@@ -100,7 +102,8 @@ def train(
 @clear_errors
 def evaluate(
     modality: Annotated[
-        str, typer.Argument(help="text, audio, video, speech, fusion, or `all` for every data set in one table.")
+        str,
+        typer.Argument(help="text, audio, video, speech, fusion, `all` for every data set in one table, or redaction."),
     ],
     *,
     dataset: Annotated[str, typer.Option(help=DATASETS_HELP)] = "",
@@ -121,7 +124,13 @@ def evaluate(
     report: Annotated[Path | None, typer.Option(help="Folder for report.json, report.md and pictures.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False,
 ) -> None:
-    """Measure a network of a bundle, or a transcriber, on a data set: figures, 95 % intervals, and what a constant answer would get."""
+    """Measure a network of a bundle, or a transcriber, on a data set: figures, 95 % intervals, and what a constant answer would get.
+
+    `redaction` measures what is replaced in words, on sentences of its own or those of a file that --data names.
+    """
+    if modality == "redaction":
+        _evaluate_redaction(data, as_json=as_json)
+        return
     _needs_train_group()
     from models import evaluate as evaluation  # noqa: PLC0415  # imports torch
 
@@ -217,6 +226,25 @@ def _evaluate_all(
         print_out(
             _table(f"\ntranscriber {words[0]['engine']} (an empty transcript in brackets)", _word_rows(words), words=1)
         )
+
+
+def _evaluate_redaction(data: Path | None, *, as_json: bool) -> None:
+    """Print recall, precision and counts by kind and form, of the sentences that were looked at while tuning and the others."""
+    found = measure(read() if data is None else read(data), RedactSettings().redactor)
+    if as_json:
+        write_json([found])
+        return
+    for part, figures_of in found.items():
+        title = (
+            f"{part}: {figures_of['sentences']} sentences, {figures_of['clean']} clean, "
+            f"{figures_of['touched']} of them touched ({100 * figures_of['touched_share']:.1f} %)"
+        )
+        rows = [("item", "items", "found", "right kind", "false marks", "recall", "precision")]
+        for item, counts in figures_of["kinds"].items():
+            whole = (str(counts[name]) for name in ("items", "found", "named", "false"))
+            rates = (counts[name] for name in ("recall", "precision"))
+            rows.append((item, *whole, *("-" if rate is None else f"{100 * rate:.1f}" for rate in rates)))
+        print_out(_table(title, rows, words=1))
 
 
 def _word_rows(found: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:

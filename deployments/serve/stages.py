@@ -93,6 +93,8 @@ def local_analyser(config: AppConfig) -> Analyser:
 
 def _analyser(config: AppConfig, networks: Mapping[str, Infer]) -> Analyser:
     """What differs by tenant reaches the analyser as the one value that `AppConfig.tenant` gives."""
+    for tenant in config.tenants.values():
+        _ = tenant.redact.redactor  # a recogniser of names that is not installed is said at the start
     bundle = bundle_of(config)
     timed = bundle.family(FUSION).wants_sequences
 

@@ -12,28 +12,21 @@ import numpy as np
 from pydantic import ValidationError
 
 from models.types import (
-    EMOTIONS,
-    POLARITIES,
-    Contribution,
     Features,
     FloatArray,
     FusedPrediction,
     Modality,
-    Prediction,
     Spoken,
     Transcript,
 )
 from pipelines.errors import EncoderUnavailableError, NoFaceError, UnusableInputError
-from pipelines.settings import TenantSettings, TimeoutSettings
+from pipelines.ingest.results import contribution_out, judgement, transcript_out
+from pipelines.tenants import TenantSettings, TimeoutSettings
 from pipelines.types import (
-    ContributionOut,
-    Judgement,
     MissingReason,
     ModalityOut,
-    TranscriptOut,
     Utterance,
     UtteranceSentiment,
-    WordOut,
 )
 
 logger = logging.getLogger(__name__)
@@ -161,16 +154,11 @@ class Analyser:
     ) -> tuple[Transcript | None, Features | Missing]:
         if Modality.TEXT not in utterance.consent:
             return None, Missing("not_consented")
-        if utterance.text is not None:
-            transcript = Transcript(utterance.text, UNKNOWN_LANGUAGE, (), "given")
-        elif not utterance.samples.size:
+        if utterance.text is None and not utterance.samples.size:
             return None, Missing("absent")
-        else:
-            transcribing = self.stages.transcribe(utterance.samples)
-            heard = await _timed("transcribe", transcribing, timeouts.transcribe_s, step_ms)
-            if isinstance(heard, Missing):
-                return None, heard
-            transcript = heard
+        transcript = await self._said(utterance, timeouts, step_ms)
+        if isinstance(transcript, Missing):
+            return None, transcript
         if not transcript.text.strip():
             return transcript, Missing("no_speech_text")
         learned = self.stages.languages or (transcript.language,)
@@ -180,6 +168,19 @@ class Analyser:
             return transcript, Missing("unreliable_text")
         said = Spoken(transcript, utterance.participant)
         return transcript, await self._encoded(Modality.TEXT, said, timeouts, step_ms)
+
+    async def _said(
+        self, utterance: Utterance, timeouts: TimeoutSettings, step_ms: dict[str, float]
+    ) -> Transcript | Missing:
+        """The words without what must not be kept: nothing behind this place knows it."""
+        heard: Transcript | Missing = Transcript(utterance.text or "", UNKNOWN_LANGUAGE, (), "given")
+        if utterance.text is None:
+            transcribing = self.stages.transcribe(utterance.samples)
+            heard = await _timed("transcribe", transcribing, timeouts.transcribe_s, step_ms)
+        if isinstance(heard, Missing):
+            return heard
+        redacting = asyncio.to_thread(self.tenant(utterance.tenant).redact.redactor, heard)
+        return await _timed("redact", redacting, None, step_ms)
 
     async def _voice(
         self, utterance: Utterance, timeouts: TimeoutSettings, step_ms: dict[str, float]
@@ -215,7 +216,7 @@ class Analyser:
         return None if isinstance(fused, Missing) else fused
 
 
-async def _timed(step: str, work: Awaitable[T], timeout_s: float, step_ms: dict[str, float]) -> T | Missing:
+async def _timed(step: str, work: Awaitable[T], timeout_s: float | None, step_ms: dict[str, float]) -> T | Missing:
     started = time.perf_counter()
     try:
         return await asyncio.wait_for(work, timeout_s)
@@ -238,38 +239,6 @@ def loudness_dbfs(samples: FloatArray) -> float | None:
     return round(max(SILENT_DBFS, 10 * np.log10(power)), 2) if power > 0 else SILENT_DBFS
 
 
-def judgement(prediction: Prediction) -> Judgement:
-    """The prediction as the result's JSON holds it."""
-    return Judgement(
-        score=round(prediction.score, 4),
-        polarity=POLARITIES[int(np.argmax(prediction.polarity))],
-        polarity_probabilities=_by_label(POLARITIES, prediction.polarity),
-        emotion=EMOTIONS[int(np.argmax(prediction.emotion))],
-        emotion_probabilities=_by_label(EMOTIONS, prediction.emotion),
-    )
-
-
-def transcript_out(transcript: Transcript, start_ms: int) -> TranscriptOut:
-    """The transcript with word times moved from the utterance to the call."""
-    words = tuple(
-        WordOut(
-            text=word.text,
-            start_ms=start_ms + word.start_ms,
-            end_ms=start_ms + word.end_ms,
-            confidence=round(word.confidence, 4),
-        )
-        for word in transcript.words
-    )
-    return TranscriptOut(
-        text=transcript.text,
-        language=transcript.language,
-        words=words,
-        engine=transcript.engine,
-        reliable=transcript.unreliable is None,
-        unreliable_reason=transcript.unreliable,
-    )
-
-
 def _modality_out(
     modality: Modality, outcome: Features | Missing, fused: FusedPrediction | None, names: ModelNames
 ) -> ModalityOut:
@@ -280,20 +249,8 @@ def _modality_out(
         model=names.encoders[modality],
         judgement=judgement(outcome.prediction),
         weight=round(fused.weights[modality], 4),
-        contribution=_contribution_out(fused.contributions[modality]),
+        contribution=contribution_out(fused.contributions[modality]),
     )
-
-
-def _contribution_out(contribution: Contribution) -> ContributionOut:
-    return ContributionOut(
-        score=round(contribution.score, 4),
-        polarity_probabilities=_by_label(POLARITIES, contribution.polarity),
-        emotion_probabilities=_by_label(EMOTIONS, contribution.emotion),
-    )
-
-
-def _by_label(labels: tuple[str, ...], values: FloatArray) -> dict[str, float]:
-    return {label: round(float(value), 4) for label, value in zip(labels, values, strict=True)}
 
 
 def _elapsed_ms(started: float) -> float:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from models.types import Transcript
 from pipelines.errors import EncoderUnavailableError, StoreUnavailableError, UnusableInputError
 from pipelines.ingest.context import WorkerContext
-from pipelines.settings import TimeoutSettings
 from pipelines.store.queries import InterimText
+from pipelines.tenants import TimeoutSettings
 from pipelines.types import Participant, Utterance
 
 logger = logging.getLogger(__name__)
@@ -80,8 +80,11 @@ class InterimRequests:
             elif heard.unreliable is not None or not heard.text.strip():
                 self._count("unreliable")
             else:
-                await self._context.store.interim.publish(utterance.tenant, _text(utterance, heard))
-                self._count("published")
+                redactor = self._context.config.tenant(utterance.tenant).redact.redactor
+                text = await asyncio.to_thread(redactor.so_far, heard.text, heard.language)
+                if text:
+                    await self._context.store.interim.publish(utterance.tenant, _text(utterance, heard, text))
+                self._count("published" if text else "held_back")
         except (TimeoutError, EncoderUnavailableError, UnusableInputError, StoreUnavailableError):
             self._count("failed")
         except Exception:  # whatever it is, it costs this text and no more
@@ -92,14 +95,14 @@ class InterimRequests:
         self._context.metrics.interim_texts.labels(outcome).inc()
 
 
-def _text(utterance: Utterance, heard: Transcript) -> InterimText:
+def _text(utterance: Utterance, heard: Transcript, text: str) -> InterimText:
     return InterimText(
         call_id=utterance.call_id,
         stream=utterance.stream,
         participant=utterance.participant,
         start_ms=utterance.start_ms,
         end_ms=utterance.end_ms,
-        text=heard.text,
+        text=text,
         language=heard.language,
         engine=heard.engine,
     )

@@ -32,8 +32,9 @@ from pipelines.log.choose import open_producer, open_reader
 from pipelines.log.dead_letter import Letter, read_letters
 from pipelines.log.records import fragment_headers
 from pipelines.review.audit import AuditReport, LogIndex, audit
-from pipelines.settings import AppConfig, MediaLimits, TimeoutSettings, WorkerSettings
+from pipelines.settings import AppConfig, MediaLimits, WorkerSettings
 from pipelines.store.store import Store
+from pipelines.tenants import TimeoutSettings
 from pipelines.types import TOPIC_DEAD_LETTER, TOPIC_MEDIA, MediaFragment, Participant, UtteranceSentiment
 from tests.chaos.world import FAULTS, World, await_true, built, replicas
 from tests.pipelines.stored import default

@@ -47,6 +47,23 @@ def tweets(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
+def test_redaction_is_evaluated_without_data_and_without_the_train_group(
+    cli: CliRunner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    sentences = tmp_path / "own.tsv"
+    sentences.write_text("part\tform\ttext\ntuned\twritten\tcard [[card|4242 4242 4242 4242]]\ntuned\tspoken\thello\n")
+
+    told = cli.invoke(app, ["evaluate", "redaction"])
+    own = cli.invoke(app, ["evaluate", "redaction", "--data", str(sentences), "--json"])
+
+    assert "card, spoken" in told.stdout
+    assert "held_out" in told.stdout
+    found = json.loads(own.stdout)["tuned"]
+    assert (found["sentences"], found["clean"], found["touched"]) == (2, 1, 0)
+    assert found["kinds"]["card"] == {"items": 1, "found": 1, "named": 1, "false": 0, "recall": 1.0, "precision": 1.0}
+
+
 def test_evaluate_prints_one_json_object(cli: CliRunner, tweets: Path) -> None:
     ended = cli.invoke(
         app, ["evaluate", "text", "--dataset", "tweets", "--data", str(tweets), "--split", "all", "--json"]

@@ -8,8 +8,9 @@ import uvicorn
 from deployments.http.api import create_api
 from deployments.http.bodies import Health, Part
 from pipelines.log.redis_streams import RedisStreamProducer
-from pipelines.settings import AppConfig, TenantSettings
+from pipelines.settings import AppConfig
 from pipelines.store.store import Store
+from pipelines.tenants import TenantSettings
 from tests.deployments.http.site import LIMITS, Everyone, Site, judge
 from tests.eventually import eventually
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from models.types import (
-    Contribution,
     Features,
     FloatArray,
     FusedPrediction,
@@ -19,13 +18,14 @@ from models.types import (
     Word,
 )
 from pipelines.errors import EncoderUnavailableError, NoFaceError
-from pipelines.ingest.analyse import Analyser, ModelNames, Stages, loudness_dbfs
-from pipelines.settings import AppConfig, TenantSettings, TimeoutSettings
+from pipelines.ingest.analyse import Analyser, Stages, loudness_dbfs
+from pipelines.redaction.redact import Redactor
+from pipelines.settings import AppConfig
+from pipelines.tenants import RedactSettings, TenantSettings, TimeoutSettings
 from pipelines.types import Participant, Utterance, UtteranceSentiment, VideoFrame
+from tests.pipelines.ingest.networks import NAMES, PREDICTION, fuses
 
 ALL = frozenset(Modality)
-NAMES = ModelNames("tiny-1", "fusion-1", {modality: f"{modality}-1" for modality in Modality})
-PREDICTION = Prediction(1.5, np.array([0.1, 0.2, 0.7], np.float32), np.full(7, 1 / 7, np.float32))
 SPEECH = np.full(16_000, 0.1, np.float32)
 FRAME = VideoFrame(Participant.CUSTOMER, 1200, np.zeros((8, 8, 3), np.uint8))
 
@@ -50,13 +50,8 @@ async def video(_frames: Sequence[tuple[int, Picture]]) -> Features:
     return features(Modality.VIDEO)
 
 
-async def fuse(present: Mapping[Modality, Features]) -> FusedPrediction:
-    change = Contribution(0.5, np.zeros(3, np.float32), np.zeros(7, np.float32))
-    return FusedPrediction(PREDICTION, dict.fromkeys(present, 1 / len(present)), dict.fromkeys(present, change))
-
-
 def stages(**replaced: object) -> Stages:
-    parts: dict[str, Any] = {"transcribe": transcribe, "text": text, "audio": audio, "video": video, "fuse": fuse}
+    parts: dict[str, Any] = {"transcribe": transcribe, "text": text, "audio": audio, "video": video, "fuse": fuses}
     parts |= replaced
     return Stages(parts["transcribe"], {modality: parts[modality] for modality in Modality}, parts["fuse"], NAMES)
 
@@ -183,6 +178,82 @@ async def test_words_in_a_language_that_the_network_has_not_learned_are_shown_an
     assert (result.transcript.text, result.transcript.language) == ("das geht nicht", language)
     assert result.modalities[Modality.TEXT].missing == missing
     assert result.transcript.unreliable_reason == ("language" if missing else None)
+
+
+CARD = "it's four two four two 4242 4242 4242 okay"
+
+
+def dictated(text: str = CARD, unreliable: str | None = None) -> Any:
+    async def hearing(_samples: FloatArray) -> Transcript:
+        words = tuple(Word(word, 100 * at, 100 * at + 90, 0.9) for at, word in enumerate(text.split()))
+        return Transcript(text, "en", words, "e", unreliable)
+
+    return hearing
+
+
+@pytest.mark.parametrize("unreliable", [None, "repetition"])
+async def test_what_must_not_be_kept_is_gone_before_anything_but_the_transcriber_sees_it(
+    unreliable: str | None,
+) -> None:
+    given: list[Spoken] = []
+
+    async def read(said: Spoken) -> Features:
+        given.append(said)
+        return features(Modality.TEXT)
+
+    result = await analyse(utterance(), transcribe=dictated(unreliable=unreliable), text=read)
+
+    assert result.transcript is not None
+    assert result.transcript.text == "it's [CARD] okay"
+    assert [(word.text, word.start_ms, word.end_ms) for word in result.transcript.words] == [
+        ("it's", 1000, 1090), ("[CARD]", 1100, 1790), ("okay", 1800, 1890)
+    ]  # fmt: skip
+    assert result.transcript.redacted == {"card": 1}
+    assert "redact" in result.step_ms
+    assert [said.transcript.text for said in given] == ([] if unreliable else ["it's [CARD] okay"])
+    assert UtteranceSentiment.model_validate_json(result.model_dump_json()) == result
+
+
+async def test_a_text_that_is_given_is_redacted_too() -> None:
+    result = await analyse(utterance(samples=np.zeros(0, np.float32), text="mail a@b.co"))
+    assert result.transcript is not None
+    assert (result.transcript.text, result.transcript.redacted) == ("mail [EMAIL]", {"email": 1})
+
+
+async def test_each_tenant_says_what_is_redacted() -> None:
+    config = AppConfig(tenants={"default": TenantSettings(), "own": TenantSettings(redact=RedactSettings(kinds=()))})
+    judge = Analyser(stages(transcribe=dictated()), config.tenant)
+
+    theirs, others = await judge(replace(utterance(), tenant="own")), await judge(utterance())
+    assert theirs.transcript is not None
+    assert others.transcript is not None
+    assert (theirs.transcript.text, theirs.transcript.redacted) == (CARD, {})
+    assert others.transcript.text == "it's [CARD] okay"
+
+
+async def test_words_that_could_not_be_redacted_are_not_used_and_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    def fails(text: str) -> list[tuple[int, int]]:
+        raise ValueError(text)
+
+    class Faulty(RedactSettings):
+        @property
+        def redactor(self) -> Redactor:
+            return Redactor(names=fails)
+
+    result = await Analyser(stages(transcribe=dictated()), lambda _tenant: TenantSettings(redact=Faulty()))(utterance())
+
+    assert result.transcript is None
+    assert result.modalities[Modality.TEXT].missing == "unusable"
+    assert result.judgement is not None
+    assert "4242" not in caplog.text
+
+
+async def test_a_result_from_before_redaction_is_read() -> None:
+    result = (await analyse(utterance())).model_dump(mode="json")
+    del result["transcript"]["redacted"]
+    read = UtteranceSentiment.model_validate(result)
+    assert read.transcript is not None
+    assert read.transcript.redacted == {}
 
 
 async def test_encoders_get_times_from_the_start_of_the_utterance() -> None:

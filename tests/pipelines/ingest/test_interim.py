@@ -10,17 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.types import FloatArray, Modality, Transcript
+from models.types import FloatArray, Modality, Transcript, Word
 from pipelines.errors import EncoderUnavailableError
+from pipelines.ingest.analyse import Analyser, Stages
 from pipelines.ingest.context import WorkerContext
 from pipelines.ingest.interim import InterimRequests
 from pipelines.log.redis_streams import RedisStreamProducer
-from pipelines.settings import InterimSettings, WorkerSettings
+from pipelines.settings import AppConfig, InterimSettings, WorkerSettings
 from pipelines.store.queries import InterimText
 from pipelines.store.store import Store
 from pipelines.types import Participant, Utterance
 from tests.eventually import eventually
 from tests.pipelines.ingest.contexts import context
+from tests.pipelines.ingest.networks import NAMES, feels, fuses
 from tests.pipelines.working import call, counter, found, results, send, working
 from tests.servers import OwnRedis
 
@@ -194,6 +196,66 @@ async def test_a_shadow_and_a_system_that_does_not_want_them_ask_for_none(redis_
     async with working(redis_url, transcribe=silent, interim=SHOWN, run="shadow", group="shadow") as worker:
         await eventually(lambda: counter(worker.metrics.fragments_analysed) == 20)
     assert silent.asked == []
+
+
+def everything(raw: Any) -> str:
+    """Every key and value of Redis."""
+    read: dict[str, Callable[[str], Any]] = {
+        "string": raw.get,
+        "hash": raw.hgetall,
+        "set": raw.smembers,
+        "zset": lambda key: raw.zrange(key, 0, -1, withscores=True),
+        "stream": raw.xrange,
+        "list": lambda key: raw.lrange(key, 0, -1),
+    }
+    return "".join(f"{key} {read[raw.type(key)](key)}" for key in raw.scan_iter() if "{call-media}" not in key)
+
+
+async def test_a_card_that_is_read_out_is_neither_stored_nor_sent_nor_shown_nor_logged(
+    redis_url: str, raw: Any, sound: FloatArray, caplog: pytest.LogCaptureFixture
+) -> None:
+    said = "my card is 4012 8888 8888 1881 okay"
+
+    async def dictated(samples: FloatArray) -> Transcript:
+        """As many of the words as there is sound, at 400 ms each."""
+        words = said.split()[: samples.size // 6400]
+        return Transcript(" ".join(words), "en", tuple(Word(w, 0, 400, 1.0) for w in words), "test")
+
+    parts = Stages(dictated, dict.fromkeys(Modality, feels), fuses, NAMES)
+    caplog.set_level("DEBUG")
+    with raw.monitor() as seen:
+        send(RedisStreamProducer(redis_url), call(sound, "c1"))
+        analyse = Analyser(parts, AppConfig().tenant)
+        async with (
+            listening(redis_url) as texts,
+            working(redis_url, analyse=analyse, transcribe=dictated, interim=SHOWN),
+        ):
+            stored = await results(redis_url, "c1")
+        raw.set("the-end", 1)
+        commands = []
+        while "the-end" not in (command := seen.next_command()["command"]):
+            commands.append(command)
+
+    assert {one.transcript.text for one in stored if one.transcript} >= {"my card is [CARD] okay"}
+    assert texts
+    assert all("my card is".startswith(text.text[:10]) for text in texts)
+    for secret in ("4012", "8888", "1881"):
+        assert secret not in everything(raw)
+        assert not any(secret in command for command in commands if "call-media" not in command)
+        assert secret not in caplog.text
+        assert not any(secret in text.text for text in texts)
+
+
+async def test_what_is_begun_at_the_end_is_held_back_and_counted(redis_url: str) -> None:
+    async def number(_samples: FloatArray) -> Transcript:
+        return Transcript("four oh one two", "en", (), "test")
+
+    async with asking(redis_url, number) as (own, requests), listening(redis_url) as texts:
+        requests.show([utterance(4_000)])
+        await asyncio.gather(*requests.under_way)
+        assert counter(own.metrics.interim_texts.labels("held_back")) == 1
+        assert counter(own.metrics.interim_texts.labels("published")) == 0
+    assert texts == []
 
 
 # ---- the requests of one stream

@@ -1,7 +1,8 @@
 from typing import Any
 
-from pipelines.settings import AppConfig, TenantSettings
+from pipelines.settings import AppConfig
 from pipelines.store.store import Store
+from pipelines.tenants import TenantSettings
 
 
 async def test_the_tenants_of_the_live_service_are_told_in_every_run(store: Store) -> None:

@@ -1,0 +1,1 @@
+"""What must not be kept is replaced in words: cards, accounts, addresses, numbers of people. Values in, values out."""
