@@ -75,9 +75,6 @@ def require_free(host: str, port: int) -> None:
 
 @contextmanager
 def _served(config: AppConfig, settings: Settings, host: str, port: int) -> Iterator[Embedded]:
-    # What Serve tells an operator is noise to someone who runs one command; its log files keep it.
-    logging.getLogger("ray").setLevel(logging.WARNING)
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     options = {
         "runtime_env": {"worker_process_setup_hook": WORKER_SETUP},
         "num_cpus": max(2, os.cpu_count() or 2),
@@ -91,6 +88,9 @@ def _served(config: AppConfig, settings: Settings, host: str, port: int) -> Iter
 
             from deployments.serve.app import APP_NAME, build  # noqa: PLC0415
 
+        # What Serve tells an operator is noise to someone who runs one command; its log files keep it.
+        logging.getLogger("ray").setLevel(logging.WARNING)
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
         try:
             serve.start(http_options={"host": host, "port": port, "request_timeout_s": 600})
             serve.run(build(config), name=APP_NAME, route_prefix="/")

@@ -5,8 +5,9 @@ import os
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ OF_A_CLUSTER = ("RAY_ADDRESS", "RAY_NAMESPACE", "RAY_AUTH_TOKEN_PATH", "RAY_ENAB
 """What a user's environment may say of a cluster, which is none of this one's business."""
 
 FOLDER_PREFIX = "undertone-"
+START_S = 120.0
+"""How long Ray's own processes may take to start; beside busy others they need more than the 30 s that Ray gives them."""
 
 
 def set_ray_defaults() -> None:
@@ -93,9 +96,12 @@ def local_ray(**options: Any) -> Iterator[None]:
     with private_environment(), private_folder() as folder:
         import ray  # noqa: PLC0415  # see above
 
-        with _without_watchers():
-            # Ray lets everybody write in the folder that it is given: that is one within ours.
-            ray.init(address="local", include_dashboard=False, _temp_dir=str(folder / "r"), **options)
+        try:
+            with _small_and_patient():
+                # Ray lets everybody write in the folder that it is given: that is one within ours.
+                ray.init(address="local", include_dashboard=False, _temp_dir=str(folder / "r"), **options)
+        except Exception as error:  # Ray raises this very kind
+            raise RuntimeError(f"Ray does not start here: {error}") from error
         try:
             yield
         finally:
@@ -103,20 +109,42 @@ def local_ray(**options: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _without_watchers() -> Iterator[None]:
-    """Start none of Ray's processes that scale a cluster, show it or print its logs: each costs seconds, memory and open ports."""
+def _small_and_patient() -> Iterator[None]:
+    """Start none of Ray's processes that scale a cluster, show it or print its logs, and wait longer for the others than 30 s.
+
+    Each costs seconds, memory and open ports. Nothing public says either; Ray is pinned to 2.60.
+    """
     import ray  # noqa: PLC0415  # see above
 
-    node: Any = ray._private.node.Node  # noqa: SLF001  # nothing public leaves them out; Ray is pinned to 2.60
-    names = ("start_monitor", "start_api_server", "start_log_monitor")
-    before = {name: getattr(node, name) for name in names}
-    for name in names:
-        setattr(node, name, lambda _node, **_options: None)
+    node: Any = ray._private.node.Node  # noqa: SLF001
+    services: Any = ray._private.services  # noqa: SLF001
+    get_node = services.get_node
+
+    def get_started_node(*where: Any) -> Any:
+        deadline_s = time.monotonic() + START_S
+        while True:
+            try:
+                return get_node(*where)
+            except RuntimeError:
+                if time.monotonic() > deadline_s:
+                    raise
+                time.sleep(0.1)
+
+    with ExitStack() as patches:
+        for name in ("start_monitor", "start_api_server", "start_log_monitor"):
+            patches.enter_context(_replaced(node, name, lambda *_, **__: None))
+        patches.enter_context(_replaced(services, "get_node", get_started_node))
+        yield
+
+
+@contextmanager
+def _replaced(of: Any, name: str, value: Any) -> Iterator[None]:
+    before = getattr(of, name)
+    setattr(of, name, value)
     try:
         yield
     finally:
-        for name, method in before.items():
-            setattr(node, name, method)
+        setattr(of, name, before)
 
 
 def is_ray_alive() -> bool:

@@ -1,4 +1,4 @@
-"""The store: checkpoints and results, in Redis 6.2 or later. `keys.py` lists the keys.
+"""The store: checkpoints and results, in Valkey, or Redis 7.2 or later. `keys.py` lists the keys.
 
 Run the server with `maxmemory-policy noeviction`: an evicted checkpoint would be a call analysed twice.
 """

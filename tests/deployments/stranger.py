@@ -4,6 +4,7 @@ Every method of every service of Ray and Serve is called, so that a port that an
 that start the whole system ask about its processes (Linux only).
 """
 
+import http.client
 import importlib
 import json
 import os
@@ -66,7 +67,7 @@ def http_status(address: str, port: int, path: str) -> int | None:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code
-    except (OSError, ValueError):
+    except (OSError, http.client.HTTPException):  # no HTTP
         return None
 
 
