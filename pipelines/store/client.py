@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import AskError, ClusterError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 
 from pipelines.errors import StoreTrouble, StoreUnavailableError
@@ -40,6 +42,24 @@ def connect(url: str) -> Any:  # redis-py types each reply as a union of all pro
         plain = urlunsplit(parts._replace(scheme=CLUSTER_SCHEMES[parts.scheme]))
         return redis.asyncio.RedisCluster.from_url(plain, **options)
     return redis.asyncio.Redis.from_url(url, **options)
+
+
+async def ping(client: Any) -> None:
+    """Return if the server behind `client` answers who comes anew; in a Cluster, who is connected already.
+
+    A connection that is open says nothing of the next: its server may have lost its socket, or its place to another one.
+    """
+    if isinstance(client, redis.asyncio.RedisCluster):
+        await client.ping()
+        return
+    pool = client.connection_pool
+    connection = pool.connection_class(**(pool.connection_kwargs | {"retry": Retry(NoBackoff(), 0)}))
+    try:
+        await connection.connect()
+        await connection.send_command("PING")
+        await connection.read_response()
+    finally:
+        await connection.disconnect()
 
 
 async def epoch(client: Any) -> str:

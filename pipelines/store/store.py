@@ -1,4 +1,4 @@
-"""The store: checkpoints and results, in Redis 6.2 or later. `keys.py` lists the keys.
+"""The store: checkpoints and results, in Valkey, or Redis 7.2 or later. `keys.py` lists the keys.
 
 Run the server with `maxmemory-policy noeviction`: an evicted checkpoint would be a call analysed twice.
 """
@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from pipelines.errors import BadFragmentError, CallDeletedError, StoreTrouble, StoreUnavailableError
 from pipelines.store.archive import Archive
-from pipelines.store.client import connect, epoch, lua, probe, redis_errors
+from pipelines.store.client import connect, epoch, lua, ping, probe, redis_errors
 from pipelines.store.deletion import TOMBSTONE_TTL_S, delete_call
 from pipelines.store.interim import InterimTexts
 from pipelines.store.keys import (
@@ -75,9 +75,9 @@ class Store:
         await self._redis.aclose()
 
     async def ping(self) -> None:
-        """Return if Redis answers."""
+        """Return if Redis answers on a connection of its own."""
         with redis_errors():
-            await self._redis.ping()
+            await ping(self._redis)
 
     async def trouble(self) -> StoreTrouble | None:
         """Why Redis would not take a result now; None when it would."""

@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from deployments.serve.embedded import embedded_redis, local_analyser
+from deployments.serve.embedded import local_analyser
+from deployments.serve.embedded_redis import embedded_redis
 from pipelines.ingest.worker import Worker
 from pipelines.log.redis_streams import RedisStreamProducer, RedisStreamSource
 from pipelines.settings import AppConfig, WorkerSettings

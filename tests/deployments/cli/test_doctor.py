@@ -12,6 +12,7 @@ def test_doctor_says_what_is_there_and_how_to_mend_what_is_not(cli: CliRunner) -
     findings = {finding["name"]: finding for finding in map(json.loads, ended.stdout.splitlines())}
     assert findings["python"]["state"] == "ok"
     assert findings["kafka"]["state"] == "optional"
+    assert findings["redis"]["found"].startswith("embedded, Valkey ")
     assert findings["gateway"]["mend"] == "undertone serve"
     missing = [name for name, finding in findings.items() if finding["state"] == "missing"]
     assert ended.exit_code == (1 if missing else 0)

@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,9 @@ def test_serve_prints_one_json_object_when_it_is_up(tmp_path_factory: pytest.Tem
     cache = tmp_path_factory.mktemp("c")  # short enough for a socket
     environment |= {"UNDERTONE_CACHE_DIR": str(cache), "UNDERTONE_URL": f"http://127.0.0.1:{port}"}
     command = [sys.executable, "-c", "from deployments.cli.main import app; app()", "serve", "--json"]
-    with subprocess.Popen([*command, "--port", str(port)], env=environment, stdout=subprocess.PIPE) as serving:
+    with subprocess.Popen(
+        [*command, "--port", str(port)], env=environment, stdout=subprocess.PIPE, start_new_session=True
+    ) as serving:
         try:
             assert serving.stdout is not None
             up = json.loads(serving.stdout.readline())
@@ -38,7 +41,8 @@ def test_serve_prints_one_json_object_when_it_is_up(tmp_path_factory: pytest.Tem
             listed = subprocess.run([*command[:3], "calls", "--json"], env=environment, check=True, capture_output=True)
             assert listed.stdout == b""  # no call, and no refusal
         finally:
-            serving.terminate()
-            serving.wait(60)
+            # As a service manager does it: Ray's processes get it, too, and nobody may wait a minute for them.
+            os.killpg(serving.pid, signal.SIGTERM)
+            serving.wait(50)
     assert serving.returncode == 0
     assert not [one for one in cache.iterdir() if one.name.startswith("token")]

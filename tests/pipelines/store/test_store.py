@@ -214,6 +214,22 @@ async def test_a_redis_that_refuses_says_what_it_says(store: Store, raw: Any) ->
     assert await store.trouble() is None
 
 
+async def test_a_server_that_nobody_new_can_reach_does_not_answer(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("r")
+    process = start_redis(folder)
+    store = Store.connect(redis_url_of(folder))
+    try:
+        await store.ping()
+        assert await store.trouble() is None
+        (folder / "s").unlink()  # as a second server does that takes the place of the first
+        assert await store.trouble() is None  # who is connected goes on
+        with pytest.raises(StoreUnavailableError):
+            await store.ping()
+    finally:
+        await store.close()
+        _end(process)
+
+
 async def test_a_redis_that_dies_and_returns_loses_no_step(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("r")
     durable = ("--appendonly", "yes", "--appendfsync", "always")
