@@ -20,6 +20,7 @@ COVERED = {
     "models/recipes/recipe.py": "models/test_train.py",
     "models/tasks.py": "models/test_metrics.py",
     "pipelines/ingest/context.py": "pipelines/ingest/test_track_queue.py",
+    "pipelines/ingest/decoder_thread.py": "pipelines/ingest/test_quarantine.py",
     "pipelines/ingest/source_thread.py": "pipelines/ingest/test_worker_store.py",
     "pipelines/log/broker.py": "pipelines/log/test_kafka_source.py",
     "pipelines/log/header_names.py": "pipelines/log/test_kafka_source.py",

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from fastapi import APIRouter, Request
 
+from deployments.http.admission import client_of
 from deployments.http.bodies import Analysis, MediaMetadata, TextOrder
 from deployments.http.caller import Caller
 from deployments.http.limits import HttpLimits, MediaThreads, MemoryBudget, PacedMedia
@@ -105,7 +106,7 @@ def analyze_routes(analyse: Analyse, threads: MediaThreads, config: AppConfig, l
                 raise ProblemError(HTTPStatus.BAD_REQUEST, "no_body", NOTHING_SENT)
             else:
                 utterances = await threads.start(
-                    lambda: _of_media(media, content_type, metadata, consent, config.stream, limits)
+                    lambda: _of_media(media, content_type, metadata, consent, config.stream, limits), client_of(request)
                 )
         return Analysis(results=await _analysed(analyse, utterances))
 

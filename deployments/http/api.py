@@ -9,6 +9,7 @@ from importlib.metadata import version
 from fastapi import FastAPI, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from deployments.http.admission import Admission, Seats
 from deployments.http.analyze import Analyse, analyze_routes
 from deployments.http.bodies import Health, Liveness, Part
 from deployments.http.calls import call_routes
@@ -54,8 +55,8 @@ def create_api(
         config: the application's.
         limits: what one request may take.
     """
-    limits = limits or HttpLimits()
-    threads = MediaThreads(limits.media_streams_max)
+    limits, at_once = limits or HttpLimits(), config.http
+    threads = MediaThreads(at_once.media_streams_max, at_once.media_streams_per_client_max)
     writer = LogWriter(producer)
 
     @asynccontextmanager
@@ -74,9 +75,13 @@ def create_api(
     install_problems(api)
     api.include_router(media_routes(store, Intake(threads, writer, limits)))
     api.include_router(call_routes(store))
-    api.include_router(event_routes(store, limits.heartbeat_ms))
+    api.include_router(event_routes(store, at_once, limits.heartbeat_ms))
     api.include_router(analyze_routes(analyse, threads, config, limits))
     _add_operation(api, store, health)
+    api.add_middleware(
+        Admission,
+        requests=Seats(at_once.requests_max, at_once.requests_per_client_max, reason="busy", what="requests"),
+    )
     return api
 
 

@@ -6,9 +6,11 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from typing import TypeVar
 
+from deployments.http.admission import Seats
 from deployments.http.problems import ProblemError
 
 T = TypeVar("T")
@@ -16,7 +18,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class HttpLimits:
-    """What one request may take."""
+    """What one request may take; how many go on at once stands in `AppConfig.http`."""
 
     upload_max_bytes: int = 2 << 30
     """Of an upload or a live stream as a whole."""
@@ -25,11 +27,12 @@ class HttpLimits:
     idle_max_s: float = 60.0
     """How long the sender of media may pause, and how long what comes before the media may take."""
     idle_min_bytes: int = 1 << 10
-    """Fewer bytes than this within `idle_max_s` count as a pause."""
+    """Fewer bytes than this within `idle_max_s` count as a pause, of a live stream: Opus with DTX sends 25 B/s in silence."""
+    upload_min_bytes: int = 15 << 10
+    """The same of an upload, 256 B/s: less than half of what AMR and Opus send at their lowest rates (594 and 750 B/s), for whoever
+    uploads a call while it happens."""
     stream_max_s: float = 86_400.0
     """How long one upload or live stream may go on."""
-    media_streams_max: int = 64
-    """How many uploads, live streams and analyses go on at once; each holds a thread."""
     analyze_max_bytes: int = 32 << 20
     analyze_max_ms: int = 120_000
     analyze_body_max_s: float = 300.0
@@ -43,9 +46,15 @@ class HttpLimits:
 class PacedMedia:
     """Media as it arrives, with a deadline: a sender that pauses, or sends single bytes, would occupy a thread."""
 
-    def __init__(self, chunks: AsyncIterator[bytes], limits: HttpLimits, whole_max_s: float) -> None:
-        """`chunks` is the media; all of it has to come within `whole_max_s`."""
+    def __init__(
+        self, chunks: AsyncIterator[bytes], limits: HttpLimits, whole_max_s: float, *, min_bytes: int | None = None
+    ) -> None:
+        """`chunks` is the media; all of it has to come within `whole_max_s`.
+
+        Fewer than `min_bytes` within `limits.idle_max_s` are a pause; by default `limits.idle_min_bytes`.
+        """
         self._chunks, self._limits = chunks, limits
+        self._min_bytes = limits.idle_min_bytes if min_bytes is None else min_bytes
         self._idle_left_s = limits.idle_max_s
         self._came_bytes = 0
         self._whole_max_s = whole_max_s
@@ -66,7 +75,7 @@ class PacedMedia:
             raise self._too_slow() if left_s < self._idle_left_s else self._idle() from None
         self._idle_left_s -= time.monotonic() - begun_s
         self._came_bytes += len(chunk or b"")
-        if self._came_bytes >= self._limits.idle_min_bytes:
+        if self._came_bytes >= self._min_bytes:
             self._came_bytes, self._idle_left_s = 0, self._limits.idle_max_s
         return chunk
 
@@ -74,7 +83,7 @@ class PacedMedia:
         return ProblemError(
             HTTPStatus.REQUEST_TIMEOUT,
             "idle",
-            f"fewer than {self._limits.idle_min_bytes} bytes of media came within {self._limits.idle_max_s:g} s; "
+            f"fewer than {self._min_bytes} bytes of media came within {self._limits.idle_max_s:g} s; "
             "send it without such pauses",
         )
 
@@ -120,29 +129,23 @@ class MemoryBudget:
 class MediaThreads:
     """Threads for FFmpeg, one a stream; a stream that would have to wait for one is refused instead."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, count_per_client: int) -> None:
         self._pool = ThreadPoolExecutor(count, "media")
-        self._free = count
+        self._seats = Seats(count, count_per_client, reason="busy", what="media streams")
 
-    def start(self, work: Callable[[], T]) -> "asyncio.Future[T]":
-        """Runs `work` in a thread.
+    def start(self, work: Callable[[], T], client: str) -> "asyncio.Future[T]":
+        """Runs `work` of a client in a thread.
 
         Raises:
-            ProblemError: all are busy.
+            ProblemError: all are busy (503), or as many as one client may have (429).
         """
-        if not self._free:
-            raise ProblemError(
-                HTTPStatus.SERVICE_UNAVAILABLE,
-                "busy",
-                "as many media streams go on as this gateway takes; try again in a few seconds",
-            )
-        self._free -= 1
+        give_back = self._seats.take(client)
         running = asyncio.get_running_loop().run_in_executor(self._pool, work)
-        running.add_done_callback(self._release)
+        running.add_done_callback(partial(self._release, give_back))
         return running
 
-    def _release(self, running: "asyncio.Future[T]") -> None:
-        self._free += 1
+    def _release(self, give_back: Callable[[], None], running: "asyncio.Future[T]") -> None:
+        give_back()
         if not running.cancelled():
             running.exception()  # marks it as retrieved: the request that awaited it may have been cancelled
 

@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.websockets import WebSocketState
 
+from deployments.http.admission import client_of
 from deployments.http.bodies import Accepted, Links, LiveMetadata, MediaMetadata
 from deployments.http.caller import Caller, Identity
 from deployments.http.multipart import FIELDS_MAX_BYTES, MultipartForm
@@ -35,6 +36,7 @@ _CLOSE_BY_STATUS = {
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: 1009,
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: 1003,
     HTTPStatus.SERVICE_UNAVAILABLE: 1013,
+    HTTPStatus.TOO_MANY_REQUESTS: 1013,
     HTTPStatus.INTERNAL_SERVER_ERROR: 1011,
 }
 _POLICY_VIOLATION = 1008
@@ -99,7 +101,7 @@ def _add_upload(routes: APIRouter, store: Store, intake: Intake) -> None:
         metadata = metadata_of(caller, MediaMetadata, {**request.query_params, **fields}, "query")
         call_id = metadata.call_id or uuid.uuid4().hex
         await _refuse_conflict(store, call_id, metadata, live=False)
-        count = await intake.take(chunks, metadata, call_id, content_type, live=False)
+        count = await intake.take(chunks, metadata, call_id, content_type, client=client_of(request), live=False)
         return Accepted(call_id=call_id, stream=metadata.stream, fragments=count, links=Links.of(call_id))
 
 
@@ -120,7 +122,8 @@ def _add_live_media(routes: APIRouter, store: Store, intake: Intake) -> None:
             await _refuse_conflict(store, call_id, metadata, live=True)
             await socket.send_json({"call_id": call_id, "links": Links.of(call_id).model_dump()})
             chunks = _messages(socket, intake.limits.chunk_max_bytes)
-            count = await intake.take(chunks, metadata, call_id, metadata.content_type, live=True)
+            client = client_of(socket)
+            count = await intake.take(chunks, metadata, call_id, metadata.content_type, client=client, live=True)
             if socket.client_state is WebSocketState.CONNECTED:
                 accepted = Accepted(call_id=call_id, stream=metadata.stream, fragments=count, links=Links.of(call_id))
                 await socket.send_text(accepted.model_dump_json())

@@ -13,6 +13,7 @@ from deployments.cli.main import app
 from deployments.http.calls import call_routes
 from deployments.http.events import event_routes
 from deployments.http.problems import install_problems
+from pipelines.settings import HttpSettings
 from pipelines.store.store import Store
 from pipelines.types import (
     Participant,
@@ -42,7 +43,7 @@ def cli(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[CliRunner]:
 
     api = FastAPI(lifespan=closing)
     api.include_router(call_routes(store))
-    api.include_router(event_routes(store, heartbeat_ms=100))
+    api.include_router(event_routes(store, HttpSettings(), heartbeat_ms=100))
     install_problems(api)
     server = uvicorn.Server(uvicorn.Config(api, port=0, log_level="error", ws="none", loop="asyncio"))
     thread = threading.Thread(target=server.run)
