@@ -32,7 +32,6 @@ COVERED = {
     "pipelines/media/utterances.py": "pipelines/media/test_call_stream.py",
     "pipelines/review/participant.py": "pipelines/review/test_summary.py",
     "pipelines/store/deletion.py": "pipelines/store/test_store.py",
-    "pipelines/store/trends.py": "pipelines/store/test_archive.py",
     "pipelines/types.py": "pipelines/ingest/test_protocol.py",
 }
 

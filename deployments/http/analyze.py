@@ -37,6 +37,7 @@ NOTHING_SENT = (
     'the request has no body; send {"text": "…"} as application/json, or the bytes of a sound, a picture or a video '
     "(curl --data-binary @clip.mp4 -H 'Content-Type: video/mp4'), or a multipart form with a field text or a file"
 )
+JSON_UNSAID = "the body looks like JSON and does not say so; send it with the header Content-Type: application/json"
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 ANALYZE_OPENAPI: dict[str, Any] = {
     "parameters": [
@@ -104,6 +105,8 @@ def analyze_routes(analyse: Analyse, threads: MediaThreads, config: AppConfig, l
                 utterances = [_utterance(metadata, consent, metadata.participant_list()[0], text=text)]
             elif not media:
                 raise ProblemError(HTTPStatus.BAD_REQUEST, "no_body", NOTHING_SENT)
+            elif media[:16].lstrip()[:1] == b"{":
+                raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "undecodable", JSON_UNSAID)
             else:
                 utterances = await threads.start(
                     lambda: _of_media(media, content_type, metadata, consent, config.stream, limits), client_of(request)

@@ -13,6 +13,7 @@ from deployments.http.admission import Admission, Seats
 from deployments.http.analyze import Analyse, analyze_routes
 from deployments.http.bodies import Health, Liveness, Part
 from deployments.http.calls import call_routes
+from deployments.http.docs import docs_routes
 from deployments.http.events import event_routes
 from deployments.http.limits import HttpLimits, MediaThreads
 from deployments.http.media import media_routes
@@ -71,8 +72,12 @@ def create_api(
         description=DESCRIPTION,
         responses=PROBLEM_RESPONSES,
         lifespan=lifespan,
+        docs_url=None,  # FastAPI's own pages load scripts from another site
+        redoc_url=None,
+        redirect_slashes=False,  # it would go to whatever host the request names
     )
     install_problems(api)
+    api.include_router(docs_routes())
     api.include_router(media_routes(store, Intake(threads, writer, limits)))
     api.include_router(call_routes(store))
     api.include_router(event_routes(store, at_once, limits.heartbeat_ms))

@@ -155,9 +155,18 @@ async def read_body(
     """The media of a request as it comes, the form's fields, and the media's content type.
 
     Raises:
-        ProblemError: there is no body (400, saying `when_empty`), its form cannot be read, or the media has not begun
-            after `begin_max_s` (408).
+        ProblemError: there is no body (400, saying `when_empty`), its form cannot be read, it is compressed (415), or the
+            media has not begun after `begin_max_s` (408).
     """
+    for coding in request.headers.getlist("content-encoding"):
+        if coding.strip().lower() not in {"", "identity"}:
+            raise ProblemError(
+                HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+                "content_encoding",
+                f"the body is sent with Content-Encoding: {coding[:40]}, which is not undone here; send it as it is, without "
+                "that header (media is compressed by its own codec)",
+                headers={"Accept-Encoding": "identity"},
+            )
     try:
         async with asyncio.timeout(begin_max_s):
             return await _begun_body(request, when_empty)

@@ -5,6 +5,7 @@ import json
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import httpx
 import pytest
@@ -30,7 +31,7 @@ from tests.pipelines import stored
     ],
 )
 def test_a_client_is_an_address_or_a_network_of_one_customer(address: str | None, client: str) -> None:
-    scope = {"type": "http", "headers": [], "client": None if address is None else (address, 1)}
+    scope: dict[str, Any] = {"type": "http", "headers": [], "client": None if address is None else (address, 1)}
     assert client_of(HTTPConnection(scope)) == client
 
 
