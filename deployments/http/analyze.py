@@ -14,8 +14,8 @@ from fastapi import APIRouter, Request
 from deployments.http.admission import client_of
 from deployments.http.bodies import Analysis, MediaMetadata, TextOrder
 from deployments.http.caller import Caller
-from deployments.http.limits import HttpLimits, MediaThreads, MemoryBudget, PacedMedia
-from deployments.http.media import metadata_of, read_body, refuse_oversize, validated
+from deployments.http.limits import HttpLimits, MediaThreads, MemoryBudget, PacedMedia, refuse_oversize
+from deployments.http.media import metadata_of, read_body, validated
 from deployments.http.multipart import FIELDS_MAX_BYTES
 from deployments.http.pictures import picture_codec, read_picture
 from deployments.http.problems import ProblemError
@@ -190,7 +190,14 @@ def _of_media(  # noqa: PLR0917  # one caller, in this file
     )
     with contextlib.closing(pieces):  # type: ignore[type-var]  # a generator, which has `close`
         try:
-            return list(utterances_of(pieces, settings, media_max_ms=limits.analyze_max_ms))
+            return list(
+                utterances_of(
+                    pieces,
+                    settings,
+                    media_max_ms=limits.analyze_max_ms,
+                    decode_max_s=limits.analyze_decode_max_s,
+                )
+            )
         except MediaTooLongError as error:
             detail = f"{error}; send longer recordings to POST /v1/calls"
             raise ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, error.reason, detail) from error

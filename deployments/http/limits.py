@@ -10,10 +10,15 @@ from functools import partial
 from http import HTTPStatus
 from typing import TypeVar
 
+from fastapi import Request
+
 from deployments.http.admission import Seats
 from deployments.http.problems import ProblemError
 
 T = TypeVar("T")
+
+LENGTH_MAX_DIGITS = 18
+"""Of a `Content-Length`: Python raises for an integer of more than 4,300 digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +40,46 @@ class HttpLimits:
     """How long one upload or live stream may go on."""
     analyze_max_bytes: int = 32 << 20
     analyze_max_ms: int = 120_000
+    analyze_decode_max_s: float = 60.0
+    """Processor time for all of an analysis' media: half of what it lasts."""
     analyze_body_max_s: float = 300.0
     """How long the body of one analysis may take to come."""
     analyze_held_max_bytes: int = 512 << 20
     """Of the bodies of all analyses together, which are held until they are judged."""
     heartbeat_ms: int = 10_000
     """An event stream without events sends a comment this often."""
+
+
+def refuse_oversize(request: Request, max_bytes: int) -> None:
+    """Refuse a body whose `Content-Length` is more than `max_bytes`, before anything of it is read.
+
+    Raises:
+        ProblemError: it is (413 `oversize`).
+    """
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and (len(length) > LENGTH_MAX_DIGITS or int(length) > max_bytes):
+        raise ProblemError(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            "oversize",
+            f"the body has {length[:LENGTH_MAX_DIGITS]} bytes, allowed are {max_bytes}; send the media in several calls",
+        )
+
+
+def refuse_encoded(request: Request) -> None:
+    """Refuse a body that is compressed: media is by its own codec, and what a text unpacks to would have to be bounded.
+
+    Raises:
+        ProblemError: it is (415 `content_encoding`).
+    """
+    for coding in request.headers.getlist("content-encoding"):
+        if coding.strip().lower() not in {"", "identity"}:
+            raise ProblemError(
+                HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+                "content_encoding",
+                f"the body is sent with Content-Encoding: {coding[:40]}, which is not undone here; send it as it is, without "
+                "that header",
+                headers={"Accept-Encoding": "identity"},
+            )
 
 
 class PacedMedia:

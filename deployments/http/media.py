@@ -16,6 +16,7 @@ from starlette.websockets import WebSocketState
 from deployments.http.admission import client_of
 from deployments.http.bodies import Accepted, Links, LiveMetadata, MediaMetadata
 from deployments.http.caller import Caller, Identity
+from deployments.http.limits import refuse_encoded, refuse_oversize
 from deployments.http.multipart import FIELDS_MAX_BYTES, MultipartForm
 from deployments.http.problems import ProblemError, problem_of
 from deployments.http.uploads import Intake
@@ -40,9 +41,6 @@ _CLOSE_BY_STATUS = {
     HTTPStatus.INTERNAL_SERVER_ERROR: 1011,
 }
 _POLICY_VIOLATION = 1008
-
-LENGTH_MAX_DIGITS = 18
-"""Of a `Content-Length`: Python raises for an integer of more than 4,300 digits."""
 
 _METADATA = MediaMetadata.model_json_schema()
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -134,21 +132,6 @@ def _add_live_media(routes: APIRouter, store: Store, intake: Intake) -> None:
             await _close_with(socket, error)
 
 
-def refuse_oversize(request: Request, max_bytes: int) -> None:
-    """Refuse a body whose `Content-Length` is more than `max_bytes`, before anything of it is read.
-
-    Raises:
-        ProblemError: it is (413 `oversize`).
-    """
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and (len(length) > LENGTH_MAX_DIGITS or int(length) > max_bytes):
-        raise ProblemError(
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            "oversize",
-            f"the body has {length[:LENGTH_MAX_DIGITS]} bytes, allowed are {max_bytes}; send the media in several calls",
-        )
-
-
 async def read_body(
     request: Request, when_empty: str, begin_max_s: float
 ) -> tuple[AsyncIterator[bytes], dict[str, str], str | None]:
@@ -158,15 +141,7 @@ async def read_body(
         ProblemError: there is no body (400, saying `when_empty`), its form cannot be read, it is compressed (415), or the
             media has not begun after `begin_max_s` (408).
     """
-    for coding in request.headers.getlist("content-encoding"):
-        if coding.strip().lower() not in {"", "identity"}:
-            raise ProblemError(
-                HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-                "content_encoding",
-                f"the body is sent with Content-Encoding: {coding[:40]}, which is not undone here; send it as it is, without "
-                "that header (media is compressed by its own codec)",
-                headers={"Accept-Encoding": "identity"},
-            )
+    refuse_encoded(request)
     try:
         async with asyncio.timeout(begin_max_s):
             return await _begun_body(request, when_empty)
