@@ -116,6 +116,21 @@ class WorkerSettings(Configuration):
 _TENANTS = TypeAdapter(dict[str, TenantSettings])
 
 
+class HttpSettings(Configuration):
+    """How many requests go on at once at one gateway, and of one client: one address, or one behind a trusted proxy."""
+
+    requests_max: int = Field(1_000, ge=1, le=1_900)
+    """Of all kinds, uploads and event streams included; Serve must give the gateway more (`max_ongoing_requests`)."""
+    requests_per_client_max: int = Field(400, ge=1)
+    watchers_max: int = Field(600, ge=1)
+    """Event streams."""
+    watchers_per_client_max: int = Field(200, ge=1)
+    media_streams_max: int = Field(64, ge=1, le=1_024)
+    """Uploads, live streams and analyses; each holds a thread."""
+    media_streams_per_client_max: int = Field(48, ge=1)
+    """Enough for a telephony bridge, and never all."""
+
+
 class AppConfig(Configuration):
     """The `args:` of the Serve application."""
 
@@ -135,6 +150,7 @@ class AppConfig(Configuration):
     timeouts: TimeoutSettings = TimeoutSettings()
     interim: InterimSettings = InterimSettings()
     worker: WorkerSettings = WorkerSettings()
+    http: HttpSettings = HttpSettings()
     tenants: dict[str, TenantSettings] = Field(default_factory=lambda: {"default": TenantSettings()})
 
     @model_validator(mode="after")
@@ -232,6 +248,11 @@ class Settings(BaseSettings):
     hosts: str = ""
     """Names under which the gateway may be reached, with commas between them, `*` for any; besides the loopback's own."""
     cache_dir: Path = Field(default_factory=lambda: Path.home() / ".cache" / "undertone")
+    trusted_proxies: str = ""
+    """Addresses and networks of reverse proxies whose `X-Forwarded-For` says who the client is, with commas between."""
+    connections_max: int = Field(4_096, ge=1)
+    connections_per_client_max: int = Field(512, ge=1)
+    """Of one address that is not a trusted proxy's."""
     url: str = "http://127.0.0.1:8000"
     """Where the command line finds the gateway."""
 

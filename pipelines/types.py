@@ -15,9 +15,12 @@ SAMPLES_PER_MS = SAMPLE_RATE_HZ // 1000
 FRAGMENT_MAX_BYTES = 1 << 20
 START_MAX_MS = 7 * 86_400_000
 """The latest start of a fragment within its call."""
-CALL_ID_PATTERN = r"^[A-Za-z0-9._:-]{1,128}$"
-NAME_PATTERN = r"^[A-Za-z0-9._-]{1,64}$"
-"""Of tenants and streams."""
+CALL_ID_PATTERN = (
+    r"^(?:[A-Za-z0-9_:-][A-Za-z0-9._:-]{0,127}|\.[A-Za-z0-9_:-][A-Za-z0-9._:-]{0,126}|\.\.[A-Za-z0-9._:-]{1,126})$"
+)
+"""Not `.` and `..`, which HTTP clients take out of a path."""
+NAME_PATTERN = r"^(?:[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}|\.[A-Za-z0-9_-][A-Za-z0-9._-]{0,62}|\.\.[A-Za-z0-9._-]{1,62})$"
+"""Of tenants, streams and runs; likewise."""
 TOPIC_MEDIA, TOPIC_SENTIMENT, TOPIC_DEAD_LETTER = "call-media", "call-sentiment", "call-media-dlq"
 RETENTION_DAYS = {TOPIC_MEDIA: 7, TOPIC_SENTIMENT: 30, TOPIC_DEAD_LETTER: 30}
 """How long the log keeps records, by topic; the store remembers what they led to for longer."""

@@ -1,9 +1,11 @@
 import json
+import re
 import shutil
 import subprocess
 import zipfile
 from pathlib import Path
 
+import av
 import pytest
 
 from models.bundles import PARTS
@@ -39,3 +41,12 @@ def test_the_wheel_holds_everything_that_runs_and_nothing_else(tmp_path: Path) -
     assert {str(path.relative_to(ROOT)) for package in PACKAGES for path in (ROOT / package).rglob("*.py")} <= names
     (metadata,) = {name.split("/")[0] for name in names} - set(PACKAGES)
     assert metadata.endswith(".dist-info")
+
+
+def test_the_notice_names_every_library_that_comes_with_ffmpeg() -> None:
+    libraries = Path(av.__file__).parents[1] / "av.libs"
+    if not libraries.is_dir():
+        missing("PyAV is not from a wheel for Linux")
+    notice = (ROOT / "NOTICE").read_text()
+    for library in libraries.iterdir():
+        assert re.split(r"-[0-9a-f]{8}\.so", library.name)[0] in notice

@@ -65,7 +65,8 @@ def show(
         write_json([{**about, "utterances": [result.model_dump(mode="json") for result in found]}])
         return
     summary = render.summary(CallSummary.model_validate(about["summary"]))
-    print_out(Group(render.transcript(found), "", render.sentiment_line(found), "", summary))
+    models = render.names_of_models(found)
+    print_out(Group(render.transcript(found), "", render.sentiment_line(found), "", summary, models))
 
 
 @commands.command(epilog="Examples: undertone watch · undertone watch demo-1 --json")

@@ -7,12 +7,15 @@ says what to do next; a traceback is a bug.
 import functools
 import json
 import sys
+import unicodedata
 from collections.abc import Callable, Iterable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import typer
 from pydantic import BaseModel, ValidationError
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.text import Text
 
 from pipelines.errors import UndertoneError
 from pipelines.settings import Settings
@@ -34,14 +37,55 @@ class CommandError(Exception):
         self.exit_code = exit_code
 
 
+def shown(text: str) -> str:
+    """`text` with a sign in the place of each character that would steer the terminal: ESC, C1, bidirectional overrides.
+
+    Call ids, words, names of files and answers of servers are written by others. Line feeds stay, and the two characters
+    without a width by which Persian, Indic and emoji letters are joined.
+    """
+    return text if text.isprintable() else "".join(map(_shown, text))
+
+
+def _shown(letter: str) -> str:
+    if letter.isprintable() or letter in "\n\u200c\u200d":
+        return letter
+    if letter in "\t\r" or unicodedata.category(letter) == "Zs":
+        return " "
+    code = ord(letter)
+    return chr(0x2400 + code) if code < 0x20 else "\ufffd"  # Unicode has pictures of the first 32
+
+
+class SafeConsole(Console):
+    """A console that shows what would steer it, and knows no markup and no names of emoji."""
+
+    def __init__(self, *, on_stderr: bool) -> None:
+        stream = sys.stderr if on_stderr else sys.stdout
+        width = None if stream.isatty() else PIPED_WIDTH
+        super().__init__(stderr=on_stderr, width=width, highlight=False, markup=False, emoji=False)
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        """What is printed as a string, before it is laid out."""
+        return super().render_str(shown(text), **how)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Everything that is printed comes through here; what Rich itself steers by are segments of another kind."""
+        if isinstance(renderable, Text) and not renderable.plain.isprintable():
+            renderable = renderable.copy()
+            renderable.plain = shown(
+                renderable.plain
+            )  # before it is laid out, letter by letter: its styles stay where they are
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(shown(segment.text), segment.style)
+
+
 def stdout() -> Console:
     """A console on standard output, for results."""
-    return Console(width=None if sys.stdout.isatty() else PIPED_WIDTH, highlight=False, markup=False)
+    return SafeConsole(on_stderr=False)
 
 
 def stderr() -> Console:
     """A console on standard error, for progress and hints, which must not mix with results."""
-    return Console(stderr=True, width=None if sys.stderr.isatty() else PIPED_WIDTH, highlight=False, markup=False)
+    return SafeConsole(on_stderr=True)
 
 
 def print_out(renderable: RenderableType) -> None:
@@ -53,6 +97,9 @@ def write_json(values: Iterable[object]) -> None:
     """Print JSON, one value a line, each as soon as it is there."""
     for value in values:
         line = value.model_dump_json() if isinstance(value, BaseModel) else json.dumps(value, ensure_ascii=False)
+        if not line.isprintable():
+            # What is not printable stands within strings, and JSON has a form for it that steers no terminal.
+            line = "".join(letter if letter.isprintable() else json.dumps(letter)[1:-1] for letter in line)
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
 
@@ -88,5 +135,5 @@ def clear_errors(command: Callable[P, R]) -> Callable[P, R]:
 
 
 def _fail(message: str, exit_code: int) -> typer.Exit:
-    sys.stderr.write(f"undertone: {' '.join(message.split())}\n")
+    sys.stderr.write(f"undertone: {shown(' '.join(message.split()))}\n")
     return typer.Exit(exit_code)

@@ -125,6 +125,8 @@ def participants_of(paths: Sequence[Path], text: str | None) -> tuple[Participan
         MediaError: FFmpeg cannot open the file.
     """
     for path in paths:
+        if path.is_dir():
+            raise CommandError(f"{path} is a folder: name the files in it", EXIT_USAGE)
         if not path.is_file():
             raise CommandError(f"no such file: {path}", EXIT_USAGE)
     if text is None:

@@ -48,7 +48,12 @@ def score(value: float | None) -> Text:
     """A score or a change of one, signed and coloured; a dash for None."""
     if value is None:
         return Text(NOTHING, style="bright_black")
-    return Text(f"{value:+.1f}", style=_score_style(value))
+    return Text(signed(value), style=_score_style(value))
+
+
+def signed(value: float) -> str:
+    """A score with its sign; what rounds to nothing is `+0.0`, never `-0.0`."""
+    return f"{round(value, 1) + 0.0:+.1f}"
 
 
 def feeling(result: UtteranceSentiment) -> Text:
@@ -67,8 +72,8 @@ def words(result: UtteranceSentiment) -> Text:
     if heard is None or not heard.text.strip():
         return Text("(no words)", style="bright_black")
     if not heard.reliable:
-        return Text(f"{_printable(heard.text)} ({heard.unreliable_reason})", style="bright_black")
-    return Text(_printable(heard.text))
+        return Text(f"{_line(heard.text)} ({heard.unreliable_reason})", style="bright_black")
+    return Text(_line(heard.text))
 
 
 def contribution(result: UtteranceSentiment, modality: Modality) -> Text:
@@ -96,7 +101,7 @@ def interim(text: InterimText) -> RenderableType:
     """The words so far of an utterance that goes on, as one row in the columns of `utterance`."""
     who = Text(text.participant, style=PARTICIPANT_STYLE[text.participant])
     table = _rows()
-    table.add_row(clock(text.start_ms), who, Text(f"{_printable(text.text)} …", style="bright_black"))
+    table.add_row(clock(text.start_ms), who, Text(f"{_line(text.text)} …", style="bright_black"))
     return table
 
 
@@ -215,9 +220,9 @@ def _bar(value: float | None) -> tuple[str, str]:
     return BARS[min(len(BARS) - 1, int(place * len(BARS)))], _score_style(value)
 
 
-def _printable(said: str) -> str:
-    """Words come from outside: without control characters they cannot steer the terminal."""
-    return "".join(letter if letter.isprintable() else " " for letter in said)
+def _line(said: str) -> str:
+    """Words as one line."""
+    return " ".join(said.split())
 
 
 def _score_style(value: float) -> str:

@@ -10,6 +10,7 @@ from rich.console import Group
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from deployments.cli import render
 from deployments.cli.connect import System, configuration, connect
 from deployments.cli.console import EXIT_USAGE, CommandError, clear_errors, print_out, stderr, write_json
 from deployments.cli.options import TRANSCRIBER_HELP, ConfigFile, Json, LogSince, OnlyCall, Source, Tenant, since_ms
@@ -178,7 +179,7 @@ def _changes(found: Comparison) -> Table | str:
     table = Table("call", "at", "who", *found.runs, "words", box=None, pad_edge=False)
     for one in found.changed[:CHANGES_SHOWN_MAX]:
         said = [
-            "not judged" if polarity is None or score is None else f"{polarity} {score:+.1f}"
+            "not judged" if polarity is None or score is None else f"{polarity} {render.signed(score)}"
             for polarity, score in zip(one.polarities, one.scores, strict=True)
         ]
         at = f"{one.start_ms // 60_000}:{one.start_ms % 60_000 / 1000:04.1f}"

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from fastapi import APIRouter, Request
 
+from deployments.http.admission import client_of
 from deployments.http.bodies import Analysis, MediaMetadata, TextOrder
 from deployments.http.caller import Analyst
-from deployments.http.limits import HttpLimits, MediaThreads, MemoryBudget, PacedMedia
-from deployments.http.media import metadata_of, read_body, refuse_oversize, validated
+from deployments.http.limits import HttpLimits, MediaThreads, MemoryBudget, PacedMedia, refuse_oversize
+from deployments.http.media import metadata_of, read_body, validated
 from deployments.http.multipart import FIELDS_MAX_BYTES
 from deployments.http.pictures import picture_codec, read_picture
 from deployments.http.problems import ProblemError
@@ -37,6 +38,7 @@ NOTHING_SENT = (
     'the request has no body; send {"text": "…"} as application/json, or the bytes of a sound, a picture or a video '
     "(curl --data-binary @clip.mp4 -H 'Content-Type: video/mp4'), or a multipart form with a field text or a file"
 )
+JSON_UNSAID = "the body looks like JSON and does not say so; send it with the header Content-Type: application/json"
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 ANALYZE_OPENAPI: dict[str, Any] = {
     "parameters": [
@@ -106,9 +108,11 @@ def analyze_routes(analyse: Analyse, threads: MediaThreads, config: AppConfig, l
                 utterances = [_utterance(metadata, consent, metadata.participant_list()[0], text=text)]
             elif not media:
                 raise ProblemError(HTTPStatus.BAD_REQUEST, "no_body", NOTHING_SENT)
+            elif media[:16].lstrip()[:1] == b"{":
+                raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "undecodable", JSON_UNSAID)
             else:
                 utterances = await threads.start(
-                    lambda: _of_media(media, content_type, metadata, consent, config.stream, limits)
+                    lambda: _of_media(media, content_type, metadata, consent, config.stream, limits), client_of(request)
                 )
         return Analysis(results=await _analysed(analyse, utterances))
 
@@ -189,7 +193,15 @@ def _of_media(  # noqa: PLR0917  # one caller, in this file
     )
     with contextlib.closing(pieces):  # type: ignore[type-var]  # a generator, which has `close`
         try:
-            return list(utterances_of(pieces, settings, policy=consent, media_max_ms=limits.analyze_max_ms))
+            return list(
+                utterances_of(
+                    pieces,
+                    settings,
+                    policy=consent,
+                    media_max_ms=limits.analyze_max_ms,
+                    decode_max_s=limits.analyze_decode_max_s,
+                )
+            )
         except MediaTooLongError as error:
             detail = f"{error}; send longer recordings to POST /v1/calls"
             raise ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, error.reason, detail) from error

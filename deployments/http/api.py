@@ -10,11 +10,13 @@ from fastapi import FastAPI, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from deployments.http.access import Access
+from deployments.http.admission import Admission, Seats
 from deployments.http.analyze import Analyse, analyze_routes
 from deployments.http.bodies import Health, Liveness, Part
 from deployments.http.browser import SameSite, login_routes
 from deployments.http.caller import Operator
 from deployments.http.calls import call_routes
+from deployments.http.docs import docs_routes
 from deployments.http.events import event_routes
 from deployments.http.limits import HttpLimits, MediaThreads
 from deployments.http.media import media_routes
@@ -61,8 +63,8 @@ def create_api(
         hosts: names under which the gateway may be reached besides the loopback's; `*` is any.
         limits: what one request may take.
     """
-    limits = limits or HttpLimits()
-    threads = MediaThreads(limits.media_streams_max)
+    limits, at_once = limits or HttpLimits(), config.http
+    threads = MediaThreads(at_once.media_streams_max, at_once.media_streams_per_client_max)
     writer = LogWriter(producer)
 
     @asynccontextmanager
@@ -77,16 +79,24 @@ def create_api(
         description=DESCRIPTION,
         responses=PROBLEM_RESPONSES,
         lifespan=lifespan,
+        docs_url=None,  # FastAPI's own pages load scripts from another site
+        redoc_url=None,
+        redirect_slashes=False,  # it would go to whatever host the request names
     )
     install_problems(api)
     api.state.access = access
     api.add_middleware(SameSite, hosts=hosts)
     api.include_router(login_routes())
+    api.include_router(docs_routes())
     api.include_router(media_routes(store, Intake(threads, writer, limits)))
     api.include_router(call_routes(store))
-    api.include_router(event_routes(store, limits.heartbeat_ms))
+    api.include_router(event_routes(store, at_once, limits.heartbeat_ms))
     api.include_router(analyze_routes(analyse, threads, config, limits))
     _add_operation(api, store, health)
+    api.add_middleware(
+        Admission,
+        requests=Seats(at_once.requests_max, at_once.requests_per_client_max, reason="busy", what="requests"),
+    )
     return api
 
 

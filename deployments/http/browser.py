@@ -13,6 +13,7 @@ from fastapi.responses import RedirectResponse
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from deployments.http.admission import client_of
 from deployments.http.caller import cookie_name
 from deployments.http.problems import ProblemError, problem_of, problem_response
 
@@ -80,7 +81,7 @@ def login_routes() -> APIRouter:
     @routes.get("/login", include_in_schema=False)
     async def login(request: Request, token: str) -> Response:
         """Keep the token in a cookie of the browser, and go on to the page of the API."""
-        await request.app.state.access.grantee(token, request.client.host if request.client else "unknown")
+        await request.app.state.access.grantee(token, client_of(request))
         answer = RedirectResponse("docs", HTTPStatus.SEE_OTHER)  # relative: whatever name it is reached under
         answer.set_cookie(
             cookie_name(request), token, httponly=True, samesite="strict", secure=request.url.scheme == "https"

@@ -16,6 +16,7 @@ from fastapi.requests import HTTPConnection
 from fastapi.security import SecurityScopes
 
 from deployments.http.access import Access, Grantee
+from deployments.http.admission import client_of
 from deployments.http.problems import ProblemError
 from deployments.http.tokens import Scope
 from pipelines.errors import UndertoneError
@@ -59,7 +60,7 @@ async def identify(
         TokenFileError, IdentityProviderError: what would know it does not answer.
     """
     access: Access = connection.app.state.access
-    client = connection.client.host if connection.client else "unknown"
+    client = client_of(connection)
     token = _token(connection)
 
     async def granted() -> Grantee:

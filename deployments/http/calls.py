@@ -1,5 +1,6 @@
 """What can be asked of stored calls: lists, one call, its utterances, trends, and deleting it."""
 
+import asyncio
 import re
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
@@ -162,7 +163,8 @@ async def known_call(store: Store, call: CallRef) -> CallInfo:
 
 async def call_summary(store: Store, call: CallInfo) -> CallSummary:
     """What the call's results come to: final when it is over."""
-    return summarise(await store.archive.results(call.call), final=call.over)
+    found = await store.archive.results(call.call)
+    return await asyncio.to_thread(summarise, found, final=call.over)  # a call may have many thousands
 
 
 def _epoch_ms(moment: datetime) -> int:

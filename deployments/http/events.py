@@ -6,16 +6,19 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from http import HTTPStatus
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
+from starlette.types import Receive, Scope, Send
 
+from deployments.http.admission import Seats, client_of
 from deployments.http.caller import Reader, while_granted
 from deployments.http.calls import CallIdPath, call_summary, known_call
 from deployments.http.feed import TenantFeeds
 from deployments.http.interim import InterimFeeds
 from pipelines.errors import BadCursorError
 from pipelines.review.summary import CallSummary
+from pipelines.settings import HttpSettings
 from pipelines.store.queries import CallEvent
 from pipelines.store.store import Store
 from pipelines.store.tenant_events import REACH_MS
@@ -31,16 +34,38 @@ _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 LastEventId = Annotated[str, Header(description="Resume after this event.")]
 
 
-def event_routes(store: Store, heartbeat_ms: int) -> APIRouter:
+class WatchedEvents(StreamingResponse):
+    """A stream of events, which takes a watcher's place for as long as it is sent."""
+
+    def __init__(self, events: AsyncIterator[bytes], watchers: Seats, client: str) -> None:
+        super().__init__(events, media_type="text/event-stream", headers=_HEADERS)
+        self._watchers, self._client = watchers, client
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends it.
+
+        Raises:
+            ProblemError: as many watch as may, before anything is sent.
+        """
+        with self._watchers.taken(self._client):
+            await super().__call__(scope, receive, send)
+
+
+def event_routes(store: Store, at_once: HttpSettings, heartbeat_ms: int) -> APIRouter:
     """The two routes that stream; a quiet stream says so every `heartbeat_ms`."""
     routes = APIRouter(prefix="/v1", tags=["calls"])
     interim = InterimFeeds(store.interim)
-    _add_call_events(routes, store, interim, heartbeat_ms)
-    _add_tenant_events(routes, store, interim, heartbeat_ms)
+    watchers = Seats(
+        at_once.watchers_max, at_once.watchers_per_client_max, reason="too_many_watchers", what="event streams"
+    )
+    _add_call_events(routes, store, interim, watchers, heartbeat_ms)
+    _add_tenant_events(routes, store, interim, watchers, heartbeat_ms)
     return routes
 
 
-def _add_call_events(routes: APIRouter, store: Store, interim: InterimFeeds, heartbeat_ms: int) -> None:
+def _add_call_events(
+    routes: APIRouter, store: Store, interim: InterimFeeds, watchers: Seats, heartbeat_ms: int
+) -> None:
     @routes.get(
         "/calls/{call_id}/events",
         summary="What happens in a call, as it happens",
@@ -56,7 +81,9 @@ def _add_call_events(routes: APIRouter, store: Store, interim: InterimFeeds, hea
             204: {"description": "Everything after `Last-Event-ID` has been sent: the call is over."},
         },
     )
-    async def events(call_id: CallIdPath, caller: Reader, last_event_id: LastEventId = "0-0") -> Response:
+    async def events(
+        request: Request, call_id: CallIdPath, caller: Reader, last_event_id: LastEventId = "0-0"
+    ) -> Response:
         """From the start of the call, or from `Last-Event-ID` on; ends after the call's end."""
         found = await known_call(store, caller.call(call_id))
         # An id that is none must be refused now: once the stream has begun there is no status to say so.
@@ -64,10 +91,13 @@ def _add_call_events(routes: APIRouter, store: Store, interim: InterimFeeds, hea
         if not first and found.over:
             return Response(status_code=HTTPStatus.NO_CONTENT)  # tells a browser not to connect again
         happened = _call_events(store, found.call, last_event_id, heartbeat_ms)
-        return _streamed(while_granted(interim.beside(happened, caller.tenant, call_id), caller))
+        watched = while_granted(interim.beside(happened, caller.tenant, call_id), caller)
+        return WatchedEvents(watched, watchers, client_of(request))
 
 
-def _add_tenant_events(routes: APIRouter, store: Store, interim: InterimFeeds, heartbeat_ms: int) -> None:
+def _add_tenant_events(
+    routes: APIRouter, store: Store, interim: InterimFeeds, watchers: Seats, heartbeat_ms: int
+) -> None:
     feeds = TenantFeeds(store.archive, heartbeat_ms)
 
     @routes.get(
@@ -82,7 +112,7 @@ def _add_tenant_events(routes: APIRouter, store: Store, interim: InterimFeeds, h
             )
         },
     )
-    async def tenant_events(caller: Reader, last_event_id: LastEventId = "") -> Response:
+    async def tenant_events(request: Request, caller: Reader, last_event_id: LastEventId = "") -> Response:
         """From now on, or from `Last-Event-ID` on, which may be a day old; without an end.
 
         Events of a call come in their order, those of several calls about in the order of time. Whoever resumes misses
@@ -91,8 +121,9 @@ def _add_tenant_events(routes: APIRouter, store: Store, interim: InterimFeeds, h
         """
         now_ms = await store.archive.clock_ms()
         after_ms = _resume_ms(last_event_id, now_ms) if last_event_id else None
-        watched = interim.beside(feeds.watch(caller.tenant, after_ms, now_ms), caller.tenant)
-        return _streamed(while_granted(watched, caller))
+        happened = feeds.watch(caller.tenant, after_ms, now_ms)
+        watched = while_granted(interim.beside(happened, caller.tenant), caller)
+        return WatchedEvents(watched, watchers, client_of(request))
 
 
 def _resume_ms(last_event_id: str, now_ms: int) -> int:
@@ -137,10 +168,6 @@ async def _call_events(store: Store, call: CallRef, last_id: str, heartbeat_ms: 
 
 def _sent(event: CallEvent, content: UtteranceSentiment | CallSummary) -> bytes:
     return format_sse_event(data_str=content.model_dump_json(), event=event.kind, id=event.id)
-
-
-def _streamed(events: AsyncIterator[bytes]) -> StreamingResponse:
-    return StreamingResponse(events, media_type="text/event-stream", headers=_HEADERS)
 
 
 def _documented(description: str, event_id: str) -> dict[str, Any]:

@@ -13,8 +13,10 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.websockets import WebSocketState
 
+from deployments.http.admission import client_of
 from deployments.http.bodies import Accepted, Links, LiveMetadata, MediaMetadata
 from deployments.http.caller import Identity, Sender, while_granted
+from deployments.http.limits import refuse_encoded, refuse_oversize
 from deployments.http.multipart import FIELDS_MAX_BYTES, MultipartForm
 from deployments.http.problems import ProblemError, problem_of
 from deployments.http.uploads import Intake, reserved
@@ -34,12 +36,10 @@ _CLOSE_BY_STATUS = {
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: 1009,
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: 1003,
     HTTPStatus.SERVICE_UNAVAILABLE: 1013,
+    HTTPStatus.TOO_MANY_REQUESTS: 1013,
     HTTPStatus.INTERNAL_SERVER_ERROR: 1011,
 }
 _POLICY_VIOLATION = 1008
-
-LENGTH_MAX_DIGITS = 18
-"""Of a `Content-Length`: Python raises for an integer of more than 4,300 digits."""
 
 _METADATA = MediaMetadata.model_json_schema()
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -99,7 +99,7 @@ def _add_upload(routes: APIRouter, store: Store, intake: Intake) -> None:
         metadata = metadata_of(caller, MediaMetadata, {**request.query_params, **fields}, "query")
         call_id = metadata.call_id or uuid.uuid4().hex
         async with reserved(store, CallRef(metadata.tenant, call_id), metadata, live=False) as resume:
-            count = await intake.take(chunks, metadata, call_id, content_type, live=False)
+            count = await intake.take(chunks, metadata, call_id, content_type, client=client_of(request), live=False)
         return Accepted(
             call_id=call_id, stream=metadata.stream, fragments=count, resume=resume, links=Links.of(call_id)
         )
@@ -123,7 +123,8 @@ def _add_live_media(routes: APIRouter, store: Store, intake: Intake) -> None:
                 links = Links.of(call_id)
                 await socket.send_json({"call_id": call_id, "resume": resume, "links": links.model_dump()})
                 chunks = while_granted(_messages(socket, intake.limits.chunk_max_bytes), caller)
-                count = await intake.take(chunks, metadata, call_id, metadata.content_type, live=True)
+                client = client_of(socket)
+                count = await intake.take(chunks, metadata, call_id, metadata.content_type, client=client, live=True)
             if socket.client_state is WebSocketState.CONNECTED:
                 accepted = Accepted(
                     call_id=call_id, stream=metadata.stream, fragments=count, resume=resume, links=links
@@ -136,30 +137,16 @@ def _add_live_media(routes: APIRouter, store: Store, intake: Intake) -> None:
             await _close_with(socket, error)
 
 
-def refuse_oversize(request: Request, max_bytes: int) -> None:
-    """Refuse a body whose `Content-Length` is more than `max_bytes`, before anything of it is read.
-
-    Raises:
-        ProblemError: it is (413 `oversize`).
-    """
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and (len(length) > LENGTH_MAX_DIGITS or int(length) > max_bytes):
-        raise ProblemError(
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            "oversize",
-            f"the body has {length[:LENGTH_MAX_DIGITS]} bytes, allowed are {max_bytes}; send the media in several calls",
-        )
-
-
 async def read_body(
     request: Request, when_empty: str, begin_max_s: float
 ) -> tuple[AsyncIterator[bytes], dict[str, str], str | None]:
     """The media of a request as it comes, the form's fields, and the media's content type.
 
     Raises:
-        ProblemError: there is no body (400, saying `when_empty`), its form cannot be read, or the media has not begun
-            after `begin_max_s` (408).
+        ProblemError: there is no body (400, saying `when_empty`), its form cannot be read, it is compressed (415), or the
+            media has not begun after `begin_max_s` (408).
     """
+    refuse_encoded(request)
     try:
         async with asyncio.timeout(begin_max_s):
             return await _begun_body(request, when_empty)

@@ -12,6 +12,11 @@ from deployments.http.problems import ProblemError
 FIELDS_MAX_BYTES = 64 << 10
 """Everything but the file: fields, their names and headers, boundaries, and what follows the last of these."""
 
+BOUNDARY_MAX_BYTES = 70
+"""RFC 2046 §5.1.1."""
+_ENCODINGS = {b"content-encoding", b"content-transfer-encoding"}
+_PLAIN_ENCODINGS = {b"", b"identity", b"binary", b"7bit", b"8bit"}
+
 
 class MultipartForm:
     """Read `fields` first, then iterate over `media`. The file must be the last part, since its bytes are not kept."""
@@ -20,7 +25,7 @@ class MultipartForm:
         """`content_type` is the request's; `body` its chunks.
 
         Raises:
-            ProblemError: the content type names no boundary.
+            ProblemError: the content type names no boundary, or none that may be.
         """
         boundary = parse_options_header(content_type)[1].get(b"boundary")
         if not boundary:
@@ -35,6 +40,8 @@ class MultipartForm:
         self._header_value = bytearray()
         self._chunks: deque[bytes] = deque()
         self._file_begun = self._file_ended = self._ended = False
+        if len(boundary) > BOUNDARY_MAX_BYTES:
+            raise _malformed(f"its boundary has {len(boundary)} bytes; RFC 2046 allows {BOUNDARY_MAX_BYTES}")
         self._parser = MultipartParser(
             boundary,
             {
@@ -115,6 +122,8 @@ class MultipartForm:
             self._disposition = bytes(self._header_value)
         elif name == b"content-type":
             self._part_type = bytes(self._header_value)
+        elif name in _ENCODINGS and bytes(self._header_value).strip().lower() not in _PLAIN_ENCODINGS:
+            raise _malformed("a part is encoded, which is not undone here; send each as it is (RFC 7578 §4.7)")
         self._header.clear()
         self._header_value.clear()
 

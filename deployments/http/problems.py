@@ -50,6 +50,7 @@ _UNTOLD: dict[type[Exception], str] = {
     IdentityProviderError: "The identity provider's keys cannot be had now; the gateway's log says why.",
 }
 """What a caller without a token is told of errors whose own words name places."""
+RETRY_AFTER_S: dict[int, str] = {HTTPStatus.TOO_MANY_REQUESTS: "10", HTTPStatus.SERVICE_UNAVAILABLE: "2"}
 _REASON_BY_STATUS = {
     HTTPStatus.BAD_REQUEST: "bad_request",
     HTTPStatus.NOT_FOUND: "not_found",
@@ -175,8 +176,8 @@ async def _answer(request: Request, error: Exception) -> Response:
     if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         logger.error("%s %s: %s", request.method, path, error, exc_info=problem.reason == "internal")
     headers = dict(getattr(error, "headers", None) or {})
-    if problem.status == HTTPStatus.SERVICE_UNAVAILABLE:
-        headers.setdefault("Retry-After", "2")
+    if problem.status in RETRY_AFTER_S:
+        headers.setdefault("Retry-After", RETRY_AFTER_S[problem.status])
     if request.method == "POST":
         headers["Connection"] = "close"  # else a server reads on to the end of the body, if it has one
     return problem_response(problem, headers)

@@ -114,6 +114,7 @@ class Intake:
         call_id: str,
         content_type: str | None,
         *,
+        client: str,
         live: bool,
     ) -> int:
         """Cuts `chunks` into fragments and appends them while they arrive; the number of fragments.
@@ -122,7 +123,8 @@ class Intake:
         from there; a live stream ends there, with one.
 
         Raises:
-            ProblemError: too many bytes (413; what came until then is analysed), too few (408), all threads busy (503).
+            ProblemError: too many bytes (413; what came until then is analysed), too few (408), all threads busy (503), or as many
+                as `client` may have (429).
             MediaError: not media.
             SourceUnavailableError: the log does not take it.
         """
@@ -137,9 +139,11 @@ class Intake:
             content_type=content_type,
             start_ms=metadata.start_ms,
         )
-        appended = self.threads.start(lambda: self._append(pieces))
+        appended = self.threads.start(lambda: self._append(pieces), client)
+        min_bytes = self.limits.idle_min_bytes if live else self.limits.upload_min_bytes
+        media = PacedMedia(chunks, self.limits, self.limits.stream_max_s, min_bytes=min_bytes)
         try:
-            oversize = await self._carry(PacedMedia(chunks, self.limits, self.limits.stream_max_s), bridge, appended)
+            oversize = await self._carry(media, bridge, appended)
         except BaseException:
             bridge.end(None if live else MediaError("the sender went away"))
             raise

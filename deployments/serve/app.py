@@ -29,13 +29,15 @@ NETWORK_OPTIONS: dict[str, Any] = {
 # Serve sees that a process is gone at its next check. A worker that is replaced before the group's session is over (6 s)
 # inherits; one that comes later makes the survivors take partitions over and give them up again.
 LOOP_OPTIONS: dict[str, Any] = {**NETWORK_OPTIONS, "max_ongoing_requests": 256, "health_check_period_s": 1}
+# More than it admits itself (`AppConfig.http`), so that a request over its limit is refused, and health is always told.
+GATEWAY_OPTIONS: dict[str, Any] = {**LOOP_OPTIONS, "max_ongoing_requests": 2_000}
 
 
 def build(args: AppConfig) -> Application:
     """The whole application; Serve validates `args:` against `AppConfig` and refuses unknown keys."""
     handles = _networks(args)
     ingest = _deployment(Ingest, "Ingest", LOOP_OPTIONS).bind(args, handles)
-    return _deployment(serve.ingress()(Gateway), "Gateway", LOOP_OPTIONS).bind(args, handles, ingest)
+    return _deployment(serve.ingress()(Gateway), "Gateway", GATEWAY_OPTIONS).bind(args, handles, ingest)
 
 
 def build_shadow(args: AppConfig) -> Application:

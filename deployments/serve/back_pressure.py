@@ -14,6 +14,9 @@ from ray.serve._private.http_util import ASGIReceiveProxy  # the one place that 
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from deployments.serve.connections import ConnectionLimits, bound_connections
+from pipelines.settings import Settings
+
 HELD_MAX_BYTES = 1 << 20
 """Of one connection, in the proxy: beyond it no further message is read."""
 HELD_MAX_MESSAGES = 8
@@ -95,5 +98,16 @@ def _bounded(received: ASGIReceiveProxy) -> Receive:
 
 
 def middlewares() -> list[Middleware]:
-    """What `RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=deployments.serve.back_pressure:middlewares` gives the proxy."""
+    """What `RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=deployments.serve.back_pressure:middlewares` gives the proxy.
+
+    It is called before the proxy listens, so that its connections can be bounded here, too.
+    """
+    settings = Settings()
+    bound_connections(
+        ConnectionLimits(
+            connections_max=settings.connections_max,
+            connections_per_client_max=settings.connections_per_client_max,
+            trusted_proxies=settings.trusted_proxies,
+        )
+    )
     return [Middleware(BoundedProxy)]

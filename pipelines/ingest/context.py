@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import count
 from typing import TypeVar
@@ -11,6 +10,7 @@ from prometheus_client import Gauge
 
 from models.types import FloatArray, Transcript
 from pipelines.errors import StoreUnavailableError
+from pipelines.ingest.decoder_thread import DecoderThread
 from pipelines.media.call_stream import CallStream, FeedResult, TrackEvent
 from pipelines.metrics import StreamMetrics
 from pipelines.retry import Retry
@@ -54,9 +54,9 @@ class WorkerContext:
     retry: Retry
     metrics: StreamMetrics
     in_flight: InFlight
-    transcribe: Callable[[FloatArray], Awaitable[Transcript | None]] | None = None
-    decoder: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "decoder"))
+    decoder: DecoderThread
     """Decoding keeps to one thread, so that polls go on meanwhile."""
+    transcribe: Callable[[FloatArray], Awaitable[Transcript | None]] | None = None
     _openings: Callable[[], int] = field(default_factory=lambda: count().__next__)
 
     def next_owner(self) -> str:
@@ -74,8 +74,12 @@ class WorkerContext:
         await self.send(TOPIC_SENTIMENT, result.call_id, result.model_dump_json().encode(), headers)
 
     async def decode(self, work: Callable[[], T]) -> T:
-        """What `work` returns, run on the decoder thread."""
-        return await asyncio.get_running_loop().run_in_executor(self.decoder, work)
+        """What `work` returns, run on the decoder thread.
+
+        Raises:
+            StuckDecoderError: it does not end; what it works on must not be used again.
+        """
+        return await self.decoder.run(work)
 
     async def feed(
         self, stream: CallStream, fragment: MediaFragment
@@ -88,6 +92,7 @@ class WorkerContext:
 
         Raises:
             MediaError: its media cannot be opened; the stream goes on with the next one.
+            StuckDecoderError: its decoding does not end, and the stream must be opened anew.
         """
 
         def work() -> tuple[FeedResult, list[TrackEvent] | None, list[Utterance]]:

@@ -179,10 +179,8 @@ class Partition:
         if stream.is_dead_letter(record.at.offset):
             await stream.refuse(fragment, record, self._lost_before)
         elif stream.closing_as == "closed":
-            # A fragment came while the stream was closing for silence: open it again from the checkpoint.
-            stream.cancel()
-            self._remove(stream)
-            self.rewind(min(stream.needed_offset, record.at.offset))
+            # A fragment came while the stream was closing for silence.
+            self._open_anew(stream, record)
         elif stream.closing_as:
             stream.skip(record, "after_final", self._lost_before)
         elif stream.state == "live" or await stream.if_owned(partial(stream.set_state, "live")):
@@ -193,9 +191,11 @@ class Partition:
         attempts = await begin_work(self._context, record, self.marks_to_clear)
         del self.marks_to_clear[:ended]
         try:
-            await feed_or_dead_letter(
+            taken = await feed_or_dead_letter(
                 self._context, stream, fragment, record, attempts=attempts, lost_before=self._lost_before
             )
+            if not taken:
+                self._open_anew(stream, record)
         finally:
             self.marks_to_clear.append(record.at.offset)
 
@@ -229,6 +229,12 @@ class Partition:
         self._streams[stream_id] = stream
         self._metrics.open_streams.inc()
         return stream
+
+    def _open_anew(self, stream: StreamTask, record: Record) -> None:
+        """Drop what this worker knows of a stream; it is opened again from its checkpoint, and `record` read again."""
+        stream.cancel()
+        self._remove(stream)
+        self.rewind(min(stream.needed_offset, record.at.offset))
 
     async def _count_after_final(self, fragment: MediaFragment, offset: int, checkpoint: Checkpoint | None) -> None:
         if checkpoint is None or offset in checkpoint.dead_letters or offset < checkpoint.account.counted_to:

@@ -7,6 +7,7 @@ from functools import partial
 
 from pipelines.errors import BadFragmentError, MediaError
 from pipelines.ingest.context import WorkerContext
+from pipelines.ingest.decoder_thread import StuckDecoderError
 from pipelines.ingest.sandbox import trial
 from pipelines.ingest.stream_task import StreamTask
 from pipelines.log.dead_letter import letter_headers, letter_key
@@ -41,20 +42,27 @@ async def feed_or_dead_letter(
     *,
     attempts: int,
     lost_before: int,
-) -> None:
+) -> bool:
     """Feed a fragment to its stream; one that cannot be analysed, or that kills, is dead-lettered instead.
 
     `attempts` is what `begin_work` told, `lost_before` where the log goes on after its last gap.
+
+    Returns:
+        False where its decoder was given up, so that the stream must be opened anew.
     """
     refusal = await _refusal(context, stream, fragment, record, attempts=attempts, lost_before=lost_before)
     if refusal is None:
-        return
+        return True
     reported_attempts = attempts - 1 if refusal.reason == "killed" else attempts  # this process has not died over it
     send = partial(
         dead_letter, context, record, refusal.reason, str(refusal), attempts=reported_attempts, owned=stream.owned
     )
-    if await stream.if_owned(send):
-        await stream.refuse(fragment, record, lost_before)
+    if not await stream.if_owned(send):
+        return True
+    if isinstance(refusal, StuckDecoderError):
+        return False
+    await stream.refuse(fragment, record, lost_before)
+    return True
 
 
 async def _refusal(

@@ -22,6 +22,7 @@ from models.types import FloatArray, Transcript
 from pipelines.errors import SourceUnavailableError, StoreUnavailableError
 from pipelines.ingest.assignment import Assignment
 from pipelines.ingest.context import InFlight, WorkerContext
+from pipelines.ingest.decoder_thread import DecoderThread
 from pipelines.ingest.partition import Partition
 from pipelines.ingest.source_thread import POLL_S, SourceThread
 from pipelines.log.producer import Producer
@@ -33,7 +34,6 @@ from pipelines.store.store import Store
 from pipelines.types import Headers, Utterance, UtteranceSentiment
 
 logger = logging.getLogger(__name__)
-
 
 POLL_INTERVAL_MAX_S = 2.0
 """Work that takes longer does not keep the worker from polling: the group would take its partitions away."""
@@ -78,6 +78,7 @@ class Worker:
             retry=self._retry,
             metrics=self.metrics,
             in_flight=InFlight(self.metrics.in_flight),
+            decoder=DecoderThread(config.stream.limits),
             transcribe=transcribe if config.shows_interim else None,
         )
         self._assignment = Assignment(self._context)
@@ -88,7 +89,7 @@ class Worker:
         self._beat_s = time.monotonic()
 
     def check(self) -> None:
-        """Raise if the loop or the storing of a stream has failed, or the loop stands still.
+        """Raise if the loop or the storing of a stream has failed, the loop stands still, or decoders do not end.
 
         It stands still if for `STANDSTILL_S`, and twice the longest pause, it neither turned nor tried anything again.
 
@@ -101,6 +102,7 @@ class Worker:
         moved_s = max(self._beat_s, self._retry.tried_s)
         if time.monotonic() - moved_s > STANDSTILL_S + 2 * self._context.config.worker.retry_max_s:
             raise RuntimeError("the ingest loop stands still")
+        self._context.decoder.check()
 
     @property
     def backlog(self) -> Mapping[int, Backlog]:
@@ -291,7 +293,7 @@ class Worker:
             await self._assignment.close()
         except StoreUnavailableError as error:
             logger.warning("the store is away at the end: %s", error)
-        self._context.decoder.shutdown(wait=False)
+        self._context.decoder.close()
         try:
             await self._commit()
         finally:

@@ -119,7 +119,8 @@ def _call_id(key: bytes | None) -> str:
     text = (key or b"")[:129].decode("ascii", errors="replace")
     if key is None or not _CALL_ID.fullmatch(text):
         raise BadFragmentError(
-            "bad_call_id", f"the key {text!r} is no call id: use 1 to 128 characters of A-Z a-z 0-9 . _ : -"
+            "bad_call_id",
+            f"the key {text!r} is no call id: use 1 to 128 characters of A-Z a-z 0-9 . _ : -, not . or ..",
         )
     return text
 
@@ -150,7 +151,7 @@ def _name(headers: Mapping[str, str], name: str, default: str) -> str:
     value = headers.get(name, default)
     if not _NAME.fullmatch(value):
         raise BadFragmentError(
-            "bad_header", f"is {value[:80]!r}: use 1 to 64 characters of A-Z a-z 0-9 . _ -", header=name
+            "bad_header", f"is {value[:80]!r}: use 1 to 64 characters of A-Z a-z 0-9 . _ -, not . or ..", header=name
         )
     return value
 

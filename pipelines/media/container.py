@@ -24,6 +24,23 @@ FORMATS = (
     "mp3,mpeg,mpegts,mpegvideo,ogg,rm,w64,wav"
 )
 """What may be opened. Playlists (hls, dash, concat, imf) and image sequences are left out: they open other files."""
+SOUND_DECODERS = (
+    "aac,aac_latm,ac3,adpcm_ima_qt,adpcm_ima_wav,adpcm_ms,adpcm_swf,adpcm_yamaha,alac,amrnb,amrwb,cook,dca,"
+    "dvaudio,eac3,flac,g722,g723_1,g726,g726le,g729,gsm,gsm_ms,ilbc,libopencore_amrnb,libopencore_amrwb,"
+    "libopus,libspeex,mp1,mp1float,mp2,mp2float,mp3,mp3adu,mp3adufloat,mp3float,nellymoser,opus,qcelp,qdm2,"
+    "real_144,real_288,s302m,sipr,siren,speex,truespeech,vorbis,wavpack,wmav1,wmav2,wmavoice,wmapro,"
+    "pcm_alaw,pcm_bluray,pcm_dvd,pcm_f32be,pcm_f32le,pcm_f64be,pcm_f64le,pcm_mulaw,pcm_s16be,pcm_s16be_planar,"
+    "pcm_s16le,pcm_s16le_planar,pcm_s24be,pcm_s24le,pcm_s24le_planar,pcm_s32be,pcm_s32le,pcm_s32le_planar,"
+    "pcm_s64be,pcm_s64le,pcm_s8,pcm_s8_planar,pcm_u16be,pcm_u16le,pcm_u24be,pcm_u24le,pcm_u32be,pcm_u32le,"
+    "pcm_u8"
+)
+PICTURE_DECODERS = (
+    "av1,libdav1d,cinepak,dvvideo,ffv1,flv,h261,h263,h263i,h263p,h264,hevc,mjpeg,mpeg1video,mpeg2video,"
+    "mpeg4,mpegvideo,msmpeg4,msmpeg4v1,msmpeg4v2,prores,rawvideo,rv20,rv30,rv40,svq1,svq3,theora,vc1,vp3,"
+    "vp6,vp6f,vp8,vp9,wmv1,wmv2,wmv3"
+)
+"""What may be decoded, by FFmpeg's names: what calls and recordings of people use. FFmpeg has 517 decoders; others make pictures
+or sound of next to no bytes, or unpack archives, in one call that cannot be interrupted (see `passes`)."""
 START_TAG = "UNDERTONE_START"
 """Matroska tag of a fragment: `index/rate`, the exact place of its first decoded sample in the source media.
 
@@ -50,6 +67,8 @@ def open_media(file: Any, what: str, picture_max_pixels: int) -> Iterator[InputC
             options={"max_pixels": str(picture_max_pixels)},
             container_options={
                 "format_whitelist": FORMATS,
+                # FFmpeg decodes while it looks at a file.
+                "codec_whitelist": f"{SOUND_DECODERS},{PICTURE_DECODERS}",
                 "protocol_whitelist": "none",
                 "probesize": str(2 << 20),
                 "analyzeduration": "2000000",
@@ -68,15 +87,20 @@ def sound_and_picture(container: InputContainer, what: str) -> tuple[AudioStream
     """The first sound and the first moving picture; cover art is neither.
 
     Raises:
-        MediaError: there is neither, or FFmpeg has no decoder for it.
+        MediaError: there is neither, or nothing may or can decode it.
     """
     sound = next(iter(container.streams.audio), None)
     picture = next((s for s in container.streams.video if not s.disposition & Disposition.attached_pic), None)
     if sound is None and picture is None:
         raise MediaError(f"{what} holds neither sound nor moving pictures")
     for stream in (sound, picture):
-        if stream is not None and stream.codec_context is None:
-            raise MediaError(f"{what}: FFmpeg has no decoder for its {stream.type}; re-encode it, say to Opus or H.264")
+        if stream is None:
+            continue
+        name = "unknown" if stream.codec_context is None else stream.codec_context.name
+        if name not in (SOUND_DECODERS if stream is sound else PICTURE_DECODERS).split(","):
+            raise MediaError(
+                f"{what}: its {stream.type} is in the codec {name}, which is not decoded; re-encode it, say to Opus or H.264"
+            )
     return sound, picture
 
 

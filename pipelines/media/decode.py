@@ -21,6 +21,7 @@ from av.video.stream import VideoStream
 from models.types import FloatArray
 from pipelines.errors import MediaError
 from pipelines.media.container import skipped_samples
+from pipelines.media.passes import check_passes
 from pipelines.media.resample import Sound
 from pipelines.settings import MediaLimits, VideoSettings
 from pipelines.types import Participant, VideoFrame
@@ -202,6 +203,7 @@ class PictureDecoder:
             if self._waits_for_key and not packet.is_keyframe:
                 continue
             self._waits_for_key = False
+            check_passes(stream.codec_context.name, packet)
             packet.pts = packet.dts = time_ms
             packet.time_base = _MILLISECOND
             try:

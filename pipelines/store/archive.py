@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipelines.errors import BadCursorError, CorruptResultError
-from pipelines.store.client import CHUNK, chunks, clock_ms, redis_errors
+from pipelines.store.client import CHUNK, chunks, clock_ms, lua, redis_errors
 from pipelines.store.keys import CallKeys, calls_key, read_call, read_digests, read_event, trend_key
 from pipelines.store.queries import (
     MINUTE_MS,
@@ -22,6 +22,7 @@ from pipelines.store.queries import (
     write_cursor,
 )
 from pipelines.store.tenant_events import TenantEvents
+from pipelines.store.trends import read_sums
 from pipelines.types import CallRef, Participant, UtteranceSentiment
 
 PAGE_MAX = 500
@@ -37,6 +38,7 @@ class Archive:
     def __init__(self, client: Any, run: str) -> None:
         """`run` is the name under which results were written."""
         self._redis, self._run = client, run
+        self._page_script = client.register_script(lua("call_page"))
 
     async def call(self, call: CallRef) -> CallInfo | None:
         """What is known of a call; None when it is unknown, expired or deleted."""
@@ -84,28 +86,32 @@ class Archive:
         limit = max(1, min(limit, PAGE_MAX))
         place = None if cursor is None else read_call_cursor(cursor)
         key = calls_key(self._run, wanted.tenant)
-        since = "-inf" if wanted.since_ms is None else str(wanted.since_ms)
-        until = "+inf" if wanted.until_ms is None else f"({wanted.until_ms}"
         found: list[CallInfo] = []
         expired: list[str] = []
+        more = True
         with redis_errors():
-            for skip in range(0, CALLS_SCANNED_MAX, CHUNK):
-                listed = await self._redis.zrevrangebyscore(
-                    key, until if place is None else str(place[0]), since, skip, CHUNK, withscores=True
-                )
-                ids = [call_id for call_id, ms in listed if place is None or (int(ms), call_id) < place]
-                calls = await self._call_infos(wanted.tenant, ids)
-                expired += [call_id for call_id, call in zip(ids, calls, strict=True) if call is None]
+            for _ in range(0, CALLS_SCANNED_MAX, CHUNK):
+                listed = await self._listed(key, wanted, place)
+                calls = await self._call_infos(wanted.tenant, [call_id for _, call_id in listed])
+                expired += [call_id for (_, call_id), call in zip(listed, calls, strict=True) if call is None]
                 found += await self._matching(wanted, [call for call in calls if call is not None])
-                if len(found) >= limit or len(listed) < CHUNK:
+                place = listed[-1] if listed else place
+                more = len(listed) == CHUNK
+                if len(found) >= limit or not more:
                     break
             if expired:
                 await self._redis.zrem(key, *expired)
         if len(found) >= limit:
             last = found[limit - 1]
             return Page(tuple(found[:limit]), write_cursor(last.started_ms, last.call_id))
-        more = len(listed) == CHUNK
-        return Page(tuple(found), write_cursor(int(listed[-1][1]), listed[-1][0]) if more else None)
+        return Page(tuple(found), write_cursor(*place) if more and place is not None else None)
+
+    async def _listed(self, key: str, wanted: CallFilter, place: tuple[int, str] | None) -> list[tuple[int, str]]:
+        """The next `CHUNK` calls of the index after `place`: when they started, and their ids."""
+        until = "+inf" if wanted.until_ms is None else wanted.until_ms
+        answer = await self._page_script(keys=[key], args=[*(place or ("", "")), until, CHUNK])
+        listed = [(int(ms), call_id) for call_id, ms in zip(answer[::2], answer[1::2], strict=True)]
+        return [one for one in listed if wanted.since_ms is None or one[0] >= wanted.since_ms]
 
     async def events(self, call: CallRef, last_id: str = "0-0", block_ms: int = 0) -> tuple[CallEvent, ...]:
         """What happened in a call after the event `last_id`, at most 100; waits up to `block_ms` for the first.
@@ -154,11 +160,8 @@ class Archive:
         trends: list[TrendMinute] = []
         with redis_errors():
             for chunk in chunks(minutes):
-                pipe = self._redis.pipeline(transaction=False)
-                for minute_ms in chunk:
-                    pipe.hvals(trend_key(self._run, tenant, minute_ms))
-                for minute_ms, texts in zip(chunk, await pipe.execute(), strict=True):
-                    trends.append(trend_minute(minute_ms, read_digests(texts), participant))
+                sums = await read_sums(self._redis, [trend_key(self._run, tenant, minute_ms) for minute_ms in chunk])
+                trends += [trend_minute(minute, one, participant) for minute, one in zip(chunk, sums, strict=True)]
         return tuple(trend for trend in trends if trend.utterances)
 
     async def _call_infos(self, tenant: str, call_ids: Sequence[str]) -> list[CallInfo | None]:
@@ -174,13 +177,23 @@ class Archive:
         ]
 
     async def _matching(self, wanted: CallFilter, calls: Sequence[CallInfo]) -> list[CallInfo]:
+        """Those of which an utterance meets every condition, told by the kinds of their utterances, seldom by each."""
         if not wanted.asks_for_utterances or not calls:
             return list(calls)
         pipe = self._redis.pipeline(transaction=False)
         for call in calls:
-            pipe.hvals(CallKeys(call.call, self._run)("digests"))
-        return [
-            call
-            for call, texts in zip(calls, await pipe.execute(), strict=True)
-            if any(wanted.accepts(digest) for digest in read_digests(texts))
-        ]
+            pipe.hgetall(CallKeys(call.call, self._run)("kinds"))
+        found = []
+        for call, kinds in zip(calls, await pipe.execute(), strict=True):
+            verdict = wanted.accepts_kinds(kinds)
+            if verdict or (verdict is None and await self._one_matches(wanted, call.call)):
+                found.append(call)
+        return found
+
+    async def _one_matches(self, wanted: CallFilter, call: CallRef) -> bool:
+        """Whether one of the call's utterances meets every condition; looks at some of them at a time."""
+        digests = CallKeys(call, self._run)("digests")
+        async for _, text in self._redis.hscan_iter(digests, count=CHUNK):
+            if any(wanted.accepts(digest) for digest in read_digests([text])):
+                return True
+        return False

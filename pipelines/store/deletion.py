@@ -1,14 +1,16 @@
 """Deleting a call: what is stored of it in every run, and a tombstone that refuses what still comes of it."""
 
+from collections import defaultdict
 from typing import Any
 
 from pipelines.store.client import chunks
 from pipelines.store.keys import CallKeys, calls_key, trend_key
+from pipelines.store.trends import empty_trend
 from pipelines.types import LIVE_RUN, CallRef
 
 TOMBSTONE_TTL_S = 30 * 86_400
 """Longer than the log keeps fragments."""
-_CALL_KEYS = ("call", "streams", "results", "order", "digests", "events", "letters", "letter-counts", "runs")
+_CALL_KEYS = ("call", "streams", "results", "order", "digests", "kinds", "events", "letters", "letter-counts", "runs")
 
 
 async def delete_call(client: Any, call: CallRef) -> bool:
@@ -29,13 +31,14 @@ async def _erase(client: Any, keys: CallKeys) -> None:
     tenant, call_id = keys.call.tenant, keys.call.call_id
     started_ms = await client.hget(keys("call"), "started_ms")
     if started_ms is not None:
-        for names in chunks(await client.hkeys(keys("digests"))):
-            pipe = client.pipeline(transaction=False)
-            for name in names:
-                start_ms, participant, stream = name.split("/")
-                trend = trend_key(keys.run, tenant, int(started_ms) + int(start_ms))
-                pipe.hdel(trend, f"{call_id}/{stream}/{participant}/{int(start_ms)}")
-            await pipe.execute()
+        buckets = defaultdict[str, list[str]](list)
+        for name in await client.hkeys(keys("digests")):
+            start_ms, participant, stream = name.split("/")
+            trend = trend_key(keys.run, tenant, int(started_ms) + int(start_ms))
+            buckets[trend].append(f"{call_id}/{stream}/{participant}/{int(start_ms)}")
+        for trend, utterance_ids in buckets.items():
+            for some in chunks(utterance_ids):
+                await empty_trend(client, trend, some)
         await client.zrem(calls_key(keys.run, tenant), call_id)
     streams = await client.hkeys(keys("streams"))
     of_streams = (f"{kind}:{name}" for name in streams for kind in ("stream", "sender"))

@@ -13,6 +13,7 @@ may touch them all on a Cluster, and no tenant can reach another's call, whateve
     ut:{CALL}:results         hash: member -> the result's JSON; a member is `start_ms/participant/stream`
     ut:{CALL}:order           sorted set of members, in the order of `start_ms`, then participant
     ut:{CALL}:digests         hash: member -> `participant|polarity|emotion|score`, for filters and trends
+    ut:{CALL}:kinds           hash: `participant|polarity|emotion` -> `lowest,highest` score of such utterances, for filters
     ut:{CALL}:events          stream of `kind` and, of an utterance, `member`, cut to about `EVENTS_MAX`
     ut:{CALL}:sender:STREAM   hash of the word with which the stream's sender goes on, where it came over HTTP
     ut:{CALL}:letters         sorted set: `partition:offset` of the call's latest dead letters, by offset
@@ -28,7 +29,8 @@ Keys that several calls share stand in slots of their own. They are written befo
 them again changes nothing, so a crash in between loses nothing.
 
     ut:calls:TENANT           sorted set of call ids by `started_ms`; ids of expired calls go when a listing meets them
-    ut:trend:TENANT:MINUTE    hash: utterance id -> digest; MINUTE counts from 1970, by the call's start plus `start_ms`
+    ut:trend:TENANT:MINUTE    hash: utterance id -> digest, and `#` -> the sums of all, as JSON; MINUTE counts from 1970, by the
+                              call's start plus `start_ms`
     ut:{metrics}:workers      sorted set of worker ids by when their metrics expire, ms since 1970
     ut:{metrics}:worker:ID    the worker's metrics as Prometheus text
     ut:work:PARTITION         hash: offset -> how many workers have marked the record as in progress, and the last of them

@@ -4,9 +4,9 @@ import base64
 import binascii
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Generic, Literal, TypeVar
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import ValidationError
 
@@ -14,6 +14,8 @@ from pipelines.errors import BadCursorError, CorruptResultError
 from pipelines.types import CallId, CallRef, Participant, ResultModel, UtteranceSentiment
 
 MINUTE_MS = 60_000
+_EXACT = 1 << 53
+"""Whole numbers below this are exact as the floating-point scores of Redis."""
 
 CallState = Literal["live", "stalled", "closed", "final"]
 """Of a stream, and of a call, which is as open as the most open of its streams. `stalled`: silent without a final
@@ -95,6 +97,23 @@ class CallFilter:
             and (self.score_min is None or digest.score is None or digest.score >= self.score_min)
             and (self.score_max is None or digest.score is None or digest.score <= self.score_max)
         )
+
+    def accepts_kinds(self, kinds: Mapping[str, str]) -> bool | None:
+        """Whether an utterance of the call meets every condition, as far as the call's `kinds` tell; None where they do not."""
+        verdict: bool | None = False
+        for kind, scores in kinds.items():
+            low, high = (Digest.read(f"{kind}|{score}") for score in scores.split(","))
+            if self.accepts(low) or self.accepts(high):
+                return True
+            between = self.score_max if self.score_min is None else self.score_min
+            if (
+                between is not None
+                and low.score is not None
+                and high.score is not None
+                and low.score < between < high.score
+            ):
+                verdict = None if self.accepts(replace(low, score=between)) else verdict
+        return verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,16 +206,20 @@ def read_result(text: str) -> UtteranceSentiment:
         raise CorruptResultError(f"no result: {error.errors(include_url=False)[:3]}") from None
 
 
-def trend_minute(minute_ms: int, digests: Iterable[Digest], participant: Participant | None) -> TrendMinute:
-    """One minute's judged utterances, of one participant or of all."""
-    wanted = [digest for digest in digests if participant in (None, digest.participant) and digest.score is not None]
-    scores = [digest.score for digest in wanted if digest.score is not None]
+def trend_minute(minute_ms: int, sums: Mapping[str, Any], participant: Participant | None) -> TrendMinute:
+    """One minute's judged utterances, of one participant or of all, from the sums that `lua/trend.lua` keeps."""
+    parts = {who: part for who, part in sums.items() if who != "size" and participant in (None, who)}
+    utterances = sum(part["n"] for part in parts.values())
+    polarities, emotions = Counter[str](), Counter[str]()
+    for part in parts.values():
+        polarities.update(part["p"])
+        emotions.update(part["e"])
     return TrendMinute(
         minute_ms=minute_ms,
-        utterances=len(wanted),
-        score_mean=sum(scores) / len(scores) if scores else 0.0,
-        polarities=Counter(digest.polarity for digest in wanted if digest.polarity),
-        emotions=Counter(digest.emotion for digest in wanted if digest.emotion),
+        utterances=utterances,
+        score_mean=sum(part["score"] for part in parts.values()) / 10_000 / utterances if utterances else 0.0,
+        polarities=polarities,
+        emotions=emotions,
     )
 
 
@@ -212,7 +235,9 @@ def read_call_cursor(cursor: str) -> tuple[int, str]:
         BadCursorError: no listing of calls gave this cursor.
     """
     match _place(cursor):
-        case [int(started_ms), str(call_id)]:
+        case [int(started_ms), str(call_id)] if (
+            type(started_ms) is int and 0 <= started_ms < _EXACT and call_id.isascii()
+        ):
             return started_ms, call_id
     raise BadCursorError(f"no listing of calls gave the cursor {cursor[:80]!r}: start without one")
 
@@ -224,7 +249,7 @@ def read_member_cursor(cursor: str) -> str:
         BadCursorError: no listing of utterances gave this cursor.
     """
     match _place(cursor):
-        case [str(member)]:
+        case [str(member)] if member.isascii():
             return member
     raise BadCursorError(f"no listing of utterances gave the cursor {cursor[:80]!r}: start without one")
 

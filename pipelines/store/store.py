@@ -196,7 +196,7 @@ class Store:
                 trend = await fill_trend(self._redis, keys, result, digest, ttl_s)
             # 2. Result, cut, resume point and account together, or none of them.
             answer = await self._advance_script(
-                keys=[*keys.stream(first.stream), *map(keys, ("results", "order", "digests"))],
+                keys=[*keys.stream(first.stream), *map(keys, ("results", "order", "digests", "kinds"))],
                 args=[
                     owner,
                     participant,

@@ -1,6 +1,6 @@
 """A gateway in processes of its own, which tests attack, measure and end: `python -m tests.deployments.gateway_process`.
 
-Its arguments are the URL of a Redis, the fields of `HttpLimits` that differ, as JSON, and how it is served: `uvicorn`, or
+Its arguments are the URL of a Redis, the fields of `HttpLimits` and `HttpSettings` that differ, as JSON, and how it is served: `uvicorn`, or
 `serve` for Ray Serve with its proxy. Among the fields, `log_max_bytes` is what its log may hold and `log_full_s` how long
 it waits for room there. Its first line says on which port it listens; it ends with its input.
 """
@@ -28,7 +28,7 @@ from deployments.http.limits import HttpLimits
 from deployments.serve import WORKER_SETUP
 from deployments.serve.local_ray import RAY_DEFAULTS, local_ray
 from pipelines.log.redis_streams import RedisStreamProducer
-from pipelines.settings import AppConfig
+from pipelines.settings import AppConfig, HttpSettings
 from pipelines.store.store import Store
 from pipelines.types import Utterance, UtteranceSentiment
 from tests.deployments.http.site import Everyone
@@ -123,6 +123,7 @@ def api_of(redis_url: str, limits: dict[str, Any]) -> FastAPI:
     producer = RedisStreamProducer(
         redis_url, limits.pop("log_max_bytes", 1 << 30), full_timeout_s=limits.pop("log_full_s", 60.0)
     )
+    at_once = {name: limits.pop(name) for name in HttpSettings.model_fields if name in limits}
     store = Store.connect(redis_url)
 
     async def health() -> Health:
@@ -134,7 +135,7 @@ def api_of(redis_url: str, limits: dict[str, Any]) -> FastAPI:
         producer=producer,
         analyse=judge,
         health=health,
-        config=AppConfig(),
+        config=AppConfig(http=HttpSettings(**at_once)),
         access=Everyone(),
         hosts=frozenset({"*"}),
         limits=HttpLimits(**limits),

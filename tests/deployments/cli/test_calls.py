@@ -16,6 +16,7 @@ from deployments.http.calls import call_routes
 from deployments.http.events import event_routes
 from deployments.http.problems import install_problems
 from deployments.http.tokens import TokenFile, new_token
+from pipelines.settings import HttpSettings
 from pipelines.store.store import Store
 from pipelines.types import (
     Participant,
@@ -51,7 +52,7 @@ def cli(redis_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iter
     api = FastAPI(lifespan=closing)
     api.state.access = TokenAccess(file, None)
     api.include_router(call_routes(store))
-    api.include_router(event_routes(store, heartbeat_ms=100))
+    api.include_router(event_routes(store, HttpSettings(), heartbeat_ms=100))
     install_problems(api)
     server = uvicorn.Server(uvicorn.Config(api, port=0, log_level="error", ws="none", loop="asyncio"))
     thread = threading.Thread(target=server.run)
@@ -101,8 +102,23 @@ def test_show_prints_the_transcript_and_the_summary(cli: CliRunner, redis_url: s
     ended = cli.invoke(app, ["show", "angry:1"])
 
     assert ended.exit_code == 0
-    for part in ("nobody helps me", "-2.1", "+2.2", "Call summary", "customer"):
+    for part in ("nobody helps me", "-2.1", "+2.2", "Call summary", "customer", "judged by "):
         assert part in ended.stdout
+
+
+def test_words_of_a_stored_call_steer_no_terminal(cli: CliRunner, redis_url: str) -> None:
+    keep(redis_url, "angry:1", [result(0, "one \x1b[2J two \u202e three [red]four[/red] \x9b31m", -2.1)])
+
+    for command in (
+        ["show", "angry:1"],
+        ["watch", "angry:1"],
+        ["show", "angry:1", "--json"],
+        ["watch", "angry:1", "--json"],
+    ):
+        ended = cli.invoke(app, command)
+        assert ended.exit_code == 0
+        assert not {letter for letter in ended.output if not letter.isprintable()} - {"\n"}
+        assert "[red]four[/red]" in ended.output
 
 
 def test_show_as_json_is_one_object_with_every_result(cli: CliRunner, redis_url: str) -> None:

@@ -74,6 +74,8 @@ def test_a_file_that_is_missing_or_no_media_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(CommandError, match="no such file"):
         participants_of([tmp_path / "gone.wav"], None)
+    with pytest.raises(CommandError, match="is a folder"):
+        participants_of([tmp_path], None)
     with pytest.raises(MediaError, match=r"song\.mp4"):
         participants_of([text], None)
 

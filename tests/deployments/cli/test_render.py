@@ -1,15 +1,16 @@
 from typing import get_args
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 
 from deployments.cli import render
+from deployments.cli.console import stdout
 from pipelines.review.summary import summarise
 from pipelines.types import MissingReason, Participant
 from tests.deployments.results import result
 
 
 def seen(renderable: RenderableType) -> str:
-    console = Console(width=120, record=True, highlight=False, markup=False, file=None, force_terminal=False)
+    console = stdout()
     with console.capture() as captured:
         console.print(renderable)
     return captured.get()
@@ -21,6 +22,13 @@ CONTENT = result(80_000, "thank you so much", 1.9)
 
 def test_a_time_is_shown_with_tenths_and_with_hours_only_when_there_are_any() -> None:
     assert [render.clock(t) for t in (0, 9_999, 65_432, 3_600_000)] == ["0:00.0", "0:09.9", "1:05.4", "1:00:00.0"]
+
+
+def test_a_score_that_rounds_to_nothing_has_no_minus() -> None:
+    assert [render.signed(value) for value in (-0.04, 0.04, -0.0, -0.06, 1.96, -3.0)] == [
+        *("+0.0", "+0.0", "+0.0", "-0.1", "+2.0", "-3.0")
+    ]
+    assert "-0.0" not in seen(render.utterance(result(0, "well", -0.01)))
 
 
 def test_an_utterance_shows_who_when_what_how_and_why() -> None:

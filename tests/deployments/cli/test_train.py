@@ -161,6 +161,7 @@ def test_behavioural_tests_need_no_data_folder_and_are_counted_by_capability(cli
     lines = [line.split() for line in ended.stdout.splitlines()]
     assert ["negation", "32"] in [line[:2] for line in lines]
     assert ["all", "301"] in [line[:2] for line in lines]
+    assert "301 behavioural tests; judged above: the 311 sentences" in ended.stdout
 
 
 @pytest.mark.slow

@@ -1,9 +1,12 @@
+import gzip
+
 import pytest
 from pydantic import ValidationError
 
 from deployments.http.bodies import Links, LiveMetadata, MediaMetadata
 from models.types import Modality
 from pipelines.types import Participant
+from tests.deployments.http.site import Site, problem
 
 
 def test_an_order_reads_participants_and_consent() -> None:
@@ -36,3 +39,33 @@ def test_the_first_message_of_live_media_names_no_call_which_stands_in_the_path(
 
 def test_the_links_of_a_call_begin_with_its_path() -> None:
     assert Links.of("a-17").events == "/v1/calls/a-17/events"
+
+
+async def bodies_of_routes(site: Site) -> list[tuple[str, str]]:
+    """Method and path of every route that takes a body."""
+    paths = (await site.client.get("/openapi.json")).json()["paths"]
+    return [
+        (method, path) for path, methods in paths.items() for method, one in methods.items() if "requestBody" in one
+    ]
+
+
+@pytest.mark.parametrize("coding", ["gzip", "GZIP", "deflate", "br", "identity, gzip", "x" * 100])
+async def test_a_compressed_body_is_refused_by_every_route_that_takes_one(site: Site, coding: str) -> None:
+    routes = await bodies_of_routes(site)
+    assert len(routes) >= 2
+    for method, path in routes:
+        for kind, content in (
+            ("audio/wav", b"RIFF"),
+            ("application/json", b"{}"),
+            ("multipart/form-data; boundary=x", b"--x"),
+        ):
+            headers = {"content-encoding": coding, "content-type": kind}
+            answer = await site.client.request(
+                method, path, params={"participants": "customer"}, content=gzip.compress(content), headers=headers
+            )
+            assert "Content-Encoding" in problem(answer, 415, "content_encoding")["detail"]
+
+
+async def test_a_body_that_is_said_to_be_as_it_is_is_taken(site: Site) -> None:
+    answer = await site.client.post("/v1/analyze", json={"text": "Well."}, headers={"content-encoding": "identity"})
+    assert answer.status_code == 200

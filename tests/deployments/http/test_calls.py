@@ -1,8 +1,10 @@
+import re
 from datetime import UTC, datetime
 
 import pytest
 
 from deployments.http.bodies import CallPage, CallWithSummary, Trends, UtterancePage
+from pipelines.types import CALL_ID_PATTERN, NAME_PATTERN
 from tests.deployments.http.site import Site, problem, result
 from tests.pipelines.stored import AGENT, STARTED_MS
 
@@ -86,3 +88,37 @@ async def test_a_deleted_call_is_gone(site: Site) -> None:
     assert (answer.status_code, answer.content) == (204, b"")
     problem(await site.client.get("/v1/calls/a-17"), 404, "unknown_call")
     problem(await site.client.delete("/v1/calls/a-17"), 404, "unknown_call")
+
+
+@pytest.mark.parametrize("name", [".", ".."])
+async def test_a_name_of_dots_is_refused_wherever_one_is_taken(site: Site, name: str) -> None:
+    upload = {"participants": "customer", "call_id": "a", "tenant": "t", "stream": "s"}
+    for field in ("call_id", "tenant", "stream"):
+        answer = await site.client.post("/v1/calls", params={**upload, field: name}, content=b"x")
+        assert problem(answer, 422, "invalid_input")["errors"][0]["at"] == f"query.{field}"
+    for path in ("/v1/calls", "/v1/events", "/v1/trends"):
+        problem(await site.client.get(path, params={"tenant": name}), 422, "invalid_input")
+    problem(await site.client.get("/v1/calls/a/utterances", params={"run": name}), 422, "invalid_input")
+    answer = await site.client.get(f"/v1/calls/{name.replace('.', '%2e')}")
+    assert answer.status_code in {404, 422}
+
+
+@pytest.mark.parametrize("pattern", [CALL_ID_PATTERN, NAME_PATTERN])
+def test_dots_within_a_name_and_its_length_are_as_before(pattern: str) -> None:
+    longest = 128 if pattern == CALL_ID_PATTERN else 64
+    for good in (
+        "a",
+        "a.b",
+        ".a",
+        "..a",
+        "...",
+        "a..",
+        "-",
+        "_",
+        "x" * longest,
+        "." + "x" * (longest - 1),
+        "." * longest,
+    ):
+        assert re.fullmatch(pattern, good)
+    for bad in ("", ".", "..", "x" * (longest + 1), "." * (longest + 1), ".." + "x" * (longest - 1), "a\n", "a/b", "é"):
+        assert not re.fullmatch(pattern, bad)

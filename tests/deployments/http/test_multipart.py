@@ -59,3 +59,32 @@ async def test_a_form_cut_off_is_refused(site: Site) -> None:
     )
 
     problem(answer, 400, "bad_form")
+
+
+@pytest.mark.parametrize("path", ["/v1/calls?participants=customer", "/v1/analyze"])
+@pytest.mark.parametrize(
+    ("boundary", "status"),
+    [("x" * 70, 202), ("x" * 71, 400), ("x" * 256, 400), ("x" * 257, 400), ("x" * 5_000, 400), ("", 400)],
+)
+async def test_a_boundary_is_as_long_as_it_may_be_or_the_form_is_refused(
+    site: Site, path: str, boundary: str, status: int
+) -> None:
+    head = f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'.encode()
+    body = head + wav(sound(0.5, 8000)) + f"\r\n--{boundary}--\r\n".encode()
+    kind = {"content-type": f"multipart/form-data; boundary={boundary}"}
+    answer = await site.client.post(path, content=body, headers=kind)
+
+    if status == 400:
+        problem(answer, 400, "bad_form")
+    else:
+        assert answer.is_success
+
+
+@pytest.mark.parametrize("head", ["Content-Transfer-Encoding: base64", "content-encoding: gzip"])
+async def test_a_part_that_is_encoded_is_refused(site: Site, head: str) -> None:
+    body = f'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n{head}\r\n\r\nUklGRg==\r\n--x--\r\n'
+    answer = await site.client.post(
+        "/v1/calls?participants=customer", content=body, headers={"content-type": "multipart/form-data; boundary=x"}
+    )
+
+    assert "encoded" in problem(answer, 400, "bad_form")["detail"]

@@ -1,9 +1,14 @@
 import asyncio
 import threading
+import time
+from collections.abc import AsyncIterator
 
 import pytest
 
-from deployments.http.uploads import CHUNKS_WAITING_MAX, ByteBridge, LogWriter
+from deployments.http.bodies import MediaMetadata
+from deployments.http.limits import HttpLimits, MediaThreads
+from deployments.http.problems import ProblemError
+from deployments.http.uploads import CHUNKS_WAITING_MAX, ByteBridge, Intake, LogWriter
 from pipelines.errors import MediaError, SourceUnavailableError
 from pipelines.types import Headers
 from tests.eventually import eventually
@@ -93,3 +98,29 @@ async def test_who_begins_after_a_loss_is_not_told_of_it() -> None:
     assert await asyncio.to_thread(writer.append, [fragment("b")]) == 1
     assert log.kept == ["b"]
     writer.close()
+
+
+@pytest.mark.parametrize(("live", "ends"), [(False, "idle"), (True, None)])
+async def test_an_upload_slower_than_any_call_ends_and_a_live_stream_may_be_nearly_silent(
+    *, live: bool, ends: str | None
+) -> None:
+    limits = HttpLimits(idle_max_s=2, idle_min_bytes=1, upload_min_bytes=1 << 20)
+    intake = Intake(MediaThreads(1, 1), LogWriter(Log()), limits)
+
+    async def drip() -> AsyncIterator[bytes]:
+        end_s = time.monotonic() + 2 * limits.idle_max_s
+        while time.monotonic() < end_s:
+            yield bytes(80)
+            await asyncio.sleep(0.01)
+
+    taken = intake.take(
+        drip(), MediaMetadata(participants="customer"), "c", "audio/PCMU;rate=8000", client="a", live=live
+    )
+    if ends is None:
+        assert await taken > 0
+    else:
+        with pytest.raises(ProblemError) as refused:
+            await taken
+        assert (refused.value.status, refused.value.reason) == (408, ends)
+    intake.threads.close()
+    intake.writer.close()

@@ -8,7 +8,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from deployments.serve import app
 from pipelines.log import kafka_source as source
-from pipelines.settings import AppConfig
+from pipelines.settings import AppConfig, HttpSettings
 
 CONFIG = Path(app.__file__).parents[1] / "serve.yaml"
 DEPLOYMENTS = {"Transcriber", "TextEncoder", "AudioEncoder", "VideoEncoder", "Fusion", "Ingest", "Gateway"}
@@ -47,6 +47,13 @@ def test_a_dead_worker_is_seen_well_before_its_session_in_the_group_is_over() ->
     ingest = gateway._bound_deployment.init_args[2]._bound_deployment
     # What is left is for its replacement to start.
     assert ingest._deployment_config.health_check_period_s * 4_000 <= source._GROUP_OPTIONS["session_timeout_ms"]
+
+
+def test_serve_gives_the_gateway_more_requests_than_it_admits_so_that_it_can_refuse(config: dict[str, Any]) -> None:
+    (on_a_cluster,) = [one for one in config["applications"][0]["deployments"] if one["name"] == "Gateway"]
+    most = next(limit.le for limit in HttpSettings.model_fields["requests_max"].metadata if hasattr(limit, "le"))
+    assert app.GATEWAY_OPTIONS["max_ongoing_requests"] > most
+    assert on_a_cluster["max_ongoing_requests"] > most
 
 
 def test_a_shadow_has_networks_and_workers_and_no_http() -> None:

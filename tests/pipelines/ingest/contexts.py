@@ -4,9 +4,10 @@ from collections.abc import Awaitable, Callable
 
 from models.types import FloatArray, Transcript
 from pipelines.ingest.context import InFlight, WorkerContext
+from pipelines.ingest.decoder_thread import DecoderThread
 from pipelines.metrics import stream_metrics
 from pipelines.retry import Retry
-from pipelines.settings import AppConfig, WorkerSettings
+from pipelines.settings import AppConfig, MediaLimits, WorkerSettings
 from pipelines.store.store import Store
 from pipelines.types import Headers, Utterance, UtteranceSentiment
 from tests.pipelines.working import judge
@@ -31,5 +32,6 @@ def context(
         retry=Retry(0.1, metrics.retries),
         metrics=metrics,
         in_flight=InFlight(metrics.in_flight),
+        decoder=DecoderThread(MediaLimits()),
         transcribe=transcribe,
     )

@@ -19,6 +19,7 @@ from pipelines.log.redis_streams import RedisStreamProducer
 from pipelines.settings import AppConfig, InterimSettings, WorkerSettings
 from pipelines.store.queries import InterimText
 from pipelines.store.store import Store
+from pipelines.store.trends import SUMS
 from pipelines.types import Participant, Utterance
 from tests.eventually import eventually
 from tests.pipelines.ingest.contexts import context
@@ -108,6 +109,7 @@ def kept(raw: Any) -> dict[str, Any]:
         if "{default/c1}" in key and isinstance(value, dict):
             value = {name: _timeless(text) for name, text in value.items() if name != "started_ms"}
         if key.startswith("ut:trend:"):  # a run may go over the end of a minute
+            value.pop(SUMS)
             value = found.get("ut:trend", {}) | value
             key = "ut:trend"  # noqa: PLW2901  # of all minutes together
         found[key] = value

@@ -13,6 +13,7 @@ from models.types import FloatArray
 from pipelines.log.dead_letter import read_letter
 from pipelines.log.records import fragment_headers
 from pipelines.log.redis_streams import RedisStreamProducer
+from pipelines.media import passes
 from pipelines.store.store import Store
 from pipelines.types import (
     TOPIC_DEAD_LETTER,
@@ -20,6 +21,7 @@ from pipelines.types import (
     Coordinates,
 )
 from tests.eventually import eventually
+from tests.pipelines.hostile_pictures import film_of, jpeg_of_empty_scans
 from tests.pipelines.stored import default
 from tests.pipelines.working import (
     account,
@@ -184,3 +186,27 @@ async def test_a_record_too_large_for_the_dead_letter_topic_is_cut_and_stops_not
         assert len(await results(redis_url, "c1")) == 4
     (letter,) = records(redis_url, TOPIC_DEAD_LETTER)
     assert dict(letter.headers)["dlq-bytes"] == str(2 << 20).encode()
+
+
+async def test_a_fragment_whose_decoding_does_not_end_is_dead_lettered_and_all_streams_go_on(
+    redis_url: str, sound: FloatArray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A call of a decoder that takes many times as long as it may: the look at its bytes, which would refuse it, is off.
+    monkeypatch.setattr(passes, "JPEG_SCANS_MAX", 1 << 30)
+    endless = film_of("mjpeg", [jpeg_of_empty_scans(3840, 2160, 4_000)], 3840, 2160)
+    undisturbed, disturbed = call(sound, "c1"), call(sound, "c2")
+    disturbed[6] = replace(disturbed[6], content_type="video/x-matroska", media=endless)
+    both = [fragment for pair in zip(undisturbed, disturbed, strict=True) for fragment in pair]
+    send(RedisStreamProducer(redis_url), both)
+    async with working(redis_url, stream={"limits": {"decode_max_s": 0.2}}) as worker:
+        stored = await results(redis_url, "c1")
+        assert len(stored) == 4
+        assert len(await results(redis_url, "c2")) >= 4
+        worker.check()
+    (record,) = records(redis_url, TOPIC_DEAD_LETTER)
+    letter = read_letter(record)
+    assert letter is not None
+    assert (letter.reason, letter.record.at) == ("undecodable", Coordinates(0, 13))
+    assert "in one go" in letter.detail
+    found = await account(redis_url, "c2")
+    assert (found.analysed, found.missing, found.skipped) == (len(disturbed) - 1, 0, {})

@@ -84,6 +84,10 @@ def test_an_unknown_header_is_left_alone() -> None:
         ("bad_call_id", record(key=b"call/{1}")),
         ("bad_call_id", record(key="жалоба".encode())),
         ("bad_call_id", record(key=b"c" * 129)),
+        ("bad_call_id", record(key=b".")),
+        ("bad_call_id", record(key=b"..")),
+        ("bad_header", record(tenant=b".")),
+        ("bad_header", record(stream=b"..")),
         ("oversize", record(value=bytes(LIMITS.fragment_max_bytes + 1))),
         ("undecodable", record(value=b"")),
         ("bad_header", record(seq=b"-1")),
@@ -121,12 +125,16 @@ def test_what_breaks_the_contract_is_refused_by_name(reason: str, bad: Record) -
     assert len(str(refused.value)) < 400
 
 
+def is_no_dots(name: str) -> bool:
+    return name not in {".", ".."}
+
+
 @given(
     st.builds(
         MediaFragment,
-        call_id=st.from_regex(r"[A-Za-z0-9._:-]{1,128}", fullmatch=True),
-        tenant=st.from_regex(r"[A-Za-z0-9._-]{1,64}", fullmatch=True),
-        stream=st.from_regex(r"[A-Za-z0-9._-]{1,64}", fullmatch=True),
+        call_id=st.from_regex(r"[A-Za-z0-9._:-]{1,128}", fullmatch=True).filter(is_no_dots),
+        tenant=st.from_regex(r"[A-Za-z0-9._-]{1,64}", fullmatch=True).filter(is_no_dots),
+        stream=st.from_regex(r"[A-Za-z0-9._-]{1,64}", fullmatch=True).filter(is_no_dots),
         seq=st.integers(0, 2**31 - 1),
         start_ms=st.integers(0, 7 * 86_400_000),
         content_type=st.sampled_from(["audio/L16;rate=8000;channels=2", "video/x-matroska", "audio/PCMU;rate=8000"]),

@@ -62,6 +62,8 @@ def test_without_a_log_a_stream_gives_the_same_utterances_up_to_its_limit(call: 
     assert [seen(one) for one in found] == [seen(one) for one in utterances(events)]
     with pytest.raises(MediaTooLongError, match="longer than 11 s"):
         list(utterances_of(media, SETTINGS, media_max_ms=11_000))
+    with pytest.raises(MediaError, match="processor time"):
+        list(utterances_of(media, SETTINGS, decode_max_s=1e-9))
 
 
 @pytest.mark.parametrize("start_ms", [0, 61_234])

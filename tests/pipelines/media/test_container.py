@@ -7,7 +7,14 @@ import av
 import pytest
 
 from pipelines.errors import MediaError
-from pipelines.media.container import open_media, packets, skipped_samples, sound_and_picture
+from pipelines.media.container import (
+    PICTURE_DECODERS,
+    SOUND_DECODERS,
+    open_media,
+    packets,
+    skipped_samples,
+    sound_and_picture,
+)
 from tests.pipelines.media_files import film, sound
 
 PIXELS_MAX = 1920 * 1080
@@ -63,3 +70,28 @@ def test_an_encoders_delay_is_what_its_first_packet_says_to_skip() -> None:
         read = list(packets(container, container.streams.audio[0]))
     assert skipped_samples(read[0]) == (312, 0)  # RFC 7845 §4.2: the pre-skip, which libopus sets to 6.5 ms
     assert skipped_samples(read[1]) == (0, 0)
+
+
+@pytest.mark.parametrize("codec", ["png", "gif", "tiff", "qtrle"])
+def test_a_codec_that_calls_do_not_use_is_neither_decoded_nor_looked_at(codec: str) -> None:
+    file = io.BytesIO()
+    with av.open(file, "w", format="mov") as output:
+        stream = output.add_stream(codec, rate=5)
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height = 32, 32
+        stream.pix_fmt = "pal8" if codec == "gif" else "rgb24"
+        for number in range(3):
+            frame = av.VideoFrame(32, 32, stream.pix_fmt)
+            frame.pts = number
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    with (
+        open_media(io.BytesIO(file.getvalue()), "it", 10_000) as container,
+        pytest.raises(MediaError, match=f"codec {codec}, which is not decoded"),
+    ):
+        sound_and_picture(container, "it")
+
+
+def test_every_decoder_that_is_named_is_one_of_ffmpegs_or_is_another_builds() -> None:
+    named = {*SOUND_DECODERS.split(","), *PICTURE_DECODERS.split(",")}
+    assert named - av.codecs_available <= {"libspeex"}

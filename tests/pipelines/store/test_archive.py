@@ -1,13 +1,28 @@
 import asyncio
+import base64
+import json
+from itertools import product
+from random import Random
 from typing import Any
 
 import pytest
 
 from pipelines.errors import BadCursorError
-from pipelines.store.queries import CallFilter, Page
+from pipelines.store.queries import CallFilter, Digest, Page
 from pipelines.store.store import Store
 from pipelines.types import UtteranceSentiment
-from tests.pipelines.stored import AGENT, CUSTOMER, MINUTE_MS, STARTED_MS, acme, advance, fragment, result, stored_call
+from tests.pipelines.stored import (
+    AGENT,
+    CUSTOMER,
+    MINUTE_MS,
+    STARTED_MS,
+    acme,
+    advance,
+    fragment,
+    result,
+    store_call,
+    stored_call,
+)
 
 
 async def test_utterances_come_in_order_whatever_order_they_were_stored_in(store: Store) -> None:
@@ -46,7 +61,32 @@ async def test_an_unknown_call_is_empty(store: Store) -> None:
     assert not await store.delete_call(acme("nobody"))
 
 
-@pytest.mark.parametrize("cursor", ["", "x", "WzFd", "bnVsbA", "WyJhIiwgMV0", "é" * 9, "W1tbW1tbW1tbW1tbW1tb"])
+MADE_UP: list[object] = [
+    *([], [1], [1, 2], [None, "x"], [True, "x"], [False, "x"], [1.5, "x"], [-1, "x"], [1 << 53, "x"], [10**400, "x"]),
+    *(
+        [float("nan"), "x"],
+        [float("inf"), "x"],
+        ["1", "x"],
+        [[1], "x"],
+        [{}, "x"],
+        [1, "é"],
+        [1, "\ud800"],
+        [1, "x", 2],
+    ),
+    *(None, True, 7, 1e999, "x", {}, {"a": 1}, ["é"], ["\ud800"], [["x"]], [None]),
+]
+
+
+@pytest.mark.parametrize(
+    "cursor",
+    [
+        *("", "x", "WzFd", "bnVsbA", "WyJhIiwgMV0", "é" * 9, "W1tbW1tbW1tbW1tbW1tb", "\0", "\ud800"),
+        *(base64.urlsafe_b64encode(json.dumps(one).encode()).decode().rstrip("=") for one in MADE_UP),
+        base64.urlsafe_b64encode(b"[" + b"9" * 700 + b', "x"]').decode(),
+        base64.urlsafe_b64encode(b'["' + b"[" * 700).decode(),
+        base64.urlsafe_b64encode(b'[1, "\xff"]').decode(),
+    ],
+)
 async def test_a_made_up_cursor_is_refused(store: Store, cursor: str) -> None:
     with pytest.raises(BadCursorError):
         await store.archive.utterances(acme("c"), cursor)
@@ -72,6 +112,37 @@ async def test_pages_of_calls_are_latest_first_and_join_to_the_whole(store: Stor
     assert ids == ["c6", "c5", "c4", "c3", "c2", "c1", "c0"]
 
 
+async def test_any_number_of_calls_of_one_millisecond_are_listed_once_each_while_others_come_and_go(
+    store: Store,
+) -> None:
+    names = [f"c{number:04}" for number in range(2_300)]
+    for name in names:
+        await store.open_stream(acme(name), "main", "w1", STARTED_MS)
+    await stored_call(store, "before", STARTED_MS - 1, -1.0)
+    ids: list[str] = []
+    cursor: str | None = None
+    while True:
+        page = await store.archive.calls(CallFilter("acme"), cursor, limit=500)
+        ids += [call.call_id for call in page.items]
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+        await store.delete_call(acme(ids[-1]))  # the one at which the next page begins
+        await store.open_stream(acme(f"new-{len(ids)}"), "main", "w1", STARTED_MS + 1)
+    assert ids == [*reversed(names), "before"]
+
+
+async def test_a_page_without_a_match_leads_on_to_the_next_among_calls_of_one_millisecond(store: Store) -> None:
+    for number in range(2_100):
+        await store.open_stream(acme(f"c{number:04}"), "main", "w1", STARTED_MS)
+    await stored_call(store, "a", STARTED_MS, -1.0)
+    first = await store.archive.calls(CallFilter("acme", polarity="negative"))
+    assert first.items == ()
+    second = await store.archive.calls(CallFilter("acme", polarity="negative"), first.next_cursor)
+    assert [call.call_id for call in second.items] == ["a"]
+    assert second.next_cursor is None
+
+
 async def test_a_call_matches_when_one_utterance_meets_every_condition(store: Store) -> None:
     await stored_call(store, "angry", STARTED_MS, -2.0, 1.0)
     await stored_call(store, "happy", STARTED_MS + 10, 0.5, 2.5)
@@ -91,6 +162,36 @@ async def test_a_call_matches_when_one_utterance_meets_every_condition(store: St
     assert await found(participant=AGENT) == []
     assert await found(since_ms=STARTED_MS + 10) == ["silent", "happy"]
     assert await found(until_ms=STARTED_MS + 10) == ["angry"]
+
+
+async def test_the_kinds_of_a_calls_utterances_tell_what_each_of_them_would(store: Store) -> None:
+    random = Random(7)
+    for number in range(12):
+        scores = [random.choice([None, -2.5, -1.0, -0.2, 0.4, 1.5, 2.9]) for _ in range(random.randrange(5))]
+        judged = [
+            result(at * 1_000, f"c{number}", random.choice([AGENT, CUSTOMER]), score=score)
+            for at, score in enumerate(scores)
+        ]
+        await store_call(store, f"c{number}", judged, tenant="acme", started_ms=STARTED_MS + number)
+    bounds = [None, -3.0, -1.7, -1.0, 0.0, 0.4, 2.0]
+    for participant, polarity, low, high in product(
+        (None, AGENT, CUSTOMER), (None, "negative", "positive"), bounds, bounds
+    ):
+        wanted = CallFilter("acme", participant=participant, polarity=polarity, score_min=low, score_max=high)
+        expected = []
+        for number in reversed(range(12)):
+            found = await store.archive.results(acme(f"c{number}"))
+            if not wanted.asks_for_utterances or any(wanted.accepts(Digest.of(one)) for one in found):
+                expected.append(f"c{number}")
+        assert [call.call_id for call in (await store.archive.calls(wanted)).items] == expected
+
+
+async def test_a_listing_looks_at_no_utterance_where_their_kinds_tell(store: Store, raw: Any) -> None:
+    await stored_call(store, "c", STARTED_MS, *(-1.0 - number / 100 for number in range(50)))
+    raw.config_resetstat()
+    for conditions in ({"emotion": "anger"}, {"polarity": "positive"}, {"score_min": 0.0}, {"score_max": -1.4}):
+        await store.archive.calls(CallFilter("acme", **conditions))
+    assert not {"cmdstat_hvals", "cmdstat_hscan"} & (raw.info("commandstats")).keys()
 
 
 async def test_events_resume_after_the_last_seen(store: Store) -> None:

@@ -72,12 +72,17 @@ def test_an_utterance_meets_all_conditions_or_is_left_out(wanted: dict[str, Any]
 
 
 def test_a_minute_counts_what_was_judged() -> None:
-    minute = trend_minute(60_000, [ANGRY, GLAD, CALM, UNJUDGED], None)
+    sums = {
+        "size": 4,
+        "customer": {"n": 2, "score": -5_000, "p": {"negative": 1, "positive": 1}, "e": {"anger": 1, "joy": 1}},
+        "agent": {"n": 1, "score": -5_000, "p": {"neutral": 1}, "e": {"neutral": 1}},
+    }
+    minute = trend_minute(60_000, sums, None)
     assert (minute.minute_ms, minute.utterances) == (60_000, 3)
     assert minute.score_mean == pytest.approx(-1 / 3)
     assert minute.polarities == {"negative": 1, "positive": 1, "neutral": 1}
-    assert trend_minute(0, [ANGRY, GLAD, CALM], Participant.AGENT).emotions == {"neutral": 1}
-    assert trend_minute(0, [UNJUDGED], None).utterances == 0
+    assert trend_minute(0, sums, Participant.AGENT).emotions == {"neutral": 1}
+    assert trend_minute(0, {"size": 1}, None).utterances == 0
 
 
 @pytest.mark.parametrize(("status", "over"), [("live", False), ("stalled", False), ("closed", True), ("final", True)])

@@ -1,0 +1,136 @@
+"""The one thread that decodes all streams of a worker, given up for another one when a single piece of work does not end.
+
+A call of FFmpeg's cannot be interrupted, and a thread cannot be ended. One that has worked on a fragment for far longer than the
+limits allow is left to itself: its fragment is dead-lettered, and the other streams go on at once, on a thread of their own. What
+it may still cost is bounded by `STUCK_MAX`, beyond which the worker asks for another process.
+"""
+
+import asyncio
+import contextlib
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from pipelines.errors import MediaError
+from pipelines.settings import MediaLimits
+
+STUCK_MAX = 2
+"""How many threads that were given up may still be at work; each takes a processor from the others."""
+_ALLOWANCE = 4
+"""Sound and pictures of a fragment may each take `decode_max_s`, by decoders that can be asked to stop; then come the speech
+detector and all else."""
+_LOOK_S = 0.5
+
+T = TypeVar("T")
+_Order = tuple[Callable[[], Any], "Future[Any]"]
+
+logger = logging.getLogger(__name__)
+
+
+class StuckDecoderError(MediaError):
+    """A piece of media kept its decoder busy for so long that both were given up: what decoded it must not be used again."""
+
+
+class DecoderThread:
+    """Runs one piece of work after the other; for one event loop."""
+
+    def __init__(self, limits: MediaLimits) -> None:
+        """`limits` bound what one piece of work may take."""
+        self._work_max_s = _ALLOWANCE * limits.decode_max_s
+        self._given_up: list[_Thread] = []
+        self._thread = _Thread()
+
+    def check(self) -> None:
+        """Raise if too many threads were given up and are still at work.
+
+        Raises:
+            RuntimeError: they are; only the end of this process ends them.
+        """
+        self._given_up = [thread for thread in self._given_up if thread.is_alive()]
+        if len(self._given_up) > STUCK_MAX:
+            raise RuntimeError(f"{len(self._given_up)} decoders do not end: the process must be replaced")
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """What `work` returns.
+
+        Raises:
+            StuckDecoderError: it took far more processor time than `limits.decode_max_s`, and goes on in vain.
+        """
+        result: Future[T] = Future()
+        self._thread.orders.put((work, result))
+        waiting = asyncio.wrap_future(result)
+        try:
+            while not (await asyncio.wait([waiting], timeout=_LOOK_S))[0]:
+                if self._thread.used_s() > self._work_max_s:
+                    self._replace()
+        except asyncio.CancelledError:
+            waiting.cancel()  # where it has not begun
+            raise
+        return waiting.result()
+
+    def close(self) -> None:
+        """Takes no more work."""
+        self._thread.orders.put(None)
+
+    def _replace(self) -> None:
+        """Give the thread up, and hand what waits behind its work to another one."""
+        stuck, self._thread = self._thread, _Thread()
+        self._given_up.append(stuck)
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._thread.orders.put(stuck.orders.get_nowait())
+        stuck.orders.put(None)
+        logger.error("a decoder was given up after %.3g s of processor time", stuck.used_s())
+        stuck.fail(
+            StuckDecoderError(
+                f"decoding takes more than {self._work_max_s:g} s of processor time in one go: re-encode it "
+                "(settings: stream.limits.decode_max_s)"
+            )
+        )
+
+
+class _Thread(threading.Thread):
+    """Works off its `orders` until None comes."""
+
+    def __init__(self) -> None:
+        super().__init__(name="decoder", daemon=True)  # one that is stuck must not hold up the end of the process
+        self.orders: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
+        self._current: Future[Any] | None = None
+        self._clock = time.CLOCK_MONOTONIC
+        self._began_s = 0.0
+        self.start()
+
+    def run(self) -> None:
+        if hasattr(time, "pthread_getcpuclockid"):  # not on macOS, where pauses of the process count too
+            self._clock = time.pthread_getcpuclockid(threading.get_ident())
+        while (order := self.orders.get()) is not None:
+            work, result = order
+            if not result.set_running_or_notify_cancel():
+                continue
+            self._began_s, self._current = time.clock_gettime(self._clock), result
+            try:
+                outcome, error = work(), None
+            except BaseException as raised:  # noqa: BLE001  # it is raised where the work was asked for
+                outcome, error = None, raised
+            self._current = None
+            with contextlib.suppress(Exception):  # given up meanwhile: nobody waits any more
+                if error is None:
+                    result.set_result(outcome)
+                else:
+                    result.set_exception(error)
+            del order, work, result, outcome, error
+
+    def used_s(self) -> float:
+        """Processor time that the work at hand has taken; 0 where there is none."""
+        return 0.0 if self._current is None else time.clock_gettime(self._clock) - self._began_s
+
+    def fail(self, error: Exception) -> None:
+        """End the wait for the work at hand."""
+        current = self._current
+        if current is not None:
+            with contextlib.suppress(Exception):  # it has ended just now
+                current.set_exception(error)
