@@ -17,7 +17,8 @@ from deployments.cli.console import (
     stderr,
     write_json,
 )
-from deployments.cli.options import ConfigFile, Json, LogSince, OnlyCall, Source, since_ms
+from deployments.cli.options import ConfigFile, Json, LogSince, OnlyCall, OnlyTenant, Source, since_ms
+from pipelines.log.records import concerns
 from pipelines.types import LIVE_RUN, TOPIC_MEDIA
 
 if TYPE_CHECKING:  # imports kafka and redis, which `undertone --help` spares
@@ -33,6 +34,7 @@ commands = typer.Typer()
 def audit(
     *,
     call: OnlyCall = None,
+    tenant: OnlyTenant = None,
     since: LogSince = None,
     run: Annotated[str, typer.Option(help="Whose results: `live`, or the name of a replay or a shadow.")] = LIVE_RUN,
     config: ConfigFile = None,
@@ -50,7 +52,7 @@ def audit(
     ):
         extents = log.extents()
         for record in log.records(extents, since_ms(since)):
-            if call is None or record.key == call.encode():
+            if concerns(record, tenant, call):
                 index.add(record)
                 if index.records % 1_000 == 0:
                     status.update(f"reading the log … {index.records} records")

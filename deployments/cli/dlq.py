@@ -10,8 +10,8 @@ from rich.table import Table
 
 from deployments.cli.connect import System, connect
 from deployments.cli.console import EXIT_USAGE, CommandError, clear_errors, print_out, stderr, write_json
-from deployments.cli.options import ConfigFile, Json, Source, since_ms
-from pipelines.log.records import call_of
+from deployments.cli.options import ConfigFile, Json, OnlyTenant, Source, since_ms
+from pipelines.log.records import call_of, concerns
 from pipelines.store.keys import letter_name
 from pipelines.types import LIVE_RUN, TOPIC_MEDIA, CallRef, Checkpoint, Coordinates
 
@@ -39,6 +39,7 @@ class LetterFilter:
     """Which dead letters a command is about; None leaves a condition out. `decided` includes those redriven or dropped."""
 
     call_id: str | None = None
+    tenant: str | None = None
     reason: str | None = None
     since: str | None = None
     place: str | None = None
@@ -50,6 +51,7 @@ class LetterFilter:
 def list_letters(
     *,
     call: OfCall = None,
+    tenant: OnlyTenant = None,
     reason: Reason = None,
     since: Since = None,
     decided: Annotated[bool, typer.Option("--all", help="Also those that were redriven or dropped.")] = False,
@@ -57,14 +59,16 @@ def list_letters(
     as_json: Json = False,
 ) -> None:
     """List dead letters with their places and reasons."""
-    found = _select(connect(source), LetterFilter(call, reason, since, decided=decided))
+    found = _select(connect(source), LetterFilter(call, tenant, reason, since, decided=decided))
     if as_json:
         write_json(_row(letter, state) for letter, state in found)
         return
-    table = Table("place", "call", "reason", "attempts", "bytes", "refused because", "state", box=None, pad_edge=False)
+    table = Table(
+        "place", "tenant", "call", "reason", "attempts", "bytes", "refused because", "state", box=None, pad_edge=False
+    )
     for letter, state in found:
         row = _row(letter, state)
-        names = ("place", "call_id", "reason", "attempts", "bytes", "detail", "state")
+        names = ("place", "tenant", "call_id", "reason", "attempts", "bytes", "detail", "state")
         table.add_row(*(str(row[name]) for name in names))
     print_out(table)
     if not found:
@@ -100,6 +104,7 @@ def redrive(
     *,
     place: OnlyPlace = None,
     call: OfCall = None,
+    tenant: OnlyTenant = None,
     reason: Reason = None,
     since: Since = None,
     again: Annotated[bool, typer.Option("--again", help="Also those that were redriven or dropped before.")] = False,
@@ -112,7 +117,7 @@ def redrive(
     from pipelines.review.redrive import redrives  # noqa: PLC0415  # imports kafka
 
     system = connect(source, config)
-    found = _select(system, LetterFilter(call, reason, since, place, decided=again))
+    found = _select(system, LetterFilter(call, tenant, reason, since, place, decided=again))
     letters = [letter for letter, _ in found]
     states = {letter.record.at: state for letter, state in found if state is not None}
     calls = {named for letter in letters if (named := call_of(letter.record)) is not None}
@@ -132,6 +137,7 @@ def drop(
     *,
     place: OnlyPlace = None,
     call: OfCall = None,
+    tenant: OnlyTenant = None,
     reason: Reason = None,
     since: Since = None,
     dry_run: DryRun = False,
@@ -140,7 +146,7 @@ def drop(
 ) -> None:
     """Decide that nothing is to be done about dead letters: they are not listed any more."""
     system = connect(source)
-    letters = [letter for letter, _ in _select(system, LetterFilter(call, reason, since, place))]
+    letters = [letter for letter, _ in _select(system, LetterFilter(call, tenant, reason, since, place))]
     if not dry_run:
         _record_decisions(system, {letter.record.at: "dropped" for letter in letters})
     done = "would be dropped" if dry_run else "dropped"
@@ -157,7 +163,7 @@ def _select(system: System, wanted: LetterFilter) -> list[tuple["Letter", str | 
     letters = [
         letter
         for letter in system.letters()
-        if (wanted.call_id is None or letter.record.key == wanted.call_id.encode())
+        if concerns(letter.record, wanted.tenant, wanted.call_id)
         and wanted.reason in (None, letter.reason)
         and letter.record.appended_ms >= earliest_ms
         and wanted.place in (None, letter_name(letter.record.at))
@@ -187,6 +193,7 @@ def _print_plan(plan: Sequence["Redrive"], done: str, *, as_json: bool) -> None:
     rows = [
         {
             "place": letter_name(one.letter.record.at),
+            "tenant": _tenant(one.letter),
             "call_id": (one.letter.record.key or b"").decode(errors="replace"),
             "stream": None if one.fragment is None else one.fragment.stream,
             "start_ms": None if one.fragment is None else one.fragment.start_ms,
@@ -198,7 +205,7 @@ def _print_plan(plan: Sequence["Redrive"], done: str, *, as_json: bool) -> None:
     if as_json:
         write_json(rows)
         return
-    table = Table("place", "call", "stream", "start", "outcome", "detail", box=None, pad_edge=False)
+    table = Table("place", "tenant", "call", "stream", "start", "outcome", "detail", box=None, pad_edge=False)
     for row in rows:
         table.add_row(*("" if value is None else str(value) for value in row.values()))
     print_out(table)
@@ -209,6 +216,7 @@ def _print_plan(plan: Sequence["Redrive"], done: str, *, as_json: bool) -> None:
 def _row(letter: "Letter", state: str | None) -> dict[str, object]:
     return {
         "place": letter_name(letter.record.at),
+        "tenant": _tenant(letter),
         "call_id": (letter.record.key or b"").decode(errors="replace"),
         "reason": letter.reason,
         "detail": letter.detail,
@@ -218,3 +226,9 @@ def _row(letter: "Letter", state: str | None) -> dict[str, object]:
         "whole": letter.whole,
         "state": (state or "open").split()[0],
     }
+
+
+def _tenant(letter: "Letter") -> str:
+    """Whose record it was; empty where it does not say."""
+    whose = call_of(letter.record)
+    return "" if whose is None else whose.tenant

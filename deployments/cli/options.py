@@ -56,6 +56,7 @@ ConfigFile = Annotated[
     Path | None,
     typer.Option("--config", help="The Serve config file of the live system: its limits and policies hold here too."),
 ]
+OnlyTenant = Annotated[str | None, typer.Option("--tenant", help="Only of this tenant; a call id is its tenant's own.")]
 OnlyCall = Annotated[str | None, typer.Option("--call", help="Only this call.")]
 LogSince = Annotated[
     str | None, typer.Option("--since", help="Only what the log took since then, like 2026-11-21T08:00:00Z.")

@@ -13,7 +13,17 @@ from rich.table import Table
 from deployments.cli import render
 from deployments.cli.connect import System, configuration, connect
 from deployments.cli.console import EXIT_USAGE, CommandError, clear_errors, print_out, stderr, write_json
-from deployments.cli.options import TRANSCRIBER_HELP, ConfigFile, Json, LogSince, OnlyCall, Source, Tenant, since_ms
+from deployments.cli.options import (
+    TRANSCRIBER_HELP,
+    ConfigFile,
+    Json,
+    LogSince,
+    OnlyCall,
+    OnlyTenant,
+    Source,
+    Tenant,
+    since_ms,
+)
 from pipelines.review.compare import Comparison, Tally
 from pipelines.settings import AppConfig, with_live_tenants
 from pipelines.store.queries import CallFilter
@@ -39,6 +49,7 @@ commands = typer.Typer()
 def replay(
     *,
     call: OnlyCall = None,
+    tenant: OnlyTenant = None,
     since: LogSince = None,
     bundle: Annotated[str | None, typer.Option(help="Another bundle: `embedded`, or a folder.")] = None,
     into: Annotated[
@@ -69,7 +80,7 @@ def replay(
             analyser = local_analyser(of_run)
         except ValueError as error:  # a checkpoint or bundle that cannot be trusted; it says what to do next
             raise CommandError(str(error)) from error
-    read = ReplaySource(system.reader(TOPIC_MEDIA), since_ms=since_ms(since), call_id=call)
+    read = ReplaySource(system.reader(TOPIC_MEDIA), since_ms=since_ms(since), call_id=call, tenant=tenant)
     stored = asyncio.run(_replay(system, of_run, read, analyser))
     if as_json:
         write_json([{"run": run, "records": read.read, **stored}])

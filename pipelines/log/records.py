@@ -93,6 +93,16 @@ def call_of(record: Record) -> CallRef | None:
     return CallRef(tenants[0], key)
 
 
+def concerns(record: Record, tenant: str | None, call_id: str | None) -> bool:
+    """Whether a record is of this tenant and of a call with this id; None is any. One that does not say whose it is, is nobody's."""
+    if call_id is not None and record.key != call_id.encode():
+        return False
+    if tenant is None:
+        return True
+    whose = call_of(record)
+    return whose is not None and whose.tenant == tenant
+
+
 def in_share(key: bytes | None, share: float) -> bool:
     """Whether the call of this key is among the given share of calls; always the same ones."""
     return crc32(key or b"") < share * 2**32

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping
 
 from pipelines.errors import SourceUnavailableError
+from pipelines.log.records import concerns
 from pipelines.log.source import Backlog, Polled
 from pipelines.log.topic_reader import Extent, TopicReader
 from pipelines.types import Record
@@ -12,11 +13,13 @@ _UNREAD_AGE_MS = 86_400_000
 
 
 class ReplaySource:
-    """`Source` over what a topic holds now, from `since_ms` on, of one call or of all; partition after partition."""
+    """`Source` over what a topic holds now, from `since_ms` on, of one tenant or call or of all; partition after partition."""
 
-    def __init__(self, reader: TopicReader, *, since_ms: int = 0, call_id: str | None = None) -> None:
+    def __init__(
+        self, reader: TopicReader, *, since_ms: int = 0, call_id: str | None = None, tenant: str | None = None
+    ) -> None:
         self._reader, self._since_ms = reader, since_ms
-        self._key = None if call_id is None else call_id.encode()
+        self._tenant, self._call_id = tenant, call_id
         self._extents: dict[int, Extent] = {}
         self._unread: list[int] = []
         self._records: Iterator[Record] = iter(())
@@ -65,7 +68,7 @@ class ReplaySource:
                 break
             self.read += 1
             self._next = record.at.offset + 1
-            if self._key in (None, record.key):
+            if concerns(record, self._tenant, self._call_id):
                 found.append(record)
                 self.calls.add(record.key)
         return Polled(tuple(found), frozenset(), frozenset())

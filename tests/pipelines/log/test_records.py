@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 from models.types import Modality
 from pipelines.consent import parse_consent
 from pipelines.errors import DEAD_LETTER_REASONS, BadFragmentError
-from pipelines.log.records import fragment_headers, parse_record
+from pipelines.log.records import call_of, concerns, fragment_headers, parse_record
 from pipelines.settings import MediaLimits
-from pipelines.types import DEFAULT_CONSENT, Coordinates, MediaFragment, Participant, Record
+from pipelines.types import DEFAULT_CONSENT, CallRef, Coordinates, MediaFragment, Participant, Record
 
 LIMITS = MediaLimits()
 GOOD = {
@@ -163,3 +163,25 @@ def test_anything_else_is_a_fragment_or_a_named_refusal(
         parse_record(Record(Coordinates(0, 0), key, value, tuple(headers), 0), LIMITS)
     except BadFragmentError as refused:
         assert refused.reason in DEAD_LETTER_REASONS  # noqa: PT017 # either outcome is right
+
+
+@pytest.mark.parametrize(
+    ("key", "headers", "whose"),
+    [
+        (b"c", (), CallRef("default", "c")),
+        (b"c", (("tenant", b"acme"), ("v", b"9")), CallRef("acme", "c")),
+        (b"c", (("tenant", b"acme"), ("tenant", b"rival")), None),
+        (b"c", (("tenant", b"a/b"),), None),
+        (b"c", (("tenant", b"\xff"),), None),
+        (b"a b", (), None),
+        (None, (), None),
+    ],
+)
+def test_a_record_says_whose_it_is_however_else_it_breaks_the_contract(
+    key: bytes | None, headers: tuple[tuple[str, bytes], ...], whose: CallRef | None
+) -> None:
+    record = Record(Coordinates(0, 0), key, b"", headers, 0)
+    assert call_of(record) == whose
+    assert concerns(record, None, None)
+    assert concerns(record, "acme", "c") == (whose == CallRef("acme", "c"))
+    assert concerns(record, "acme", None) == (whose is not None and whose.tenant == "acme")

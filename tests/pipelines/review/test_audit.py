@@ -156,3 +156,21 @@ async def test_only_what_is_asked_for_is_judged_where_the_log_is_cut(
     assert (report.findings, report.streams, report.streams_cut) == ([], 2, 1)
     assert report.clean
     assert report.records == 32
+
+
+async def test_dead_letters_are_counted_on_the_call_of_their_tenant(redis_url: str, sound: FloatArray) -> None:
+    fragments = call(sound, "c")
+    fragments[7] = replace(fragments[7], media=b"noise", content_type="audio/x-matroska")
+    theirs = [replace(one, tenant="acme") for one in fragments]
+    send(RedisStreamProducer(redis_url), [*call(sound, "c"), *theirs])
+    async with working(
+        redis_url, worker=WorkerSettings(commit_delay_s=0, commit_interval_s=0.05), tenants={"default": {}, "acme": {}}
+    ):
+        await results(redis_url, "c")
+        await results(redis_url, "c", tenant="acme")
+        with redis.Redis.from_url(redis_url) as client:
+            await eventually(lambda: int(client.hget(f"{LOG}:group:undertone", "committed") or 0) >= 40)
+    report = await audited(redis_url)
+    assert report.findings == []
+    assert report.dead_lettered == {"undecodable": 1}
+    assert report.calls == 2
