@@ -161,7 +161,15 @@ class _Keeper(threading.Thread):
         pause_s = 0.0
         while not self._ending.wait(pause_s):
             started_s = time.monotonic()
-            process = self._launch()
+            try:
+                process = self._launch()
+            except OSError as error:  # no memory, or too many processes
+                if not self.answers.done():
+                    self.answers.set_exception(StoreUnavailableError(f"the embedded Redis cannot be started: {error}"))
+                    return
+                logger.warning("the embedded Redis cannot be started again yet: %s", error)
+                pause_s = RESTART_PAUSE_S
+                continue
             if process is None:
                 return
             if not self.answers.done() and not self._first_answer(process):

@@ -54,7 +54,8 @@ async def read_sums(client: Any, trends: Sequence[str]) -> list[dict[str, Any]]:
     found = []
     for trend, text, held in zip(trends, answers[::2], answers[1::2], strict=True):
         sums = json.loads(text or '{"size": 0}')
-        found.append(sums if held in {0, sums["size"] + 1} else json.loads(await _change(client, trend, "")))
+        agree = held == (0 if text is None else sums["size"] + 1)
+        found.append(sums if agree else json.loads(await _change(client, trend, "")))
     return found
 
 

@@ -128,3 +128,11 @@ def answers(client: "redis.Redis") -> bool:
         return bool(client.ping())
     except redis.RedisError:
         return False
+
+
+def test_a_server_that_the_machine_cannot_start_is_an_error_and_no_wait(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", str(folder / "gone"))
+    with pytest.raises(StoreUnavailableError, match="cannot be started"), embedded_redis(folder):
+        pass

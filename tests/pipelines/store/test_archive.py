@@ -245,3 +245,18 @@ async def test_what_is_corrupt_is_named_and_hides_nothing_else(store: Store, raw
     assert [event.kind for event in events] == ["utterance", "unreadable", "utterance", "call-final"]
     assert events[1].utterance is None
     assert len((await store.archive.calls(CallFilter("acme", polarity="negative"))).items) == 1
+
+
+async def test_calls_of_one_millisecond_are_paged_by_the_bytes_of_their_ids(store: Store) -> None:
+    names = sorted(f"{letter}{number}" for letter in ("a", "B", "b", "-", "_", ".x", "Z") for number in range(20))
+    for name in names:
+        await store.open_stream(acme(name), "main", "w1", STARTED_MS)
+    ids: list[str] = []
+    cursor: str | None = None
+    while True:
+        page = await store.archive.calls(CallFilter("acme"), cursor, limit=7)
+        ids += [call.call_id for call in page.items]
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+    assert ids == names[::-1]

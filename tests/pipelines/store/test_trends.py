@@ -88,3 +88,14 @@ async def test_a_query_reads_no_digest(redis_url: str, client: Any) -> None:
         & (await client.info("commandstats")).keys()
     )
     await store.close()
+
+
+@pytest.mark.parametrize("number", [1, 2, 5])
+async def test_a_bucket_without_sums_gets_those_of_all_its_digests(client: Any, number: int) -> None:
+    for at in range(number):
+        await client.hset(KEY, f"c/main/customer/{at}", Digest("customer", "negative", "anger", -1.0).write())
+
+    (sums,) = await read_sums(client, [KEY])
+
+    assert trend_minute(0, sums, None).utterances == number
+    assert SUMS in await client.hgetall(KEY)
