@@ -139,6 +139,9 @@ class OwnCluster:
             with redis.Redis(port=self.ports[number]) as master, redis.Redis(port=port) as replica:
                 replica.execute_command("CLUSTER", "REPLICATE", master.execute_command("CLUSTER", "MYID"))
         self._await_all("cluster_state", "ok")
+        for port in self.ports[masters:]:
+            with redis.Redis(port=port) as replica:
+                wait_until(partial(_is_synchronised, replica), 30)
 
     def kill(self, number: int | None = None) -> None:
         """End one server without a word, or all of them."""
@@ -156,6 +159,8 @@ class OwnCluster:
             "1000",
             "--cluster-require-full-coverage",
             "no",
+            "--repl-diskless-sync-delay",  # a replica that never had its master's data is not promoted
+            "0",
         ]
         process = subprocess.Popen([*command, *options], stdout=subprocess.DEVNULL)
         _await_answer(redis.Redis(port=port), process)
@@ -175,6 +180,11 @@ def _cluster_port() -> int:
     while (port := free_port()) > 55_000:
         pass
     return port
+
+
+def _is_synchronised(replica: "redis.Redis") -> bool:
+    about: Any = replica.info("replication")
+    return bool(about.get("master_link_status") == "up")
 
 
 def _says(client: Any, line: str) -> bool:

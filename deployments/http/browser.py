@@ -69,7 +69,7 @@ class SameSite:
             return ProblemError(
                 HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
                 "unsupported_type",
-                "send the media itself with its own Content-Type, JSON as application/json, or a multipart form",
+                "send the media itself with its own Content-Type, JSON with Content-Type: application/json, or a multipart form",
             )
         return None
 

@@ -144,4 +144,5 @@ async def test_json_may_be_as_long_as_the_longest_text_and_no_longer(site: Site)
 async def test_json_that_does_not_say_so_is_told_which_header_to_send(site: Site, kind: str | None) -> None:
     headers = {} if kind is None else {"content-type": kind}
     answer = await site.client.post("/v1/analyze", content=b' {"text": "Three weeks!"}', headers=headers)
-    assert "Content-Type: application/json" in problem(answer, 415, "undecodable")["detail"]
+    reason = "undecodable" if kind is None else "unsupported_type"
+    assert "Content-Type: application/json" in problem(answer, 415, reason)["detail"]
