@@ -190,10 +190,11 @@ def _print_evaluation(found: Mapping[str, Any]) -> None:
     print_out(figures(found))
     if "capabilities" in found:
         tests = sum(one["n"] for one in found["capabilities"].values())
-        title = (
+        # No title of the table, which would be broken into lines as narrow as that is.
+        print_out(
             f"\n{tests} behavioural tests; judged above: the {found['n']} sentences in them whose polarity is expected"
         )
-        print_out(_table(title, capability_rows(found["capabilities"]), words=1))
+        print_out(_table("", capability_rows(found["capabilities"]), words=1))
     for name, task in found["tasks"].items():
         # A fusion's tasks per subset of modalities have a `_` in their names; they are in the JSON and the report.
         if task["labels"] and "_" not in name:

@@ -10,7 +10,6 @@ from pipelines.log.redis_streams import RedisStreamProducer
 from pipelines.settings import WorkerSettings
 from pipelines.store.store import Store
 from pipelines.types import (
-    DEFAULT_CONSENT,
     Participant,
     Utterance,
     UtteranceSentiment,
@@ -42,7 +41,7 @@ async def test_consent_decides_what_is_analysed(redis_url: str, sound: FloatArra
     assert {one.consent for one in stored} == {(Modality.TEXT,)}
 
 
-async def test_a_tenants_policy_holds_where_the_call_says_nothing_and_the_call_wins_where_it_does(
+async def test_a_call_gets_what_it_asks_for_of_what_its_tenants_policy_allows(
     redis_url: str, sound: FloatArray
 ) -> None:
     asked: list[Utterance] = []
@@ -57,15 +56,15 @@ async def test_a_tenants_policy_holds_where_the_call_says_nothing_and_the_call_w
     send(producer, [replace(f, tenant="shop", consent=said) for f in call(sound, "told")])
     send(producer, [replace(f, tenant="other", consent=None) for f in call(sound, "elsewhere")])
     tenants = {"shop": {"consent": "agent=text;customer=text"}}
+    whose = {"silent": "shop", "told": "shop", "elsewhere": "other"}
     async with working(redis_url, analyse=note, tenants=tenants):
-        by_call = {call_id: await results(redis_url, call_id) for call_id in ("silent", "told", "elsewhere")}
+        by_call = {name: await results(redis_url, name, tenant=tenant) for name, tenant in whose.items()}
     only_text = {(Participant.AGENT, (Modality.TEXT,)), (Participant.CUSTOMER, (Modality.TEXT,))}
     assert {(one.participant, one.consent) for one in by_call["silent"]} == only_text
     assert {one.consent for one in asked if one.call_id == "silent"} == {frozenset({Modality.TEXT})}
-    heard = (Modality.AUDIO, Modality.TEXT)
-    assert {(one.participant, one.consent) for one in by_call["told"]} == {(Participant.CUSTOMER, heard)}
-    for one in by_call["elsewhere"]:
-        assert set(one.consent) == DEFAULT_CONSENT[one.participant]
+    customers_words = {(Participant.CUSTOMER, (Modality.TEXT,))}
+    assert {(one.participant, one.consent) for one in by_call["told"]} == customers_words
+    assert {(one.participant, one.consent) for one in by_call["elsewhere"]} == customers_words
 
 
 async def test_a_fusion_that_is_away_holds_the_call_until_it_is_back(redis_url: str, sound: FloatArray) -> None:
