@@ -14,7 +14,7 @@ REDACTOR = Redactor()
 HOSTILE = (
     "1", "1 ", "0 ", "4242 ", "1234567891 a ", "111222333 a ", "at ", "@", "a@", "a@b.", "a at b dot ", "DE12 ", "d e ", "A1", "a-",
     "1-", "1.", "1,111", "12/12/", "double ", "one hundred ", "oh ", "um 1234 okay ", "4\u200b", "\uff14", "\ufdfa", "social security 123456789 a ",
-    "at1", "at1.", "@1", "at1-",
+    "at1", "at1.", "@1", "at1-", "4,242 ", "42:42 ", "1:11, ", "42.42.42.42 ",
 )  # fmt: skip
 
 
