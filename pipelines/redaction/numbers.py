@@ -33,7 +33,7 @@ class NumberRules:
         self._phones = Phones(countries)
 
     def written_in(self, amounts: Collection[int], runs: Sequence[Run]) -> set[int]:
-        """The tokens of `runs` that look like `amounts` and are groups of a card or of a named number: `4,242 4,242 4,242 4,242`."""
+        """The tokens of `runs` that look like `amounts` and are groups of a card, `4,242 4,242 4,242 4,242`, or one named number, `123,456,789`."""
         found: set[int] = set()
         forms = [rule.form for rule in self._rules if named(self._utterance, rule)]
         for run in runs:
@@ -42,9 +42,12 @@ class NumberRules:
             elif any(place in amounts for place in range(run.first, run.end)):
                 for digits, first, end in _stretches(run.elements):
                     is_long = len(digits) > CARD_MIN and is_card(digits)
-                    if is_long or any(form.fullmatch(digits) for form in forms):
+                    if is_long or (self._is_glued(first, end) and any(form.fullmatch(digits) for form in forms)):
                         found.update(range(first, end))
         return found
+
+    def _is_glued(self, first: int, end: int) -> bool:
+        return not any(token.spaced for token in self._utterance.tokens[first + 1 : end])
 
     def find(self, runs: Sequence[Run]) -> None:
         """Take every run, or part of one, that is a number of these kinds."""

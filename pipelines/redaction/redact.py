@@ -37,10 +37,13 @@ class Redactor:
 
     def spans(self, text: str, language: str = "en") -> list[Span]:
         """The items in a text, in order; none overlaps another."""
+        return self._spans(text, language, goes_on=False)
+
+    def _spans(self, text: str, language: str, *, goes_on: bool) -> list[Span]:
         if not self.kinds:
             return []
         of = plain(text)
-        utterance = Utterance(tokens_of(of))
+        utterance = Utterance(tokens_of(of), goes_on)
         find_emails(utterance)
         reader = Reader(utterance.tokens, language)
         CodeRules(utterance, reader, self.countries).find()
@@ -63,7 +66,8 @@ class Redactor:
     def so_far(self, text: str, language: str = "en") -> str:
         """What may be shown of words that go on: marks in place, and without what may be the beginning of an item.
 
-        Held back are the digits and spelled letters at the end, and an address whose end is not said yet.
+        Held back are the digits and spelled letters at the end, and an address whose end is not said yet. A number of the
+        form of a national one is marked whatever it is called: that may be said last.
 
         Raises:
             RedactionError: they cannot be looked through.
@@ -73,7 +77,8 @@ class Redactor:
 
     def _so_far(self, text: str, language: str) -> str:
         end = begun_at(text, language)
-        spans = [span for span in self.spans(text, language) if span.start < end]
+        spans = _united(self.spans(text, language), self._spans(text, language, goes_on=True))
+        spans = [span for span in spans if span.start < end]
         return _marked(text, spans, 0, max(end, spans[-1].end) if spans else end).rstrip()
 
     def __call__(self, transcript: Transcript) -> Transcript:
@@ -113,6 +118,20 @@ def _wordless_errors() -> Iterator[None]:
         yield
     except Exception as error:  # noqa: BLE001
         raise RedactionError(f"words could not be redacted: {type(error).__name__}") from None
+
+
+def _united(spans: Sequence[Span], others: Sequence[Span]) -> list[Span]:
+    """All spans in order, those that overlap as one, of the kind that `spans` says."""
+    united: list[Span] = []
+    usual = set(spans)
+    for span in sorted(usual.union(others)):
+        if united and span.start < united[-1].end:
+            last = united.pop()
+            kind = span.kind if span in usual else last.kind
+            united.append(Span(last.start, max(last.end, span.end), kind))
+        else:
+            united.append(span)
+    return united
 
 
 def _marked(text: str, spans: Sequence[Span], start: int, end: int) -> str:

@@ -252,6 +252,8 @@ def test_a_card_over_several_utterances_leaves_no_more_than_four_digits_of_it() 
         ("I have waited for two hours", "I have waited for two hours"),
         ("look at this", "look at this"),
         ("4242", ""),
+        ("call +44 20 7946 0958 or so", "call [PHONE] or so"),
+        ("from 10:30 to 11:30 or 12:30, 13:30 as we", "from 10:30 to 11:30 or 12:30, 13:30 as we"),
     ],
 )
 def test_what_may_be_the_beginning_of_an_item_is_not_shown_yet(said: str, shown: str) -> None:
@@ -263,6 +265,10 @@ def test_nothing_that_will_be_replaced_is_shown_on_the_way_to_it() -> None:
         ("please take 4012 8888 8888 1881 for it", "4012"),
         ("it is five five five five, um, four four four four, five five five five, four four five one okay", "four"),
         ("write to jane underscore doe at example dot com today", "underscore"),
+        ("so 123456780 is my social security number", "123456780"),
+        ("so 123,456,780 is my social security number", "456"),
+        ("QQ123456C, no, 12345678L is what is on my DNI", "12345678L"),
+        ("it's 3657426180 and that I have as my egn", "3657426180"),
     ):
         assert secret not in marked(said)
         words = said.split()
