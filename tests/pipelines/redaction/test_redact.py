@@ -269,6 +269,8 @@ def test_nothing_that_will_be_replaced_is_shown_on_the_way_to_it() -> None:
         ("so 123,456,780 is my social security number", "456"),
         ("QQ123456C, no, 12345678L is what is on my DNI", "12345678L"),
         ("it's 3657426180 and that I have as my egn", "3657426180"),
+        ("then 555 0123 is my phone", "0123"),
+        ("so 4012888 is the card", "4012888"),
     ):
         assert secret not in marked(said)
         words = said.split()
