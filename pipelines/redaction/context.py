@@ -62,5 +62,5 @@ def _counts(run: Run) -> bool:
 
 
 def named(utterance: Utterance, rule: IdRule) -> bool:
-    """Whether the utterance says what the number is called."""
-    return any(utterance.says(word) for word in rule.words)
+    """Whether the utterance says what the number is called, or may say it yet."""
+    return utterance.goes_on or any(utterance.says(word) for word in rule.words)

@@ -8,6 +8,7 @@ from pipelines.redaction.tokens import Token, words
 
 LOCAL_TOKENS_MAX = 64  # RFC 5321, section 4.5.3.1.1, in characters
 DOMAIN_TOKENS_MAX = 24
+LABEL_TOKENS_MAX = 63  # RFC 1035, section 2.3.4, in characters
 _LOCAL_MARKS = frozenset("._-+%'&=~/#$!*?^{|}`\u2019")
 _DOTS = frozenset({"dot", "punkt", "punto", "."})
 _CONNECTORS = frozenset({"dot", "underscore", "dash", "hyphen", "minus", "plus", "punkt", "punto", "_", "-", "."})
@@ -87,9 +88,9 @@ def _domain_end(tokens: Sequence[Token], place: int, *, is_glued: bool) -> int |
 
 
 def _label_end(tokens: Sequence[Token], place: int, words_max: int) -> int | None:
-    """Behind a label: words, digits and dashes up to a dot; behind the first, one word or a few letters."""
-    begin, words = place, 0
-    while place < len(tokens):
+    """Behind a label: words, digits and dashes up to a dot; behind the first, one word or a few letters. At most `LABEL_TOKENS_MAX`."""
+    begin, words, limit = place, 0, min(place + LABEL_TOKENS_MAX, len(tokens))
+    while place < limit:
         token = tokens[place]
         if token.text in _DOTS:
             break

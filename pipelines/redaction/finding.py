@@ -41,6 +41,8 @@ class Utterance:
     """Tokens of one utterance, and which of them are part of an item already."""
 
     tokens: Sequence[Token]
+    goes_on: bool = False
+    """Whether more may follow: what the numbers are called, above all."""
     taken: set[int] = field(default_factory=set)
     spans: list[Span] = field(default_factory=list)
     said_in_all: str = field(init=False)

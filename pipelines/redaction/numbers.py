@@ -1,6 +1,6 @@
 """Numbers without letters: cards (ISO/IEC 7812), national numbers, telephone numbers, and long runs that are none of these."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from stdnum import luhn
 
@@ -8,7 +8,7 @@ from pipelines.redaction.context import LOOK_BACK, about, is_alone, named
 from pipelines.redaction.finding import Kind, Utterance
 from pipelines.redaction.ids import RULES, IdRule
 from pipelines.redaction.phones import Phones
-from pipelines.redaction.runs import Run
+from pipelines.redaction.runs import Element, Run
 
 CARD_MIN, CARD_MAX = 12, 19
 VERIFICATION_CODE = (3, 4)
@@ -31,6 +31,23 @@ class NumberRules:
         self._utterance = utterance
         self._rules = [rule for rule in RULES if rule.is_digits and rule.country in countries]
         self._phones = Phones(countries)
+
+    def written_in(self, amounts: Collection[int], runs: Sequence[Run]) -> set[int]:
+        """The tokens of `runs` that look like `amounts` and are groups of a card, `4,242 4,242 4,242 4,242`, or one named number, `123,456,789`."""
+        found: set[int] = set()
+        forms = [rule.form for rule in self._rules if named(self._utterance, rule)]
+        for run in runs:
+            if len(run.elements) > ELEMENTS_MAX:
+                found.update(range(run.first, run.end))
+            elif any(place in amounts for place in range(run.first, run.end)):
+                for digits, first, end in _stretches(run.elements):
+                    is_long = len(digits) > CARD_MIN and is_card(digits)
+                    if is_long or (self._is_glued(first, end) and any(form.fullmatch(digits) for form in forms)):
+                        found.update(range(first, end))
+        return found
+
+    def _is_glued(self, first: int, end: int) -> bool:
+        return not any(token.spaced for token in self._utterance.tokens[first + 1 : end])
 
     def find(self, runs: Sequence[Run]) -> None:
         """Take every run, or part of one, that is a number of these kinds."""
@@ -104,14 +121,16 @@ def is_card(digits: str) -> bool:
 
 
 def _holds_card(run: Run) -> bool:
-    """Whether a card's digits begin and end with elements of the run; looks at no more than 19 digits from each."""
-    elements = run.elements[:ELEMENTS_MAX]
-    for first in range(len(elements)):
+    """Whether a card's digits begin and end with elements of the run."""
+    return any(is_card(digits) for digits, _, _ in _stretches(run.elements[:ELEMENTS_MAX]))
+
+
+def _stretches(elements: Sequence[Element]) -> Iterator[tuple[str, int, int]]:
+    """Digits of elements that follow each other, at most as many as a card has, and their tokens `[first, end)`."""
+    for place, first in enumerate(elements):
         digits = ""
-        for element in elements[first : first + CARD_MAX]:
+        for element in elements[place : place + CARD_MAX]:
             digits += element.digits
             if len(digits) > CARD_MAX:
                 break
-            if is_card(digits):
-                return True
-    return False
+            yield digits, first.first, element.end

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import phonenumbers
 
-from pipelines.redaction.context import about
+from pipelines.redaction.context import LOOK_AHEAD, about
 from pipelines.redaction.finding import Utterance
 from pipelines.redaction.runs import Run
 
@@ -32,6 +32,8 @@ class Phones:
         if utterance.text(first - 1) in ("+", "plus") or (digits.startswith("00") and len(digits) > 9):
             return len(digits) > DIGITS_MIN
         said = about(utterance, run)
+        if said is None and utterance.goes_on and run.end + LOOK_AHEAD > len(utterance.tokens):
+            return True  # the word behind it that says so, or that it is a card, may still come
         if said == "phone":
             return len(digits) > 8 or run.groups == (3, 4) or self._is_dialled(digits)
         return said is None and (self._is_american(run) or self._has_form(digits))

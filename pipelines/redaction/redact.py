@@ -1,7 +1,8 @@
 """The one place where what must not be kept is replaced in words (docs/architecture.md#what-is-not-kept)."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from models.types import Transcript, Word
@@ -12,7 +13,7 @@ from pipelines.redaction.finding import KINDS, Kind, Span, Utterance
 from pipelines.redaction.ids import COUNTRIES
 from pipelines.redaction.names import PersonFinder
 from pipelines.redaction.numbers import NumberRules
-from pipelines.redaction.runs import Reader, innocent_tokens, runs_of
+from pipelines.redaction.runs import AMOUNTS, DATES, Reader, runs_of, tokens_of_form
 from pipelines.redaction.tokens import plain, tokens_of
 from pipelines.redaction.unfinished import begun_at
 
@@ -36,15 +37,21 @@ class Redactor:
 
     def spans(self, text: str, language: str = "en") -> list[Span]:
         """The items in a text, in order; none overlaps another."""
+        return self._spans(text, language, goes_on=False)
+
+    def _spans(self, text: str, language: str, *, goes_on: bool) -> list[Span]:
         if not self.kinds:
             return []
         of = plain(text)
-        utterance = Utterance(tokens_of(of))
+        utterance = Utterance(tokens_of(of), goes_on)
         find_emails(utterance)
         reader = Reader(utterance.tokens, language)
         CodeRules(utterance, reader, self.countries).find()
-        barred = utterance.taken | innocent_tokens(of, utterance.tokens)
-        NumberRules(utterance, self.countries).find(runs_of(utterance.tokens, reader, barred))
+        rules = NumberRules(utterance, self.countries)
+        barred = utterance.taken | tokens_of_form(DATES, of, utterance.tokens)
+        if amounts := tokens_of_form(AMOUNTS, of, utterance.tokens):
+            barred |= amounts - rules.written_in(amounts, runs_of(utterance.tokens, reader, barred))
+        rules.find(runs_of(utterance.tokens, reader, barred))
         spans = [*utterance.spans, *self._names(text, utterance.spans)]
         return sorted(span for span in spans if span.kind in self.kinds)
 
@@ -59,10 +66,19 @@ class Redactor:
     def so_far(self, text: str, language: str = "en") -> str:
         """What may be shown of words that go on: marks in place, and without what may be the beginning of an item.
 
-        Held back are the digits and spelled letters at the end, and an address whose end is not said yet.
+        Held back are the digits and spelled letters at the end, and an address whose end is not said yet. A number of the
+        form of a national one is marked whatever it is called: that may be said last.
+
+        Raises:
+            RedactionError: they cannot be looked through.
         """
+        with _wordless_errors():
+            return self._so_far(text, language)
+
+    def _so_far(self, text: str, language: str) -> str:
         end = begun_at(text, language)
-        spans = [span for span in self.spans(text, language) if span.start < end]
+        spans = _united(self.spans(text, language), self._spans(text, language, goes_on=True))
+        spans = [span for span in spans if span.start < end]
         return _marked(text, spans, 0, max(end, spans[-1].end) if spans else end).rstrip()
 
     def __call__(self, transcript: Transcript) -> Transcript:
@@ -73,10 +89,8 @@ class Redactor:
         Raises:
             RedactionError: it cannot be looked through.
         """
-        try:
+        with _wordless_errors():
             return self._redacted(transcript)
-        except Exception as error:  # noqa: BLE001  # whose message and trace may hold what was said
-            raise RedactionError(f"words could not be redacted: {type(error).__name__}") from None
 
     def _redacted(self, transcript: Transcript) -> Transcript:
         spans = self.spans(transcript.text, transcript.language)
@@ -95,6 +109,29 @@ class Redactor:
             words=tuple(_merged(words_text, transcript.words, places, word_spans)),
             redacted=dict(sorted(counts.items())),
         )
+
+
+@contextmanager
+def _wordless_errors() -> Iterator[None]:
+    """Whatever fails becomes a `RedactionError`: the message and trace of another may hold what was said."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001
+        raise RedactionError(f"words could not be redacted: {type(error).__name__}") from None
+
+
+def _united(spans: Sequence[Span], others: Sequence[Span]) -> list[Span]:
+    """All spans in order, those that overlap as one, of the kind that `spans` says."""
+    united: list[Span] = []
+    usual = set(spans)
+    for span in sorted(usual.union(others)):
+        if united and span.start < united[-1].end:
+            last = united.pop()
+            kind = span.kind if span in usual else last.kind
+            united.append(Span(last.start, max(last.end, span.end), kind))
+        else:
+            united.append(span)
+    return united
 
 
 def _marked(text: str, spans: Sequence[Span], start: int, end: int) -> str:

@@ -39,16 +39,19 @@ _DIVIDING_OH = LOOSE - _JOINING
 _GAP_TOKENS = 6
 
 _DAY = r"(?:0?[1-9]|[12]\d|3[01])"
-_INNOCENT = re.compile(
-    rf"(?<![\d.,/-]){_DAY}([./-]){_DAY}\1(?:(?:19|20)\d\d|\d\d)(?!\d|[./-]\d)"  # a date
-    rf"|(?<![\d.,/-])(?:19|20)\d\d([./-]){_DAY}\2{_DAY}(?!\d|[./-]\d)"  # a date, year first
-    r"|(?<!\d)\d{1,2}:\d\d(?::\d\d)?(?!\d)"  # a time
+DATES = re.compile(
+    rf"(?<![\d.,/-]){_DAY}([./-]){_DAY}\1(?:(?:19|20)\d\d|\d\d)(?!\d|[./-]\d)"
+    rf"|(?<![\d.,/-])(?:19|20)\d\d([./-]){_DAY}\2{_DAY}(?!\d|[./-]\d)"  # year first
+)
+AMOUNTS = re.compile(
+    r"(?<!\d)\d{1,2}:\d\d(?::\d\d)?(?!\d)"  # a time
     r"|(?<![\d.])\d{1,9}(?:[.,]\d{1,12})?\s?%"
     r"|[$€£¥]\s?\d{1,9}(?:[.,]\d{1,3}){0,3}(?!\d)"  # an amount
     r"|(?<![\d.,-])(?<!\d )\d{1,9}[.,]\d{1,2}(?!\d|[.,-]\d| \d)"  # a decimal
-    r"|(?<![\d.,-])\d{1,3}([.,])\d{3}(?:\3\d{3}){0,2}(?:[.,]\d{1,2})?(?!\d|[.,-]\d)"  # thousands, less than a card has
+    r"|(?<![\d.,-])\d{1,3}([.,])\d{3}(?:\1\d{3}){0,2}(?:[.,]\d{1,2})?(?!\d|[.,-]\d)"  # thousands, less than a card has
     r"|(?<![\d.])(?:25[0-5]|2[0-4]\d|1?\d?\d)(?:\.(?:25[0-5]|2[0-4]\d|1?\d?\d)){3}(?![\d.])",  # an address of IPv4
 )
+"""Times, shares, amounts and the like. A number of which the groups are written so is none (`NumberRules.written_in`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +124,10 @@ class Run:
                 begin = place
 
 
-def innocent_tokens(of: Plain, tokens: Sequence[Token]) -> set[int]:
-    """The tokens of dates, times, amounts and the like."""
+def tokens_of_form(form: re.Pattern[str], of: Plain, tokens: Sequence[Token]) -> set[int]:
+    """The tokens of all `DATES`, or of all `AMOUNTS`."""
     found: set[int] = set()
-    spans = [(of.place(match.start()), of.place(match.end() - 1)) for match in _INNOCENT.finditer(of.text)]
+    spans = [(of.place(match.start()), of.place(match.end() - 1)) for match in form.finditer(of.text)]
     place = 0
     for first, last in spans:
         while place < len(tokens) and tokens[place].end <= first:
