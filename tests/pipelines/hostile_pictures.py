@@ -9,14 +9,14 @@ import av
 import numpy as np
 
 
-def jpeg_of_empty_scans(width: int, height: int, scans: int) -> bytes:
-    """A progressive JPEG whose scans say nothing: each goes over every block (ITU-T T.81 §G)."""
+def jpeg_of_empty_scans(width: int, height: int, scans: int, frame_headers: int = 1) -> bytes:
+    """A progressive JPEG whose scans say nothing: each goes over every block (ITU-T T.81 §G); each header takes a picture's memory."""
 
     def segment(marker: int, data: bytes) -> bytes:
         return struct.pack(">BBH", 0xFF, marker, len(data) + 2) + data
 
     head = b"\xff\xd8" + segment(0xDB, b"\0" + b"\1" * 64)
-    head += segment(0xC2, struct.pack(">BHHB", 8, height, width, 1) + b"\1\x11\0")
+    head += segment(0xC2, struct.pack(">BHHB", 8, height, width, 1) + b"\1\x11\0") * frame_headers
     codes = bytes([1] + [0] * 15)
     head += segment(0xC4, b"\0" + codes + b"\0") + segment(0xC4, b"\x10" + codes + b"\xe0")
     runs = -(-(-(-width // 8) * -(-height // 8)) // 32_767)  # an end-of-band run is at most so many blocks long

@@ -1,12 +1,13 @@
 """What makes a decoder go over a picture again and again is refused before it is decoded."""
 
 import io
+import struct
 
 import pytest
 from PIL import Image
 
 from pipelines.errors import MediaError
-from pipelines.media.passes import AV1_FRAMES_MAX, JPEG_SCANS_MAX, check_passes
+from pipelines.media.passes import AV1_FRAMES_MAX, JPEG_FRAMES_MAX, JPEG_SCANS_MAX, check_passes
 from tests.pipelines import media_files as media
 from tests.pipelines.hostile_pictures import av1_packets, film_of, jpeg_of_empty_scans
 from tests.pipelines.media_files import fragment
@@ -45,6 +46,14 @@ def test_ordinary_pictures_are_decoded() -> None:
 def test_a_damaged_packet_is_left_to_the_decoder(damaged: bytes) -> None:
     check_passes("libdav1d", damaged)
     check_passes("mjpeg", damaged)
+
+
+@pytest.mark.parametrize("marker", [0xC0, 0xC1, 0xC2, 0xC3, 0xF7])
+def test_every_frame_header_that_is_decoded_is_counted_and_no_other(marker: int) -> None:
+    header = struct.pack(">BBHBHHB", 0xFF, marker, 11, 8, 2000, 3840, 1) + b"\1\x11\0"
+    check_passes("mjpeg", header * JPEG_FRAMES_MAX + b"\xff\xc4\0\x13" * 1_000 + b"\xff\xc2\0\0\0\0\0\0\0\x80" * 1_000)
+    with pytest.raises(MediaError, match="frame headers"):
+        check_passes("mjpeg", header * (JPEG_FRAMES_MAX + 1))
 
 
 def test_the_bounds_are_the_highest_that_are_taken() -> None:
