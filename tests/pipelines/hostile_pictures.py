@@ -42,11 +42,22 @@ def png_bomb(width: int, height: int, unpacked_bytes: int, *, in_text: bool) -> 
 
 def av1_packets(width: int, height: int, count: int) -> list[bytes]:
     """One grey picture after another; all but the first of about 25 bytes."""
-    codec = av.CodecContext.create("libsvtav1", "w")
+    return _packets("libsvtav1", width, height, count, {"preset": "11", "svtav1-params": "pred-struct=1:lp=1"})
+
+
+def h264_packets(width: int, height: int, count: int, slices: int = 2) -> list[bytes]:
+    """One grey picture after another, each NAL unit behind a start code (Annex B); all but the first change nothing."""
+    parameters = f"slices={slices}:repeat-headers=1:annexb=1"
+    options = {"preset": "ultrafast", "tune": "zerolatency", "x264-params": parameters}
+    return _packets("libx264", width, height, count, options)
+
+
+def _packets(encoder: str, width: int, height: int, count: int, options: dict[str, str]) -> list[bytes]:
+    codec = av.CodecContext.create(encoder, "w")
     assert isinstance(codec, av.VideoCodecContext)
     codec.width, codec.height, codec.pix_fmt, codec.time_base = width, height, "yuv420p", Fraction(1, 25)
     codec.framerate = Fraction(25)
-    codec.options = {"preset": "11", "svtav1-params": "pred-struct=1:lp=1"}
+    codec.options = options
     found: list[bytes] = []
     for number in range(count):
         frame = av.VideoFrame.from_ndarray(np.full((height * 3 // 2, width), 128, np.uint8), "yuv420p")
