@@ -20,11 +20,15 @@ def client_of(connection: HTTPConnection) -> str:
 
     Behind a reverse proxy this is the client's address only where `UNDERTONE_TRUSTED_PROXIES` names the proxy.
     """
-    host = "local" if connection.client is None else connection.client.host
+    return "local" if connection.client is None else client_at(connection.client.host)
+
+
+def client_at(host: str) -> str:
+    """The same of an address; what is none is a client of its own."""
     with contextlib.suppress(ValueError):
         address = ipaddress.ip_address(host.partition("%")[0])
-        if address.version == 6:
-            return str(ipaddress.ip_network((address, 64), strict=False))
+        if address.version == 6:  # where both are listened to, one of IPv4 comes as ::ffff:a.b.c.d
+            return str(address.ipv4_mapped or ipaddress.ip_network((address, 64), strict=False))
     return host
 
 

@@ -97,7 +97,8 @@ def analyze_routes(analyse: Analyse, threads: MediaThreads, config: AppConfig, l
         values = {"participants": Participant.CUSTOMER, **request.query_params, **fields}
         metadata = metadata_of(caller, MediaMetadata, values, "query")
         consent = granted(metadata.consent_policy(), config.tenant(metadata.tenant).policy)
-        with memory.reservation() as reserve:
+        with contextlib.ExitStack() as held:
+            reserve = held.enter_context(memory.reservation())
             is_json = (content_type or "").partition(";")[0].strip().lower() == "application/json"
             max_bytes = min(limits.analyze_max_bytes, JSON_MAX_BYTES) if is_json else limits.analyze_max_bytes
             media = b"" if text is not None else await _read_whole(chunks, limits, max_bytes, reserve)
@@ -111,9 +112,13 @@ def analyze_routes(analyse: Analyse, threads: MediaThreads, config: AppConfig, l
             elif media[:16].lstrip()[:1] == b"{":
                 raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "undecodable", JSON_UNSAID)
             else:
-                utterances = await threads.start(
+                running = threads.start(
                     lambda: _of_media(media, content_type, metadata, consent, config.stream, limits), client_of(request)
                 )
+                # The thread works on when the request is cancelled, and holds its seat and the memory until it ends.
+                until_it_ends = held.pop_all()
+                running.add_done_callback(lambda _: until_it_ends.close())
+                utterances = await asyncio.shield(running)
         return Analysis(results=await _analysed(analyse, utterances))
 
     return routes

@@ -173,13 +173,18 @@ class MediaThreads:
         self._seats = Seats(count, count_per_client, reason="busy", what="media streams")
 
     def start(self, work: Callable[[], T], client: str) -> "asyncio.Future[T]":
-        """Runs `work` of a client in a thread.
+        """Runs `work` of a client in a thread. Await it behind `asyncio.shield`: cancelling it frees the seat, not the thread.
 
         Raises:
             ProblemError: all are busy (503), or as many as one client may have (429).
+            RuntimeError: closed.
         """
         give_back = self._seats.take(client)
-        running = asyncio.get_running_loop().run_in_executor(self._pool, work)
+        try:
+            running = asyncio.get_running_loop().run_in_executor(self._pool, work)
+        except RuntimeError:
+            give_back()
+            raise
         running.add_done_callback(partial(self._release, give_back))
         return running
 

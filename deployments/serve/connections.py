@@ -16,13 +16,15 @@ import uvicorn.protocols.http.auto
 from uvicorn.middleware.proxy_headers import _TrustedHosts
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from deployments.http.admission import client_at
+
 _OTHER_FILES = 256
 """What the process needs besides connections."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """What connections may take; those of one client are those of one address, unless that is of a trusted proxy."""
+    """What connections may take; those of one client (`admission.client_at`) are counted, unless it is a trusted proxy."""
 
     connections_max: int = 4_096
     """Fewer where the process may not open as many files."""
@@ -48,10 +50,12 @@ class BoundedConnection(H11Protocol):
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         self.timeout_keep_alive = min(self.timeout_keep_alive, round(self.limits.idle_max_s))
-        self._peer = self.client[0] if self.client else "local"
+        address = self.client[0] if self.client else "local"
+        trusted = address in self.trusted
+        self._peer = address if trusted else client_at(address)
         self._counted = True
         self.open_by_client[self._peer] += 1
-        of_client = 0 if self._peer in self.trusted else self.open_by_client[self._peer]
+        of_client = 0 if trusted else self.open_by_client[self._peer]
         if (
             of_client > self.limits.connections_per_client_max
             or self.open_by_client.total() > self.limits.connections_max
@@ -68,6 +72,8 @@ class BoundedConnection(H11Protocol):
     def data_received(self, data: bytes) -> None:
         """Bytes come: of a request that goes on, or of the head of the next."""
         super().data_received(data)
+        if self.transport.get_protocol() is not self:
+            return  # a WebSocket's now; nothing here would stop a timer
         if self.cycle is not None and not self.cycle.response_complete:
             self._stop(self._head_timer)
             self._head_timer = None

@@ -65,8 +65,9 @@ class DecoderThread:
         waiting = asyncio.wrap_future(result)
         try:
             while not (await asyncio.wait([waiting], timeout=_LOOK_S))[0]:
-                if self._thread.used_s() > self._work_max_s:
-                    self._replace()
+                judged = self._thread.current
+                if judged is not None and self._thread.used_s() > self._work_max_s:
+                    self._replace(judged)
         except asyncio.CancelledError:
             waiting.cancel()  # where it has not begun
             raise
@@ -76,8 +77,8 @@ class DecoderThread:
         """Takes no more work."""
         self._thread.orders.put(None)
 
-    def _replace(self) -> None:
-        """Give the thread up, and hand what waits behind its work to another one."""
+    def _replace(self, judged: "Future[Any]") -> None:
+        """Give the thread up, and hand what waits behind its work to another one; only what was judged fails."""
         stuck, self._thread = self._thread, _Thread()
         self._given_up.append(stuck)
         with contextlib.suppress(queue.Empty):
@@ -85,12 +86,12 @@ class DecoderThread:
                 self._thread.orders.put(stuck.orders.get_nowait())
         stuck.orders.put(None)
         logger.error("a decoder was given up after %.3g s of processor time", stuck.used_s())
-        stuck.fail(
-            StuckDecoderError(
-                f"decoding takes more than {self._work_max_s:g} s of processor time in one go: re-encode it "
-                "(settings: stream.limits.decode_max_s)"
-            )
+        error = StuckDecoderError(
+            f"decoding takes more than {self._work_max_s:g} s of processor time in one go: re-encode it "
+            "(settings: stream.limits.decode_max_s)"
         )
+        with contextlib.suppress(Exception):  # it has ended just now
+            judged.set_exception(error)
 
 
 class _Thread(threading.Thread):
@@ -99,7 +100,7 @@ class _Thread(threading.Thread):
     def __init__(self) -> None:
         super().__init__(name="decoder", daemon=True)  # one that is stuck must not hold up the end of the process
         self.orders: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
-        self._current: Future[Any] | None = None
+        self.current: Future[Any] | None = None
         self._clock = time.CLOCK_MONOTONIC
         self._began_s = 0.0
         self.start()
@@ -111,12 +112,12 @@ class _Thread(threading.Thread):
             work, result = order
             if not result.set_running_or_notify_cancel():
                 continue
-            self._began_s, self._current = time.clock_gettime(self._clock), result
+            self._began_s, self.current = time.clock_gettime(self._clock), result
             try:
                 outcome, error = work(), None
             except BaseException as raised:  # noqa: BLE001  # it is raised where the work was asked for
                 outcome, error = None, raised
-            self._current = None
+            self.current = None
             with contextlib.suppress(Exception):  # given up meanwhile: nobody waits any more
                 if error is None:
                     result.set_result(outcome)
@@ -126,11 +127,4 @@ class _Thread(threading.Thread):
 
     def used_s(self) -> float:
         """Processor time that the work at hand has taken; 0 where there is none."""
-        return 0.0 if self._current is None else time.clock_gettime(self._clock) - self._began_s
-
-    def fail(self, error: Exception) -> None:
-        """End the wait for the work at hand."""
-        current = self._current
-        if current is not None:
-            with contextlib.suppress(Exception):  # it has ended just now
-                current.set_exception(error)
+        return 0.0 if self.current is None else time.clock_gettime(self._clock) - self._began_s

@@ -22,6 +22,7 @@ from pipelines.errors import (
     StoreUnavailableError,
 )
 from pipelines.ingest.context import WorkerContext
+from pipelines.ingest.decoder_thread import StuckDecoderError
 from pipelines.ingest.orphans import OrphanedStreams
 from pipelines.ingest.progress import Progress
 from pipelines.ingest.quarantine import begin_work, dead_letter, feed_or_dead_letter
@@ -148,7 +149,10 @@ class Partition:
             return
         since_s = now_s - backlog.oldest_age_ms / 1000
         for stream in streams:
-            await stream.watch(since_s, self._lost_before)
+            try:
+                await stream.watch(since_s, self._lost_before)
+            except StuckDecoderError:
+                self._open_anew(stream, stream.needed_offset)
         self._drop_ended()
         await self._orphans.watch(since_s, self._streams, self._lost_before)
 
@@ -164,6 +168,9 @@ class Partition:
                 stream = stream or await self._open(fragment, record)
                 if stream is not None:
                     await self._pass_on(stream, fragment, record)
+        except StuckDecoderError:  # at the stream's end: what decodes it must not be used again
+            assert stream is not None  # noqa: S101 - only a stream decodes
+            self._open_anew(stream, record.at.offset)
         except (BadFragmentError, MediaError) as error:
             await dead_letter(self._context, record, error.reason, str(error))
         except CallDeletedError as error:
@@ -180,7 +187,7 @@ class Partition:
             await stream.refuse(fragment, record, self._lost_before)
         elif stream.closing_as == "closed":
             # A fragment came while the stream was closing for silence.
-            self._open_anew(stream, record)
+            self._open_anew(stream, record.at.offset)
         elif stream.closing_as:
             stream.skip(record, "after_final", self._lost_before)
         elif stream.state == "live" or await stream.if_owned(partial(stream.set_state, "live")):
@@ -195,7 +202,7 @@ class Partition:
                 self._context, stream, fragment, record, attempts=attempts, lost_before=self._lost_before
             )
             if not taken:
-                self._open_anew(stream, record)
+                self._open_anew(stream, record.at.offset)
         finally:
             self.marks_to_clear.append(record.at.offset)
 
@@ -230,11 +237,11 @@ class Partition:
         self._metrics.open_streams.inc()
         return stream
 
-    def _open_anew(self, stream: StreamTask, record: Record) -> None:
-        """Drop what this worker knows of a stream; it is opened again from its checkpoint, and `record` read again."""
+    def _open_anew(self, stream: StreamTask, offset: int) -> None:
+        """Drop what this worker knows of a stream; it is opened again from its checkpoint, and read again, as is `offset`."""
         stream.cancel()
         self._remove(stream)
-        self.rewind(min(stream.needed_offset, record.at.offset))
+        self.rewind(min(stream.needed_offset, offset))
 
     async def _count_after_final(self, fragment: MediaFragment, offset: int, checkpoint: Checkpoint | None) -> None:
         if checkpoint is None or offset in checkpoint.dead_letters or offset < checkpoint.account.counted_to:

@@ -203,7 +203,7 @@ class PictureDecoder:
             if self._waits_for_key and not packet.is_keyframe:
                 continue
             self._waits_for_key = False
-            check_passes(stream.codec_context.name, packet)
+            check_passes(stream.codec_context.name, packet, None if self._codec is None else self._codec.extradata)
             packet.pts = packet.dts = time_ms
             packet.time_base = _MILLISECOND
             try:

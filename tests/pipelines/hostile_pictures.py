@@ -9,14 +9,14 @@ import av
 import numpy as np
 
 
-def jpeg_of_empty_scans(width: int, height: int, scans: int) -> bytes:
-    """A progressive JPEG whose scans say nothing: each goes over every block (ITU-T T.81 §G)."""
+def jpeg_of_empty_scans(width: int, height: int, scans: int, frame_headers: int = 1) -> bytes:
+    """A progressive JPEG whose scans say nothing: each goes over every block (ITU-T T.81 §G); each header takes a picture's memory."""
 
     def segment(marker: int, data: bytes) -> bytes:
         return struct.pack(">BBH", 0xFF, marker, len(data) + 2) + data
 
     head = b"\xff\xd8" + segment(0xDB, b"\0" + b"\1" * 64)
-    head += segment(0xC2, struct.pack(">BHHB", 8, height, width, 1) + b"\1\x11\0")
+    head += segment(0xC2, struct.pack(">BHHB", 8, height, width, 1) + b"\1\x11\0") * frame_headers
     codes = bytes([1] + [0] * 15)
     head += segment(0xC4, b"\0" + codes + b"\0") + segment(0xC4, b"\x10" + codes + b"\xe0")
     runs = -(-(-(-width // 8) * -(-height // 8)) // 32_767)  # an end-of-band run is at most so many blocks long
@@ -42,11 +42,22 @@ def png_bomb(width: int, height: int, unpacked_bytes: int, *, in_text: bool) -> 
 
 def av1_packets(width: int, height: int, count: int) -> list[bytes]:
     """One grey picture after another; all but the first of about 25 bytes."""
-    codec = av.CodecContext.create("libsvtav1", "w")
+    return _packets("libsvtav1", width, height, count, {"preset": "11", "svtav1-params": "pred-struct=1:lp=1"})
+
+
+def h264_packets(width: int, height: int, count: int, slices: int = 2) -> list[bytes]:
+    """One grey picture after another, each NAL unit behind a start code (Annex B); all but the first change nothing."""
+    parameters = f"slices={slices}:repeat-headers=1:annexb=1"
+    options = {"preset": "ultrafast", "tune": "zerolatency", "x264-params": parameters}
+    return _packets("libx264", width, height, count, options)
+
+
+def _packets(encoder: str, width: int, height: int, count: int, options: dict[str, str]) -> list[bytes]:
+    codec = av.CodecContext.create(encoder, "w")
     assert isinstance(codec, av.VideoCodecContext)
     codec.width, codec.height, codec.pix_fmt, codec.time_base = width, height, "yuv420p", Fraction(1, 25)
     codec.framerate = Fraction(25)
-    codec.options = {"preset": "11", "svtav1-params": "pred-struct=1:lp=1"}
+    codec.options = options
     found: list[bytes] = []
     for number in range(count):
         frame = av.VideoFrame.from_ndarray(np.full((height * 3 // 2, width), 128, np.uint8), "yuv420p")

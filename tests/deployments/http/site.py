@@ -32,6 +32,7 @@ LIMITS = HttpLimits(
     idle_max_s=30,
     analyze_max_bytes=300_000,
     analyze_max_ms=7_000,
+    analyze_held_max_bytes=400_000,
     heartbeat_ms=50,
 )
 

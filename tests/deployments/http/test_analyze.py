@@ -1,4 +1,8 @@
+import asyncio
 import json
+import threading
+import zlib
+from typing import Any
 
 import av
 import numpy as np
@@ -6,8 +10,10 @@ import pytest
 
 from deployments.sample import ANGRY_TO_CONTENT
 from models.types import FloatArray, Modality
+from pipelines.settings import AppConfig
 from pipelines.types import UtteranceSentiment
-from tests.deployments.http.site import Site, png, problem, wav
+from tests.deployments.http.site import LIMITS, Site, png, problem, wav
+from tests.eventually import eventually
 from tests.pipelines.media_files import film
 from tests.pipelines.stored import CUSTOMER
 
@@ -146,3 +152,36 @@ async def test_json_that_does_not_say_so_is_told_which_header_to_send(site: Site
     answer = await site.client.post("/v1/analyze", content=b' {"text": "Three weeks!"}', headers=headers)
     reason = "undecodable" if kind is None else "unsupported_type"
     assert "Content-Type: application/json" in problem(answer, 415, reason)["detail"]
+
+
+async def test_a_request_that_is_given_up_holds_its_seat_and_its_memory_until_its_thread_ends(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on, unpack = threading.Semaphore(0), threading.Event(), zlib.decompressobj
+
+    def slow(*args: Any) -> Any:
+        begun.release()
+        go_on.wait(60)
+        return unpack(*args)
+
+    picture = png(2, 2) + bytes(4_000)
+    monkeypatch.setattr(zlib, "decompressobj", slow)  # zlib at work on a large picture, for as long as the test needs
+    per_client = AppConfig().http.media_streams_per_client_max
+    asking = [asyncio.create_task(site.client.post("/v1/analyze", content=picture)) for _ in range(per_client)]
+    for _ in asking:
+        assert await asyncio.to_thread(begun.acquire, timeout=60)
+    for one in asking:
+        one.cancel()
+    await asyncio.wait(asking)
+
+    problem(await asyncio.wait_for(site.client.post("/v1/analyze", content=picture), 30), 429, "busy")
+    whole = bytes(LIMITS.analyze_max_bytes)
+    assert len(whole) < LIMITS.analyze_held_max_bytes < len(whole) + len(asking) * len(picture)
+    problem(await asyncio.wait_for(site.client.post("/v1/analyze", content=whole), 30), 503, "busy")
+    go_on.set()
+
+    async def answered() -> bool:
+        return (await site.client.post("/v1/analyze", content=picture)).is_success
+
+    await eventually(answered)
+    problem(await site.client.post("/v1/analyze", content=whole), 415, "undecodable")

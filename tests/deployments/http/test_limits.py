@@ -3,7 +3,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from deployments.http.limits import HttpLimits, MemoryBudget, PacedMedia
+from deployments.http.limits import HttpLimits, MediaThreads, MemoryBudget, PacedMedia
 from deployments.http.problems import ProblemError
 
 
@@ -33,3 +33,11 @@ async def test_a_sender_of_little_has_no_more_time_than_a_silent_one(whole_max_s
         await media.next()
 
     assert (refused.value.status, refused.value.reason) == (408, reason)
+
+
+async def test_threads_that_are_closed_keep_no_seat() -> None:
+    threads = MediaThreads(1, 1)
+    threads.close()
+    for _ in range(2):  # one that had kept it would be busy the second time
+        with pytest.raises(RuntimeError):
+            threads.start(bytes, "a")

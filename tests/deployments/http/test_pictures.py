@@ -59,6 +59,7 @@ LARGE = StreamSettings(limits=MediaLimits(picture_max_pixels=3840 * 2160))
     ("media", "said"),
     [
         (jpeg_of_empty_scans(3840, 2160, 20_000), "scans"),
+        (jpeg_of_empty_scans(3840, 2000, 1, frame_headers=1_000), "frame headers"),
         (png_bomb(64, 64, 64 << 20, in_text=False), "more than its pixels"),
     ],
 )

@@ -5,6 +5,8 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -40,12 +42,16 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @contextlib.asynccontextmanager
-async def served(limits: ConnectionLimits, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
+async def served(
+    limits: ConnectionLimits, monkeypatch: pytest.MonkeyPatch, host: str = "127.0.0.1"
+) -> AsyncIterator[int]:
     """The port of a uvicorn with Serve's options."""
     monkeypatch.setattr(uvicorn.protocols.http.auto, "AutoHTTPProtocol", None)
     monkeypatch.setenv("FORWARDED_ALLOW_IPS", "")
     bound_connections(limits)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical", lifespan="off", timeout_keep_alive=90))
+    server = uvicorn.Server(
+        uvicorn.Config(app, host, port=0, log_level="critical", lifespan="off", timeout_keep_alive=90)
+    )
     serving = asyncio.create_task(server.serve())
     await eventually(lambda: server.started)
     yield int(server.servers[0].sockets[0].getsockname()[1])
@@ -113,6 +119,23 @@ async def test_an_answer_and_a_websocket_may_take_longer_than_a_head(port: int) 
             await live.send("still open")
 
 
+async def test_a_websocket_on_a_connection_that_had_a_request_may_take_longer_than_a_head(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with served(replace(LIMITS, idle_max_s=60), monkeypatch) as at:
+        reader, writer = await asyncio.open_connection("127.0.0.1", at)
+        writer.write(HEAD + b"\r\n")
+        await reader.readuntil(b"here\r\n0\r\n\r\n")
+        upgrade = b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: "
+        writer.write(HEAD + upgrade + b"AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n")
+        assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{at}") as client:
+            assert (await client.get("/slow")).text == "here"
+        writer.write(b"\x89\x80\0\0\0\0")  # a ping (RFC 6455 §5.5.2), which is answered by a pong
+        assert await asyncio.wait_for(reader.readexactly(2), 30) == b"\x8a\0"
+        writer.close()
+
+
 async def test_one_client_has_so_many_connections_and_no_more(port: int) -> None:
     async with contextlib.AsyncExitStack() as stack:
         for _ in range(3):
@@ -124,6 +147,17 @@ async def test_one_client_has_so_many_connections_and_no_more(port: int) -> None
     # Every one that was closed counts no more, one that was a WebSocket neither.
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
         await eventually(lambda: _answers(client))
+
+
+@pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="this machine has no IPv6")
+async def test_a_network_of_64_bits_is_one_client_unless_it_is_a_trusted_proxys(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for trusted, client in (("", "::/64"), ("::1", "::1")):
+        async with served(replace(LIMITS, trusted_proxies=trusted), monkeypatch, "::1") as at:
+            connection: Any = uvicorn.protocols.http.auto.AutoHTTPProtocol
+            async with websockets.connect(f"ws://[::1]:{at}/"):
+                assert dict(connection.open_by_client) == {client: 1}
 
 
 async def _answers(client: httpx.AsyncClient) -> bool:

@@ -3,6 +3,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +13,13 @@ import pytest
 import redis
 
 from models.types import FloatArray
+from pipelines.ingest.decoder_thread import DecoderThread
 from pipelines.log.dead_letter import read_letter
 from pipelines.log.records import fragment_headers
 from pipelines.log.redis_streams import RedisStreamProducer
 from pipelines.media import passes
+from pipelines.media.call_stream import CallStream, TrackEvent
+from pipelines.settings import MediaLimits, WorkerSettings
 from pipelines.store.store import Store
 from pipelines.types import (
     TOPIC_DEAD_LETTER,
@@ -30,6 +36,7 @@ from tests.pipelines.working import (
     records,
     results,
     send,
+    until,
     working,
 )
 
@@ -193,7 +200,7 @@ async def test_a_fragment_whose_decoding_does_not_end_is_dead_lettered_and_all_s
 ) -> None:
     # A call of a decoder that takes many times as long as it may: the look at its bytes, which would refuse it, is off.
     monkeypatch.setattr(passes, "JPEG_SCANS_MAX", 1 << 30)
-    endless = film_of("mjpeg", [jpeg_of_empty_scans(3840, 2160, 4_000)], 3840, 2160)
+    endless = film_of("mjpeg", [jpeg_of_empty_scans(3840, 2160, 16_000)], 3840, 2160)
     undisturbed, disturbed = call(sound, "c1"), call(sound, "c2")
     disturbed[6] = replace(disturbed[6], content_type="video/x-matroska", media=endless)
     both = [fragment for pair in zip(undisturbed, disturbed, strict=True) for fragment in pair]
@@ -212,3 +219,45 @@ async def test_a_fragment_whose_decoding_does_not_end_is_dead_lettered_and_all_s
     )  # found by the watchdog, or by the decoder itself where it was asked in between
     found = await account(redis_url, "c2")
     assert (found.analysed, found.missing, found.skipped) == (len(disturbed) - 1, 0, {})
+
+
+async def test_what_began_after_the_work_that_was_judged_is_not_given_up() -> None:
+    decoder, begun, go_on = DecoderThread(MediaLimits()), threading.Event(), threading.Event()
+    judged: Future[None] = Future()
+    judged.set_result(None)
+
+    def work() -> str:
+        begun.set()
+        go_on.wait(60)
+        return "done"
+
+    running = asyncio.create_task(decoder.run(work))
+    await asyncio.to_thread(begun.wait, 60)
+    decoder._replace(judged)
+    go_on.set()
+    assert await running == "done"
+    decoder.close()
+
+
+@pytest.mark.parametrize("fragments_sent", [20, 10])
+async def test_a_stream_whose_end_keeps_its_decoder_is_opened_anew(
+    redis_url: str, sound: FloatArray, monkeypatch: pytest.MonkeyPatch, fragments_sent: int
+) -> None:
+    finish, stuck = CallStream.finish, iter([True])
+
+    def once_stuck(self: CallStream) -> list[TrackEvent]:
+        end_s = time.thread_time() + 3
+        while next(stuck, False) or (threading.current_thread().name == "stuck" and time.thread_time() < end_s):
+            threading.current_thread().name = "stuck"
+        return finish(self)
+
+    monkeypatch.setattr(CallStream, "finish", once_stuck)  # a decoder that does not give up its last pictures
+    fragments = call(sound, "c1")[:fragments_sent]
+    if fragments[-1].final:  # refused, it ends its stream all the same; else its silence does
+        fragments[-1] = replace(fragments[-1], media=b"noise", content_type="audio/x-matroska")
+    send(RedisStreamProducer(redis_url), fragments)
+    quick = WorkerSettings(stalled_after_s=0.2, closed_after_s=0.6)
+    async with working(redis_url, stream={"limits": {"decode_max_s": 0.2}}, worker=quick) as worker:
+        await until("final" if fragments[-1].final else "closed", redis_url, "c1")
+        worker.check()
+    assert next(stuck, None) is None
