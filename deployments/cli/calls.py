@@ -9,7 +9,7 @@ from deployments.cli import render
 from deployments.cli.client import call_path, events, gateway, get, pages, summary_of, utterances
 from deployments.cli.console import CommandError, clear_errors, print_out, settings, stderr, write_json
 from deployments.cli.follow import follow
-from deployments.cli.options import Json, Tenant
+from deployments.cli.options import AskedTenant, Json
 from pipelines.review.summary import CallSummary
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ commands = typer.Typer()
 @clear_errors
 def calls(
     *,
-    tenant: Tenant = "default",
+    tenant: AskedTenant = None,
     participant: Annotated[str | None, typer.Option(help="agent, customer or mixed.")] = None,
     polarity: Annotated[str | None, typer.Option(help="negative, neutral or positive.")] = None,
     emotion: Annotated[str | None, typer.Option(help="neutral, joy, sadness, anger, surprise, fear, disgust.")] = None,
@@ -54,7 +54,7 @@ def calls(
 def show(
     call: Annotated[str, typer.Argument(help="The call's id, as `undertone calls` shows it.")],
     *,
-    tenant: Tenant = "default",
+    tenant: AskedTenant = None,
     as_json: Json = False,
 ) -> None:
     """Show a call: who said what, how it was meant, by which modality, and the summary."""
@@ -74,7 +74,7 @@ def show(
 def watch(
     call: Annotated[str | None, typer.Argument(help="The call's id; the newest open call when not given.")] = None,
     *,
-    tenant: Tenant = "default",
+    tenant: AskedTenant = None,
     as_json: Json = False,
 ) -> None:
     """Follow a call while it happens, until it ends or Ctrl-C.
@@ -84,12 +84,12 @@ def watch(
     """
     with gateway(settings()) as client:
         wanted = newest(client, tenant) if call is None else call
-        follow(events(client, wanted, {"tenant": tenant}), as_json=as_json)
+        follow(events(client, wanted, {} if tenant is None else {"tenant": tenant}), as_json=as_json)
         if not as_json:
             print_out(render.summary(summary_of(client, wanted, tenant)))
 
 
-def newest(client: "httpx.Client", tenant: str) -> str:
+def newest(client: "httpx.Client", tenant: str | None) -> str:
     """The id of the newest call that goes on.
 
     Raises:

@@ -100,13 +100,13 @@ def call_path(call_id: str, rest: str = "") -> str:
     return f"/v1/calls/{quote(call_id, safe='')}{rest}"
 
 
-def utterances(client: "httpx.Client", call_id: str, tenant: str) -> list[UtteranceSentiment]:
+def utterances(client: "httpx.Client", call_id: str, tenant: str | None) -> list[UtteranceSentiment]:
     """Every result of a call, in order of time."""
     rows = pages(client, call_path(call_id, "/utterances"), {"tenant": tenant}, "utterances", UTTERANCES_MAX)
     return sorted((UtteranceSentiment.model_validate(row) for row in rows), key=lambda result: result.start_ms)
 
 
-def summary_of(client: "httpx.Client", call_id: str, tenant: str) -> CallSummary:
+def summary_of(client: "httpx.Client", call_id: str, tenant: str | None) -> CallSummary:
     """The call's summary, live or final."""
     return CallSummary.model_validate(get(client, call_path(call_id), {"tenant": tenant})["summary"])
 

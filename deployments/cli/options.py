@@ -25,6 +25,9 @@ class Pace(StrEnum):
 
 Json = Annotated[bool, typer.Option("--json", help="JSON instead of a table, one object a line.")]
 Tenant = Annotated[str, typer.Option(help="Whose calls.")]
+AskedTenant = Annotated[
+    str | None, typer.Option("--tenant", help="Whose calls; by default the token's own, else `default`.")
+]
 Paths = Annotated[list[Path], typer.Argument(help="One file that FFmpeg opens, or one mono file per participant.")]
 Participants = Annotated[
     str | None,

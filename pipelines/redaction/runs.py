@@ -28,6 +28,7 @@ OTHER_UNITS = {
     "pl": "zero jeden dwa trzy cztery pięć sześć siedem osiem dziewięć",
 }
 """Digits read one by one in other languages than English; larger number words are read in English only."""
+UNDETERMINED = "und"
 TIMES = {"double": 2, "triple": 3, "treble": 3, "quadruple": 4}
 
 _TIGHT = frozenset("-.,/()…·_*|") | HESITATIONS
@@ -139,12 +140,14 @@ def tokens_of_form(form: re.Pattern[str], of: Plain, tokens: Sequence[Token]) ->
 
 
 class Reader:
-    """Reads digits at a place among tokens, in the language `language` (as BCP 47)."""
+    """Reads digits at a place among tokens, in the language `language` (as BCP 47; `und`: in all that are known)."""
 
     def __init__(self, tokens: Sequence[Token], language: str) -> None:
         self._tokens = tokens
-        others = OTHER_UNITS.get(language, "").split()
-        self._units = UNITS | {word: str(value % 10 if value < 10 else 2) for value, word in enumerate(others)}
+        # A text that was sent as text does not say its language.
+        spoken = OTHER_UNITS.values() if language == UNDETERMINED else [OTHER_UNITS.get(language, "")]
+        others = [named for one in spoken for named in enumerate(one.split())]
+        self._units = UNITS | {word: str(value % 10 if value < 10 else 2) for value, word in others}
 
     def text(self, place: int) -> str:
         """The token at a place, or nothing."""

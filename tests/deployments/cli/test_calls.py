@@ -197,3 +197,19 @@ def test_without_a_token_a_command_says_how_to_get_one(cli: CliRunner, monkeypat
         assert done.exit_code == 1
         assert said in done.stderr
         assert "ut_wrong" not in done.stderr
+
+
+def test_a_token_for_one_tenant_needs_no_other_word_for_it(
+    cli: CliRunner, redis_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    keep(redis_url, "a", CALL)
+    token, grant = new_token("default", frozenset({"read"}))
+    TokenFile(tmp_path / "tokens").add(grant)
+    monkeypatch.setenv("UNDERTONE_TOKEN", token)
+    for words in (["calls"], ["show", "a"], ["watch", "a"]):
+        assert cli.invoke(app, words).exit_code == 0
+    other, of_acme = new_token("acme", frozenset({"read"}))
+    TokenFile(tmp_path / "tokens").add(of_acme)
+    monkeypatch.setenv("UNDERTONE_TOKEN", other)
+    assert cli.invoke(app, ["calls"]).exit_code == 0
+    assert "no call 'a' of tenant 'acme'" in cli.invoke(app, ["show", "a"]).stderr

@@ -236,3 +236,13 @@ async def test_a_stream_that_came_through_the_log_is_nobodys_to_continue_over_ht
     answer = await site.client.post("/v1/calls?participants=customer&call_id=a-17", content=wav(sound(0.5, 8000)))
 
     problem(answer, 409, "stream_exists")
+
+
+async def test_an_upload_that_was_taken_whole_is_told_so_by_its_own_word(site: Site) -> None:
+    media, path = wav(sound(0.5, 8000)), "/v1/calls?participants=customer&call_id=a-17"
+    word = "a-word-of-the-sender"
+    await site.client.post(f"{path}&resume={word}", content=media)
+    await site.call(result(0), final=True)
+
+    problem(await site.client.post(f"{path}&resume={word}", content=media), 409, "stream_complete")
+    problem(await site.client.post(f"{path}&resume=of-somebody-else-s", content=media), 409, "stream_exists")

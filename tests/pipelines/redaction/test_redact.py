@@ -300,3 +300,12 @@ def test_names_take_what_nothing_else_has_taken() -> None:
         spoken("This is Jane Doe, jane@example.com")
     )
     assert found.text == "This is [NAME], [EMAIL]"
+
+
+@pytest.mark.parametrize("digits", ["eins", "un", "uno", "een", "um", "jeden"])
+def test_a_text_whose_language_nobody_knows_is_read_in_all(digits: str) -> None:
+    vier = {"eins": "vier", "un": "quatre", "uno": "cuatro", "een": "vier", "um": "quatro", "jeden": "cztery"}[digits]
+    card = " ".join([vier, *[digits] * 15])  # 4111 1111 1111 1111
+    assert marked(card, "und") == "[CARD]"
+    clean = "The rent is due on the first, and the due amount is in the letter."
+    assert marked(clean, "und") == clean
