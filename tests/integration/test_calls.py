@@ -206,7 +206,9 @@ def test_analyze_prints_one_result_a_line_and_says_what_was_used(data_dir: Path)
 def test_a_sender_that_vanishes_leaves_what_it_sent(running: Embedded, undisturbed: list[dict[str, Any]]) -> None:
     """Its connection is reset in the middle of the call: what came before is analysed, and the call ends there."""
     order = json.dumps({"participants": "agent,customer"})
-    with sync_client.connect(f"ws://127.0.0.1:{PORT}/v1/calls/vanished/media") as sender:
+    with sync_client.connect(
+        f"ws://127.0.0.1:{PORT}/v1/calls/vanished/media", additional_headers=held(running)
+    ) as sender:
         sender.send(order)
         assert json.loads(sender.recv(30))["call_id"] == "vanished"
         media = ANGRY_TO_CONTENT.read_bytes()
