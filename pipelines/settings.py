@@ -20,6 +20,9 @@ from pipelines.types import (
     UNCONFIGURED_CONSENT,
 )
 
+LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
+"""What an address of this machine alone may be called in a URL."""
+
 
 class MediaLimits(Configuration):
     """What one fragment may ask of the decoder before it is dead-lettered."""
@@ -263,6 +266,6 @@ class Settings(BaseSettings):
         if not self.oidc_issuer or not self.oidc_audience:
             raise ValueError("UNDERTONE_OIDC_JWKS needs UNDERTONE_OIDC_ISSUER and UNDERTONE_OIDC_AUDIENCE beside it")
         parts = urlsplit(self.oidc_jwks)
-        if parts.scheme != "https" and parts.hostname not in {"127.0.0.1", "::1", "localhost"}:
+        if parts.scheme != "https" and parts.hostname not in LOOPBACK_HOSTS:
             raise ValueError("UNDERTONE_OIDC_JWKS must be an https address: whoever changes the keys makes tokens")
         return self

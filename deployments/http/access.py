@@ -117,8 +117,10 @@ class TokenAccess:
         if token.startswith("ut_"):
             grant = None if self._file is None else self._file.find(token, datetime.now(UTC))
             return None if grant is None else Grantee(f"token:{grant.id}", grant.tenant, grant.scopes)
-        claims = None if self._provider is None else await self._provider.claims(token)
-        return None if claims is None else _grantee_of(claims, self._provider.tenant_claim if self._provider else "")
+        if self._provider is None:
+            return None
+        claims = await self._provider.claims(token)
+        return None if claims is None else _grantee_of(claims, self._provider.tenant_claim)
 
     def _refuse_guessing(self, client: str) -> None:
         begun_s, count = self._failures.get(client, (0.0, 0))

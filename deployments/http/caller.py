@@ -37,7 +37,7 @@ class Identity:
     tenant: str
     scopes: frozenset[Scope]
     name: str
-    check_again: Callable[[], Awaitable[None]] = field(repr=False, compare=False)
+    check_again: Callable[[], Awaitable[Grantee]] = field(repr=False, compare=False)
     """Raises as `identify` does once the token is revoked or has expired."""
 
     def call(self, call_id: str) -> CallRef:
@@ -68,11 +68,8 @@ async def identify(
         found.require(wanted.scopes)
         return found
 
-    async def check_again() -> None:
-        await granted()
-
     grantee = await granted()
-    return Identity(grantee.tenant_of(tenant), grantee.scopes, grantee.name, check_again)
+    return Identity(grantee.tenant_of(tenant), grantee.scopes, grantee.name, granted)
 
 
 async def while_granted(items: AsyncGenerator[T, None], caller: Identity) -> AsyncGenerator[T, None]:

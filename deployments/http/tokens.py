@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from pipelines.errors import TokenFileError
-from pipelines.settings import Settings
+from pipelines.settings import LOOPBACK_HOSTS, Settings
 from pipelines.types import NAME_PATTERN
 
 Scope = Literal["read", "send", "analyze", "delete", "operate"]
@@ -182,7 +182,7 @@ def token_of(settings: Settings) -> str:
     """The token with which a command asks: the environment's, else that of `undertone serve` at that address; or none."""
     given = settings.token.get_secret_value()
     parts = urlsplit(settings.url)
-    if given or parts.hostname not in {"127.0.0.1", "::1", "localhost"}:
+    if given or parts.hostname not in LOOPBACK_HOSTS:
         return given
     with suppress(OSError):
         return token_path(settings.cache_dir, parts.port or 80).read_text().strip()

@@ -195,14 +195,14 @@ async def reserved(store: Store, call: CallRef, metadata: MediaMetadata, *, live
     state = None if found is None else found.streams.get(stream)
     resume = metadata.resume or secrets.token_urlsafe(16)
     word = hashlib.sha256(resume.encode()).hexdigest()
-    if state == "final" and not live and await store.reserve_stream(call, stream, word, first=False):
+    is_ours = await store.reserve_stream(call, stream, word, first=state is None)
+    if is_ours and state == "final" and not live:
         raise ProblemError(
             HTTPStatus.CONFLICT,
             "stream_complete",
             f"{call} has all of its stream {stream!r}, from an earlier try: nothing is to be sent again",
         )
-    taken = state is not None if live else state == "final"
-    if taken or not await store.reserve_stream(call, stream, word, first=state is None):
+    if not is_ours or (live and state is not None):
         raise ProblemError(
             HTTPStatus.CONFLICT,
             "stream_exists",
