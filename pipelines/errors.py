@@ -96,6 +96,12 @@ class CallDeletedError(UndertoneError, LookupError):
     reason = "call_deleted"
 
 
+class SealError(UndertoneError, ValueError):
+    """What the log holds of a call cannot be opened: its seal is another, or has gone."""
+
+    reason = "sealed"
+
+
 class TokenFileError(UndertoneError, RuntimeError):
     """The file of access tokens cannot be read or written; no token is taken meanwhile."""
 
@@ -137,11 +143,12 @@ DEAD_LETTER_REASONS = (
     "missing_header",
     "bad_header",
     "bad_call_id",
+    "sealed",
     "oversize",
     "undecodable",
     "wrong_partition",
     "crashed",
     "killed",
 )
-"""Why a record is dead-lettered. `crashed` is an error of Undertone's own code, whose traceback is in its log; `killed` is a
+"""Why a record is dead-lettered. `sealed`: the store has not the key to it; `crashed` is an error of Undertone's own code, whose traceback is in its log; `killed` is a
 record whose media ended the process that decoded it, repeatedly."""

@@ -106,6 +106,10 @@ class MediaFragment:
     final: bool
     media: bytes = field(repr=False)
     at: Coordinates | None = None
+    seal: str | None = None
+    """The id of the seal under which `media` is (`pipelines/seal.py`); None where it can be read."""
+    withheld: bool = False
+    """Whether its media was left out, because nothing of it may be analysed."""
 
     @property
     def call(self) -> CallRef:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,15 +10,16 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr, ValidationError
 
-from deployments.cli.console import EXIT_USAGE, CommandError, settings
+from deployments.cli.console import EXIT_USAGE, CommandError, settings, stderr
 from deployments.cli.options import LogName
 from pipelines.log.producer import Producer
 from pipelines.settings import AppConfig, Settings
-from pipelines.types import TOPIC_DEAD_LETTER
+from pipelines.types import LIVE_RUN, TOPIC_DEAD_LETTER, TOPIC_MEDIA, CallRef, MediaFragment
 
 if TYPE_CHECKING:  # they import kafka or redis, which `undertone --help` spares
     from pipelines.log.dead_letter import Letter
     from pipelines.log.topic_reader import TopicReader
+    from pipelines.seal import Seal
     from pipelines.store.store import Store
 
 T = TypeVar("T")
@@ -58,6 +59,34 @@ class System:
 
         return Store.connect(self.settings.redis.get_secret_value(), run)
 
+    @contextmanager
+    def enclosing(self, call: CallRef) -> "Iterator[Callable[[MediaFragment], MediaFragment]]":
+        """How a fragment of the call is made for the log (`records.enclosed`), by the policies of the service that runs.
+
+        Where the store cannot be reached from here it stands there as it is, and whoever sends is told so.
+
+        Raises:
+            CallDeletedError: the call was deleted.
+        """
+        from pipelines.log.records import enclosed  # noqa: PLC0415  # needs a moment
+
+        if not self.settings.redis.get_secret_value():
+            stderr().print(
+                "no store is named: the log takes the call unsealed, and forgetting it will not reach it there; set UNDERTONE_REDIS"
+            )
+            yield lambda fragment: fragment
+            return
+
+        async def prepared(store: "Store") -> tuple["Seal", str | None]:
+            return await store.seals.of_call(call, TOPIC_MEDIA), await store.service.tenants()
+
+        seal, told = self.with_store(prepared, LIVE_RUN)
+        config = self.config if told is None else self.config.with_tenants(told)
+        policy = config.tenant(call.tenant).policy
+        yield lambda fragment: enclosed(fragment, seal, policy)
+        if self.config.source != "redis":
+            self.with_store(lambda store: store.seals.keep(seal), LIVE_RUN)
+
     def with_store(self, work: "Callable[[Store], Awaitable[T]]", run: str) -> T:
         """What `work` returns of the store, run to its end in an event loop of its own."""
 
@@ -74,7 +103,7 @@ class System:
 def connect(source: LogName | None, config_file: Path | None = None, *, needs_store: bool = True) -> System:
     """The system that the environment names, or the one that `undertone serve` runs on this machine.
 
-    Without `needs_store` it is enough that the log is named, which may be Kafka alone.
+    Without `needs_store` it is enough that the log is named, which may be Kafka alone; the store is then known where it can be.
 
     Raises:
         CommandError: there is none, or the configuration that it is said to run with is wrong.
@@ -85,6 +114,9 @@ def connect(source: LogName | None, config_file: Path | None = None, *, needs_st
     chosen = source_of(where, source)
     if chosen == "redis":
         where = with_local_redis(where)
+    else:
+        with suppress(CommandError):
+            where = with_local_redis(where)
     return System(configuration(config_file, {"source": chosen}), where)
 
 

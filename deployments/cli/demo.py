@@ -20,7 +20,7 @@ from deployments.cli.options import Interim, Json, Pace, PaceOption
 from deployments.cli.recordings import Recording, fragments_of, send_fragments
 from deployments.sample import ANGRY_TO_CONTENT
 from pipelines.settings import AppConfig, InterimSettings
-from pipelines.types import UtteranceSentiment
+from pipelines.types import CallRef, UtteranceSentiment
 
 if TYPE_CHECKING:  # what takes long to import, which `undertone --help` spares
     import httpx
@@ -89,8 +89,9 @@ def _start(stack: ExitStack, config: AppConfig, port: int, console: Console) -> 
 
 def _play(config: AppConfig, system: "Embedded", call_id: str, pace: Pace) -> None:
     cut = fragments_of(Recording((ANGRY_TO_CONTENT,), "agent,customer"), call_id)
-    with closing(System(config, system.settings).producer()) as producer:
-        for _ in send_fragments(producer, cut, realtime=pace is Pace.REALTIME):
+    connected = System(config, system.settings)
+    with closing(connected.producer()) as producer, connected.enclosing(CallRef(TENANT, call_id)) as enclose:
+        for _ in send_fragments(producer, cut, enclose, realtime=pace is Pace.REALTIME):
             pass
 
 

@@ -1,8 +1,10 @@
 """`undertone dlq`: the records that could not be analysed: list them, send them again, or drop them."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,9 +13,10 @@ from rich.table import Table
 from deployments.cli.connect import System, connect
 from deployments.cli.console import EXIT_USAGE, CommandError, clear_errors, print_out, stderr, write_json
 from deployments.cli.options import ConfigFile, Json, OnlyTenant, Source, since_ms
-from pipelines.log.records import call_of, concerns
+from pipelines.errors import SealError
+from pipelines.log.records import call_of, concerns, fragment_headers
 from pipelines.store.keys import letter_name
-from pipelines.types import LIVE_RUN, TOPIC_MEDIA, CallRef, Checkpoint, Coordinates
+from pipelines.types import LIVE_RUN, TOPIC_DEAD_LETTER, TOPIC_MEDIA, CallRef, Checkpoint, Coordinates
 
 if TYPE_CHECKING:  # all three import kafka or redis, which `undertone --help` spares
     from pipelines.log.dead_letter import Letter
@@ -160,7 +163,7 @@ def _select(system: System, wanted: LetterFilter) -> list[tuple["Letter", str | 
     from pipelines.review.redrive import BEGUN  # noqa: PLC0415  # imports kafka
 
     earliest_ms = since_ms(wanted.since)
-    letters = [
+    sealed = [
         letter
         for letter in system.letters()
         if concerns(letter.record, wanted.tenant, wanted.call_id)
@@ -168,9 +171,30 @@ def _select(system: System, wanted: LetterFilter) -> list[tuple["Letter", str | 
         and letter.record.appended_ms >= earliest_ms
         and wanted.place in (None, letter_name(letter.record.at))
     ]
+    letters = system.with_store(partial(_opened, sealed), LIVE_RUN)
     states = system.with_store(lambda store: store.ledger.decisions([one.record.at for one in letters]), LIVE_RUN)
     both = [(letter, states.get(letter.record.at)) for letter in letters]
     return [(letter, state) for letter, state in both if wanted.decided or state is None or state.startswith(BEGUN)]
+
+
+async def _opened(letters: "Sequence[Letter]", store: "Store") -> list["Letter"]:
+    """The letters with what they hold, each record once; those that nobody can open any more are left out, and counted."""
+    from pipelines.log.dead_letter import open_letter  # noqa: PLC0415  # imports kafka
+
+    opened: dict[Coordinates, Letter] = {}
+    for letter in letters:
+        call = call_of(letter.record)
+        if letter.seal is None or call is None:
+            opened.setdefault(letter.record.at, letter)
+        elif seal := await store.seals.find(call, TOPIC_DEAD_LETTER, letter.seal):
+            with suppress(SealError):
+                opened.setdefault(letter.record.at, open_letter(letter, seal))
+    forgotten = len({letter.record.at for letter in letters} - opened.keys())
+    if forgotten:
+        stderr().print(
+            f"{forgotten} dead letter(s) cannot be opened any more and are left out: their calls were forgotten"
+        )
+    return list(opened.values())
 
 
 def _send(system: System, plan: Sequence["Redrive"]) -> None:
@@ -179,8 +203,11 @@ def _send(system: System, plan: Sequence["Redrive"]) -> None:
     sent = [(one, one.fragment) for one in plan if one.fragment is not None]
     _record_decisions(system, {one.letter.record.at: begun(fragment) for one, fragment in sent})
     with closing(system.producer()) as producer:
-        for one, fragment in sent:
-            producer.send(TOPIC_MEDIA, fragment.call_id, fragment.media, one.headers)
+        for call, group in groupby(sent, key=lambda one: one[1].call):
+            with system.enclosing(call) as enclose:
+                for _, fragment in group:
+                    whole = enclose(fragment)
+                    producer.send(TOPIC_MEDIA, whole.call_id, whole.media, fragment_headers(whole))
         producer.flush()
     _record_decisions(system, {one.letter.record.at: "redriven" for one, _ in sent})
 

@@ -1,7 +1,7 @@
 """Recordings on disk: who is on which channel, one file per party as one stream, cut into fragments and sent."""
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
@@ -63,9 +63,14 @@ def fragments_of(recording: Recording, call_id: str) -> Iterator[MediaFragment]:
 
 
 def send_fragments(
-    producer: Producer, cut: Iterable[MediaFragment], *, realtime: bool, first_seq: int = 0
+    producer: Producer,
+    cut: Iterable[MediaFragment],
+    enclose: Callable[[MediaFragment], MediaFragment],
+    *,
+    realtime: bool,
+    first_seq: int = 0,
 ) -> Iterator[MediaFragment]:
-    """Send from `first_seq` on; yields a fragment when the log has acknowledged it and everything before.
+    """Send from `first_seq` on, as `enclose` makes them; yields a fragment when the log has acknowledged it and everything before.
 
     Raises:
         SourceUnavailableError: the log is away; what was yielded stands in it.
@@ -76,7 +81,8 @@ def send_fragments(
     for due_s, fragment in due(wanted):
         if realtime:
             time.sleep(max(0.0, started_s + due_s - time.monotonic()))
-        producer.send(TOPIC_MEDIA, fragment.call_id, fragment.media, fragment_headers(fragment))
+        sent = enclose(fragment)
+        producer.send(TOPIC_MEDIA, sent.call_id, sent.media, fragment_headers(sent))
         queued += 1
         if realtime or fragment.final or queued >= FLUSH_FRAGMENTS:
             producer.flush()

@@ -27,7 +27,7 @@ from deployments.cli.options import Consent, Json, Pace, PaceOption, Participant
 from deployments.cli.recordings import Recording, fragments_of, length_s, send_fragments
 from pipelines.errors import SourceUnavailableError
 from pipelines.log.producer import Producer
-from pipelines.types import CALL_ID_PATTERN, NAME_PATTERN, MediaFragment
+from pipelines.types import CALL_ID_PATTERN, NAME_PATTERN, CallRef, MediaFragment
 
 commands = typer.Typer()
 
@@ -61,7 +61,8 @@ def send(
     system = connect(source, needs_store=False)
     journal = journal_of(recording, chosen_id, system.settings.cache_dir)
     journal.write(journal.next_seq() if resume else 0)
-    sent = _Sending(recording, chosen_id, pace, journal).deliver(system.producer(), cut)
+    with system.enclosing(CallRef(tenant, chosen_id)) as enclose:
+        sent = _Sending(recording, chosen_id, pace, journal, enclose).deliver(system.producer(), cut)
     journal.path.unlink()
     if as_json:
         write_json([{"call_id": chosen_id, "stream": stream, "tenant": tenant, "fragments": sent}])
@@ -111,6 +112,7 @@ class _Sending:
     call_id: str
     pace: Pace
     journal: Journal
+    enclose: Callable[[MediaFragment], MediaFragment]
 
     def deliver(self, producer: Producer, cut: Iterator[MediaFragment]) -> int:
         """Send what the journal says is left; returns how many fragments the call has.
@@ -121,7 +123,7 @@ class _Sending:
         sent, realtime = self.journal.next_seq(), self.pace is Pace.REALTIME
         try:
             with _progress(self.call_id, length_s(self.recording.paths)) as show_position:
-                for fragment in send_fragments(producer, cut, realtime=realtime, first_seq=sent):
+                for fragment in send_fragments(producer, cut, self.enclose, realtime=realtime, first_seq=sent):
                     sent = fragment.seq + 1
                     self.journal.write(sent)
                     show_position(fragment.start_ms / 1000)

@@ -88,7 +88,7 @@ def create_api(
     api.add_middleware(SameSite, hosts=hosts)
     api.include_router(login_routes())
     api.include_router(docs_routes())
-    api.include_router(media_routes(store, Intake(threads, writer, limits)))
+    api.include_router(media_routes(store, Intake(threads, writer, limits, config)))
     api.include_router(call_routes(store))
     api.include_router(event_routes(store, at_once, limits.heartbeat_ms))
     api.include_router(analyze_routes(analyse, threads, config, limits))

@@ -98,10 +98,13 @@ def _add_upload(routes: APIRouter, store: Store, intake: Intake) -> None:
         chunks, fields, content_type = await read_body(request, NO_MEDIA, intake.limits.idle_max_s)
         metadata = metadata_of(caller, MediaMetadata, {**request.query_params, **fields}, "query")
         call_id = metadata.call_id or uuid.uuid4().hex
-        async with reserved(store, CallRef(metadata.tenant, call_id), metadata, live=False) as resume:
-            count = await intake.take(chunks, metadata, call_id, content_type, client=client_of(request), live=False)
+        call, apart = CallRef(metadata.tenant, call_id), intake.log_is_apart
+        async with reserved(store, call, metadata, live=False, keep_seal=apart) as held:
+            count = await intake.take(
+                chunks, metadata, call_id, content_type, seal=held.seal, client=client_of(request), live=False
+            )
         return Accepted(
-            call_id=call_id, stream=metadata.stream, fragments=count, resume=resume, links=Links.of(call_id)
+            call_id=call_id, stream=metadata.stream, fragments=count, resume=held.resume, links=Links.of(call_id)
         )
 
 
@@ -119,15 +122,16 @@ def _add_live_media(routes: APIRouter, store: Store, intake: Intake) -> None:
             metadata = metadata_of(
                 caller, LiveMetadata, await _first_message(socket, intake.limits.idle_max_s), "message"
             )
-            async with reserved(store, CallRef(metadata.tenant, call_id), metadata, live=True) as resume:
+            call, apart = CallRef(metadata.tenant, call_id), intake.log_is_apart
+            async with reserved(store, call, metadata, live=True, keep_seal=apart) as held:
                 links = Links.of(call_id)
-                await socket.send_json({"call_id": call_id, "resume": resume, "links": links.model_dump()})
+                await socket.send_json({"call_id": call_id, "resume": held.resume, "links": links.model_dump()})
                 chunks = while_granted(_messages(socket, intake.limits.chunk_max_bytes), caller)
-                client = client_of(socket)
-                count = await intake.take(chunks, metadata, call_id, metadata.content_type, client=client, live=True)
+                client, kind = client_of(socket), metadata.content_type
+                count = await intake.take(chunks, metadata, call_id, kind, seal=held.seal, client=client, live=True)
             if socket.client_state is WebSocketState.CONNECTED:
                 accepted = Accepted(
-                    call_id=call_id, stream=metadata.stream, fragments=count, resume=resume, links=links
+                    call_id=call_id, stream=metadata.stream, fragments=count, resume=held.resume, links=links
                 )
                 await socket.send_text(accepted.model_dump_json())
                 await socket.close()

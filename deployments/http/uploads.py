@@ -16,10 +16,12 @@ from deployments.http.limits import HttpLimits, MediaThreads, PacedMedia
 from deployments.http.problems import ProblemError
 from pipelines.errors import CallDeletedError, MediaError, SourceUnavailableError
 from pipelines.log.producer import Producer
-from pipelines.log.records import fragment_headers
+from pipelines.log.records import enclosed, fragment_headers
 from pipelines.media.fragment import fragments
+from pipelines.seal import Seal
+from pipelines.settings import AppConfig
 from pipelines.store.store import Store
-from pipelines.types import TOPIC_MEDIA, CallRef, MediaFragment
+from pipelines.types import TOPIC_MEDIA, CallRef, Consent, MediaFragment
 
 T = TypeVar("T")
 
@@ -106,6 +108,13 @@ class Intake:
     threads: MediaThreads
     writer: LogWriter
     limits: HttpLimits
+    config: AppConfig
+    """Says what each tenant lets be analysed, and which log it is."""
+
+    @property
+    def log_is_apart(self) -> bool:
+        """Whether the log is another server than the store, so that it may hold what the store has lost the seal of."""
+        return self.config.source != "redis"
 
     async def take(
         self,
@@ -114,10 +123,11 @@ class Intake:
         call_id: str,
         content_type: str | None,
         *,
+        seal: Seal,
         client: str,
         live: bool,
     ) -> int:
-        """Cuts `chunks` into fragments and appends them while they arrive; the number of fragments.
+        """Cuts `chunks` into fragments and appends them, sealed, while they arrive; the number of fragments.
 
         When the sender fails, an upload stops where it is, without a final fragment, so that sending it again goes on
         from there; a live stream ends there, with one.
@@ -139,7 +149,8 @@ class Intake:
             content_type=content_type,
             start_ms=metadata.start_ms,
         )
-        appended = self.threads.start(lambda: self._append(pieces), client)
+        policy = self.config.tenant(metadata.tenant).policy
+        appended = self.threads.start(lambda: self._append(pieces, seal, policy), client)
         min_bytes = self.limits.idle_min_bytes if live else self.limits.upload_min_bytes
         media = PacedMedia(chunks, self.limits, self.limits.stream_max_s, min_bytes=min_bytes)
         try:
@@ -159,9 +170,9 @@ class Intake:
             "Send the media in several calls",
         )
 
-    def _append(self, pieces: Iterator[MediaFragment]) -> int:
+    def _append(self, pieces: Iterator[MediaFragment], seal: Seal, policy: Consent) -> int:
         with contextlib.closing(pieces):  # type: ignore[type-var]  # a generator, which has `close`
-            return self.writer.append(pieces)
+            return self.writer.append(enclosed(piece, seal, policy) for piece in pieces)
 
     async def _carry(self, media: PacedMedia, bridge: ByteBridge, appended: "asyncio.Future[int]") -> bool:
         """Whether the media passed the limit; ends early when the reader has."""
@@ -178,9 +189,19 @@ class Intake:
         return oversize
 
 
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """A stream that is a sender's: the word that continues it, and the seal under which its media goes into the log."""
+
+    resume: str
+    seal: Seal
+
+
 @contextlib.asynccontextmanager
-async def reserved(store: Store, call: CallRef, metadata: MediaMetadata, *, live: bool) -> AsyncIterator[str]:
-    """The stream reserved for this sender while its media is taken; yields the word that continues it.
+async def reserved(
+    store: Store, call: CallRef, metadata: MediaMetadata, *, live: bool, keep_seal: bool
+) -> AsyncIterator[Reservation]:
+    """The stream reserved for this sender while its media is taken; `keep_seal`: its seal is kept once more at the end.
 
     Where it fails, the reservation of a sender that named no word of its own is given back: nobody could go on with it.
 
@@ -195,7 +216,7 @@ async def reserved(store: Store, call: CallRef, metadata: MediaMetadata, *, live
     state = None if found is None else found.streams.get(stream)
     resume = metadata.resume or secrets.token_urlsafe(16)
     word = hashlib.sha256(resume.encode()).hexdigest()
-    is_ours = await store.reserve_stream(call, stream, word, first=state is None)
+    is_ours = await store.ledger.reserve_stream(call, stream, word, first=state is None)
     if is_ours and state == "final" and not live:
         raise ProblemError(
             HTTPStatus.CONFLICT,
@@ -210,10 +231,13 @@ async def reserved(store: Store, call: CallRef, metadata: MediaMetadata, *, live
             "off is sent again with the `resume` that its first try named",
         )
     try:
-        yield resume
+        seal = await store.seals.of_call(call, TOPIC_MEDIA)
+        yield Reservation(resume, seal)
+        if keep_seal:
+            await store.seals.keep(seal)
     except BaseException:
         if metadata.resume is None:
-            await asyncio.shield(store.release_stream(call, stream, word))
+            await asyncio.shield(store.ledger.release_stream(call, stream, word))
         raise
 
 

@@ -11,12 +11,13 @@ from prometheus_client import Gauge
 from models.types import FloatArray, Transcript
 from pipelines.errors import StoreUnavailableError
 from pipelines.ingest.decoder_thread import DecoderThread
+from pipelines.log.results import result_record
 from pipelines.media.call_stream import CallStream, FeedResult, TrackEvent
 from pipelines.metrics import StreamMetrics
 from pipelines.retry import Retry
 from pipelines.settings import AppConfig
 from pipelines.store.store import Store
-from pipelines.types import TOPIC_SENTIMENT, Headers, MediaFragment, Utterance, UtteranceSentiment
+from pipelines.types import TOPIC_SENTIMENT, CallRef, Headers, MediaFragment, Utterance, UtteranceSentiment
 
 T = TypeVar("T")
 
@@ -69,9 +70,14 @@ class WorkerContext:
         self.metrics.fragments_skipped.labels(reason).inc()
 
     async def publish(self, result: UtteranceSentiment) -> None:
-        """Send a result to `call-sentiment`. It comes before the store: a result may come twice, and none is left out."""
-        headers = (("v", b"1"), ("utterance-id", result.utterance_id.encode()))
-        await self.send(TOPIC_SENTIMENT, result.call_id, result.model_dump_json().encode(), headers)
+        """Send a result to `call-sentiment`, sealed. It comes before the store: a result may come twice, and none is left out.
+
+        Raises:
+            CallDeletedError: the call was deleted.
+        """
+        call = CallRef(result.tenant, result.call_id)
+        seal = await self.retry_store(lambda: self.store.seals.of_call(call, TOPIC_SENTIMENT))
+        await self.send(TOPIC_SENTIMENT, result.call_id, *result_record(result, seal))
 
     async def decode(self, work: Callable[[], T]) -> T:
         """What `work` returns, run on the decoder thread.

@@ -172,14 +172,20 @@ class Partition:
             assert stream is not None  # noqa: S101 - only a stream decodes
             self._open_anew(stream, record.at.offset)
         except (BadFragmentError, MediaError) as error:
-            await dead_letter(self._context, record, error.reason, str(error))
+            await self._dead_letter(record, error.reason, str(error))
         except CallDeletedError as error:
             self._context.count_skipped(error.reason)
         except (StoreUnavailableError, SourceUnavailableError):
             raise
         except Exception as error:  # whatever a record does, it must not stop the others
             logger.exception("a record could not be handled: %s", record.at)
-            await dead_letter(self._context, record, "crashed", repr(error))
+            await self._dead_letter(record, "crashed", repr(error))
+
+    async def _dead_letter(self, record: Record, reason: str, detail: str) -> None:
+        try:
+            await dead_letter(self._context, record, reason, detail)
+        except CallDeletedError as error:
+            self._context.count_skipped(error.reason)
 
     async def _pass_on(self, stream: StreamTask, fragment: MediaFragment, record: Record) -> None:
         stream.fragment_at_s = time.monotonic()

@@ -3,18 +3,19 @@
 import asyncio
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 
-from pipelines.errors import BadFragmentError, MediaError
+from pipelines.errors import BadFragmentError, MediaError, SealError
 from pipelines.ingest.context import WorkerContext
 from pipelines.ingest.decoder_thread import StuckDecoderError
 from pipelines.ingest.sandbox import trial
 from pipelines.ingest.stream_task import StreamTask
-from pipelines.log.dead_letter import letter_headers, letter_key
-from pipelines.log.producer import RECORD_MAX_BYTES
-from pipelines.log.records import call_of
+from pipelines.log.dead_letter import letter_key, letter_of
+from pipelines.log.records import call_of, fragment_headers
+from pipelines.seal import HEADER as SEAL
 from pipelines.store.ledger import Owned
-from pipelines.types import TOPIC_DEAD_LETTER, MediaFragment, Record
+from pipelines.types import TOPIC_DEAD_LETTER, TOPIC_MEDIA, MediaFragment, Record
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,15 @@ async def feed_or_dead_letter(
     Returns:
         False where its decoder was given up, so that the stream must be opened anew.
     """
-    refusal = await _refusal(context, stream, fragment, record, attempts=attempts, lost_before=lost_before)
+    refusal: MediaError | BadFragmentError | None
+    try:
+        fragment = await _opened(context, fragment)
+    except SealError as error:
+        refusal = BadFragmentError(error.reason, str(error))
+    else:
+        refusal = await _refusal(context, stream, fragment, record, attempts=attempts, lost_before=lost_before)
+        if any(name == SEAL for name, _ in record.headers):  # the letter has a seal of its own, which lives longer
+            record = replace(record, value=fragment.media, headers=fragment_headers(fragment))
     if refusal is None:
         return True
     reported_attempts = attempts - 1 if refusal.reason == "killed" else attempts  # this process has not died over it
@@ -63,6 +72,24 @@ async def feed_or_dead_letter(
         return False
     await stream.refuse(fragment, record, lost_before)
     return True
+
+
+async def _opened(context: WorkerContext, fragment: MediaFragment) -> MediaFragment:
+    """The fragment with media that can be read.
+
+    Raises:
+        SealError: the store has not its seal, or another one.
+    """
+    seal_id = fragment.seal
+    if seal_id is None:
+        return fragment
+    seal = await context.retry_store(lambda: context.store.seals.find(fragment.call, TOPIC_MEDIA, seal_id))
+    if seal is None:
+        raise SealError(
+            f"the store has no seal {seal_id!r} of {fragment.call}: its latest writes were lost, or it is another store than "
+            "the sender's; send the call again, or redrive this once the store has it"
+        )
+    return replace(fragment, media=seal.open(fragment.media), seal=None)
 
 
 async def _refusal(
@@ -105,14 +132,17 @@ async def dead_letter(
 
     Raises:
         FencedError: the stream is not `owned` any more.
+        CallDeletedError: its call was deleted, and nothing is kept of it.
     """
     call = call_of(record)
     ledger = context.store.ledger
     if call is not None and await context.retry_store(lambda: ledger.is_dead_letter(call, record.at, owned)):
         return
     logger.warning("dead-lettered (%s): %s", reason, detail)
-    value = record.value[:RECORD_MAX_BYTES]
-    await context.send(TOPIC_DEAD_LETTER, letter_key(record), value, letter_headers(record, reason, detail, attempts))
+    seal = None
+    if call is not None:
+        seal = await context.retry_store(lambda: context.store.seals.of_call(call, TOPIC_DEAD_LETTER))
+    await context.send(TOPIC_DEAD_LETTER, letter_key(record), *letter_of(record, reason, detail, attempts, seal))
     if call is not None and not await context.retry_store(
         lambda: ledger.note_dead_letter(call, record.at, reason, owned)
     ):

@@ -281,6 +281,7 @@ class Worker:
             await self._context.store.service.publish_metrics(self._context.owner, text, METRICS_TTL_S)
             if self._context.config.is_live:
                 await self._context.store.service.set_tenants(self._context.config.tenants_text())
+                await self._context.store.rewrite_file()
         except (SourceUnavailableError, StoreUnavailableError) as error:
             logger.warning("metrics could not be published: %s", error)
 

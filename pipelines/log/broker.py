@@ -117,12 +117,15 @@ def _create(admin: Any, settings: Settings, topic: str) -> None:
 
 def topic_configs(settings: Settings, topic: str) -> dict[str, str]:
     """The topic-level settings of `topic`; one of another name is kept as long as `call-media`."""
+    retention_ms = RETENTION_DAYS.get(topic, RETENTION_DAYS[TOPIC_MEDIA]) * 86_400_000
     return {
         "cleanup.policy": "delete",
         "max.message.bytes": str(MESSAGE_MAX_BYTES),
         "message.timestamp.type": "LogAppendTime",
         "min.insync.replicas": str(max(1, settings.kafka_replication - 1)),
-        "retention.ms": str(RETENTION_DAYS.get(topic, RETENTION_DAYS[TOPIC_MEDIA]) * 86_400_000),
+        "retention.ms": str(retention_ms),
+        # Only whole segments are deleted, and never the one that is written: without this a record may stay twice as long.
+        "segment.ms": str(min(retention_ms // 7, 86_400_000)),
     }
 
 

@@ -2,16 +2,20 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from zlib import crc32
 
-from pipelines.consent import format_consent, parse_consent
+from pipelines.consent import format_consent, granted, parse_consent
 from pipelines.errors import BadFragmentError
+from pipelines.seal import HEADER as SEAL
+from pipelines.seal import OVERHEAD_BYTES, Seal
 from pipelines.settings import MediaLimits
 from pipelines.types import (
     CALL_ID_PATTERN,
     NAME_PATTERN,
     START_MAX_MS,
     CallRef,
+    Consent,
     Headers,
     MediaFragment,
     Participant,
@@ -39,17 +43,19 @@ def parse_record(record: Record, limits: MediaLimits) -> MediaFragment:
             message says what the sender has to change.
     """
     call_id = _call_id(record.key)
-    if len(record.value) > limits.fragment_max_bytes:
+    allowed_bytes = limits.fragment_max_bytes + OVERHEAD_BYTES * any(name == SEAL for name, _ in record.headers)
+    if len(record.value) > allowed_bytes:
         raise BadFragmentError(
             "oversize",
-            f"the value has {len(record.value)} bytes, allowed are {limits.fragment_max_bytes}: send shorter fragments",
+            f"the value has {len(record.value)} bytes, allowed are {allowed_bytes}: send shorter fragments",
         )
     headers = _headers(record.headers)
     version = _required(headers, "v")
     if version != VERSION:
         raise BadFragmentError("unknown_version", f"is {version[:20]!r}, understood is {VERSION!r}", header="v")
     final = _one_of(headers, "final", {"0": False, "1": True}, default=False)
-    if not record.value and not final:
+    withheld = _one_of(headers, "withheld", {"0": False, "1": True}, default=False)
+    if not record.value and not final and not withheld:
         raise BadFragmentError("undecodable", "the value is empty, which only a fragment with final=1 may be")
     return MediaFragment(
         call_id=call_id,
@@ -61,8 +67,10 @@ def parse_record(record: Record, limits: MediaLimits) -> MediaFragment:
         participants=parse_participants(_required(headers, "participants"), limits.channels_max),
         consent=parse_consent(headers["consent"]) if "consent" in headers else None,
         final=final,
-        media=record.value,
+        media=b"" if withheld else record.value,
         at=record.at,
+        seal=_name(headers, SEAL, "") if SEAL in headers else None,
+        withheld=withheld,
     )
 
 
@@ -79,9 +87,22 @@ def fragment_headers(fragment: MediaFragment) -> Headers:
     }
     if fragment.consent is not None:
         headers["consent"] = format_consent(fragment.consent)
-    if fragment.final:
-        headers["final"] = "1"
+    for name, said in (("final", fragment.final), ("withheld", fragment.withheld)):
+        if said:
+            headers[name] = "1"
+    if fragment.seal is not None:
+        headers[SEAL] = fragment.seal
     return tuple((name, value.encode()) for name, value in headers.items())
+
+
+def enclosed(fragment: MediaFragment, seal: Seal, policy: Consent) -> MediaFragment:
+    """The fragment as it goes into the log: its media sealed, or left out where its tenant's `policy` lets nothing of it be analysed."""
+    if fragment.seal is not None or not fragment.media:
+        return fragment
+    allowed = granted(fragment.consent, policy)
+    if not any(allowed.get(who) for who in fragment.participants):
+        return replace(fragment, media=b"", withheld=True)
+    return replace(fragment, media=seal.close(fragment.media), seal=seal.id)
 
 
 def call_of(record: Record) -> CallRef | None:

@@ -5,7 +5,7 @@ local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 """
 
-# KEYS log, state, producer; ARGV sequence, producer_ttl_s, log_max_bytes, waits, key, value, headers
+# KEYS log, state, producer; ARGV sequence, producer_ttl_s, log_max_bytes, waits, key, value, headers, retention_ms
 APPEND = (
     _NOW_MS
     + """
@@ -14,18 +14,32 @@ local bytes = tonumber(redis.call('HGET', KEYS[2], 'bytes') or '0')
 local floor = tonumber(redis.call('HGET', KEYS[2], 'floor') or '0')
 local room = tonumber(ARGV[3]) - #ARGV[6]
 local done = tonumber(redis.call('HGET', KEYS[2], 'done') or '0')
+local oldest_ms = tonumber(redis.call('HGET', KEYS[2], 'oldest_ms') or '0')
+local function drop(oldest)
+    redis.call('XDEL', KEYS[1], oldest[1][1])
+    floor = oldest[2] and tonumber(oldest[2][2][10]) or bytes
+    oldest_ms = oldest[2] and tonumber(oldest[2][2][8]) or now_ms
+    redis.call('HSET', KEYS[2], 'floor', string.format('%.0f', floor), 'oldest_ms', string.format('%.0f', oldest_ms))
+end
+if redis.call('EXISTS', KEYS[1]) == 0 then floor, oldest_ms = bytes, now_ms end  -- all of it was too old
+while bytes > floor and now_ms - oldest_ms > tonumber(ARGV[8]) do
+    local oldest = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 2)
+    oldest_ms = tonumber(oldest[1][2][8])
+    if now_ms - oldest_ms <= tonumber(ARGV[8]) then break end
+    drop(oldest)
+end
 while bytes > floor and bytes - floor > room do
     local oldest = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 2)
     if ARGV[4] == '1' and tonumber(string.match(oldest[1][1], '^%d+')) > done then return 0 end
-    redis.call('XDEL', KEYS[1], oldest[1][1])
-    floor = oldest[2] and tonumber(oldest[2][2][10]) or bytes
-    redis.call('HSET', KEYS[2], 'floor', string.format('%.0f', floor))
+    drop(oldest)
 end
 local offset = tonumber(redis.call('HGET', KEYS[2], 'next') or '0')
 redis.call('XADD', KEYS[1], string.format('%.0f-0', offset + 1), 'key', ARGV[5], 'value', ARGV[6],
     'headers', ARGV[7], 'appended_ms', string.format('%.0f', now_ms), 'before', string.format('%.0f', bytes))
 redis.call('HSET', KEYS[2], 'next', string.format('%.0f', offset + 1), 'bytes',
-    string.format('%.0f', bytes + #ARGV[6]), 'floor', string.format('%.0f', floor))
+    string.format('%.0f', bytes + #ARGV[6]), 'floor', string.format('%.0f', floor), 'oldest_ms',
+    string.format('%.0f', oldest_ms))
+redis.call('PEXPIRE', KEYS[1], ARGV[8])
 redis.call('SET', KEYS[3], ARGV[1], 'EX', ARGV[2])
 return 1
 """

@@ -4,7 +4,7 @@ Keys of a topic T (all in one slot; `redis_scripts.py` has the scripts that writ
     ut:log:{T}             stream of records; entry `offset+1`-0 holds key, value, headers, append time and the bytes
                            appended before it
     ut:log:{T}:state       hash: `next` (offset of the next record), `bytes` (appended so far), `floor` (bytes before
-                           the oldest record kept), `done` (below it no record is needed any more)
+                           the oldest record kept), `oldest_ms` (no record kept is older), `done` (below it none is needed)
     ut:log:{T}:group:G     hash: `committed` (where a new reader starts), `reader`, `reader_until_ms` (its lease)
     ut:log:{T}:producer:P  the producer's last sequence number, so that a retry after a lost reply appends nothing
 """
@@ -23,12 +23,13 @@ from pipelines.log.producer import RECORD_MAX_BYTES
 from pipelines.log.redis_scripts import APPEND, COMMIT, HOLD, LEAVE
 from pipelines.log.source import Backlog, Gap, Polled
 from pipelines.log.topic_reader import Extent
-from pipelines.types import TOPIC_MEDIA, Coordinates, Headers, Record
+from pipelines.types import RETENTION_DAYS, TOPIC_MEDIA, Coordinates, Headers, Record
 
 LOG_MAX_BYTES = 64 << 20
 """What one topic may hold: its oldest records make room for new ones, but `call-media` keeps what is not done, and
 makes its producer wait."""
 
+RETENTION_MS = {topic: days * 86_400_000 for topic, days in RETENTION_DAYS.items()}
 _LEASE_MS = 5_000
 _FULL_PAUSE_S = 0.05
 _FULL_TIMEOUT_S = 60.0
@@ -177,12 +178,14 @@ class RedisStreamProducer:
         log_max_bytes: int = LOG_MAX_BYTES,
         full_timeout_s: float = _FULL_TIMEOUT_S,
         waiting_topics: Sequence[str] = (TOPIC_MEDIA,),
+        retention_ms: Mapping[str, int] = RETENTION_MS,
     ) -> None:
+        """`retention_ms` is how long the log keeps a topic's records: the next append, or their age, takes them out."""
         self._redis = redis.Redis.from_url(url)
         self._append = self._redis.register_script(APPEND)
         self._log_max_bytes = log_max_bytes
         self._full_timeout_s = full_timeout_s
-        self._waiting_topics = frozenset(waiting_topics)
+        self._waiting_topics, self._retention_ms = frozenset(waiting_topics), retention_ms
         self._name = uuid.uuid4().hex
         self._sequence = 0
 
@@ -200,6 +203,7 @@ class RedisStreamProducer:
             key,
             value,
             _headers_json(headers),
+            self._retention_ms.get(topic, max(self._retention_ms.values())),
         ]
         deadline_s = time.monotonic() + self._full_timeout_s
         with _redis_errors("appending"):

@@ -5,7 +5,7 @@ come, and however often another `CallStream` takes over from a stored checkpoint
 (docs/architecture.md#nothing-lost-nothing-twice).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Final, Literal
 
@@ -130,6 +130,8 @@ class CallStream:
         self._see(fragment)
         if self._after_gap or (self._expected_seq is not None and fragment.seq > self._expected_seq):
             self._end_open_speech()
+        if fragment.withheld:
+            return self._pass_over(fragment)
         if self._demuxer is None:
             self._demuxer = self._new_demuxer(fragment)
         self._after_gap = True
@@ -152,6 +154,16 @@ class CallStream:
             demuxed.media_ms,
             self.take_missing(),
         )
+
+    def _pass_over(self, fragment: MediaFragment) -> FeedResult:
+        """A fragment whose media was left out: whatever its tenant allows by now, there is nothing to analyse."""
+        self._end_open_speech()
+        self._expected_seq = fragment.seq + 1
+        self._ended = fragment.final
+        start_sample = fragment.start_ms * SAMPLES_PER_MS
+        self._remember(fragment, start_sample, starts_at_key_frame=True)
+        self._apply_consent(replace(fragment, consent={}), start_sample)
+        return FeedResult(self._drain(), "not_consented", 0, 0, self.take_missing())
 
     def leave_gap(self, fragment: MediaFragment) -> None:
         """Passes over a fragment that cannot be decoded: what follows it is taken as after a gap, as where `feed` raises."""

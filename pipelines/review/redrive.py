@@ -7,10 +7,10 @@ from typing import Literal
 
 from pipelines.errors import BadFragmentError
 from pipelines.log.dead_letter import Letter
-from pipelines.log.records import fragment_headers, parse_record
+from pipelines.log.records import parse_record
 from pipelines.settings import MediaLimits
 from pipelines.store.keys import letter_name
-from pipelines.types import CallRef, Checkpoint, Coordinates, Headers, MediaFragment
+from pipelines.types import CallRef, Checkpoint, Coordinates, MediaFragment
 
 _STREAM_KEPT = 40
 
@@ -29,11 +29,6 @@ class Redrive:
     fragment: MediaFragment | None
     obstacle: Obstacle | None = None
     detail: str = ""
-
-    @property
-    def headers(self) -> Headers:
-        """The headers of the record to send."""
-        return () if self.fragment is None else fragment_headers(self.fragment)
 
 
 def begun(fragment: MediaFragment) -> str:

@@ -1,16 +1,31 @@
-"""Deleting a call: what is stored of it in every run, and a tombstone that refuses what still comes of it."""
+"""Deleting a call: what is stored of it in every run and the keys to its records in the log, and a tombstone for what still comes.
 
+A server that keeps an append-only file has everything in it that was ever written, until it writes the file anew.
+"""
+
+import logging
+import uuid
 from collections import defaultdict
 from typing import Any
 
-from pipelines.store.client import chunks
-from pipelines.store.keys import CallKeys, calls_key, trend_key
-from pipelines.store.trends import empty_trend
-from pipelines.types import LIVE_RUN, CallRef
+import redis.asyncio
+from redis.exceptions import ResponseError
 
-TOMBSTONE_TTL_S = 30 * 86_400
-"""Longer than the log keeps fragments."""
+from pipelines.store.client import chunks
+from pipelines.store.keys import REWRITE, CallKeys, calls_key, open_key, trend_key
+from pipelines.store.queries import MINUTE_MS
+from pipelines.store.trends import empty_trend
+from pipelines.types import LIVE_RUN, RETENTION_DAYS, CallRef
+
+logger = logging.getLogger(__name__)
+
+TOMBSTONE_TTL_S = (max(RETENTION_DAYS.values()) + 1) * 86_400
+"""Longer than any topic keeps its records."""
+_SEALS = tuple(f"seals:{topic}" for topic in RETENTION_DAYS)
 _CALL_KEYS = ("call", "streams", "results", "order", "digests", "kinds", "events", "letters", "letter-counts", "runs")
+_SETTLE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end"
+_UNSTORED_MS = 10 * MINUTE_MS
+"""How far behind the last result an utterance may end whose worker died after it had filled the trend bucket."""
 
 
 async def delete_call(client: Any, call: CallRef) -> bool:
@@ -19,11 +34,13 @@ async def delete_call(client: Any, call: CallRef) -> bool:
     False if the call is unknown.
     """
     keys = CallKeys(call)
-    if not await client.exists(*map(keys, ("call", "streams", "runs"))):
+    if not await client.exists(*map(keys, ("call", "streams", "runs", "senders", "letters", *_SEALS))):
         return False
     await client.set(keys("deleted"), "1", ex=TOMBSTONE_TTL_S)
+    await client.delete(*map(keys, _SEALS))  # first: whatever fails after it, the log is closed
     for run in [*await client.smembers(keys("runs")), LIVE_RUN]:
         await _erase(client, CallKeys(call, run))
+    await client.set(REWRITE, uuid.uuid4().hex)
     return True
 
 
@@ -31,15 +48,69 @@ async def _erase(client: Any, keys: CallKeys) -> None:
     tenant, call_id = keys.call.tenant, keys.call.call_id
     started_ms = await client.hget(keys("call"), "started_ms")
     if started_ms is not None:
-        buckets = defaultdict[str, list[str]](list)
-        for name in await client.hkeys(keys("digests")):
-            start_ms, participant, stream = name.split("/")
-            trend = trend_key(keys.run, tenant, int(started_ms) + int(start_ms))
-            buckets[trend].append(f"{call_id}/{stream}/{participant}/{int(start_ms)}")
-        for trend, utterance_ids in buckets.items():
-            for some in chunks(utterance_ids):
-                await empty_trend(client, trend, some)
+        await _empty_trends(client, keys, int(started_ms))
         await client.zrem(calls_key(keys.run, tenant), call_id)
     streams = await client.hkeys(keys("streams"))
-    of_streams = (f"{kind}:{name}" for name in streams for kind in ("stream", "sender"))
-    await client.delete(*map(keys, (*_CALL_KEYS, *of_streams)))
+    for stream in streams:
+        partition = await client.hget(keys(f"stream:{stream}"), "partition")
+        if partition is not None:
+            await client.zrem(open_key(keys.run, int(partition)), f"{tenant}/{call_id}/{stream}")
+    await client.delete(*map(keys, (*_CALL_KEYS, "senders", *(f"stream:{stream}" for stream in streams))))
+
+
+async def _empty_trends(client: Any, keys: CallKeys, started_ms: int) -> None:
+    """Take the call's utterances out of the buckets: those that are stored, and one that was about to be when its worker died."""
+    tenant, call_id = keys.call.tenant, keys.call.call_id
+    buckets = defaultdict[str, set[str]](set)
+    for name in await client.hkeys(keys("digests")):
+        start_ms, participant, stream = name.split("/")
+        trend = trend_key(keys.run, tenant, started_ms + int(start_ms))
+        buckets[trend].add(f"{call_id}/{stream}/{participant}/{int(start_ms)}")
+    last_ms = int(await client.hget(keys("call"), "last_ms") or 0)
+    for minute_ms in range(started_ms + last_ms, started_ms + last_ms + _UNSTORED_MS, MINUTE_MS):
+        trend = trend_key(keys.run, tenant, minute_ms)
+        buckets[trend].update([name async for name, _ in client.hscan_iter(trend, match=f"{call_id}/*")])
+    for trend, utterance_ids in buckets.items():
+        for some in chunks(sorted(utterance_ids)):
+            await empty_trend(client, trend, some)
+
+
+class FileRewriting:
+    """Has the servers' append-only files written anew after deletions, one rewriting at a time."""
+
+    def __init__(self, client: Any) -> None:
+        self._redis = client
+        self._settle = client.register_script(_SETTLE)
+        self._begun_for: str | None = None
+        """The mark for which this process has begun a rewriting that it has not seen the end of."""
+
+    async def go_on(self) -> None:
+        """Begin a rewriting where one is wanted, or see that it has ended; the mark stays until then, whoever dies."""
+        wanted = await self._redis.get(REWRITE)
+        if wanted is None:
+            return
+        servers = await self._servers()
+        if any(int(told["aof_rewrite_in_progress"]) or int(told["aof_rewrite_scheduled"]) for told in servers):
+            return
+        has_file = any(int(told["aof_enabled"]) for told in servers)
+        ended = self._begun_for == wanted and all(told["aof_last_bgrewrite_status"] == "ok" for told in servers)
+        if ended or not has_file or not await self._begin():
+            await self._settle(keys=[REWRITE], args=[wanted])
+        else:
+            self._begun_for = wanted
+
+    async def _servers(self) -> list[dict[str, Any]]:
+        if isinstance(self._redis, redis.asyncio.RedisCluster):
+            told = await self._redis.info("persistence", target_nodes=redis.asyncio.RedisCluster.PRIMARIES)
+            return [told] if "aof_enabled" in told else list(told.values())
+        return [await self._redis.info("persistence")]
+
+    async def _begin(self) -> bool:
+        is_cluster = isinstance(self._redis, redis.asyncio.RedisCluster)
+        options = {"target_nodes": redis.asyncio.RedisCluster.PRIMARIES} if is_cluster else {}
+        try:
+            await self._redis.execute_command("BGREWRITEAOF", **options)
+        except ResponseError as error:
+            logger.warning("the server's file keeps what was deleted until it is written anew; BGREWRITEAOF: %s", error)
+            return False
+        return True

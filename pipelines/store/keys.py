@@ -15,7 +15,8 @@ may touch them all on a Cluster, and no tenant can reach another's call, whateve
     ut:{CALL}:digests         hash: member -> `participant|polarity|emotion|score`, for filters and trends
     ut:{CALL}:kinds           hash: `participant|polarity|emotion` -> `lowest,highest` score of such utterances, for filters
     ut:{CALL}:events          stream of `kind` and, of an utterance, `member`, cut to about `EVENTS_MAX`
-    ut:{CALL}:sender:STREAM   hash of the word with which the stream's sender goes on, where it came over HTTP
+    ut:{CALL}:senders         hash: stream -> hash of the word with which its sender goes on, where it came over HTTP
+    ut:{CALL}:seals:TOPIC     hash: seal -> the key (hex) of what that topic of the log holds of the call (`seals.py`)
     ut:{CALL}:letters         sorted set: `partition:offset` of the call's latest dead letters, by offset
     ut:{CALL}:letter-counts   hash: reason -> how many of the call's records are dead letters
     ut:{CALL}:runs            set of the other runs that hold results of the call
@@ -38,6 +39,7 @@ them again changes nothing, so a crash in between loses nothing.
                               they were opened, s since 1970
     ut:interim:TENANT         no key but a channel: words of utterances that go on; Redis keeps nothing of what is published
     ut:tenants                the settings of the live service's tenants, by which replays and shadows go, too
+    ut:rewrite                a server's file still holds what was deleted: it is to be written anew (`deletion.py`)
     ut:probe                  written to see whether Redis takes anything
     ut:{letter}:PARTITION:OFFSET  what was decided about a dead letter: redriving STREAM SEQ FINAL | redriven | dropped
 """
@@ -69,6 +71,7 @@ _KINDS: Mapping[str, CallChange] = {kind: kind for kind in get_args(CallChange)}
 LETTER_STATES = "ut:{letter}"
 PROBE = "ut:probe"
 TENANTS = "ut:tenants"
+REWRITE = "ut:rewrite"
 
 CHECKPOINT_TTL_S = (RETENTION_DAYS[TOPIC_MEDIA] + 1) * 86_400
 """A day longer than the log keeps fragments: none is analysed again."""

@@ -1,4 +1,4 @@
-"""Notes on single records and streams: in-progress marks, dead letters, and which streams are open."""
+"""Notes on single records and streams: in-progress marks, dead letters, which streams are open, and whose they are."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -73,6 +73,26 @@ class Ledger:
         with redis_errors():
             await self._redis.zremrangebyscore(key, "-inf", time.time() - CHECKPOINT_TTL_S)
             return [_read(name) for name in await self._redis.zrange(key, 0, -1)]
+
+    async def reserve_stream(self, call: CallRef, stream: str, word: str, *, first: bool) -> bool:
+        """Reserve a stream for the sender that names `word`; False if it is another's.
+
+        Only the `first` to send of it reserves one that nobody has: it may be open through the log itself, which needs no
+        reservation.
+        """
+        key = CallKeys(call, self._run)("senders")
+        with redis_errors():
+            if first and await self._redis.hsetnx(key, stream, word):
+                await self._redis.expire(key, CHECKPOINT_TTL_S)
+                return True
+            return bool(await self._redis.hget(key, stream) == word)
+
+    async def release_stream(self, call: CallRef, stream: str, word: str) -> None:
+        """Give a reservation back, if it is still this sender's."""
+        key = CallKeys(call, self._run)("senders")
+        with redis_errors():
+            if await self._redis.hget(key, stream) == word:
+                await self._redis.hdel(key, stream)
 
     async def is_dead_letter(self, call: CallRef, at: Coordinates, owned: Owned | None = None) -> bool:
         """Whether the record is counted among the dead letters of its call.

@@ -8,7 +8,7 @@ from typing import Any, Self
 from pipelines.errors import BadFragmentError, CallDeletedError, StoreTrouble, StoreUnavailableError
 from pipelines.store.archive import Archive
 from pipelines.store.client import connect, epoch, lua, ping, probe, redis_errors
-from pipelines.store.deletion import TOMBSTONE_TTL_S, delete_call
+from pipelines.store.deletion import TOMBSTONE_TTL_S, FileRewriting, delete_call
 from pipelines.store.interim import InterimTexts
 from pipelines.store.keys import (
     CHECKPOINT_TTL_S,
@@ -20,6 +20,7 @@ from pipelines.store.keys import (
 )
 from pipelines.store.ledger import Ledger, fenced
 from pipelines.store.queries import CallState, Digest
+from pipelines.store.seals import Seals
 from pipelines.store.service import ServiceNotes
 from pipelines.store.trends import correct_trend, fill_trend
 from pipelines.types import (
@@ -43,8 +44,8 @@ OPEN_TTL_S = 86_400
 class Store:
     """Everything that lasts. `Store.connect(url)` makes one; its methods may run concurrently on one event loop.
 
-    `archive` reads the stored calls, `ledger` keeps notes on single records, `interim` passes on what is not stored, `service`
-    holds what the service tells of itself.
+    `archive` reads the stored calls, `ledger` keeps notes on single records, `seals` the keys to what the log holds of calls,
+    `interim` passes on what is not stored, `service` holds what the service tells of itself.
 
     Every method raises `StoreUnavailableError` when Redis does not answer, or refuses to write because it is full or
     read-only; all of them may then be called again.
@@ -53,7 +54,8 @@ class Store:
     def __init__(self, client: Any, run: str = LIVE_RUN) -> None:
         self._redis, self._run = client, run
         self.ledger, self.archive, self.interim = Ledger(client, run), Archive(client, run), InterimTexts(client, run)
-        self.service = ServiceNotes(client, run)
+        self.service, self.seals = ServiceNotes(client, run), Seals(client)
+        self._rewriting = FileRewriting(client)
         self._open_script = client.register_script(lua("open_stream", before="call_state"))
         self._advance_script = client.register_script(lua("advance", before="call_state"))
         self._state_script = client.register_script(lua("set_state", before="call_state"))
@@ -92,25 +94,6 @@ class Store:
         """Changes when a server restarts or a replica takes over: its latest writes may be lost."""
         with redis_errors():
             return await epoch(self._redis)
-
-    async def reserve_stream(self, call: CallRef, stream: str, word: str, *, first: bool) -> bool:
-        """Reserve a stream for the sender that names `word`; False if it is another's.
-
-        Only the `first` to send of it reserves one that nobody has: it may be open through the log itself, which needs no
-        reservation.
-        """
-        key = self._keys(call)(f"sender:{stream}")
-        with redis_errors():
-            if first and await self._redis.set(key, word, nx=True, ex=CHECKPOINT_TTL_S):
-                return True
-            return bool(await self._redis.get(key) == word)
-
-    async def release_stream(self, call: CallRef, stream: str, word: str) -> None:
-        """Give a reservation back, if it is still this sender's."""
-        key = self._keys(call)(f"sender:{stream}")
-        with redis_errors():
-            if await self._redis.get(key) == word:
-                await self._redis.delete(key)
 
     async def open_stream(
         self,
@@ -264,12 +247,21 @@ class Store:
         return {stream: read_checkpoint(fields) for stream, fields in zip(streams, found, strict=True)}
 
     async def delete_call(self, call: CallRef) -> bool:
-        """Remove a call, its part of the trends and its results in every run, and refuse what still comes of it.
+        """Forget a call: its results in every run, its part of the trends, and the keys to what the log holds of it.
 
-        False if it is unknown. Calling again after an error removes the rest.
+        What still comes of it is refused. False if it is unknown. Calling again after an error removes the rest. The
+        server's file holds it until `rewrite_file` has had it written anew.
         """
         with redis_errors():
             return await delete_call(self._redis, call)
+
+    async def rewrite_file(self) -> None:
+        """Have the append-only file written anew where calls were deleted since it was; called again and again, by whoever works.
+
+        A server that may not, or has none, is left as it is.
+        """
+        with redis_errors():
+            await self._rewriting.go_on()
 
     async def deleted(self, call: CallRef) -> bool:
         """Whether a call of this id was deleted, so that nothing more is taken of it; known for 30 days."""

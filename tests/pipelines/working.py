@@ -12,14 +12,20 @@ import redis
 from models.types import FloatArray, Transcript
 from pipelines.errors import StoreUnavailableError
 from pipelines.ingest.worker import Worker
+from pipelines.log.dead_letter import Letter, open_letter, read_letters
 from pipelines.log.producer import Producer
-from pipelines.log.records import fragment_headers
+from pipelines.log.records import call_of, fragment_headers
 from pipelines.log.redis_streams import RedisStreamProducer, RedisStreamSource
+from pipelines.log.results import read_result_record
+from pipelines.seal import Seal
 from pipelines.settings import AppConfig
+from pipelines.store.keys import CallKeys
 from pipelines.store.store import Store
 from pipelines.types import (
     DEFAULT_CONSENT,
+    TOPIC_DEAD_LETTER,
     TOPIC_MEDIA,
+    TOPIC_SENTIMENT,
     Account,
     CallRef,
     MediaFragment,
@@ -160,6 +166,36 @@ def records(url: str, topic: str) -> list[Record]:
                 return read
     finally:
         source.close()
+
+
+def seal_of(url: str, call: CallRef, topic: str, seal_id: str) -> Seal | None:
+    """What the store at `url` has to open a sealed record with."""
+    with redis.Redis.from_url(url) as client:
+        key = client.hget(CallKeys(call)(f"seals:{topic}"), seal_id)
+    return None if key is None else Seal(call, topic, seal_id, bytes.fromhex(key.decode()))
+
+
+def letters(url: str) -> list[Letter]:
+    """What stands in the dead-letter topic and can be opened, in order."""
+    found = []
+    for letter in read_letters(records(url, TOPIC_DEAD_LETTER)):
+        call = call_of(letter.record)
+        if letter.seal is None:
+            found.append(letter)
+        elif call is not None and (seal := seal_of(url, call, TOPIC_DEAD_LETTER, letter.seal)):
+            found.append(open_letter(letter, seal))
+    return found
+
+
+def published(url: str) -> list[UtteranceSentiment]:
+    """What stands on `call-sentiment` and can be opened, in order."""
+    found = []
+    for record in records(url, TOPIC_SENTIMENT):
+        call = call_of(record)
+        assert call is not None
+        if seal := seal_of(url, call, TOPIC_SENTIMENT, dict(record.headers)["seal"].decode()):
+            found.append(read_result_record(record, seal))
+    return found
 
 
 def committed(client: redis.Redis) -> int:

@@ -5,7 +5,7 @@ import struct
 import wave
 import zlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,8 +22,18 @@ from pipelines.log.records import parse_record
 from pipelines.log.redis_streams import RedisStreamSource
 from pipelines.settings import MediaLimits
 from pipelines.store.store import Store
-from pipelines.types import Headers, Judgement, MediaFragment, ModalityOut, Participant, Utterance, UtteranceSentiment
+from pipelines.types import (
+    TOPIC_MEDIA,
+    Headers,
+    Judgement,
+    MediaFragment,
+    ModalityOut,
+    Participant,
+    Utterance,
+    UtteranceSentiment,
+)
 from tests.pipelines.stored import CUSTOMER, store_call
+from tests.pipelines.working import seal_of
 
 PROBLEM = "application/problem+json"
 LIMITS = HttpLimits(
@@ -97,14 +107,19 @@ class Site:
         await store_call(self.store, call_id, results, final=final)
 
     def fragments(self) -> list[MediaFragment]:
-        """Everything in the log, from its start."""
+        """Everything in the log, from its start, opened."""
         source = RedisStreamSource(self.redis_url)
         assert source.poll(0.05, 100).assigned  # the first poll takes the partition, and only that
         found: list[MediaFragment] = []
         while records := source.poll(0.05, 100).records:
             found += [parse_record(record, MediaLimits()) for record in records]
         source.close()
-        return found
+        opened = []
+        for one in found:
+            seal = one.seal and seal_of(self.redis_url, one.call, TOPIC_MEDIA, one.seal)
+            assert seal or one.seal is None
+            opened.append(replace(one, media=seal.open(one.media), seal=None) if seal else one)
+        return opened
 
 
 class Everyone:

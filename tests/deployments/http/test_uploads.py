@@ -10,7 +10,9 @@ from deployments.http.limits import HttpLimits, MediaThreads
 from deployments.http.problems import ProblemError
 from deployments.http.uploads import CHUNKS_WAITING_MAX, ByteBridge, Intake, LogWriter
 from pipelines.errors import MediaError, SourceUnavailableError
-from pipelines.types import Headers
+from pipelines.seal import Seal
+from pipelines.settings import AppConfig
+from pipelines.types import TOPIC_MEDIA, CallRef, Headers
 from tests.eventually import eventually
 from tests.pipelines.stored import fragment
 
@@ -105,7 +107,9 @@ async def test_an_upload_slower_than_any_call_ends_and_a_live_stream_may_be_near
     *, live: bool, ends: str | None
 ) -> None:
     limits = HttpLimits(idle_max_s=2, idle_min_bytes=1, upload_min_bytes=1 << 20)
-    intake = Intake(MediaThreads(1, 1), LogWriter(Log()), limits)
+    intake = Intake(MediaThreads(1, 1), LogWriter(Log()), limits, AppConfig())
+
+    seal = Seal.new(CallRef("default", "c"), TOPIC_MEDIA)
 
     async def drip() -> AsyncIterator[bytes]:
         end_s = time.monotonic() + 2 * limits.idle_max_s
@@ -114,7 +118,7 @@ async def test_an_upload_slower_than_any_call_ends_and_a_live_stream_may_be_near
             await asyncio.sleep(0.01)
 
     taken = intake.take(
-        drip(), MediaMetadata(participants="customer"), "c", "audio/PCMU;rate=8000", client="a", live=live
+        drip(), MediaMetadata(participants="customer"), "c", "audio/PCMU;rate=8000", seal=seal, client="a", live=live
     )
     if ends is None:
         assert await taken > 0

@@ -9,7 +9,6 @@ from pipelines.log.redis_streams import RedisStreamProducer, RedisStreamSource
 from pipelines.settings import AppConfig, WorkerSettings
 from pipelines.store.store import Store
 from pipelines.types import (
-    TOPIC_SENTIMENT,
     Participant,
     Utterance,
     UtteranceSentiment,
@@ -22,7 +21,7 @@ from tests.pipelines.working import (
     counter,
     found,
     judge,
-    records,
+    published,
     results,
     running,
     send,
@@ -38,8 +37,7 @@ async def test_a_call_goes_in_as_fragments_and_comes_out_as_utterances(redis_url
         assert {one.participant for one in stored} == {Participant.AGENT, Participant.CUSTOMER}
         assert len(stored) == 4
         assert counter(worker.metrics.fragments_analysed) == 20
-    published = [UtteranceSentiment.model_validate_json(record.value) for record in records(redis_url, TOPIC_SENTIMENT)]
-    assert sorted(found(published)) == sorted(found(stored))
+    assert sorted(found(published(redis_url))) == sorted(found(stored))
 
 
 async def test_the_same_call_again_changes_nothing_and_under_another_id_gives_the_same(

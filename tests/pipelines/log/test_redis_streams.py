@@ -1,4 +1,5 @@
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -120,3 +121,31 @@ def test_a_redis_that_is_away_is_unavailable_and_then_read_on(tmp_path_factory: 
     finally:
         process.kill()
         process.wait()
+
+
+def test_records_older_than_the_log_keeps_go_with_the_next(redis_url: str, raw: Any) -> None:
+    hour_ms = 3_600_000
+    now_ms = round(time.time() * 1000)
+    producer = RedisStreamProducer(redis_url, retention_ms={TOPIC_MEDIA: hour_ms})
+    log, state = "ut:log:{call-media}", "ut:log:{call-media}:state"
+    for offset, age_ms in enumerate((3 * hour_ms, 2 * hour_ms, hour_ms // 2)):
+        fields = {"key": "c", "value": "x" * 10, "headers": "[]", "appended_ms": now_ms - age_ms, "before": offset * 10}
+        raw.xadd(log, fields, id=f"{offset + 1}-0")
+    raw.hset(state, mapping={"next": 3, "bytes": 30, "floor": 0, "oldest_ms": now_ms - 3 * hour_ms})
+    producer.send(TOPIC_MEDIA, "c", b"new")
+    assert [entry for entry, _ in raw.xrange(log)] == ["3-0", "4-0"]
+    assert raw.hmget(state, "floor", "oldest_ms") == ["20", str(now_ms - hour_ms // 2)]
+    assert 0 < raw.pttl(log) <= hour_ms
+
+
+def test_a_log_that_was_too_old_as_a_whole_goes_on_at_its_place(redis_url: str, raw: Any) -> None:
+    producer = RedisStreamProducer(redis_url, log_max_bytes=1000, retention_ms={TOPIC_MEDIA: 60_000})
+    producer.send(TOPIC_MEDIA, "c", bytes(900))
+    raw.delete("ut:log:{call-media}")  # as when it expires
+    producer.send(TOPIC_MEDIA, "c", bytes(900))
+    assert [entry for entry, _ in raw.xrange("ut:log:{call-media}")] == ["2-0"]
+    source = RedisStreamSource(redis_url)
+    source.poll(0, 1)
+    assert [record.at.offset for record in source.poll(1, 10).records] == [1]
+    source.close()
+    producer.close()

@@ -76,7 +76,7 @@ async def test_redriven_fragments_land_where_they_were_spoken(redis_url: str, fr
         for _ in range(2):
             for one in redrives([letter(fragments[seq], seq) for seq in refused], known, MediaLimits()):
                 assert one.fragment is not None
-                producer.send(TOPIC_MEDIA, "c1", one.fragment.media, one.headers)
+                producer.send(TOPIC_MEDIA, "c1", one.fragment.media, fragment_headers(one.fragment))
 
         async def redriven() -> bool:
             known = await store.archive.call(default("c1"))
