@@ -14,13 +14,16 @@ import redis
 
 from models.types import FloatArray
 from pipelines.ingest.decoder_thread import DecoderThread
-from pipelines.log.records import fragment_headers
+from pipelines.log.records import enclosed, fragment_headers
 from pipelines.log.redis_streams import RedisStreamProducer
 from pipelines.media import passes
 from pipelines.media.call_stream import CallStream, TrackEvent
+from pipelines.review.redrive import redrives
+from pipelines.seal import Seal
 from pipelines.settings import MediaLimits, WorkerSettings
 from pipelines.store.store import Store
 from pipelines.types import (
+    DEFAULT_CONSENT,
     TOPIC_DEAD_LETTER,
     TOPIC_MEDIA,
     Coordinates,
@@ -32,6 +35,7 @@ from tests.pipelines.working import (
     account,
     call,
     counter,
+    found,
     letters,
     records,
     results,
@@ -255,3 +259,70 @@ async def test_a_stream_whose_end_keeps_its_decoder_is_opened_anew(
         await until("final" if fragments[-1].final else "closed", redis_url, "c1")
         worker.check()
     assert next(stuck, None) is None
+
+
+async def test_a_sealed_call_is_analysed_like_an_open_one(redis_url: str, sound: FloatArray) -> None:
+    store, producer = Store.connect(redis_url), RedisStreamProducer(redis_url)
+    seal = await store.seals.of_call(default("sealed"), TOPIC_MEDIA)
+    send(producer, [enclosed(one, seal, DEFAULT_CONSENT) for one in call(sound, "sealed")])
+    send(producer, call(sound, "open"))
+    async with working(redis_url):
+        assert found(await results(redis_url, "sealed")) == found(await results(redis_url, "open"))
+    assert not letters(redis_url)
+    await store.close()
+
+
+async def test_a_fragment_whose_seal_the_store_lost_is_kept_until_it_has_it_again(
+    redis_url: str, sound: FloatArray
+) -> None:
+    store, producer = Store.connect(redis_url), RedisStreamProducer(redis_url)
+    lost = Seal.new(default("c1"), TOPIC_MEDIA)
+    fragments = call(sound, "c1")
+    sealed = [enclosed(one, lost, DEFAULT_CONSENT) if one.seq == 6 else one for one in fragments]
+    send(producer, sealed)
+    async with working(redis_url):
+        await results(redis_url, "c1")
+    (letter,) = letters(redis_url)
+    assert (letter.reason, letter.record.at.offset, letter.whole) == ("sealed", 6, True)
+    assert "the store has no seal" in letter.detail
+    assert (letter.record.value, letter.record.headers) == (sealed[6].media, fragment_headers(sealed[6]))
+    assert (await account(redis_url, "c1")).analysed == 19
+
+    await store.seals.keep(lost)
+    async with working(redis_url) as worker:
+        (plan,) = redrives([letter], {default("c1"): await store.checkpoints(default("c1"))}, MediaLimits())
+        assert plan.fragment is not None
+        send(producer, [plan.fragment])
+        await eventually(lambda: counter(worker.metrics.fragments_analysed) == 1)
+    await store.close()
+
+
+async def test_a_sealed_fragment_that_cannot_be_decoded_lies_open_in_its_letter(
+    redis_url: str, sound: FloatArray
+) -> None:
+    store = Store.connect(redis_url)
+    seal = await store.seals.of_call(default("c1"), TOPIC_MEDIA)
+    fragments = call(sound, "c1")
+    fragments[6] = replace(fragments[6], media=b"this is no film", content_type="video/mp4")
+    send(RedisStreamProducer(redis_url), [enclosed(one, seal, DEFAULT_CONSENT) for one in fragments])
+    async with working(redis_url):
+        await results(redis_url, "c1")
+    (letter,) = letters(redis_url)  # under a seal of its own, which lives as long as the dead-letter topic keeps it
+    assert (letter.reason, letter.record.value) == ("undecodable", b"this is no film")
+    assert letter.record.headers == fragment_headers(fragments[6])
+    await store.close()
+
+
+async def test_what_still_comes_of_a_deleted_call_makes_no_letters(redis_url: str, sound: FloatArray) -> None:
+    store, producer = Store.connect(redis_url), RedisStreamProducer(redis_url)
+    seal = await store.seals.of_call(default("c1"), TOPIC_MEDIA)
+    await store.delete_call(default("c1"))
+    send(producer, [enclosed(one, seal, DEFAULT_CONSENT) for one in call(sound, "c1")])
+    producer.send(TOPIC_MEDIA, "c1", b"x", (("v", b"9"),))
+    send(producer, call(sound, "c2"))
+    async with working(redis_url) as worker:
+        await results(redis_url, "c2")
+        assert counter(worker.metrics.fragments_skipped.labels("call_deleted")) == 21
+        worker.check()
+    assert records(redis_url, TOPIC_DEAD_LETTER) == []
+    await store.close()

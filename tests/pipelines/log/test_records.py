@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -5,9 +7,10 @@ from hypothesis import strategies as st
 from models.types import Modality
 from pipelines.consent import parse_consent
 from pipelines.errors import DEAD_LETTER_REASONS, BadFragmentError
-from pipelines.log.records import call_of, concerns, fragment_headers, parse_record
+from pipelines.log.records import call_of, concerns, enclosed, fragment_headers, parse_record
+from pipelines.seal import Seal
 from pipelines.settings import MediaLimits
-from pipelines.types import DEFAULT_CONSENT, CallRef, Coordinates, MediaFragment, Participant, Record
+from pipelines.types import DEFAULT_CONSENT, TOPIC_MEDIA, CallRef, Coordinates, MediaFragment, Participant, Record
 
 LIMITS = MediaLimits()
 GOOD = {
@@ -185,3 +188,44 @@ def test_a_record_says_whose_it_is_however_else_it_breaks_the_contract(
     assert concerns(record, None, None)
     assert concerns(record, "acme", "c") == (whose == CallRef("acme", "c"))
     assert concerns(record, "acme", None) == (whose is not None and whose.tenant == "acme")
+
+
+SEAL = Seal.new(CallRef("acme", "call-1"), TOPIC_MEDIA)
+
+
+def as_record(fragment: MediaFragment) -> Record:
+    assert fragment.at is not None
+    return Record(fragment.at, fragment.call_id.encode(), fragment.media, fragment_headers(fragment), 0)
+
+
+def test_a_fragment_goes_into_the_log_sealed_and_says_by_what() -> None:
+    plain = parse_record(record(), LIMITS)
+    sealed = parse_record(as_record(enclosed(plain, SEAL, DEFAULT_CONSENT)), LIMITS)
+    assert (sealed.seal, b"sound" in sealed.media) == (SEAL.id, False)
+    assert replace(sealed, media=SEAL.open(sealed.media), seal=None) == plain
+    assert enclosed(sealed, SEAL, DEFAULT_CONSENT) == sealed  # once
+
+
+@pytest.mark.parametrize(
+    ("policy", "consent"),
+    [("", b"customer=audio"), ("agent=;customer=", b"customer=audio"), ("customer=text", b"customer=audio")],
+)
+def test_media_of_which_nothing_may_be_analysed_does_not_go_into_the_log(policy: str, consent: bytes) -> None:
+    plain = parse_record(record(consent=consent), LIMITS)
+    left_out = as_record(enclosed(plain, SEAL, parse_consent(policy)))
+    assert left_out.value == b""
+    parsed = parse_record(left_out, LIMITS)
+    assert (parsed.withheld, parsed.seal, parsed.media) == (True, None, b"")
+
+
+def test_a_sealed_fragment_may_be_as_long_as_another() -> None:
+    longest = parse_record(record(value=bytes(LIMITS.fragment_max_bytes)), LIMITS)
+    sealed = as_record(enclosed(longest, SEAL, DEFAULT_CONSENT))
+    assert len(sealed.value) > LIMITS.fragment_max_bytes
+    assert parse_record(sealed, LIMITS).seal == SEAL.id
+    with pytest.raises(BadFragmentError, match="allowed are"):
+        parse_record(replace(sealed, value=sealed.value + b"x"), LIMITS)
+
+
+def test_media_beside_the_word_that_it_was_left_out_is_not_looked_at() -> None:
+    assert parse_record(record(withheld=b"1"), LIMITS).media == b""

@@ -271,3 +271,20 @@ def test_speech_that_goes_on_is_shown_of_those_whose_words_may_be_analysed(call:
         assert stream.open_speech() == []
 
     assert shown == {"both": {AGENT, CUSTOMER}, "customer": {CUSTOMER}, "nobody": set()}
+
+
+def test_fragments_whose_media_was_left_out_are_passed_over_whatever_is_allowed_by_now(call: FloatArray) -> None:
+    whole = fragments(call, [500])
+    media = [replace(one, media=b"", withheld=True) if one.seq < 8 else one for one in whole]
+    stream = CallStream(SETTINGS, NEW)
+    fed = [stream.feed(one) for one in media]
+    assert [one.skipped for one in fed[:8]] == 8 * ["not_consented"]
+    assert not [one for one in fed if one.missing]
+    spoken = utterances([*(event for one in fed for event in one.events), *stream.finish()])
+    assert spoken
+    assert min(one.start_ms for one in spoken) >= 8 * 500 - SETTINGS.segment.padding_ms
+    nothing = CallStream(SETTINGS, NEW)
+    left_out = [replace(one, media=b"", withheld=True) for one in whole]
+    assert {nothing.feed(one).skipped for one in left_out} == {"not_consented"}
+    assert nothing.finish() == []
+    assert nothing.nothing_pending
