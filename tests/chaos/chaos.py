@@ -30,12 +30,21 @@ from models.types import FloatArray
 from pipelines.errors import SourceUnavailableError, StoreUnavailableError
 from pipelines.log.choose import open_producer, open_reader
 from pipelines.log.dead_letter import Letter, read_letters
-from pipelines.log.records import fragment_headers
+from pipelines.log.records import enclosed, fragment_headers
 from pipelines.review.audit import AuditReport, LogIndex, audit
+from pipelines.seal import Seal
 from pipelines.settings import AppConfig, MediaLimits, WorkerSettings
 from pipelines.store.store import Store
 from pipelines.tenants import TimeoutSettings
-from pipelines.types import TOPIC_DEAD_LETTER, TOPIC_MEDIA, MediaFragment, Participant, UtteranceSentiment
+from pipelines.types import (
+    DEFAULT_CONSENT,
+    TOPIC_DEAD_LETTER,
+    TOPIC_MEDIA,
+    CallRef,
+    MediaFragment,
+    Participant,
+    UtteranceSentiment,
+)
 from tests.chaos.world import FAULTS, World, await_true, built, replicas
 from tests.pipelines.stored import default
 
@@ -96,6 +105,23 @@ class Sender:
         finally:
             with suppress(SourceUnavailableError):
                 producer.close()
+
+
+def sealed(world: World, fragments: Sequence[MediaFragment]) -> list[MediaFragment]:
+    """The fragments as `undertone send` puts them into the log."""
+
+    async def seals() -> dict[CallRef, Seal]:
+        store = Store.connect(_url(world))
+        try:
+            made = {one.call: await store.seals.of_call(one.call, TOPIC_MEDIA) for one in fragments}
+            for seal in made.values():
+                await store.seals.keep(seal)
+        finally:
+            await store.close()
+        return made
+
+    made = asyncio.run(seals())
+    return [enclosed(one, made[one.call], DEFAULT_CONSENT) for one in fragments]
 
 
 def speech(data: Path | None) -> FloatArray:
@@ -239,10 +265,10 @@ def run(
         calm_names = [f"calm-{index}" for index in range(calls)]
         storm_names = [f"storm-{index}" for index in range(calls)]
         started_s = time.monotonic()
-        Sender(world, interleaved(sound, calm_names, media_s), due=1.0).run()
+        Sender(world, sealed(world, interleaved(sound, calm_names, media_s)), due=1.0).run()
         calm = await_final(world, calm_names)
         say(f"undisturbed: {sum(map(len, calm.values()))} utterances in {time.monotonic() - started_s:.0f} s")
-        sender = Sender(world, interleaved(sound, storm_names, media_s), due=HEAD_START)
+        sender = Sender(world, sealed(world, interleaved(sound, storm_names, media_s)), due=HEAD_START)
         sending = threading.Thread(target=sender.run, daemon=True)
         sending.start()
         try:
