@@ -76,7 +76,7 @@ class WorkerContext:
             CallDeletedError: the call was deleted.
         """
         call = CallRef(result.tenant, result.call_id)
-        seal = await self.retry_store(lambda: self.store.seals.of_call(call, TOPIC_SENTIMENT))
+        seal = await self.retry_store(lambda: self.store.seals.of_call(call, TOPIC_SENTIMENT, trusting=True))
         await self.send(TOPIC_SENTIMENT, result.call_id, *result_record(result, seal))
 
     async def decode(self, work: Callable[[], T]) -> T:

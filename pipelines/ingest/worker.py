@@ -261,6 +261,7 @@ class Worker:
             self._epoch = epoch
             return False
         logger.warning("the store is not the one it was: what it may have forgotten is read again")
+        self._context.store.seals.distrust()
         for partition in self._assignment:
             first = partition.progress.first
             if first is not None:

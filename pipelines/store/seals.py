@@ -16,8 +16,7 @@ from pipelines.store.client import lua, redis_errors
 from pipelines.store.keys import CallKeys
 from pipelines.types import RETENTION_DAYS, CallRef
 
-TRUSTED_S = 600.0
-"""How long a seal is used without asking for it again. Of a call that is forgotten meanwhile, it seals what nobody opens."""
+_TRUSTED_S = 600.0
 _TRUSTED_MAX = 10_000
 _DURABLE_MS = 2_000
 
@@ -28,18 +27,24 @@ class Seals:
     def __init__(self, client: Any) -> None:
         self._redis = client
         self._keep = client.register_script(lua("seal"))
-        self._trusted: dict[tuple[CallRef, str], tuple[Seal, float]] = {}
+        self._known: dict[tuple[CallRef, str], tuple[Seal, float]] = {}
+        """Seals, and until when they are trusted to be in the store, by the monotonic clock."""
 
-    async def of_call(self, call: CallRef, topic: str) -> Seal:
+    async def of_call(self, call: CallRef, topic: str, *, trusting: bool = False) -> Seal:
         """The seal for what is written of a call into a topic, made where there is none.
+
+        One that was there some minutes ago is there where a `trusting` caller asks: whoever does must `distrust` once the store
+        may have lost it. Of a call that was deleted meanwhile, it seals what nobody opens.
 
         Raises:
             CallDeletedError: the call was deleted.
         """
-        seal, until_s = self._trusted.get((call, topic), (None, 0.0))
-        if seal is None or time.monotonic() > until_s:
-            seal = self._trust(await self._kept(Seal.new(call, topic), anew=False))
-        return seal
+        seal = self._trusted(call, topic) if trusting else None
+        return seal or self._note(await self._kept(Seal.new(call, topic), anew=False))
+
+    def distrust(self) -> None:
+        """The store may be another, or have lost what it had: ask it."""
+        self._known.clear()
 
     async def keep(self, seal: Seal) -> None:
         """Keep a seal that was used, and wait, a second or two at most, until the server's file has it.
@@ -55,17 +60,21 @@ class Seals:
 
     async def find(self, call: CallRef, topic: str, seal_id: str) -> Seal | None:
         """The seal of that id; None where it has gone, or never was."""
-        trusted, until_s = self._trusted.get((call, topic), (None, 0.0))
-        if trusted is not None and trusted.id == seal_id and time.monotonic() < until_s:
-            return trusted
+        known = self._trusted(call, topic)
+        if known is not None and known.id == seal_id:
+            return known
         with redis_errors():
             key = await self._redis.hget(_seals(call, topic), seal_id)
-        return None if key is None else self._trust(Seal(call, topic, seal_id, bytes.fromhex(key)))
+        return None if key is None else self._note(Seal(call, topic, seal_id, bytes.fromhex(key)))
 
-    def _trust(self, seal: Seal) -> Seal:
-        if len(self._trusted) >= _TRUSTED_MAX:
-            self._trusted.clear()
-        self._trusted[seal.call, seal.topic] = (seal, time.monotonic() + TRUSTED_S)
+    def _trusted(self, call: CallRef, topic: str) -> Seal | None:
+        seal, until_s = self._known.get((call, topic), (None, 0.0))
+        return seal if time.monotonic() < until_s else None
+
+    def _note(self, seal: Seal) -> Seal:
+        if len(self._known) >= _TRUSTED_MAX:
+            self._known.clear()
+        self._known[seal.call, seal.topic] = (seal, time.monotonic() + _TRUSTED_S)
         return seal
 
     async def _kept(self, seal: Seal, *, anew: bool) -> Seal:

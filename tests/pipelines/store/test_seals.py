@@ -57,6 +57,17 @@ async def test_a_seal_that_the_store_lost_is_kept_again_beside_one_that_was_made
         await one.close()
 
 
+async def test_who_does_not_trust_asks_a_store_that_lost_everything(store: Store, raw: Any) -> None:
+    seal = await store.seals.of_call(CALL, TOPIC_SENTIMENT)
+    raw.flushall()
+    assert await store.seals.of_call(CALL, TOPIC_SENTIMENT, trusting=True) == seal
+    store.seals.distrust()
+    made = await store.seals.of_call(CALL, TOPIC_SENTIMENT, trusting=True)
+    assert made != seal
+    raw.flushall()
+    assert await store.seals.of_call(CALL, TOPIC_SENTIMENT) not in (made, seal)
+
+
 async def test_a_kept_seal_is_in_the_file_of_a_server_that_has_one(tmp_path_factory: pytest.TempPathFactory) -> None:
     server = OwnRedis(tmp_path_factory.mktemp("r"), "--appendonly", "yes", "--appendfsync", "everysec")
     store = Store.connect(server.url)
