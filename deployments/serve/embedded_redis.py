@@ -82,19 +82,35 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         InUseError: another process has it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o700)
-    handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    handle = _acquired(folder)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InUseError(
-                f"another undertone runs with {folder}: stop it, or name another port with --port"
-            ) from error
         yield
     finally:
         os.close(handle)
+
+
+def _acquired(folder: Path) -> int:
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)
+        handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(handle)
+            raise InUseError(
+                f"another undertone runs with {folder}: stop it, or name another port with --port"
+            ) from error
+        if _stands_at(handle, folder / "lock"):
+            return handle
+        os.close(handle)  # whoever had it has deleted the folder in between
+
+
+def _stands_at(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager

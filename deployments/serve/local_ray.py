@@ -97,15 +97,15 @@ def local_ray(**options: Any) -> Iterator[None]:
         import ray  # noqa: PLC0415  # see above
 
         try:
-            with _small_and_patient():
-                # Ray lets everybody write in the folder that it is given: that is one within ours.
-                ray.init(address="local", include_dashboard=False, _temp_dir=str(folder / "r"), **options)
-        except Exception as error:  # Ray raises this very kind
-            raise RuntimeError(f"Ray does not start here: {error}") from error
-        try:
+            try:
+                with _small_and_patient():
+                    # Ray lets everybody write in the folder that it is given: that is one within ours.
+                    ray.init(address="local", include_dashboard=False, _temp_dir=str(folder / "r"), **options)
+            except Exception as error:  # Ray raises this very kind
+                raise RuntimeError(f"Ray does not start here: {error}") from error
             yield
         finally:
-            ray.shutdown()
+            ray.shutdown()  # also of what had started when the rest did not
 
 
 @contextmanager

@@ -1,7 +1,9 @@
 """The embedded store: what it keeps and from whom, and who outlives whom."""
 
+import fcntl
 import os
 import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -12,7 +14,7 @@ from typing import Any
 import pytest
 import redis
 
-from deployments.serve.embedded_redis import InUseError, embedded_redis, server_path, server_version
+from deployments.serve.embedded_redis import InUseError, embedded_redis, locked, server_path, server_version
 from pipelines.errors import StoreUnavailableError
 from tests.deployments.stranger import is_alive
 from tests.eventually import wait_until
@@ -136,3 +138,23 @@ def test_a_server_that_the_machine_cannot_start_is_an_error_and_no_wait(
     monkeypatch.setattr(sys, "executable", str(folder / "gone"))
     with pytest.raises(StoreUnavailableError, match="cannot be started"), embedded_redis(folder):
         pass
+
+
+def test_a_folder_that_is_deleted_while_it_is_locked_is_locked_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, folder = fcntl.flock, tmp_path / "redis"
+    asked = 0
+
+    def late(handle: int, how: int) -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            shutil.rmtree(folder)  # by its former owner, which ends just now
+        real(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with locked(folder):
+        with pytest.raises(InUseError), locked(folder):
+            pass
+        assert (folder / "lock").exists()
