@@ -136,7 +136,7 @@ class Track:
         while self.end_sample - self._next_window >= WINDOW_SAMPLES:
             for window, energy in self._windows():
                 self._next_window += WINDOW_SAMPLES
-                segment = self._segmenter.push(float(self._detector.feed(window)[0]), energy)
+                segment = self._segmenter.push(self._detector.judge(window), energy)
                 if segment is not None:
                     found.append(self._take(segment))
                     # The segmenter has started afresh at the cut: so must the detector.
