@@ -12,7 +12,6 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from pipelines.errors import MediaError
@@ -26,7 +25,7 @@ detector and all else."""
 _LOOK_S = 0.5
 
 T = TypeVar("T")
-_Order = tuple[Callable[[], Any], "Future[Any]"]
+_Order = tuple[Callable[[], Any], "asyncio.Future[Any]"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +42,9 @@ class DecoderThread:
         self._work_max_s = _ALLOWANCE * limits.decode_max_s
         self._given_up: list[_Thread] = []
         self._thread = _Thread()
+        self._waiting = 0
+        """How many pieces of work somebody waits for; while there are any, `_look` comes again."""
+        self._looking = False
 
     def check(self) -> None:
         """Raise if too many threads were given up and are still at work.
@@ -60,24 +62,32 @@ class DecoderThread:
         Raises:
             StuckDecoderError: it took far more processor time than `limits.decode_max_s`, and goes on in vain.
         """
-        result: Future[T] = Future()
+        loop = asyncio.get_running_loop()
+        result: asyncio.Future[T] = loop.create_future()
         self._thread.orders.put((work, result))
-        waiting = asyncio.wrap_future(result)
+        self._waiting += 1
+        if not self._looking:  # one timer for all: a fragment takes milliseconds
+            self._looking = True
+            loop.call_later(_LOOK_S, self._look)
         try:
-            while not (await asyncio.wait([waiting], timeout=_LOOK_S))[0]:
-                judged = self._thread.current
-                if judged is not None and self._thread.used_s() > self._work_max_s:
-                    self._replace(judged)
-        except asyncio.CancelledError:
-            waiting.cancel()  # where it has not begun
-            raise
-        return waiting.result()
+            return await result
+        finally:
+            self._waiting -= 1
 
     def close(self) -> None:
         """Takes no more work."""
         self._thread.orders.put(None)
 
-    def _replace(self, judged: "Future[Any]") -> None:
+    def _look(self) -> None:
+        """Come again while anybody waits, and give up the work at hand if it has taken too long."""
+        self._looking = self._waiting > 0
+        if self._looking:  # first: where no other thread can be had now, it is tried again
+            asyncio.get_running_loop().call_later(_LOOK_S, self._look)
+        judged = self._thread.current
+        if judged is not None and self._thread.used_s() > self._work_max_s:
+            self._replace(judged)
+
+    def _replace(self, judged: "asyncio.Future[Any]") -> None:
         """Give the thread up, and hand what waits behind its work to another one; only what was judged fails."""
         stuck, self._thread = self._thread, _Thread()
         self._given_up.append(stuck)
@@ -90,8 +100,7 @@ class DecoderThread:
             f"decoding takes more than {self._work_max_s:g} s of processor time in one go: re-encode it "
             "(settings: stream.limits.decode_max_s)"
         )
-        with contextlib.suppress(Exception):  # it has ended just now
-            judged.set_exception(error)
+        _deliver(judged, None, error)
 
 
 class _Thread(threading.Thread):
@@ -100,7 +109,7 @@ class _Thread(threading.Thread):
     def __init__(self) -> None:
         super().__init__(name="decoder", daemon=True)  # one that is stuck must not hold up the end of the process
         self.orders: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
-        self.current: Future[Any] | None = None
+        self.current: asyncio.Future[Any] | None = None
         self._clock = time.CLOCK_MONOTONIC
         self._began_s = 0.0
         self.start()
@@ -110,7 +119,7 @@ class _Thread(threading.Thread):
             self._clock = time.pthread_getcpuclockid(threading.get_ident())
         while (order := self.orders.get()) is not None:
             work, result = order
-            if not result.set_running_or_notify_cancel():
+            if result.cancelled():
                 continue
             self._began_s, self.current = time.clock_gettime(self._clock), result
             try:
@@ -118,13 +127,19 @@ class _Thread(threading.Thread):
             except BaseException as raised:  # noqa: BLE001  # it is raised where the work was asked for
                 outcome, error = None, raised
             self.current = None
-            with contextlib.suppress(Exception):  # given up meanwhile: nobody waits any more
-                if error is None:
-                    result.set_result(outcome)
-                else:
-                    result.set_exception(error)
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                result.get_loop().call_soon_threadsafe(_deliver, result, outcome, error)
             del order, work, result, outcome, error
 
     def used_s(self) -> float:
         """Processor time that the work at hand has taken; 0 where there is none."""
         return 0.0 if self.current is None else time.clock_gettime(self._clock) - self._began_s
+
+
+def _deliver(result: "asyncio.Future[Any]", outcome: object, error: BaseException | None) -> None:
+    if result.done():  # cancelled or given up, and nobody waits any more; or ended just when it was judged
+        return
+    if error is None:
+        result.set_result(outcome)
+    else:
+        result.set_exception(error)

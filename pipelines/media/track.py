@@ -1,6 +1,6 @@
 """One participant of one stream: sound and pictures in, stretches of speech with their pictures out. No IO, no clock."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,6 +15,8 @@ from pipelines.types import SAMPLES_PER_MS, VideoFrame
 
 FRAMES_MAX: Final = 80
 """Pictures kept per utterance: 16 s at the default 5 per s."""
+_WINDOWS_AT_ONCE: Final = 32
+"""As many share the cost of a call of numpy; those behind a cut are taken again, so no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,20 +134,25 @@ class Track:
             self._restart(block.start_sample)
         self._buffer = np.concatenate([self._buffer, samples])
         while self.end_sample - self._next_window >= WINDOW_SAMPLES:
-            segment = self._feed_window()
-            if segment is not None:
-                found.append(self._take(segment))
-                # The segmenter has started afresh at the cut: so must the detector.
-                self._next_window = segment.cut_sample
-                self._detector.reset()
+            for window, energy in self._windows():
+                self._next_window += WINDOW_SAMPLES
+                segment = self._segmenter.push(self._detector.judge(window), energy)
+                if segment is not None:
+                    found.append(self._take(segment))
+                    # The segmenter has started afresh at the cut: so must the detector.
+                    self._next_window = segment.cut_sample
+                    self._detector.reset()
+                    break
         return found
 
-    def _feed_window(self) -> Segment | None:
-        window = self._slice(self._next_window, self._next_window + WINDOW_SAMPLES)
-        self._next_window += WINDOW_SAMPLES
+    def _windows(self) -> Iterator[tuple[FloatArray, float]]:
+        """The next windows, each (WINDOW_SAMPLES,), and their energies; `_WINDOWS_AT_ONCE` at most."""
+        count = min((self.end_sample - self._next_window) // WINDOW_SAMPLES, _WINDOWS_AT_ONCE)
+        end = self._next_window + count * WINDOW_SAMPLES
+        windows = self._slice(self._next_window, end).reshape(count, WINDOW_SAMPLES)
         # Integers, so that the sum does not depend on the order of summation.
-        energy = np.square(np.rint(window * 32768).astype(np.int64)).sum()
-        return self._segmenter.push(float(self._detector.feed(window)[0]), float(energy))
+        energies = np.square(np.rint(windows * 32768).astype(np.int64)).sum(axis=1)
+        return zip(windows, energies.tolist(), strict=True)
 
     def _close(self) -> list[TrackSegment]:
         end = self.end_sample

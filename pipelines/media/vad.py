@@ -20,9 +20,9 @@ STATE_SHAPE: Final = (1, 1, 128)
 class SpeechDetector:
     """Probability of speech for each 32 ms window of one participant's sound.
 
-    The answer depends only on the samples since the last `reset`, never on how they were cut into blocks. For that
-    reason each window is a call of its own, although the model takes many at once: a kernel may choose another
-    order of summation for another number of rows, and a replay must find the same bits.
+    The answer depends only on the windows since the last `reset`. For that reason each is a call of its own, although the
+    model takes many at once: a kernel may choose another order of summation for another number of rows, and a replay must
+    find the same bits.
     """
 
     def __init__(self) -> None:
@@ -31,24 +31,17 @@ class SpeechDetector:
         self.reset()
 
     def reset(self) -> None:
-        """Forgets all sound so far: the next sample is the first."""
+        """Forgets all sound so far: the next window is the first."""
         self._hidden = np.zeros(STATE_SHAPE, np.float32)
         self._cell = np.zeros(STATE_SHAPE, np.float32)
-        self._context = np.zeros(CONTEXT_SAMPLES, np.float32)
-        self._rest = np.zeros(0, np.float32)
+        self._row = np.zeros((1, CONTEXT_SAMPLES + WINDOW_SAMPLES), np.float32)
 
-    def feed(self, samples: FloatArray) -> FloatArray:
-        """Takes mono samples (N,) at 16 kHz in [-1, 1]; gives the probabilities (W,) of the windows they complete."""
-        sound = np.concatenate([self._rest, samples]) if self._rest.size else samples
-        count = sound.size // WINDOW_SAMPLES
-        self._rest = sound[count * WINDOW_SAMPLES :].copy()
-        windows = sound[: count * WINDOW_SAMPLES].reshape(count, WINDOW_SAMPLES)
-        return np.array([self._judge(window) for window in windows], np.float32)
-
-    def _judge(self, window: FloatArray) -> float:
-        row = np.concatenate([self._context, window])[np.newaxis]
-        self._context = window[-CONTEXT_SAMPLES:].copy()
-        inputs = {"input": row, "h": self._hidden, "c": self._cell}
+    def judge(self, window: FloatArray) -> float:
+        """The probability in [0, 1] of the next window: mono samples (WINDOW_SAMPLES,) at 16 kHz in [-1, 1]."""
+        row = self._row[0]
+        row[:CONTEXT_SAMPLES] = row[-CONTEXT_SAMPLES:]
+        row[CONTEXT_SAMPLES:] = window
+        inputs = {"input": self._row, "h": self._hidden, "c": self._cell}
         probability, self._hidden, self._cell = self._session.run(["speech_probs", "hn", "cn"], inputs)
         return float(probability.item())
 

@@ -5,7 +5,6 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pytest
 import redis
 
 from models.types import FloatArray
-from pipelines.ingest.decoder_thread import DecoderThread
+from pipelines.ingest.decoder_thread import DecoderThread, StuckDecoderError
 from pipelines.log.records import enclosed, fragment_headers
 from pipelines.log.redis_streams import RedisStreamProducer
 from pipelines.media import passes
@@ -221,7 +220,7 @@ async def test_a_fragment_whose_decoding_does_not_end_is_dead_lettered_and_all_s
 
 async def test_what_began_after_the_work_that_was_judged_is_not_given_up() -> None:
     decoder, begun, go_on = DecoderThread(MediaLimits()), threading.Event(), threading.Event()
-    judged: Future[None] = Future()
+    judged: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     judged.set_result(None)
 
     def work() -> str:
@@ -234,6 +233,36 @@ async def test_what_began_after_the_work_that_was_judged_is_not_given_up() -> No
     decoder._replace(judged)
     go_on.set()
     assert await running == "done"
+    decoder.close()
+
+
+async def test_a_decoder_is_watched_again_after_it_had_nothing_to_do() -> None:
+    decoder, go_on = DecoderThread(MediaLimits(decode_max_s=0.15)), threading.Event()
+
+    def spin() -> None:
+        while not go_on.is_set():
+            continue
+
+    assert await decoder.run(lambda: "done") == "done"
+    await eventually(lambda: not decoder._looking)
+    spinning, behind = asyncio.create_task(decoder.run(spin)), asyncio.create_task(decoder.run(lambda: "done"))
+    assert await behind == "done"
+    with pytest.raises(StuckDecoderError):
+        await spinning
+    go_on.set()
+    decoder.close()
+
+
+async def test_work_that_nobody_waits_for_any_more_is_not_begun() -> None:
+    decoder, go_on, begun = DecoderThread(MediaLimits()), threading.Event(), list[str]()
+    first = asyncio.create_task(decoder.run(lambda: go_on.wait(60)))
+    dropped = asyncio.create_task(decoder.run(lambda: begun.append("dropped")))
+    await asyncio.sleep(0)
+    dropped.cancel()
+    await asyncio.wait([dropped])
+    go_on.set()
+    assert await first
+    assert await decoder.run(lambda: begun) == []
     decoder.close()
 
 
