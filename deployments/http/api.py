@@ -26,6 +26,7 @@ from pipelines.errors import UndertoneError
 from pipelines.log.producer import Producer
 from pipelines.metrics import exposition
 from pipelines.settings import AppConfig
+from pipelines.store.chain import CallAccess
 from pipelines.store.store import Store
 
 HEALTH_S = 2.0
@@ -85,6 +86,7 @@ def create_api(
     )
     install_problems(api)
     api.state.access = access
+    api.state.note_access = _noted_in(store, config)
     api.add_middleware(SameSite, hosts=hosts)
     api.include_router(login_routes())
     api.include_router(docs_routes())
@@ -98,6 +100,13 @@ def create_api(
         requests=Seats(at_once.requests_max, at_once.requests_per_client_max, reason="busy", what="requests"),
     )
     return api
+
+
+def _noted_in(store: Store, config: AppConfig) -> Callable[[CallAccess], Awaitable[None]]:
+    async def note(access: CallAccess) -> None:
+        await store.accesses.note(access, config.tenant(access.call.tenant).accesses_ttl_s)
+
+    return note
 
 
 def _add_operation(api: FastAPI, store: Store, health: Callable[[], Awaitable[Health]]) -> None:
