@@ -10,6 +10,7 @@ from fastapi import FastAPI, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from deployments.http.access import Access
+from deployments.http.accesses import access_routes
 from deployments.http.admission import Admission, Seats
 from deployments.http.analyze import Analyse, analyze_routes
 from deployments.http.bodies import Health, Liveness, Part
@@ -93,6 +94,7 @@ def create_api(
     api.include_router(media_routes(store, Intake(threads, writer, limits)))
     api.include_router(call_routes(store))
     api.include_router(event_routes(store, at_once, limits.heartbeat_ms))
+    api.include_router(access_routes(store))
     api.include_router(analyze_routes(analyse, threads, config, limits))
     _add_operation(api, store, health)
     api.add_middleware(

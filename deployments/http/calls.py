@@ -78,8 +78,8 @@ def _add_list(routes: APIRouter, store: Store) -> None:
         """A call matches when one of its utterances meets every condition on participant, label and score."""
         wanted = CallFilter(
             tenant=caller.tenant,
-            since_ms=None if since is None else _epoch_ms(since),
-            until_ms=None if until is None else _epoch_ms(until),
+            since_ms=None if since is None else epoch_ms(since),
+            until_ms=None if until is None else epoch_ms(until),
             participant=participant,
             polarity=polarity,
             emotion=emotion,
@@ -102,7 +102,7 @@ def _add_trends(routes: APIRouter, store: Store) -> None:
         until = until or datetime.now(UTC)
         try:
             since = since or until - TREND_DEFAULT
-            minutes = await store.archive.trends(caller.tenant, _epoch_ms(since), _epoch_ms(until), participant)
+            minutes = await store.archive.trends(caller.tenant, epoch_ms(since), epoch_ms(until), participant)
         except OverflowError as error:
             raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_input", f"no such range: {error}") from error
         except ValueError as error:
@@ -171,5 +171,6 @@ async def call_summary(store: Store, call: CallInfo) -> CallSummary:
     return await asyncio.to_thread(summarise, found, final=call.over)  # a call may have many thousands
 
 
-def _epoch_ms(moment: datetime) -> int:
+def epoch_ms(moment: datetime) -> int:
+    """A moment as ms since 1970."""
     return round(moment.timestamp() * 1000)
