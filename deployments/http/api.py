@@ -15,7 +15,7 @@ from deployments.http.admission import Admission, Seats
 from deployments.http.analyze import Analyse, analyze_routes
 from deployments.http.bodies import Health, Liveness, Part
 from deployments.http.browser import SameSite, login_routes
-from deployments.http.caller import Operator
+from deployments.http.caller import Operator, noted_in
 from deployments.http.calls import call_routes
 from deployments.http.docs import docs_routes
 from deployments.http.events import event_routes
@@ -27,7 +27,6 @@ from pipelines.errors import UndertoneError
 from pipelines.log.producer import Producer
 from pipelines.metrics import exposition
 from pipelines.settings import AppConfig
-from pipelines.store.chain import CallAccess
 from pipelines.store.store import Store
 
 HEALTH_S = 2.0
@@ -87,7 +86,7 @@ def create_api(
     )
     install_problems(api)
     api.state.access = access
-    api.state.note_access = _noted_in(store, config)
+    api.state.note_access = noted_in(store, config)
     api.add_middleware(SameSite, hosts=hosts)
     api.include_router(login_routes())
     api.include_router(docs_routes())
@@ -102,13 +101,6 @@ def create_api(
         requests=Seats(at_once.requests_max, at_once.requests_per_client_max, reason="busy", what="requests"),
     )
     return api
-
-
-def _noted_in(store: Store, config: AppConfig) -> Callable[[CallAccess], Awaitable[None]]:
-    async def note(access: CallAccess) -> None:
-        await store.accesses.note(access, config.tenant(access.call.tenant).accesses_ttl_s)
-
-    return note
 
 
 def _add_operation(api: FastAPI, store: Store, health: Callable[[], Awaitable[Health]]) -> None:

@@ -20,7 +20,9 @@ from deployments.http.admission import client_of
 from deployments.http.problems import ProblemError
 from deployments.http.tokens import Scope
 from pipelines.errors import UndertoneError
+from pipelines.settings import AppConfig
 from pipelines.store.chain import ALL_CALLS, Action, CallAccess
+from pipelines.store.store import Store
 from pipelines.types import NAME_PATTERN, CallRef
 
 logger = logging.getLogger(__name__)
@@ -82,6 +84,15 @@ async def identify(
     origin = "local" if connection.client is None else connection.client.host
     note_access = connection.app.state.note_access
     return Identity(grantee.tenant_of(tenant), grantee.scopes, grantee.name, origin, note_access, granted)
+
+
+def noted_in(store: Store, config: AppConfig) -> Callable[[CallAccess], Awaitable[None]]:
+    """What an API holds as `state.note_access`: the trails of a store, each kept as long as its tenant is configured to."""
+
+    async def note(access: CallAccess) -> None:
+        await store.accesses.note(access, config.tenant(access.call.tenant).accesses_ttl_s)
+
+    return note
 
 
 async def while_granted(items: AsyncGenerator[T, None], caller: Identity) -> AsyncGenerator[T, None]:

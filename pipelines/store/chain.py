@@ -250,7 +250,9 @@ class ChainCheck:
         """What was found; `after` is the head as it stood after the last entry was read."""
         head, last = self._head.mark, self._last.number
         # What went for its age while this was read is missing in its middle.
-        self._findings = [one for one in self._findings if one.kind != "removed" or one.number > after.trimmed]
+        standing = [one for one in self._findings if one.kind != "removed" or one.number > after.trimmed]
+        self._found -= len(self._findings) - len(standing)
+        self._findings = standing
         if self._entries and not head.number:
             self._find("no_head", last, "the trail has entries and no head")
         elif last < head.number and not (self._head.over and not self._entries):
@@ -288,7 +290,8 @@ class ChainCheck:
         if self._expected is None:
             return None
         if self._seen is None:
-            gone = self._expected.number <= after.trimmed or (not self._entries and self._head.over)
+            all_gone = self._head.mark.number > 0 and not self._entries and self._head.over
+            gone = all_gone or self._expected.number <= after.trimmed
             return "past_retention" if gone else "not_contained"
         return "contained" if self._seen == self._expected.hash else "not_contained"
 
