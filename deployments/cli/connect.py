@@ -4,7 +4,7 @@ import asyncio
 import os
 import pwd
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,18 +74,20 @@ class System:
 
         return asyncio.run(connected())
 
-    def note(self, action: Action, calls: Iterable[CallRef], detail: str = "") -> None:
-        """Note in the trails of accesses what this user is about to see or do: first this, then show or do it.
+    def note(self, action: Action, calls: Sequence[CallRef], detail: str = "") -> None:
+        """Note in the trails of accesses, for each of the calls, what this user is about to see or do: first this, then show or do it.
 
         Raises:
             StoreUnavailableError: it cannot be noted, so that nothing may be shown or done.
         """
 
+        from pipelines.store.client import chunks  # noqa: PLC0415  # imports redis
+
         async def noted(store: "Store") -> None:
             told = await store.service.tenants()
             config = self.config if told is None else self.config.with_tenants(told)
-            for call in calls:
-                await note_by_hand(store, config, action, call, detail)
+            for some in chunks(calls):  # those that are noted at once go in one step
+                await asyncio.gather(*(note_by_hand(store, config, action, call, detail) for call in some))
 
         self.with_store(noted, LIVE_RUN)
 

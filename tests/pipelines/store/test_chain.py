@@ -194,3 +194,8 @@ def test_a_noted_head_of_a_trail_that_is_not_there_any_more_is_not_contained() -
     assert checked([], Mark(0, START), expected=Mark(3, "a" * 64)).expected == "not_contained"
     _, mark = trail()
     assert checked([], mark, expected=mark, now_ms=AT_MS + 86_400_000).expected == "past_retention"
+
+
+def test_the_first_entry_of_all_is_chained_to_nothing() -> None:
+    lines, mark = chained([access()], AT_MS, Mark(0, "a" * 64))
+    assert found(checked(lines, mark)) == [("altered", 1)]
