@@ -80,7 +80,6 @@ class System:
         Raises:
             StoreUnavailableError: it cannot be noted, so that nothing may be shown or done.
         """
-
         from pipelines.store.client import chunks  # noqa: PLC0415  # imports redis
 
         async def noted(store: "Store") -> None:
