@@ -19,7 +19,8 @@ from deployments.cli.console import (
     write_json,
 )
 from deployments.cli.options import Json, Tenant, since_ms
-from pipelines.store.chain import Entry, Mark, TrailReport
+from pipelines.store.chain import Entry, Mark
+from pipelines.store.chain_check import TrailReport
 from pipelines.types import LIVE_RUN
 
 if TYPE_CHECKING:  # imports redis, which `undertone --help` spares

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.errors import CorruptResultError, StoreUnavailableError
-from pipelines.store.chain import ALL_CALLS, CallAccess, ChainCheck, Entry, Head, Mark, TrailReport, chained
+from pipelines.store.chain import ALL_CALLS, CallAccess, Entry, Mark, chained
+from pipelines.store.chain_check import ChainCheck, Head, TrailReport
 from pipelines.store.client import CHUNK, clock_ms, lua, redis_errors
 from pipelines.store.keys import trail_keys
 from pipelines.store.queries import Page, read_entry_cursor, write_cursor

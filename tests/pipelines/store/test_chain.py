@@ -4,19 +4,8 @@ from collections.abc import Sequence
 import pytest
 
 from pipelines.errors import CorruptResultError
-from pipelines.store.chain import (
-    FINDINGS_MAX,
-    START,
-    TEXT_MAX_CHARS,
-    CallAccess,
-    ChainCheck,
-    Entry,
-    Head,
-    Mark,
-    TrailReport,
-    chained,
-    hash_of,
-)
+from pipelines.store.chain import START, TEXT_MAX_CHARS, CallAccess, Entry, Mark, chained, hash_of
+from pipelines.store.chain_check import FINDINGS_MAX, ChainCheck, Head, TrailReport
 from pipelines.types import CallRef
 from tests.pipelines.stored import acme
 
