@@ -67,6 +67,8 @@ class TenantSettings(Configuration):
 
     results_ttl_s: int = Field(30 * 86_400, ge=60)
     """How long results stay in the store."""
+    accesses_ttl_s: int = Field(365 * 86_400, ge=86_400, le=3_650 * 86_400)
+    """How long the trail of accesses holds who read, deleted, replayed or redrove a call, also of calls that are gone."""
     consent: str | None = None
     """The most that may be analysed, written as the header of the same name: `customer=audio+video+text;agent=text`. A
     call's own header may ask for less of it. None is `DEFAULT_CONSENT`."""

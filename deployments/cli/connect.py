@@ -1,7 +1,10 @@
 """How a command reaches the log and the store of a running system: from the environment, or `undertone serve` here."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+import os
+import pwd
+import socket
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +17,7 @@ from deployments.cli.console import EXIT_USAGE, CommandError, settings, stderr
 from deployments.cli.options import LogName
 from pipelines.log.producer import Producer
 from pipelines.settings import AppConfig, Settings
+from pipelines.store.chain import Action, CallAccess
 from pipelines.types import LIVE_RUN, TOPIC_DEAD_LETTER, TOPIC_MEDIA, CallRef, MediaFragment
 
 if TYPE_CHECKING:  # they import kafka or redis, which `undertone --help` spares
@@ -98,6 +102,36 @@ class System:
                 await store.close()
 
         return asyncio.run(connected())
+
+    def note(self, action: Action, calls: Sequence[CallRef], detail: str = "") -> None:
+        """Note in the trails of accesses, for each of the calls, what this user is about to see or do: first this, then show or do it.
+
+        Raises:
+            StoreUnavailableError: it cannot be noted, so that nothing may be shown or done.
+        """
+        from pipelines.store.client import chunks  # noqa: PLC0415  # imports redis
+
+        async def noted(store: "Store") -> None:
+            told = await store.service.tenants()
+            config = self.config if told is None else self.config.with_tenants(told)
+            for some in chunks(calls):  # those that are noted at once go in one step
+                await asyncio.gather(*(note_by_hand(store, config, action, call, detail) for call in some))
+
+        self.with_store(noted, LIVE_RUN)
+
+
+async def note_by_hand(store: "Store", config: AppConfig, action: Action, call: CallRef, detail: str) -> None:
+    """Note what the user of this command line does with a call, which `config` says how long to remember.
+
+    Raises:
+        StoreUnavailableError: it cannot be noted.
+    """
+    try:  # not what the environment says, which anybody may set
+        user = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        user = str(os.getuid())
+    access = CallAccess(action, call, f"user:{user}", f"command line on {socket.gethostname()}", detail)
+    await store.accesses.note(access, config.tenant(call.tenant).accesses_ttl_s)
 
 
 def connect(source: LogName | None, config_file: Path | None = None, *, needs_store: bool = True) -> System:

@@ -82,12 +82,14 @@ def list_letters(
 @clear_errors
 def show(place: Place, *, source: Source = None, as_json: Json = False) -> None:
     """Show one dead letter: why it was refused, after how many attempts, and its headers."""
-    found = _select(connect(source), LetterFilter(place=place, decided=True))
+    system = connect(source)
+    found = _select(system, LetterFilter(place=place, decided=True))
     if not found:
         raise CommandError(
             f"there is no dead letter of the record {place}; `undertone dlq list --all` shows the places", EXIT_USAGE
         )
     letter, state = found[0]
+    system.note("read", _calls([letter]), f"dead letter {place}")
     row = _row(letter, state)
     row["headers"] = {name: value.decode(errors="replace") for name, value in letter.record.headers}
     if as_json:
@@ -123,10 +125,9 @@ def redrive(
     found = _select(system, LetterFilter(call, tenant, reason, since, place, decided=again))
     letters = [letter for letter, _ in found]
     states = {letter.record.at: state for letter, state in found if state is not None}
-    calls = {named for letter in letters if (named := call_of(letter.record)) is not None}
 
     async def known(store: "Store") -> dict[CallRef, dict[str, Checkpoint]]:
-        return {named: await store.checkpoints(named) for named in calls}
+        return {named: await store.checkpoints(named) for named in _calls(letters)}
 
     plan = list(redrives(letters, system.with_store(known, LIVE_RUN), system.config.stream.limits, states))
     if not dry_run:
@@ -151,6 +152,7 @@ def drop(
     system = connect(source)
     letters = [letter for letter, _ in _select(system, LetterFilter(call, tenant, reason, since, place))]
     if not dry_run:
+        system.note("drop", _calls(letters))
         _record_decisions(system, {letter.record.at: "dropped" for letter in letters})
     done = "would be dropped" if dry_run else "dropped"
     if as_json:
@@ -201,6 +203,7 @@ def _send(system: System, plan: Sequence["Redrive"]) -> None:
     from pipelines.review.redrive import begun  # noqa: PLC0415  # imports kafka
 
     sent = [(one, one.fragment) for one in plan if one.fragment is not None]
+    system.note("redrive", _calls([one.letter for one, _ in sent]))
     _record_decisions(system, {one.letter.record.at: begun(fragment) for one, fragment in sent})
     with closing(system.producer()) as producer:
         for call, group in groupby(sent, key=lambda one: one[1].call):
@@ -253,6 +256,11 @@ def _row(letter: "Letter", state: str | None) -> dict[str, object]:
         "whole": letter.whole,
         "state": (state or "open").split()[0],
     }
+
+
+def _calls(letters: Sequence["Letter"]) -> list[CallRef]:
+    """The calls that the letters are of, each once; one whose record names none is nobody's."""
+    return list(dict.fromkeys(named for one in letters if (named := call_of(one.record)) is not None))
 
 
 def _tenant(letter: "Letter") -> str:

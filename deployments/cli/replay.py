@@ -1,7 +1,7 @@
 """`undertone replay` and `undertone compare`: what another model makes of calls that are over, and where it differs."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from deployments.cli import render
-from deployments.cli.connect import System, configuration, connect
+from deployments.cli.connect import System, configuration, connect, note_by_hand
 from deployments.cli.console import EXIT_USAGE, CommandError, clear_errors, print_out, stderr, write_json
 from deployments.cli.options import (
     TRANSCRIBER_HELP,
@@ -24,16 +24,19 @@ from deployments.cli.options import (
     Tenant,
     since_ms,
 )
+from pipelines.errors import SourceUnavailableError, StoreUnavailableError
 from pipelines.review.compare import Comparison, Tally
 from pipelines.settings import AppConfig, with_live_tenants
+from pipelines.store.chain import ALL_CALLS
 from pipelines.store.queries import CallFilter
-from pipelines.types import LIVE_RUN, TOPIC_MEDIA, UtteranceSentiment
+from pipelines.types import LIVE_RUN, TOPIC_MEDIA, CallRef, UtteranceSentiment
 
 if TYPE_CHECKING:  # both import kafka or redis, which `undertone --help` spares
-    from pipelines.review.replay import ReplaySource
     from pipelines.store.store import Store
 
 POLL_S = 0.1
+NOTE_S = 60.0
+"""How long the store may take to note an access before it is asked again."""
 CHANGES_SHOWN_MAX = 40
 WORKER_SETTINGS = {"stalled_after_s": 1.0, "closed_after_s": 2.0, "commit_interval_s": 0.2}
 """A stream without a final fragment is closed soon: the log holds nothing more of it."""
@@ -62,7 +65,6 @@ def replay(
 ) -> None:
     """Judge calls that the log still holds once more, beside their live results."""
     from deployments.serve.embedded import local_analyser  # noqa: PLC0415  # imports redis
-    from pipelines.review.replay import ReplaySource  # noqa: PLC0415  # imports kafka
 
     if call is None and since is None:
         raise CommandError("say what to replay: --call ID, or --since 2026-11-14T00:00:00Z", EXIT_USAGE)
@@ -80,10 +82,10 @@ def replay(
             analyser = local_analyser(of_run)
         except ValueError as error:  # a checkpoint or bundle that cannot be trusted; it says what to do next
             raise CommandError(str(error)) from error
-    read = ReplaySource(system.reader(TOPIC_MEDIA), since_ms=since_ms(since), call_id=call, tenant=tenant)
-    stored = asyncio.run(_replay(system, of_run, read, analyser))
+    wanted = {"since_ms": since_ms(since), "call_id": call, "tenant": tenant}
+    stored = asyncio.run(_replay(system, of_run, wanted, analyser))
     if as_json:
-        write_json([{"run": run, "records": read.read, **stored}])
+        write_json([{"run": run, **stored}])
         return
     print_out(f"{stored['utterances']} new utterances of {stored['calls']} call(s) stand under {run}")
     stderr().print(f"compare them: undertone compare {LIVE_RUN} {run}")
@@ -115,17 +117,28 @@ def compare(
         raise CommandError(
             f"no call has results under both {first} and {second}; undertone replay --into NAME makes them", EXIT_USAGE
         )
+    system.note("read", [CallRef(tenant, call or ALL_CALLS)], f"comparison of run {first} with run {second}")
     if as_json:
         write_json([found])
     else:
         print_out(Group(_figures(found), "", _changes(found)))
 
 
-async def _replay(system: System, config: AppConfig, source: "ReplaySource", analyser: Any) -> dict[str, int]:
+async def _replay(system: System, config: AppConfig, wanted: Mapping[str, Any], analyser: Any) -> dict[str, int]:
     from pipelines.ingest.worker import Worker, owner_name  # noqa: PLC0415  # imports kafka
     from pipelines.log.producer import SilentProducer  # noqa: PLC0415  # as above
+    from pipelines.review.replay import ReplaySource  # noqa: PLC0415  # as above
 
-    store = system.store(config.run)
+    store, loop = system.store(config.run), asyncio.get_running_loop()
+
+    def begin(call: CallRef) -> None:  # on the source's thread
+        noted = note_by_hand(store, config, "replay", call, f"into run {config.run}")
+        try:
+            asyncio.run_coroutine_threadsafe(noted, loop).result(NOTE_S)
+        except (StoreUnavailableError, TimeoutError) as error:
+            raise SourceUnavailableError(f"the replay of {call} cannot be noted yet: {error}") from error
+
+    source = ReplaySource(system.reader(TOPIC_MEDIA), begin=begin, **wanted)
     worker = Worker(
         source=source,
         producer=SilentProducer(),
@@ -147,7 +160,7 @@ async def _replay(system: System, config: AppConfig, source: "ReplaySource", ana
     await store.close()
     families = worker.metrics.utterances.collect()
     new = sum(sample.value for family in families for sample in family.samples if sample.name.endswith("_total"))
-    return {"calls": len(source.calls), "utterances": round(new)}
+    return {"records": source.read, "calls": len(source.calls), "utterances": round(new)}
 
 
 async def _pairs(

@@ -10,11 +10,12 @@ from fastapi import FastAPI, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from deployments.http.access import Access
+from deployments.http.accesses import access_routes
 from deployments.http.admission import Admission, Seats
 from deployments.http.analyze import Analyse, analyze_routes
 from deployments.http.bodies import Health, Liveness, Part
 from deployments.http.browser import SameSite, login_routes
-from deployments.http.caller import Operator
+from deployments.http.caller import Operator, noted_in
 from deployments.http.calls import call_routes
 from deployments.http.docs import docs_routes
 from deployments.http.events import event_routes
@@ -85,12 +86,14 @@ def create_api(
     )
     install_problems(api)
     api.state.access = access
+    api.state.note_access = noted_in(store, config)
     api.add_middleware(SameSite, hosts=hosts)
     api.include_router(login_routes())
     api.include_router(docs_routes())
     api.include_router(media_routes(store, Intake(threads, writer, limits, config)))
     api.include_router(call_routes(store))
     api.include_router(event_routes(store, at_once, limits.heartbeat_ms))
+    api.include_router(access_routes(store))
     api.include_router(analyze_routes(analyse, threads, config, limits))
     _add_operation(api, store, health)
     api.add_middleware(

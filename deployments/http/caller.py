@@ -20,6 +20,9 @@ from deployments.http.admission import client_of
 from deployments.http.problems import ProblemError
 from deployments.http.tokens import Scope
 from pipelines.errors import UndertoneError
+from pipelines.settings import AppConfig
+from pipelines.store.chain import ALL_CALLS, Action, CallAccess
+from pipelines.store.store import Store
 from pipelines.types import NAME_PATTERN, CallRef
 
 logger = logging.getLogger(__name__)
@@ -37,12 +40,21 @@ class Identity:
     tenant: str
     scopes: frozenset[Scope]
     name: str
+    origin: str
+    """The address that the request came from; a client's behind a proxy only where `UNDERTONE_TRUSTED_PROXIES` names the proxy."""
+    note_access: Callable[[CallAccess], Awaitable[None]] = field(repr=False, compare=False)
     check_again: Callable[[], Awaitable[Grantee]] = field(repr=False, compare=False)
     """Raises as `identify` does once the token is revoked or has expired."""
 
-    def call(self, call_id: str) -> CallRef:
-        """The tenant's call of that id."""
-        return CallRef(self.tenant, call_id)
+    async def note(self, action: Action, call_id: str = ALL_CALLS, detail: str = "") -> None:
+        """Note in the tenant's trail of accesses what this caller is about to see or do: first this, then show or do it.
+
+        `detail` says in a few words what of the call it is, and holds none that was spoken.
+
+        Raises:
+            StoreUnavailableError: it cannot be noted, so that nothing may be shown.
+        """
+        await self.note_access(CallAccess(action, CallRef(self.tenant, call_id), self.name, self.origin, detail))
 
 
 async def identify(
@@ -69,7 +81,18 @@ async def identify(
         return found
 
     grantee = await granted()
-    return Identity(grantee.tenant_of(tenant), grantee.scopes, grantee.name, granted)
+    origin = "local" if connection.client is None else connection.client.host
+    note_access = connection.app.state.note_access
+    return Identity(grantee.tenant_of(tenant), grantee.scopes, grantee.name, origin, note_access, granted)
+
+
+def noted_in(store: Store, config: AppConfig) -> Callable[[CallAccess], Awaitable[None]]:
+    """What an API holds as `state.note_access`: the trails of a store, each kept as long as its tenant is configured to."""
+
+    async def note(access: CallAccess) -> None:
+        await store.accesses.note(access, config.tenant(access.call.tenant).accesses_ttl_s)
+
+    return note
 
 
 async def while_granted(items: AsyncGenerator[T, None], caller: Identity) -> AsyncGenerator[T, None]:

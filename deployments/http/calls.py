@@ -19,11 +19,12 @@ from deployments.http.bodies import (
     account_out,
     call_fields,
 )
-from deployments.http.caller import Deleter, Reader
+from deployments.http.caller import Deleter, Identity, Reader
 from deployments.http.problems import ProblemError
 from models.types import EMOTIONS, POLARITIES, SCORE_MAX, SCORE_MIN
 from pipelines.review.summary import CallSummary, summarise
 from pipelines.store.archive import PAGE_MAX
+from pipelines.store.chain import Action
 from pipelines.store.queries import CallFilter, CallInfo
 from pipelines.store.store import Store
 from pipelines.types import CALL_ID_PATTERN, LIVE_RUN, NAME_PATTERN, CallRef, Participant
@@ -77,8 +78,8 @@ def _add_list(routes: APIRouter, store: Store) -> None:
         """A call matches when one of its utterances meets every condition on participant, label and score."""
         wanted = CallFilter(
             tenant=caller.tenant,
-            since_ms=None if since is None else _epoch_ms(since),
-            until_ms=None if until is None else _epoch_ms(until),
+            since_ms=None if since is None else epoch_ms(since),
+            until_ms=None if until is None else epoch_ms(until),
             participant=participant,
             polarity=polarity,
             emotion=emotion,
@@ -101,7 +102,7 @@ def _add_trends(routes: APIRouter, store: Store) -> None:
         until = until or datetime.now(UTC)
         try:
             since = since or until - TREND_DEFAULT
-            minutes = await store.archive.trends(caller.tenant, _epoch_ms(since), _epoch_ms(until), participant)
+            minutes = await store.archive.trends(caller.tenant, epoch_ms(since), epoch_ms(until), participant)
         except OverflowError as error:
             raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_input", f"no such range: {error}") from error
         except ValueError as error:
@@ -113,7 +114,7 @@ def _add_call(routes: APIRouter, store: Store) -> None:
     @routes.get("/calls/{call_id}", summary="One call with its summary")
     async def call(call_id: CallIdPath, caller: Reader) -> CallWithSummary:
         """The summary is live while the call goes on, and final when it is over."""
-        found = await known_call(store, caller.call(call_id))
+        found = await known_call(store, caller, call_id, "read", "summary")
         streams = await store.checkpoints(found.call)
         return CallWithSummary(
             **call_fields(found),
@@ -133,23 +134,25 @@ def _add_call(routes: APIRouter, store: Store) -> None:
         ] = LIVE_RUN,
     ) -> UtterancePage:
         """While the call is live, a result may still come to stand before a page already read; `events` misses none."""
-        found = await known_call(store, caller.call(call_id))
+        found = await known_call(store, caller, call_id, "read", f"utterances of run {run}")
         page = await store.of_run(run).archive.utterances(found.call, cursor, limit)
         return UtterancePage(utterances=list(page.items), next_cursor=page.next_cursor, corrupt=[*page.corrupt])
 
     @routes.delete("/calls/{call_id}", status_code=HTTPStatus.NO_CONTENT, summary="Forget a call")
     async def delete(call_id: CallIdPath, caller: Deleter) -> None:
         """Removes its results, its part of the trends, and refuses what still comes of it."""
-        found = await known_call(store, caller.call(call_id))
+        found = await known_call(store, caller, call_id, "delete")
         await store.delete_call(found.call)
 
 
-async def known_call(store: Store, call: CallRef) -> CallInfo:
-    """The call.
+async def known_call(store: Store, caller: Identity, call_id: str, action: Action, detail: str = "") -> CallInfo:
+    """The caller's call, whose access is noted from now on: every route about one call gets it here, and nowhere else.
 
     Raises:
         ProblemError: it is unknown (404 `unknown_call`).
+        StoreUnavailableError: nothing is known of it now, or what is done with it cannot be noted.
     """
+    call = CallRef(caller.tenant, call_id)
     found = await store.archive.call(call)
     if found is None:
         raise ProblemError(
@@ -158,6 +161,7 @@ async def known_call(store: Store, call: CallRef) -> CallInfo:
             f"There is no call {call.call_id!r} of tenant {call.tenant!r}; GET /v1/calls lists the calls there are. "
             "A call just sent appears when an ingest worker has read its first fragment.",
         )
+    await caller.note(action, call_id, detail)
     return found
 
 
@@ -167,5 +171,6 @@ async def call_summary(store: Store, call: CallInfo) -> CallSummary:
     return await asyncio.to_thread(summarise, found, final=call.over)  # a call may have many thousands
 
 
-def _epoch_ms(moment: datetime) -> int:
+def epoch_ms(moment: datetime) -> int:
+    """A moment as ms since 1970."""
     return round(moment.timestamp() * 1000)

@@ -85,7 +85,7 @@ def _add_call_events(
         request: Request, call_id: CallIdPath, caller: Reader, last_event_id: LastEventId = "0-0"
     ) -> Response:
         """From the start of the call, or from `Last-Event-ID` on; ends after the call's end."""
-        found = await known_call(store, caller.call(call_id))
+        found = await known_call(store, caller, call_id, "watch")
         # An id that is none must be refused now: once the stream has begun there is no status to say so.
         first = await store.archive.events(found.call, last_event_id)
         if not first and found.over:
@@ -121,6 +121,7 @@ def _add_tenant_events(
         """
         now_ms = await store.archive.clock_ms()
         after_ms = _resume_ms(last_event_id, now_ms) if last_event_id else None
+        await caller.note("watch")
         happened = feeds.watch(caller.tenant, after_ms, now_ms)
         watched = while_granted(interim.beside(happened, caller.tenant), caller)
         return WatchedEvents(watched, watchers, client_of(request))

@@ -24,7 +24,7 @@ from pipelines.types import NAME_PATTERN
 
 Scope = Literal["read", "send", "analyze", "delete", "operate"]
 """What a caller may do: read calls, their results and events; send media into the log; have something judged without
-storing it; delete calls; read the metrics."""
+storing it; delete calls; read the metrics, and the trail of accesses."""
 
 ALL_SCOPES: frozenset[Scope] = frozenset(get_args(Scope))
 ANY_TENANT = "*"

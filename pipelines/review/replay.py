@@ -1,12 +1,12 @@
 """A topic read again for a run of its own: the same worker, with this source and another name in the store."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 from pipelines.errors import SourceUnavailableError
-from pipelines.log.records import concerns
+from pipelines.log.records import call_of, concerns
 from pipelines.log.source import Backlog, Polled
 from pipelines.log.topic_reader import Extent, TopicReader
-from pipelines.types import Record
+from pipelines.types import CallRef, Record
 
 _UNREAD_AGE_MS = 86_400_000
 """Reported while records are unread, so that no stream counts as silent before the end of the log."""
@@ -16,8 +16,16 @@ class ReplaySource:
     """`Source` over what a topic holds now, from `since_ms` on, of one tenant or call or of all; partition after partition."""
 
     def __init__(
-        self, reader: TopicReader, *, since_ms: int = 0, call_id: str | None = None, tenant: str | None = None
+        self,
+        reader: TopicReader,
+        *,
+        since_ms: int = 0,
+        call_id: str | None = None,
+        tenant: str | None = None,
+        begin: Callable[[CallRef], None] = lambda _: None,
     ) -> None:
+        """`begin` is called with each call before its first record is given; where it raises `SourceUnavailableError`, the record waits."""
+        self._begin = begin
         self._reader, self._since_ms = reader, since_ms
         self._tenant, self._call_id = tenant, call_id
         self._extents: dict[int, Extent] = {}
@@ -29,8 +37,8 @@ class ReplaySource:
         self._assigned = self._exhausted = False
         self.read = 0
         """How many records were read."""
-        self.calls: set[bytes | None] = set()
-        """The keys of those that were returned."""
+        self.calls: set[CallRef] = set()
+        """Those of the records that were given."""
 
     @property
     def exhausted(self) -> bool:
@@ -56,6 +64,9 @@ class ReplaySource:
         while self._unread and not self._paused and len(found) < records_max:
             try:
                 record = next(self._records, None)
+                is_wanted = record is not None and concerns(record, self._tenant, self._call_id)
+                if record is not None and is_wanted:
+                    self._begin_call(record)
             except SourceUnavailableError:
                 # A generator that has raised has ended: the next poll starts a new one behind the last record returned.
                 self._read_on(self._unread[0], self._next)
@@ -68,9 +79,8 @@ class ReplaySource:
                 break
             self.read += 1
             self._next = record.at.offset + 1
-            if concerns(record, self._tenant, self._call_id):
+            if is_wanted:
                 found.append(record)
-                self.calls.add(record.key)
         return Polled(tuple(found), frozenset(), frozenset())
 
     def pause(self, partitions: Collection[int]) -> None:
@@ -105,6 +115,12 @@ class ReplaySource:
     def close(self) -> None:
         """See `Source.close`."""
         self._reader.close()
+
+    def _begin_call(self, record: Record) -> None:
+        call = call_of(record)
+        if call is not None and call not in self.calls:
+            self._begin(call)
+            self.calls.add(call)
 
     def _go_to_next(self) -> None:
         if self._unread:

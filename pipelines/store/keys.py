@@ -38,6 +38,10 @@ them again changes nothing, so a crash in between loses nothing.
     ut:open:PARTITION         sorted set of `tenant/call/stream` of streams that are not stored to their end, by when
                               they were opened, s since 1970
     ut:interim:TENANT         no key but a channel: words of utterances that go on; Redis keeps nothing of what is published
+    ut:accesses:{TENANT}:head     hash, where the tenant's trail of accesses ends: `hash` and `number` of the last entry, its `at_ms`,
+                              `kept_s`, and `trimmed`, how many entries have gone for their age
+    ut:accesses:{TENANT}:entries  stream of `entry`, a line of JSON that holds the hash of the line before (chain.py); an id begins
+                              with the entry's `at_ms`. Both expire `kept_s` after the last entry, the head a day later
     ut:tenants                the settings of the live service's tenants, by which replays and shadows go, too
     ut:rewrite                a server's file still holds what was deleted: it is to be written anew (`deletion.py`)
     ut:probe                  written to see whether Redis takes anything
@@ -123,6 +127,11 @@ def open_key(run: str, partition: int) -> str:
 def interim_channel(run: str, tenant: str) -> str:
     """Where the words of a tenant's utterances that go on are published."""
     return f"{shared(run)}:interim:{tenant}"
+
+
+def trail_keys(tenant: str) -> list[str]:
+    """The head of a tenant's trail of accesses, and its entries."""
+    return [f"ut:accesses:{{{tenant}}}:{name}" for name in ("head", "entries")]
 
 
 def letter_name(at: Coordinates) -> str:

@@ -3,6 +3,7 @@
 import base64
 import binascii
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -252,6 +253,18 @@ def read_member_cursor(cursor: str) -> str:
         case [str(member)] if member.isascii():
             return member
     raise BadCursorError(f"no listing of utterances gave the cursor {cursor[:80]!r}: start without one")
+
+
+def read_entry_cursor(cursor: str) -> str:
+    """The id of the last entry of a trail of accesses listed.
+
+    Raises:
+        BadCursorError: no listing of accesses gave this cursor.
+    """
+    match _place(cursor):
+        case [str(entry_id)] if re.fullmatch(r"[0-9]{1,18}-[0-9]{1,18}", entry_id):
+            return entry_id
+    raise BadCursorError(f"no listing of accesses gave the cursor {cursor[:80]!r}: start without one")
 
 
 def _place(cursor: str) -> object:

@@ -6,6 +6,7 @@ Run the server with `maxmemory-policy noeviction`: an evicted checkpoint would b
 from typing import Any, Self
 
 from pipelines.errors import BadFragmentError, CallDeletedError, StoreTrouble, StoreUnavailableError
+from pipelines.store.accesses import Accesses
 from pipelines.store.archive import Archive
 from pipelines.store.client import connect, epoch, lua, ping, probe, redis_errors
 from pipelines.store.deletion import TOMBSTONE_TTL_S, FileRewriting, delete_call
@@ -45,7 +46,7 @@ class Store:
     """Everything that lasts. `Store.connect(url)` makes one; its methods may run concurrently on one event loop.
 
     `archive` reads the stored calls, `ledger` keeps notes on single records, `seals` the keys to what the log holds of calls,
-    `interim` passes on what is not stored, `service` holds what the service tells of itself.
+    `interim` passes on what is not stored, `service` holds what the service tells of itself, `accesses` who did what with which call.
 
     Every method raises `StoreUnavailableError` when Redis does not answer, or refuses to write because it is full or
     read-only; all of them may then be called again.
@@ -54,8 +55,8 @@ class Store:
     def __init__(self, client: Any, run: str = LIVE_RUN) -> None:
         self._redis, self._run = client, run
         self.ledger, self.archive, self.interim = Ledger(client, run), Archive(client, run), InterimTexts(client, run)
-        self.service, self.seals = ServiceNotes(client, run), Seals(client)
-        self._rewriting = FileRewriting(client)
+        self.service, self.accesses = ServiceNotes(client, run), Accesses(client)
+        self.seals, self._rewriting = Seals(client), FileRewriting(client)
         self._open_script = client.register_script(lua("open_stream", before="call_state"))
         self._advance_script = client.register_script(lua("advance", before="call_state"))
         self._state_script = client.register_script(lua("set_state", before="call_state"))

@@ -12,11 +12,12 @@ from typer.testing import CliRunner
 
 from deployments.cli.main import app
 from deployments.http.access import TokenAccess
+from deployments.http.caller import noted_in
 from deployments.http.calls import call_routes
 from deployments.http.events import event_routes
 from deployments.http.problems import install_problems
 from deployments.http.tokens import TokenFile, new_token
-from pipelines.settings import HttpSettings
+from pipelines.settings import AppConfig, HttpSettings
 from pipelines.store.store import Store
 from pipelines.types import (
     Participant,
@@ -51,6 +52,7 @@ def cli(redis_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iter
 
     api = FastAPI(lifespan=closing)
     api.state.access = TokenAccess(file, None)
+    api.state.note_access = noted_in(store, AppConfig())
     api.include_router(call_routes(store))
     api.include_router(event_routes(store, HttpSettings(), heartbeat_ms=100))
     install_problems(api)

@@ -18,6 +18,7 @@ COMMANDS = (
     "train",
     "evaluate",
     "audit",
+    "accesses",
     "dlq",
     "replay",
     "compare",

@@ -38,6 +38,8 @@ def test_two_replays_of_the_sample_call_are_compared(redis_cli: CliRunner, redis
         (done,) = json_lines(redis_cli, "replay", "--call", "c1", "--into", name)
         assert (done["run"], done["calls"]) == (name, 1)
         assert done["utterances"] >= 15
+    replays = [(one["action"], one["call_id"], one["detail"]) for one in json_lines(redis_cli, "accesses")]
+    assert replays == [("replay", "c1", "into run two"), ("replay", "c1", "into run one")]
     (found,) = json_lines(redis_cli, "compare", "one", "two")
     assert found["utterances"] >= 15
     assert (found["polarity_agreement"], found["score_difference_mean_absolute"], found["changed"]) == (1, 0, [])
@@ -52,6 +54,8 @@ def test_a_comparison_prints_where_the_runs_differ(redis_cli: CliRunner, redis_u
     assert "negative -2.0" in printed.stdout
     assert "positive +1.5" in printed.stdout
     assert "nobody helps me" in printed.stdout
+    (entry,) = json_lines(redis_cli, "accesses")
+    assert (entry["action"], entry["call_id"], entry["detail"]) == ("read", "*", "comparison of run live with run mine")
 
 
 def test_runs_that_share_no_call_are_a_wrong_question(redis_cli: CliRunner) -> None:

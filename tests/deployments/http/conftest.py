@@ -24,7 +24,8 @@ async def site(redis_url: str) -> AsyncIterator[Site]:
         await store.ping()
         return Health(transcriber="whisper-tiny.en/ctranslate2-4.8", bundle="embedded-1", parts=parts)
 
-    config = AppConfig(tenants={"default": TenantSettings(), "quiet": TenantSettings(consent="customer=text+audio")})
+    quiet = TenantSettings(consent="customer=text+audio", accesses_ttl_s=7 * 86_400)
+    config = AppConfig(tenants={"default": TenantSettings(), "quiet": quiet})
     api = create_api(
         store=store,
         producer=producer,

@@ -37,6 +37,7 @@ SCOPES = {
     ("POST", "/v1/calls"): "send",
     ("POST", "/v1/analyze"): "analyze",
     ("DELETE", "/v1/calls/a-17"): "delete",
+    ("GET", "/v1/accesses"): "operate",
     ("GET", "/metrics"): "operate",
 }
 

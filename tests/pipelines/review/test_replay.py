@@ -16,7 +16,7 @@ from pipelines.log.topic_reader import Extent, TopicReader
 from pipelines.review.replay import ReplaySource
 from pipelines.settings import AppConfig
 from pipelines.store.store import Store
-from pipelines.types import TOPIC_MEDIA, TOPIC_SENTIMENT, Record, UtteranceSentiment
+from pipelines.types import TOPIC_MEDIA, TOPIC_SENTIMENT, CallRef, Record, UtteranceSentiment
 from tests.eventually import eventually
 from tests.pipelines.stored import default
 from tests.pipelines.working import Voice, call, found, judge, records, results, running, send, speech, working
@@ -78,6 +78,39 @@ async def test_a_replay_stands_beside_the_live_results_and_equals_them(redis_url
     again = await of_run(redis_url, "live", "c1")
     assert again == live
     assert len(records(redis_url, TOPIC_SENTIMENT)) == sent
+
+
+def test_a_call_begins_before_its_first_record_is_given_and_waits_where_it_may_not(
+    redis_url: str, sound: FloatArray
+) -> None:
+    producer = RedisStreamProducer(redis_url)
+    send(producer, [*call(sound, "c1")[:3], *call(sound, "c2")[:3]])
+    producer.send(TOPIC_MEDIA, "no call id!", b"x", ())
+    begun, refusals = list[CallRef](), 2
+
+    def begin(named: CallRef) -> None:
+        nonlocal refusals
+        if named == default("c2") and refusals:
+            refusals -= 1
+            raise SourceUnavailableError("not yet")
+        begun.append(named)
+
+    source, given = ReplaySource(RedisTopicReader(redis_url, TOPIC_MEDIA), begin=begin), list[bytes | None]()
+    source.poll(0, 16)
+    polls = 0
+    while not source.exhausted and polls < 20:
+        polls += 1
+        try:
+            given += [record.key for record in source.poll(0, 16).records]
+        except SourceUnavailableError:
+            assert given == [b"c1"] * 3
+            assert begun == [default("c1")]
+    assert source.exhausted
+    assert refusals == 0
+    assert given == [b"c1"] * 3 + [b"c2"] * 3 + [b"no call id!"]
+    assert begun == [default("c1"), default("c2")]
+    assert source.calls == {default("c1"), default("c2")}
+    assert source.read == 7
 
 
 async def test_a_replay_that_was_stopped_goes_on_under_its_name(redis_url: str, sound: FloatArray) -> None:
