@@ -140,13 +140,16 @@ def _add_call(routes: APIRouter, store: Store) -> None:
 
     @routes.delete("/calls/{call_id}", status_code=HTTPStatus.NO_CONTENT, summary="Forget a call")
     async def delete(call_id: CallIdPath, caller: Deleter) -> None:
-        """Removes its results, its part of the trends, and refuses what still comes of it."""
-        found = await known_call(store, caller, call_id, "delete")
-        await store.delete_call(found.call)
+        """Removes its results and its part of the trends, makes what the log holds of it unreadable, and refuses what still comes."""
+        call = CallRef(caller.tenant, call_id)
+        if not await store.holds(call):  # also one that no worker has opened yet
+            raise unknown_call(call)
+        await caller.note("delete", call_id)
+        await store.delete_call(call)
 
 
 async def known_call(store: Store, caller: Identity, call_id: str, action: Action, detail: str = "") -> CallInfo:
-    """The caller's call, whose access is noted from now on: every route about one call gets it here, and nowhere else.
+    """The caller's call, whose access is noted from now on: every route that shows one call gets it here, and nowhere else.
 
     Raises:
         ProblemError: it is unknown (404 `unknown_call`).
@@ -155,14 +158,19 @@ async def known_call(store: Store, caller: Identity, call_id: str, action: Actio
     call = CallRef(caller.tenant, call_id)
     found = await store.archive.call(call)
     if found is None:
-        raise ProblemError(
-            HTTPStatus.NOT_FOUND,
-            "unknown_call",
-            f"There is no call {call.call_id!r} of tenant {call.tenant!r}; GET /v1/calls lists the calls there are. "
-            "A call just sent appears when an ingest worker has read its first fragment.",
-        )
+        raise unknown_call(call)
     await caller.note(action, call_id, detail)
     return found
+
+
+def unknown_call(call: CallRef) -> ProblemError:
+    """404: the store knows nothing of the call."""
+    return ProblemError(
+        HTTPStatus.NOT_FOUND,
+        "unknown_call",
+        f"There is no call {call.call_id!r} of tenant {call.tenant!r}; GET /v1/calls lists the calls there are. "
+        "A call just sent appears when an ingest worker has read its first fragment.",
+    )
 
 
 async def call_summary(store: Store, call: CallInfo) -> CallSummary:

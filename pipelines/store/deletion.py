@@ -23,9 +23,16 @@ TOMBSTONE_TTL_S = (max(RETENTION_DAYS.values()) + 1) * 86_400
 """Longer than any topic keeps its records."""
 _SEALS = tuple(f"seals:{topic}" for topic in RETENTION_DAYS)
 _CALL_KEYS = ("call", "streams", "results", "order", "digests", "kinds", "events", "letters", "letter-counts", "runs")
+_FIRST_KEYS = ("call", "streams", "runs", "senders", "letters", *_SEALS)
+"""One of these is there as long as anything is known of a call."""
 _SETTLE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end"
 _UNSTORED_MS = 10 * MINUTE_MS
 """How far behind the last result an utterance may end whose worker died after it had filled the trend bucket."""
+
+
+async def holds(client: Any, call: CallRef) -> bool:
+    """Whether anything is known of the call: what is stored, or only that somebody sends it."""
+    return bool(await client.exists(*map(CallKeys(call), _FIRST_KEYS)))
 
 
 async def delete_call(client: Any, call: CallRef) -> bool:
@@ -34,7 +41,7 @@ async def delete_call(client: Any, call: CallRef) -> bool:
     False if the call is unknown.
     """
     keys = CallKeys(call)
-    if not await client.exists(*map(keys, ("call", "streams", "runs", "senders", "letters", *_SEALS))):
+    if not await holds(client, call):
         return False
     await client.set(keys("deleted"), "1", ex=TOMBSTONE_TTL_S)
     await client.delete(*map(keys, _SEALS))  # first: whatever fails after it, the log is closed

@@ -9,7 +9,7 @@ from pipelines.errors import BadFragmentError, CallDeletedError, StoreTrouble, S
 from pipelines.store.accesses import Accesses
 from pipelines.store.archive import Archive
 from pipelines.store.client import connect, epoch, lua, ping, probe, redis_errors
-from pipelines.store.deletion import TOMBSTONE_TTL_S, FileRewriting, delete_call
+from pipelines.store.deletion import TOMBSTONE_TTL_S, FileRewriting, delete_call, holds
 from pipelines.store.interim import InterimTexts
 from pipelines.store.keys import (
     CHECKPOINT_TTL_S,
@@ -246,6 +246,11 @@ class Store:
             streams = await self._redis.hkeys(keys("streams"))
             found = [await self._redis.hgetall(keys(f"stream:{stream}")) for stream in streams]
         return {stream: read_checkpoint(fields) for stream, fields in zip(streams, found, strict=True)}
+
+    async def holds(self, call: CallRef) -> bool:
+        """Whether anything is known of a call, also where no worker has opened it yet: `delete_call` would delete it."""
+        with redis_errors():
+            return await holds(self._redis, call)
 
     async def delete_call(self, call: CallRef) -> bool:
         """Forget a call: its results in every run, its part of the trends, and the keys to what the log holds of it.

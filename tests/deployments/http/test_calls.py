@@ -1,11 +1,13 @@
 import re
 from datetime import UTC, datetime
 
+import numpy as np
 import pytest
+import redis
 
 from deployments.http.bodies import CallPage, CallWithSummary, Trends, UtterancePage
 from pipelines.types import CALL_ID_PATTERN, NAME_PATTERN
-from tests.deployments.http.site import Site, problem, result
+from tests.deployments.http.site import Site, problem, result, wav
 from tests.pipelines.stored import AGENT, STARTED_MS
 
 
@@ -88,6 +90,20 @@ async def test_a_deleted_call_is_gone(site: Site) -> None:
     assert (answer.status_code, answer.content) == (204, b"")
     problem(await site.client.get("/v1/calls/a-17"), 404, "unknown_call")
     problem(await site.client.delete("/v1/calls/a-17"), 404, "unknown_call")
+
+
+async def test_a_call_that_no_worker_has_opened_is_deleted_and_what_was_sent_cannot_be_read(site: Site) -> None:
+    sound = np.zeros((1, 16_000), np.float32)
+    sent = await site.client.post("/v1/calls?participants=customer&call_id=c", content=wav(sound))
+    assert sent.status_code == 202
+    (*_, last) = site.fragments()
+    assert last.media
+    assert (await site.client.delete("/v1/calls/c")).status_code == 204
+    with redis.Redis.from_url(site.redis_url) as client:
+        assert list(client.scan_iter("*{default/c}*")) == [b"ut:{default/c}:deleted"]
+    refused = await site.client.post("/v1/calls?participants=customer&call_id=c", content=wav(sound))
+    problem(refused, 410, "call_deleted")
+    problem(await site.client.delete("/v1/calls/c"), 404, "unknown_call")
 
 
 @pytest.mark.parametrize("name", [".", ".."])
