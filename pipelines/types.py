@@ -92,7 +92,7 @@ class MediaFragment:
     """A record that keeps the contract of docs/architecture.md#a-fragment.
 
     `participants` is who is on which channel, in order (one entry: all channels, or the person in the picture).
-    `consent` is the fragment's own policy; None leaves it to the tenant's.
+    `consent` is the fragment's own policy; None leaves it to the tenant's. `customer` is a keyed hash (`pipelines/customer.py`).
     """
 
     call_id: str
@@ -106,6 +106,7 @@ class MediaFragment:
     final: bool
     media: bytes = field(repr=False)
     at: Coordinates | None = None
+    customer: str | None = None
 
     @property
     def call(self) -> CallRef:

@@ -19,7 +19,7 @@ from deployments.http.caller import Identity, Sender, while_granted
 from deployments.http.limits import refuse_encoded, refuse_oversize
 from deployments.http.multipart import FIELDS_MAX_BYTES, MultipartForm
 from deployments.http.problems import ProblemError, problem_of
-from deployments.http.uploads import Intake, reserved
+from deployments.http.uploads import Intake, noted_customer, reserved
 from pipelines.store.store import Store
 from pipelines.types import CallId, CallRef
 
@@ -98,8 +98,12 @@ def _add_upload(routes: APIRouter, store: Store, intake: Intake) -> None:
         chunks, fields, content_type = await read_body(request, NO_MEDIA, intake.limits.idle_max_s)
         metadata = metadata_of(caller, MediaMetadata, {**request.query_params, **fields}, "query")
         call_id = metadata.call_id or uuid.uuid4().hex
-        async with reserved(store, CallRef(metadata.tenant, call_id), metadata, live=False) as resume:
-            count = await intake.take(chunks, metadata, call_id, content_type, client=client_of(request), live=False)
+        call, client = CallRef(metadata.tenant, call_id), client_of(request)
+        async with reserved(store, call, metadata, live=False) as resume:
+            customer = await noted_customer(store, call, metadata)
+            count = await intake.take(
+                chunks, metadata, call_id, content_type, client=client, live=False, customer=customer
+            )
         return Accepted(
             call_id=call_id, stream=metadata.stream, fragments=count, resume=resume, links=Links.of(call_id)
         )
@@ -119,12 +123,14 @@ def _add_live_media(routes: APIRouter, store: Store, intake: Intake) -> None:
             metadata = metadata_of(
                 caller, LiveMetadata, await _first_message(socket, intake.limits.idle_max_s), "message"
             )
-            async with reserved(store, CallRef(metadata.tenant, call_id), metadata, live=True) as resume:
+            call, client = CallRef(metadata.tenant, call_id), client_of(socket)
+            async with reserved(store, call, metadata, live=True) as resume:
+                customer = await noted_customer(store, call, metadata)
                 links = Links.of(call_id)
                 await socket.send_json({"call_id": call_id, "resume": resume, "links": links.model_dump()})
                 chunks = while_granted(_messages(socket, intake.limits.chunk_max_bytes), caller)
-                client = client_of(socket)
-                count = await intake.take(chunks, metadata, call_id, metadata.content_type, client=client, live=True)
+                kind = metadata.content_type
+                count = await intake.take(chunks, metadata, call_id, kind, client=client, live=True, customer=customer)
             if socket.client_state is WebSocketState.CONNECTED:
                 accepted = Accepted(
                     call_id=call_id, stream=metadata.stream, fragments=count, resume=resume, links=links

@@ -116,11 +116,12 @@ class Intake:
         *,
         client: str,
         live: bool,
+        customer: str | None = None,
     ) -> int:
         """Cuts `chunks` into fragments and appends them while they arrive; the number of fragments.
 
         When the sender fails, an upload stops where it is, without a final fragment, so that sending it again goes on
-        from there; a live stream ends there, with one.
+        from there; a live stream ends there, with one. `customer` is what `noted_customer` gave.
 
         Raises:
             ProblemError: too many bytes (413; what came until then is analysed), too few (408), all threads busy (503), or as many
@@ -138,6 +139,7 @@ class Intake:
             consent=metadata.consent_policy(),
             content_type=content_type,
             start_ms=metadata.start_ms,
+            customer=customer,
         )
         appended = self.threads.start(lambda: self._append(pieces), client)
         min_bytes = self.limits.idle_min_bytes if live else self.limits.upload_min_bytes
@@ -215,6 +217,21 @@ async def reserved(store: Store, call: CallRef, metadata: MediaMetadata, *, live
         if metadata.resume is None:
             await asyncio.shield(store.release_stream(call, stream, word))
         raise
+
+
+async def noted_customer(store: Store, call: CallRef, metadata: MediaMetadata) -> str | None:
+    """The keyed hash of the customer whom the metadata name, once the store knows whose call it is; None where they name none.
+
+    Before anything of it is in the log: a customer who is forgotten before the call is read is forgotten.
+
+    Raises:
+        CallDeletedError: the call was deleted.
+    """
+    if metadata.customer is None:
+        return None
+    customer = await store.customers.hash(call.tenant, metadata.customer.get_secret_value())
+    await store.customers.note(call, customer)
+    return customer
 
 
 async def _unless_done(step: Coroutine[Any, Any, T], reader: "asyncio.Future[int]") -> T | None:

@@ -5,8 +5,9 @@ import logging
 from collections.abc import Iterable
 from functools import partial
 
-from pipelines.errors import BadFragmentError, MediaError
+from pipelines.errors import BadFragmentError, CallDeletedError, MediaError
 from pipelines.ingest.context import WorkerContext
+from pipelines.ingest.customers import note_customers_of
 from pipelines.ingest.decoder_thread import StuckDecoderError
 from pipelines.ingest.sandbox import trial
 from pipelines.ingest.stream_task import StreamTask
@@ -110,6 +111,12 @@ async def dead_letter(
     ledger = context.store.ledger
     if call is not None and await context.retry_store(lambda: ledger.is_dead_letter(call, record.at, owned)):
         return
+    if call is not None:
+        try:
+            await note_customers_of(context, call, record)
+        except CallDeletedError as error:  # a customer was forgotten: nothing more is kept of them
+            context.count_skipped(error.reason)
+            return
     logger.warning("dead-lettered (%s): %s", reason, detail)
     value = record.value[:RECORD_MAX_BYTES]
     await context.send(TOPIC_DEAD_LETTER, letter_key(record), value, letter_headers(record, reason, detail, attempts))

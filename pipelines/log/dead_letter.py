@@ -6,6 +6,7 @@ It is sent by `ingest/quarantine.py`.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from pipelines.customer import REFERENCE_HEADER
 from pipelines.log.producer import RECORD_MAX_BYTES
 from pipelines.types import Coordinates, Headers, Record
 
@@ -35,8 +36,15 @@ class Letter:
 
 
 def letter_headers(record: Record, reason: str, detail: str, attempts: int) -> Headers:
-    """The headers of the letter that carries `record`: its own, and what is known of it under `dlq-…`."""
-    own = [(name, value) for name, value in record.headers if not name.startswith(PREFIX)]
+    """The headers of the letter that carries `record`: its own, and what is known of it under `dlq-…`.
+
+    A customer's reference is left empty, which is refused when the letter is redriven: what a worker could hash is hashed before.
+    """
+    own = [
+        (name, b"" if name == REFERENCE_HEADER else value)
+        for name, value in record.headers
+        if not name.startswith(PREFIX)
+    ]
     kept, whole = own, len(record.value) <= RECORD_MAX_BYTES
     if sum(len(name) * 4 + len(value) for name, value in own) > _HEADERS_MAX_BYTES:
         # A dead letter that is too large for its topic would be tried again for ever, and hold its partition up.

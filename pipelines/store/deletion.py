@@ -4,7 +4,7 @@ from collections import defaultdict
 from typing import Any
 
 from pipelines.store.client import chunks
-from pipelines.store.keys import CallKeys, calls_key, trend_key
+from pipelines.store.keys import CallKeys, calls_key, customer_key, trend_key
 from pipelines.store.trends import empty_trend
 from pipelines.types import LIVE_RUN, CallRef
 
@@ -13,18 +13,27 @@ TOMBSTONE_TTL_S = 30 * 86_400
 _CALL_KEYS = ("call", "streams", "results", "order", "digests", "kinds", "events", "letters", "letter-counts", "runs")
 
 
-async def delete_call(client: Any, call: CallRef) -> bool:
+async def delete_call(client: Any, call: CallRef, *, expected: bool = False) -> bool:
     """Set the tombstone, then erase the call in every run; the live one last, so that an interrupted deletion goes on.
 
-    False if the call is unknown.
+    False if the call is unknown; one that is `expected`, since its fragments are on their way, gets its tombstone all the same.
     """
     keys = CallKeys(call)
-    if not await client.exists(*map(keys, ("call", "streams", "runs"))):
+    if not expected and not await client.exists(*map(keys, ("call", "streams", "runs"))):
         return False
     await client.set(keys("deleted"), "1", ex=TOMBSTONE_TTL_S)
     for run in [*await client.smembers(keys("runs")), LIVE_RUN]:
         await _erase(client, CallKeys(call, run))
+    await _leave_customers(client, call)
     return True
+
+
+async def _leave_customers(client: Any, call: CallRef) -> None:
+    """Take the call out of its customers' indexes, and only then forget whose it was."""
+    customers = CallKeys(call)("customers")
+    for customer in await client.smembers(customers):
+        await client.zrem(customer_key(call.tenant, customer), call.call_id)
+    await client.delete(customers)
 
 
 async def _erase(client: Any, keys: CallKeys) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Self
 from pipelines.errors import BadFragmentError, CallDeletedError, StoreTrouble, StoreUnavailableError
 from pipelines.store.archive import Archive
 from pipelines.store.client import connect, epoch, lua, ping, probe, redis_errors
+from pipelines.store.customers import Customers
 from pipelines.store.deletion import TOMBSTONE_TTL_S, delete_call
 from pipelines.store.interim import InterimTexts
 from pipelines.store.keys import (
@@ -44,7 +45,7 @@ class Store:
     """Everything that lasts. `Store.connect(url)` makes one; its methods may run concurrently on one event loop.
 
     `archive` reads the stored calls, `ledger` keeps notes on single records, `interim` passes on what is not stored, `service`
-    holds what the service tells of itself.
+    holds what the service tells of itself, `customers` knows whose the calls are.
 
     Every method raises `StoreUnavailableError` when Redis does not answer, or refuses to write because it is full or
     read-only; all of them may then be called again.
@@ -53,7 +54,7 @@ class Store:
     def __init__(self, client: Any, run: str = LIVE_RUN) -> None:
         self._redis, self._run = client, run
         self.ledger, self.archive, self.interim = Ledger(client, run), Archive(client, run), InterimTexts(client, run)
-        self.service = ServiceNotes(client, run)
+        self.service, self.customers = ServiceNotes(client, run), Customers(client)
         self._open_script = client.register_script(lua("open_stream", before="call_state"))
         self._advance_script = client.register_script(lua("advance", before="call_state"))
         self._state_script = client.register_script(lua("set_state", before="call_state"))
