@@ -55,9 +55,9 @@ class Liveness(BaseModel):
 
 
 class MediaMetadata(BaseModel):
-    """What comes with media, in the query or in a form: tenant, call, stream, participants, consent."""
+    """What comes with media, in the query or in a form: tenant, call, stream, customer, participants, consent."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     call_id: str | None = Field(None, pattern=CALL_ID_PATTERN, description="Made up when it is not given.")
     customer: SecretStr | None = Field(

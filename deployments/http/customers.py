@@ -27,7 +27,7 @@ BODY_MAX_BYTES = 8 << 10
 class ForgetOrder(BaseModel):
     """Whom to forget; with `dry_run` nothing is, and the answer is what would go."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
 
     customer: SecretStr = Field(description="The reference that their calls were sent with.", examples=["4711"])
     dry_run: bool

@@ -29,11 +29,12 @@ async def delete_call(client: Any, call: CallRef, *, expected: bool = False) -> 
 
 
 async def _leave_customers(client: Any, call: CallRef) -> None:
-    """Take the call out of its customers' indexes, and only then forget whose it was."""
-    customers = CallKeys(call)("customers")
-    for customer in await client.smembers(customers):
+    """Forget whose call it was, and last take it out of their indexes: of what is left in between, forgetting them finds the rest."""
+    key = CallKeys(call)("customers")
+    customers = await client.smembers(key)
+    await client.delete(key)
+    for customer in customers:
         await client.zrem(customer_key(call.tenant, customer), call.call_id)
-    await client.delete(customers)
 
 
 async def _erase(client: Any, keys: CallKeys) -> None:
