@@ -81,7 +81,7 @@ def _receipts(client: "httpx.Client", reference: str, tenant: str | None) -> Ite
 
 def _order(client: "httpx.Client", reference: str, tenant: str | None, *, dry_run: bool) -> dict[str, Any]:
     body = {"customer": reference, "dry_run": dry_run}
-    return ask(client, "POST", "/v1/customers/forget", {"tenant": tenant}, body=body, timeout_s=FORGET_S)
+    return ask(client, "POST", "/v1/forget", {"tenant": tenant}, body=body, timeout_s=FORGET_S)
 
 
 def _forget_call(

@@ -175,9 +175,8 @@ class _Sending:
         options = {"--participants": recording.participants, "--consent": recording.consent}
         options |= {"--stream": None if recording.stream == "main" else recording.stream}
         options |= {"--tenant": None if recording.tenant == "default" else recording.tenant}
-        options |= {
-            "--customer": None if recording.customer is None else "-"
-        }  # what it is stands in no log of a terminal
+        # The reference itself would stand in whatever keeps what a command prints.
+        options |= {"--customer": None if recording.customer is None else "-"}
         options |= {"--pace": "realtime" if self.pace is Pace.REALTIME else None}
         words += [word for option, value in options.items() if value is not None for word in (option, value)]
         return shlex.join([*words, "--resume"])

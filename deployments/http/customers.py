@@ -100,9 +100,9 @@ FORGET_OPENAPI: dict[str, Any] = {
 
 def customer_routes(store: Store, limits: HttpLimits) -> APIRouter:
     """The routes by which a customer is forgotten."""
-    routes = APIRouter(prefix=CUSTOMERS_PATH, tags=["customers"])
+    routes = APIRouter(tags=["customers"])
 
-    @routes.post("/forget", summary="Forget a customer", openapi_extra=FORGET_OPENAPI)
+    @routes.post("/v1/forget", summary="Forget a customer", openapi_extra=FORGET_OPENAPI)
     async def forget(request: Request, caller: Deleter) -> Receipt:
         """Forgets every call that is known to be the customer's, also those that are still to be read from the log.
 
@@ -115,7 +115,7 @@ def customer_routes(store: Store, limits: HttpLimits) -> APIRouter:
             raise RequestValidationError([{**one, "loc": ("body", *one["loc"])} for one in error.errors()]) from None
         return await _forgotten(store, caller, order)
 
-    @routes.delete("/{ref:path}", summary="Forget a customer whose reference is no secret")
+    @routes.delete(f"{CUSTOMERS_PATH}/{{ref:path}}", summary="Forget a customer whose reference is no secret")
     async def forget_by_path(
         ref: Annotated[str, Path(description="The customer's reference, percent-encoded.", examples=["4711"])],
         dry_run: Annotated[Literal["true", "false"], Query(description="Ask with `true` first.")],

@@ -38,7 +38,7 @@ SCOPES = {
     ("POST", "/v1/analyze"): "analyze",
     ("DELETE", "/v1/calls/a-17"): "delete",
     ("DELETE", "/v1/customers/4711"): "delete",
-    ("POST", "/v1/customers/forget"): "delete",
+    ("POST", "/v1/forget"): "delete",
     ("GET", "/metrics"): "operate",
 }
 

@@ -35,7 +35,7 @@ async def upload(site: Site, call_id: str, customer: str, *, tenant: str = "defa
 
 async def forget(site: Site, customer: str, *, dry_run: bool = False, tenant: str = "default") -> Receipt:
     body = {"customer": customer, "dry_run": dry_run}
-    answer = await site.client.post("/v1/customers/forget", json=body, params={"tenant": tenant})
+    answer = await site.client.post("/v1/forget", json=body, params={"tenant": tenant})
     assert answer.status_code == 200, answer.text
     receipt = Receipt.model_validate(answer.json())
     assert (receipt.tenant, receipt.dry_run) == (tenant, dry_run)
@@ -159,7 +159,7 @@ async def test_another_tenants_customer_of_the_same_reference_stays(site: Site) 
 @pytest.mark.parametrize("bad", ["", " ", "47110815\n47110815", "47110815\u200b", "47110815" * 33])
 async def test_what_is_no_reference_is_refused_and_not_repeated(site: Site, bad: str) -> None:
     order = {"customer": bad, "dry_run": True}
-    answers = [await upload(site, "a", bad), await site.client.post("/v1/customers/forget", json=order)]
+    answers = [await upload(site, "a", bad), await site.client.post("/v1/forget", json=order)]
     by_path = await site.client.delete(f"/v1/customers/{quote(bad, safe='')}?dry_run=true")
 
     for answer in answers:
@@ -188,7 +188,7 @@ async def test_what_is_no_reference_is_refused_and_not_repeated(site: Site, bad:
 )
 async def test_a_bad_order_is_refused(site: Site, body: bytes, status: int) -> None:
     await upload(site, "a", "47110815")
-    answer = await site.client.post("/v1/customers/forget", content=body)
+    answer = await site.client.post("/v1/forget", content=body)
 
     assert answer.status_code == status
     assert ids(await forget(site, "47110815", dry_run=True)) == {"a"}
@@ -249,7 +249,7 @@ def test_no_file_of_ray_serve_holds_a_reference(
                 client.delete(path)
             assert client.get("/v1/customers/47110815/no/route").status_code == 405
             assert client.get("/47110815").status_code == 404
-            client.post("/v1/customers/forget", json={"customer": "47110815", "dry_run": False})
+            client.post("/v1/forget", json={"customer": "47110815", "dry_run": False})
 
             def logged() -> list[Path]:
                 return [
