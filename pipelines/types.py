@@ -92,7 +92,7 @@ class MediaFragment:
     """A record that keeps the contract of docs/architecture.md#a-fragment.
 
     `participants` is who is on which channel, in order (one entry: all channels, or the person in the picture).
-    `consent` is the fragment's own policy; None leaves it to the tenant's.
+    `consent` is the fragment's own policy; None leaves it to the tenant's. `customer` is a keyed hash (`pipelines/customer.py`).
     """
 
     call_id: str
@@ -110,6 +110,7 @@ class MediaFragment:
     """The id of the seal under which `media` is (`pipelines/seal.py`); None where it can be read."""
     withheld: bool = False
     """Whether its media was left out, because nothing of it may be analysed."""
+    customer: str | None = None
 
     @property
     def call(self) -> CallRef:

@@ -5,7 +5,21 @@ What a command needs that takes long to import (Ray, torch, Kafka, Redis) is imp
 
 import typer
 
-from deployments.cli import accesses, analyze, audit, calls, demo, dlq, doctor, replay, send, serve, token, train
+from deployments.cli import (
+    accesses,
+    analyze,
+    audit,
+    calls,
+    demo,
+    dlq,
+    doctor,
+    forget,
+    replay,
+    send,
+    serve,
+    token,
+    train,
+)
 
 app = typer.Typer(
     name="undertone",
@@ -15,7 +29,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-for group in (serve, send, calls, analyze, demo, train, audit, accesses, replay, doctor):
+for group in (serve, send, calls, forget, analyze, demo, train, audit, accesses, replay, doctor):
     app.add_typer(group.commands)
 app.add_typer(dlq.commands, name="dlq")
 app.add_typer(token.commands, name="token")

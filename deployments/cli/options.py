@@ -1,5 +1,6 @@
 """Options and arguments that several commands take, each declared once, and the types of their values."""
 
+import sys
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Annotated, Literal
 import typer
 
 from deployments.cli.console import EXIT_USAGE, CommandError
+from pipelines.customer import parse_reference
+from pipelines.errors import BadFragmentError
 from pipelines.settings import AppConfig
 
 DEFAULTS = AppConfig()
@@ -61,6 +64,13 @@ ConfigFile = Annotated[
 ]
 OnlyTenant = Annotated[str | None, typer.Option("--tenant", help="Only of this tenant; a call id is its tenant's own.")]
 OnlyCall = Annotated[str | None, typer.Option("--call", help="Only this call.")]
+Customer = Annotated[
+    str | None,
+    typer.Option(
+        help="The customer whose call it is, as you know them (an account number, say); `-` asks for it, or reads it from standard "
+        "input, so that it stands in no history. Kept as a keyed hash only."
+    ),
+]
 LogSince = Annotated[
     str | None, typer.Option("--since", help="Only what the log took since then, like 2026-11-21T08:00:00Z.")
 ]
@@ -78,3 +88,18 @@ def since_ms(since: str | None) -> int:
         return round(datetime.fromisoformat(since).astimezone().timestamp() * 1000)
     except ValueError:
         raise CommandError(f"--since {since!r} is no time; write 2026-11-21T08:00:00Z", EXIT_USAGE) from None
+
+
+def reference_of(customer: str) -> str:
+    """The value of `--customer`, or where that is `-` what is typed unseen, or the next line of standard input.
+
+    Raises:
+        CommandError: it is no reference; the message does not repeat it.
+    """
+    if customer == "-":
+        is_typed = sys.stdin.isatty()
+        customer = typer.prompt("Customer", hide_input=True, err=True) if is_typed else sys.stdin.readline()
+    try:
+        return parse_reference(customer)
+    except BadFragmentError as error:
+        raise CommandError(error.message_for("--customer"), EXIT_USAGE) from None

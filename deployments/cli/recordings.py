@@ -32,13 +32,14 @@ Pcm = np.ndarray[tuple[int], np.dtype[np.int16]]
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """Files and what the command line says of them; `participants` and `consent` as they are written there."""
+    """Files and what the command line says of them; `participants` and `consent` as written there, `customer` as a keyed hash."""
 
     paths: tuple[Path, ...]
     participants: str | None = None
     consent: str | None = None
     stream: str = "main"
     tenant: str = "default"
+    customer: str | None = None
 
 
 def fragments_of(recording: Recording, call_id: str) -> Iterator[MediaFragment]:

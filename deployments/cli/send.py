@@ -5,15 +5,15 @@ import re
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from deployments.cli.connect import connect
+from deployments.cli.connect import System, connect
 from deployments.cli.console import (
     EXIT_INTERRUPTED,
     EXIT_USAGE,
@@ -23,18 +23,33 @@ from deployments.cli.console import (
     stderr,
     write_json,
 )
-from deployments.cli.options import Consent, Json, Pace, PaceOption, Participants, Paths, Source, Tenant
+from deployments.cli.options import (
+    Consent,
+    Customer,
+    Json,
+    Pace,
+    PaceOption,
+    Participants,
+    Paths,
+    Source,
+    Tenant,
+    reference_of,
+)
 from deployments.cli.recordings import Recording, fragments_of, length_s, send_fragments
 from pipelines.errors import SourceUnavailableError
 from pipelines.log.producer import Producer
-from pipelines.types import CALL_ID_PATTERN, NAME_PATTERN, CallRef, MediaFragment
+from pipelines.types import CALL_ID_PATTERN, LIVE_RUN, NAME_PATTERN, CallRef, MediaFragment
+
+if TYPE_CHECKING:  # imports redis, which `undertone --help` spares
+    from pipelines.store.store import Store
 
 commands = typer.Typer()
 
 
 @commands.command(
     epilog="Examples: undertone send call.flac --participants agent,customer · "
-    "undertone send agent.flac caller.flac --participants agent,customer --pace realtime"
+    "undertone send agent.flac caller.flac --participants agent,customer --pace realtime · "
+    "echo 4711 | undertone send call.flac --participants agent,customer --customer -"
 )
 @clear_errors
 def send(
@@ -44,6 +59,7 @@ def send(
     participants: Participants = None,
     pace: PaceOption = Pace.FAST,
     consent: Consent = None,
+    customer: Customer = None,
     stream: Annotated[str, typer.Option(help="The stream's name within the call.")] = "main",
     tenant: Tenant = "default",
     resume: Annotated[
@@ -58,7 +74,12 @@ def send(
     if resume and call_id is None:
         raise CommandError("--resume needs the --call-id that the interrupted send printed", EXIT_USAGE)
     cut = fragments_of(recording, chosen_id)
-    system = connect(source, needs_store=False)
+    reference = None if customer is None else reference_of(customer)
+    system = connect(source, needs_store=reference is not None)
+    if reference is not None:
+        known_as = _noted(system, CallRef(tenant, chosen_id), reference)
+        recording = replace(recording, customer=known_as)
+        cut = (replace(fragment, customer=known_as) for fragment in cut)
     journal = journal_of(recording, chosen_id, system.settings.cache_dir)
     journal.write(journal.next_seq() if resume else 0)
     with system.enclosing(CallRef(tenant, chosen_id)) as enclose:
@@ -68,6 +89,17 @@ def send(
         write_json([{"call_id": chosen_id, "stream": stream, "tenant": tenant, "fragments": sent}])
     else:
         print_out(f"{chosen_id}: {sent} fragments acknowledged; see it with: undertone show {chosen_id}")
+
+
+def _noted(system: System, call: CallRef, reference: str) -> str:
+    """The keyed hash of the customer's reference, once the store knows the call as theirs."""
+
+    async def note(store: "Store") -> str:
+        customer = await store.customers.hash(call.tenant, reference)
+        await store.customers.note(call, customer)
+        return customer
+
+    return system.with_store(note, LIVE_RUN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +177,8 @@ class _Sending:
         options = {"--participants": recording.participants, "--consent": recording.consent}
         options |= {"--stream": None if recording.stream == "main" else recording.stream}
         options |= {"--tenant": None if recording.tenant == "default" else recording.tenant}
+        # The reference itself would stand in whatever keeps what a command prints.
+        options |= {"--customer": None if recording.customer is None else "-"}
         options |= {"--pace": "realtime" if self.pace is Pace.REALTIME else None}
         words += [word for option, value in options.items() if value is not None for word in (option, value)]
         return shlex.join([*words, "--resume"])
@@ -157,6 +191,7 @@ def journal_of(recording: Recording, call_id: str, cache_dir: Path) -> Journal:
         "files": files,
         "participants": recording.participants,
         "consent": recording.consent,
+        "customer": recording.customer,
     }
     return Journal(cache_dir / "sends" / f"{recording.tenant}.{call_id}.{recording.stream}.json", sent)
 

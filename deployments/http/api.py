@@ -17,6 +17,7 @@ from deployments.http.bodies import Health, Liveness, Part
 from deployments.http.browser import SameSite, login_routes
 from deployments.http.caller import Operator, noted_in
 from deployments.http.calls import call_routes
+from deployments.http.customers import customer_routes
 from deployments.http.docs import docs_routes
 from deployments.http.events import event_routes
 from deployments.http.limits import HttpLimits, MediaThreads
@@ -92,6 +93,7 @@ def create_api(
     api.include_router(docs_routes())
     api.include_router(media_routes(store, Intake(threads, writer, limits, config)))
     api.include_router(call_routes(store))
+    api.include_router(customer_routes(store, limits))
     api.include_router(event_routes(store, at_once, limits.heartbeat_ms))
     api.include_router(access_routes(store))
     api.include_router(analyze_routes(analyse, threads, config, limits))

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from pipelines.consent import parse_consent
+from pipelines.customer import REFERENCE_MAX_BYTES, parse_reference
 from pipelines.errors import BadFragmentError
 from pipelines.log.records import parse_participants
 from pipelines.review.summary import CallSummary
@@ -54,11 +55,16 @@ class Liveness(BaseModel):
 
 
 class MediaMetadata(BaseModel):
-    """What comes with media, in the query or in a form: tenant, call, stream, participants, consent."""
+    """What comes with media, in the query or in a form: tenant, call, stream, customer, participants, consent."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     call_id: str | None = Field(None, pattern=CALL_ID_PATTERN, description="Made up when it is not given.")
+    customer: SecretStr | None = Field(
+        None,
+        description=f"Whose call it is, as you know them (an account number, say), 1 to {REFERENCE_MAX_BYTES} bytes: all of their calls "
+        "can be forgotten by it. Kept as a keyed hash only. A query stands in the logs of proxies: use a form.",
+    )
     participants: str = Field(
         description="Who is on which channel or in the picture: `agent,customer`, `customer`, `mixed`.",
         examples=["agent,customer"],
@@ -88,6 +94,13 @@ class MediaMetadata(BaseModel):
     @classmethod
     def _policy(cls, text: str | None) -> str | None:
         return None if text is None else _checked("consent", parse_consent, text)
+
+    @field_validator("customer")
+    @classmethod
+    def _reference(cls, text: SecretStr | None) -> SecretStr | None:
+        if text is not None:
+            _checked("customer", parse_reference, text.get_secret_value())
+        return text
 
     def participant_list(self) -> tuple[Participant, ...]:
         """The participants, one a channel in order."""

@@ -19,7 +19,7 @@ from deployments.http.caller import Identity, Sender, while_granted
 from deployments.http.limits import refuse_encoded, refuse_oversize
 from deployments.http.multipart import FIELDS_MAX_BYTES, MultipartForm
 from deployments.http.problems import ProblemError, problem_of
-from deployments.http.uploads import Intake, reserved
+from deployments.http.uploads import Intake, noted_customer, reserved
 from pipelines.store.store import Store
 from pipelines.types import CallId, CallRef
 
@@ -98,10 +98,18 @@ def _add_upload(routes: APIRouter, store: Store, intake: Intake) -> None:
         chunks, fields, content_type = await read_body(request, NO_MEDIA, intake.limits.idle_max_s)
         metadata = metadata_of(caller, MediaMetadata, {**request.query_params, **fields}, "query")
         call_id = metadata.call_id or uuid.uuid4().hex
-        call, apart = CallRef(metadata.tenant, call_id), intake.log_is_apart
+        call, client, apart = CallRef(metadata.tenant, call_id), client_of(request), intake.log_is_apart
         async with reserved(store, call, metadata, live=False, keep_seal=apart) as held:
+            customer = await noted_customer(store, call, metadata)
             count = await intake.take(
-                chunks, metadata, call_id, content_type, seal=held.seal, client=client_of(request), live=False
+                chunks,
+                metadata,
+                call_id,
+                content_type,
+                seal=held.seal,
+                client=client,
+                live=False,
+                customer=customer,
             )
         return Accepted(
             call_id=call_id, stream=metadata.stream, fragments=count, resume=held.resume, links=Links.of(call_id)
@@ -122,13 +130,22 @@ def _add_live_media(routes: APIRouter, store: Store, intake: Intake) -> None:
             metadata = metadata_of(
                 caller, LiveMetadata, await _first_message(socket, intake.limits.idle_max_s), "message"
             )
-            call, apart = CallRef(metadata.tenant, call_id), intake.log_is_apart
+            call, client, apart = CallRef(metadata.tenant, call_id), client_of(socket), intake.log_is_apart
             async with reserved(store, call, metadata, live=True, keep_seal=apart) as held:
+                customer = await noted_customer(store, call, metadata)
                 links = Links.of(call_id)
                 await socket.send_json({"call_id": call_id, "resume": held.resume, "links": links.model_dump()})
                 chunks = while_granted(_messages(socket, intake.limits.chunk_max_bytes), caller)
-                client, kind = client_of(socket), metadata.content_type
-                count = await intake.take(chunks, metadata, call_id, kind, seal=held.seal, client=client, live=True)
+                count = await intake.take(
+                    chunks,
+                    metadata,
+                    call_id,
+                    metadata.content_type,
+                    seal=held.seal,
+                    client=client,
+                    live=True,
+                    customer=customer,
+                )
             if socket.client_state is WebSocketState.CONNECTED:
                 accepted = Accepted(
                     call_id=call_id, stream=metadata.stream, fragments=count, resume=held.resume, links=links

@@ -50,6 +50,8 @@ _UNTOLD: dict[type[Exception], str] = {
     IdentityProviderError: "The identity provider's keys cannot be had now; the gateway's log says why.",
 }
 """What a caller without a token is told of errors whose own words name places."""
+CUSTOMERS_PATH = "/v1/customers"
+"""What stands behind it is a customer's reference, which is neither logged nor repeated."""
 RETRY_AFTER_S: dict[int, str] = {HTTPStatus.TOO_MANY_REQUESTS: "10", HTTPStatus.SERVICE_UNAVAILABLE: "2"}
 _REASON_BY_STATUS = {
     HTTPStatus.BAD_REQUEST: "bad_request",
@@ -112,7 +114,11 @@ PROBLEM_RESPONSES: dict[int | str, dict[str, Any]] = {
 
 
 def problem_of(error: Exception, instance: str) -> Problem:
-    """The problem for `error`; for one that is not expected it has no details, which stand in the log."""
+    """The problem for `error`; for one that is not expected it has no details, which stand in the log.
+
+    `instance` is the path that was asked.
+    """
+    instance = CUSTOMERS_PATH if instance.startswith(CUSTOMERS_PATH) else instance
     match error:
         case ProblemError():
             return _problem(error.status, error.reason, error.detail, instance)
@@ -174,7 +180,7 @@ async def _answer(request: Request, error: Exception) -> Response:
         error = _method_not_allowed(request.app, path, error)
     problem = problem_of(error, path)
     if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        logger.error("%s %s: %s", request.method, path, error, exc_info=problem.reason == "internal")
+        logger.error("%s %s: %s", request.method, problem.instance, error, exc_info=problem.reason == "internal")
     headers = dict(getattr(error, "headers", None) or {})
     if problem.status in RETRY_AFTER_S:
         headers.setdefault("Retry-After", RETRY_AFTER_S[problem.status])

@@ -126,11 +126,12 @@ class Intake:
         seal: Seal,
         client: str,
         live: bool,
+        customer: str | None = None,
     ) -> int:
         """Cuts `chunks` into fragments and appends them, sealed, while they arrive; the number of fragments.
 
         When the sender fails, an upload stops where it is, without a final fragment, so that sending it again goes on
-        from there; a live stream ends there, with one.
+        from there; a live stream ends there, with one. `customer` is what `noted_customer` gave.
 
         Raises:
             ProblemError: too many bytes (413; what came until then is analysed), too few (408), all threads busy (503), or as many
@@ -148,6 +149,7 @@ class Intake:
             consent=metadata.consent_policy(),
             content_type=content_type,
             start_ms=metadata.start_ms,
+            customer=customer,
         )
         policy = self.config.tenant(metadata.tenant).policy
         appended = self.threads.start(lambda: self._append(pieces, seal, policy), client)
@@ -239,6 +241,21 @@ async def reserved(
         if metadata.resume is None:
             await asyncio.shield(store.ledger.release_stream(call, stream, word))
         raise
+
+
+async def noted_customer(store: Store, call: CallRef, metadata: MediaMetadata) -> str | None:
+    """The keyed hash of the customer whom the metadata name, once the store knows whose call it is; None where they name none.
+
+    Before anything of it is in the log: a customer who is forgotten before the call is read is forgotten.
+
+    Raises:
+        CallDeletedError: the call was deleted.
+    """
+    if metadata.customer is None:
+        return None
+    customer = await store.customers.hash(call.tenant, metadata.customer.get_secret_value())
+    await store.customers.note(call, customer)
+    return customer
 
 
 async def _unless_done(step: Coroutine[Any, Any, T], reader: "asyncio.Future[int]") -> T | None:

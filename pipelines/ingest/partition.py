@@ -1,8 +1,8 @@
 """One assigned partition of the log: everything that a worker knows of it, from its assignment to its revocation.
 
 What becomes of a record:
-1. It is parsed; one that breaks the contract is dead-lettered, and its call goes on.
-2. Its stream is opened from the checkpoint, which makes this worker the owner: an earlier one is refused.
+1. A customer's reference in it is replaced by its keyed hash. It is parsed; one that breaks the contract is dead-lettered, and its call goes on.
+2. Whose call it is, where it says so, is noted. Its stream is opened from the checkpoint, which makes this worker the owner: an earlier one is refused.
 3. It is marked as in progress before work on it begins, so that a record that kills its process is known by its second try.
 4. It is fed to its stream, which has its utterances analysed and stored (`stream_task.StreamTask`).
 """
@@ -22,6 +22,7 @@ from pipelines.errors import (
     StoreUnavailableError,
 )
 from pipelines.ingest.context import WorkerContext
+from pipelines.ingest.customers import note_customer, with_hashed_reference
 from pipelines.ingest.decoder_thread import StuckDecoderError
 from pipelines.ingest.orphans import OrphanedStreams
 from pipelines.ingest.progress import Progress
@@ -158,6 +159,7 @@ class Partition:
 
     async def _process(self, record: Record) -> None:
         try:
+            record = await with_hashed_reference(self._context, record)
             fragment = parse_record(record, self._context.config.stream.limits)
             stream = self._streams.get(StreamId(fragment.call, fragment.stream))
             if stream is not None and stream.ended:
@@ -165,6 +167,7 @@ class Partition:
                 self._drop_ended()
                 stream = None
             if self.rewind_to is None:  # else the record comes again
+                await self._note_customer(stream, fragment)
                 stream = stream or await self._open(fragment, record)
                 if stream is not None:
                     await self._pass_on(stream, fragment, record)
@@ -186,6 +189,14 @@ class Partition:
             await dead_letter(self._context, record, reason, detail)
         except CallDeletedError as error:
             self._context.count_skipped(error.reason)
+
+    async def _note_customer(self, stream: StreamTask | None, fragment: MediaFragment) -> None:
+        """Note whose call it is before its stream is opened, and again only where a later fragment says another."""
+        if fragment.customer is None or (stream is not None and stream.customer == fragment.customer):
+            return
+        await note_customer(self._context, fragment.call, fragment.customer)
+        if stream is not None:
+            stream.customer = fragment.customer
 
     async def _pass_on(self, stream: StreamTask, fragment: MediaFragment, record: Record) -> None:
         stream.fragment_at_s = time.monotonic()

@@ -8,6 +8,7 @@ from functools import partial
 
 from pipelines.errors import BadFragmentError, MediaError, SealError
 from pipelines.ingest.context import WorkerContext
+from pipelines.ingest.customers import note_customers_of
 from pipelines.ingest.decoder_thread import StuckDecoderError
 from pipelines.ingest.sandbox import trial
 from pipelines.ingest.stream_task import StreamTask
@@ -138,6 +139,8 @@ async def dead_letter(
     ledger = context.store.ledger
     if call is not None and await context.retry_store(lambda: ledger.is_dead_letter(call, record.at, owned)):
         return
+    if call is not None:
+        await note_customers_of(context, call, record)
     logger.warning("dead-lettered (%s): %s", reason, detail)
     seal = None
     if call is not None:

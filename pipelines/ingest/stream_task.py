@@ -45,6 +45,8 @@ class StreamTask:
         tenant = context.config.tenant(first.tenant)
         self.id = StreamId(first.call, first.stream)
         self.owned = Owned(first.stream, owner)
+        self.customer = first.customer
+        """The keyed hash of whom its call was noted as, last."""
         self.needed_offset = at.offset if checkpoint.resume_at is None else checkpoint.resume_at
         self.state: CallState = "live"
         self.closing_as: CallState | None = None

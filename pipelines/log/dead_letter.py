@@ -9,6 +9,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
+from pipelines.customer import REFERENCE_HEADER
 from pipelines.errors import SealError
 from pipelines.log.producer import RECORD_MAX_BYTES
 from pipelines.seal import Seal
@@ -48,9 +49,14 @@ class Letter:
 def letter_of(record: Record, reason: str, detail: str, attempts: int, seal: Seal | None) -> tuple[bytes, Headers]:
     """The value and the headers of the letter that carries `record`: what is known of it stands under `dlq-…`.
 
-    `seal` is the call's for the dead-letter topic; None for a record that does not say whose it is.
+    `seal` is the call's for the dead-letter topic; None for a record that does not say whose it is. A customer's reference is left
+    empty, which is refused when the letter is redriven: what a worker could hash is hashed before.
     """
-    own = [(name, value) for name, value in record.headers if not name.startswith(PREFIX)]
+    own = [
+        (name, b"" if name == REFERENCE_HEADER else value)
+        for name, value in record.headers
+        if not name.startswith(PREFIX)
+    ]
     kept, whole = own, len(record.value) <= _VALUE_MAX_BYTES
     if sum(len(name) * 4 + len(value) for name, value in own) > _HEADERS_MAX_BYTES:
         # A dead letter that is too large for its topic would be tried again for ever, and hold its partition up.

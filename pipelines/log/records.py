@@ -6,6 +6,7 @@ from dataclasses import replace
 from zlib import crc32
 
 from pipelines.consent import format_consent, granted, parse_consent
+from pipelines.customer import HASH_HEADER, HASH_PATTERN, REFERENCE_HEADER, parse_reference
 from pipelines.errors import BadFragmentError
 from pipelines.seal import HEADER as SEAL
 from pipelines.seal import OVERHEAD_BYTES, Seal
@@ -30,6 +31,7 @@ HEADER_MAX_BYTES = 4096
 _PARTICIPANTS = frozenset(participant.value for participant in Participant)
 _CALL_ID = re.compile(CALL_ID_PATTERN)
 _NAME = re.compile(NAME_PATTERN)
+_CUSTOMER_HASH = re.compile(HASH_PATTERN)
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,12}")
 _CONTENT_TYPE = re.compile(r"[a-z]+/[A-Za-z0-9.+-]+(?:\s*;\s*[A-Za-z0-9-]+=[A-Za-z0-9._+-]+)*")
 _PARAMETER = re.compile(r";\s*(rate|channels)=([^;\s]+)")
@@ -71,6 +73,7 @@ def parse_record(record: Record, limits: MediaLimits) -> MediaFragment:
         at=record.at,
         seal=_name(headers, SEAL, "") if SEAL in headers else None,
         withheld=withheld,
+        customer=_customer(headers),
     )
 
 
@@ -92,6 +95,8 @@ def fragment_headers(fragment: MediaFragment) -> Headers:
             headers[name] = "1"
     if fragment.seal is not None:
         headers[SEAL] = fragment.seal
+    if fragment.customer is not None:
+        headers[HASH_HEADER] = fragment.customer
     return tuple((name, value.encode()) for name, value in headers.items())
 
 
@@ -192,6 +197,24 @@ def _whole_number(headers: Mapping[str, str], name: str, largest: int) -> int:
     if not _WHOLE_NUMBER.fullmatch(value) or int(value) > largest:
         raise BadFragmentError("bad_header", f"is {value[:20]!r}: give a whole number from 0 to {largest}", header=name)
     return int(value)
+
+
+def _customer(headers: Mapping[str, str]) -> str | None:
+    """The keyed hash of the customer; a reference itself is only checked: a worker puts its hash in its place before."""
+    if REFERENCE_HEADER in headers:
+        parse_reference(headers[REFERENCE_HEADER])
+        if HASH_HEADER in headers:
+            raise BadFragmentError(
+                "bad_header", f"stands beside {REFERENCE_HEADER}: write that alone", header=HASH_HEADER
+            )
+    value = headers.get(HASH_HEADER)
+    if value is not None and not _CUSTOMER_HASH.fullmatch(value):
+        raise BadFragmentError(
+            "bad_header",
+            f"is no hash of this system's: write the reference itself as {REFERENCE_HEADER}",
+            header=HASH_HEADER,
+        )
+    return value
 
 
 def _one_of(headers: Mapping[str, str], name: str, meaning: Mapping[str, bool], *, default: bool) -> bool:

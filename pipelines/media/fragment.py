@@ -46,6 +46,7 @@ def fragments(
     content_type: str | None = None,
     fragment_ms: int = 1000,
     start_ms: int = 0,
+    customer: str | None = None,
 ) -> Iterator[MediaFragment]:
     """Yields each fragment as soon as its media is there; the last one is `final`.
 
@@ -63,6 +64,7 @@ def fragments(
         content_type: needed for raw sound only.
         fragment_ms: the wanted length of a fragment; a fragment over `FRAGMENT_MAX_BYTES` is cut earlier.
         start_ms: where the media starts in the call.
+        customer: whose call it is, as a keyed hash.
 
     Raises:
         MediaError: the source is empty, no media, holds no packet, a codec that Matroska cannot hold, or times that
@@ -88,6 +90,7 @@ def fragments(
                 consent=consent,
                 final=piece.final,
                 media=piece.media,
+                customer=customer,
             )
 
 

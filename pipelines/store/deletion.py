@@ -12,7 +12,7 @@ import redis.asyncio
 from redis.exceptions import ResponseError
 
 from pipelines.store.client import chunks
-from pipelines.store.keys import REWRITE, CallKeys, calls_key, open_key, trend_key
+from pipelines.store.keys import REWRITE, CallKeys, calls_key, customer_key, open_key, trend_key
 from pipelines.store.queries import MINUTE_MS
 from pipelines.store.trends import empty_trend
 from pipelines.types import LIVE_RUN, RETENTION_DAYS, CallRef
@@ -23,7 +23,7 @@ TOMBSTONE_TTL_S = (max(RETENTION_DAYS.values()) + 1) * 86_400
 """Longer than any topic keeps its records."""
 _SEALS = tuple(f"seals:{topic}" for topic in RETENTION_DAYS)
 _CALL_KEYS = ("call", "streams", "results", "order", "digests", "kinds", "events", "letters", "letter-counts", "runs")
-_FIRST_KEYS = ("call", "streams", "runs", "senders", "letters", *_SEALS)
+_FIRST_KEYS = ("call", "streams", "runs", "senders", "customers", "letters", *_SEALS)
 """One of these is there as long as anything is known of a call."""
 _SETTLE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end"
 _UNSTORED_MS = 10 * MINUTE_MS
@@ -35,20 +35,30 @@ async def holds(client: Any, call: CallRef) -> bool:
     return bool(await client.exists(*map(CallKeys(call), _FIRST_KEYS)))
 
 
-async def delete_call(client: Any, call: CallRef) -> bool:
+async def delete_call(client: Any, call: CallRef, *, expected: bool = False) -> bool:
     """Set the tombstone, then erase the call in every run; the live one last, so that an interrupted deletion goes on.
 
-    False if the call is unknown.
+    False if the call is unknown; one that is `expected`, since its fragments are on their way, gets its tombstone all the same.
     """
     keys = CallKeys(call)
-    if not await holds(client, call):
+    if not expected and not await holds(client, call):
         return False
     await client.set(keys("deleted"), "1", ex=TOMBSTONE_TTL_S)
     await client.delete(*map(keys, _SEALS))  # first: whatever fails after it, the log is closed
     for run in [*await client.smembers(keys("runs")), LIVE_RUN]:
         await _erase(client, CallKeys(call, run))
+    await _leave_customers(client, call)
     await client.set(REWRITE, uuid.uuid4().hex)
     return True
+
+
+async def _leave_customers(client: Any, call: CallRef) -> None:
+    """Forget whose call it was, and last take it out of their indexes: of what is left in between, forgetting them finds the rest."""
+    key = CallKeys(call)("customers")
+    customers = await client.smembers(key)
+    await client.delete(key)
+    for customer in customers:
+        await client.zrem(customer_key(call.tenant, customer), call.call_id)
 
 
 async def _erase(client: Any, keys: CallKeys) -> None:

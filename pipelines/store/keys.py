@@ -20,6 +20,7 @@ may touch them all on a Cluster, and no tenant can reach another's call, whateve
     ut:{CALL}:letters         sorted set: `partition:offset` of the call's latest dead letters, by offset
     ut:{CALL}:letter-counts   hash: reason -> how many of the call's records are dead letters
     ut:{CALL}:runs            set of the other runs that hold results of the call
+    ut:{CALL}:customers       set of the customers whose call it is, each as a keyed hash of their reference
     ut:{CALL}:deleted         the tombstone of a deleted call, for longer than the log keeps its fragments
 
 `streams`, the checkpoints and the letters live longer than the log keeps fragments, so that none is worked on again.
@@ -30,6 +31,8 @@ Keys that several calls share stand in slots of their own. They are written befo
 them again changes nothing, so a crash in between loses nothing.
 
     ut:calls:TENANT           sorted set of call ids by `started_ms`; ids of expired calls go when a listing meets them
+    ut:customer:TENANT:HASH   sorted set of the ids of a customer's calls, by when nothing is kept of them any more, s since 1970
+    ut:customer-key:TENANT    the secret under which a tenant's references are hashed, 256 bits in hexadecimal
     ut:trend:TENANT:MINUTE    hash: utterance id -> digest, and `#` -> the sums of all, as JSON; MINUTE counts from 1970, by the
                               call's start plus `start_ms`
     ut:{metrics}:workers      sorted set of worker ids by when their metrics expire, ms since 1970
@@ -107,6 +110,16 @@ def shared(run: str) -> str:
 def calls_key(run: str, tenant: str) -> str:
     """The index of a tenant's calls."""
     return f"{shared(run)}:calls:{tenant}"
+
+
+def customer_key(tenant: str, customer: str) -> str:
+    """The index of a customer's calls, whatever run holds their results; `customer` is the keyed hash."""
+    return f"ut:customer:{tenant}:{customer}"
+
+
+def customer_secret_key(tenant: str) -> str:
+    """The secret under which the references of a tenant's customers are hashed."""
+    return f"ut:customer-key:{tenant}"
 
 
 def trend_key(run: str, tenant: str, minute_ms: int) -> str:

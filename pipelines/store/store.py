@@ -9,6 +9,7 @@ from pipelines.errors import BadFragmentError, CallDeletedError, StoreTrouble, S
 from pipelines.store.accesses import Accesses
 from pipelines.store.archive import Archive
 from pipelines.store.client import connect, epoch, lua, ping, probe, redis_errors
+from pipelines.store.customers import Customers
 from pipelines.store.deletion import TOMBSTONE_TTL_S, FileRewriting, delete_call, holds
 from pipelines.store.interim import InterimTexts
 from pipelines.store.keys import (
@@ -46,7 +47,8 @@ class Store:
     """Everything that lasts. `Store.connect(url)` makes one; its methods may run concurrently on one event loop.
 
     `archive` reads the stored calls, `ledger` keeps notes on single records, `seals` the keys to what the log holds of calls,
-    `interim` passes on what is not stored, `service` holds what the service tells of itself, `accesses` who did what with which call.
+    `interim` passes on what is not stored, `service` holds what the service tells of itself, `customers` knows whose the calls
+    are, `accesses` who did what with which.
 
     Every method raises `StoreUnavailableError` when Redis does not answer, or refuses to write because it is full or
     read-only; all of them may then be called again.
@@ -55,7 +57,7 @@ class Store:
     def __init__(self, client: Any, run: str = LIVE_RUN) -> None:
         self._redis, self._run = client, run
         self.ledger, self.archive, self.interim = Ledger(client, run), Archive(client, run), InterimTexts(client, run)
-        self.service, self.accesses = ServiceNotes(client, run), Accesses(client)
+        self.service, self.accesses, self.customers = ServiceNotes(client, run), Accesses(client), Customers(client)
         self.seals, self._rewriting = Seals(client), FileRewriting(client)
         self._open_script = client.register_script(lua("open_stream", before="call_state"))
         self._advance_script = client.register_script(lua("advance", before="call_state"))

@@ -1,30 +1,21 @@
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import uvicorn
-from fastapi import FastAPI
 from typer.testing import CliRunner
 
 from deployments.cli.main import app
-from deployments.http.access import TokenAccess
-from deployments.http.caller import noted_in
-from deployments.http.calls import call_routes
-from deployments.http.events import event_routes
-from deployments.http.problems import install_problems
 from deployments.http.tokens import TokenFile, new_token
-from pipelines.settings import AppConfig, HttpSettings
 from pipelines.store.store import Store
 from pipelines.types import (
     Participant,
     UtteranceSentiment,
 )
+from tests.deployments.cli.running import gateway_of
 from tests.deployments.results import keep, result
-from tests.eventually import wait_until
 from tests.pipelines.stored import default
 
 AGENT, CUSTOMER = Participant.AGENT, Participant.CUSTOMER
@@ -38,33 +29,14 @@ CALL = [
 
 @pytest.fixture
 def cli(redis_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[CliRunner]:
-    """A command line, with a token that may read, whose gateway is the real routes over a real Redis."""
+    """A command line, with a token that may read, whose gateway is the real one over a real Redis."""
     file = TokenFile(tmp_path / "tokens")
     token, grant = new_token("*", frozenset({"read"}))
     file.add(grant)
     monkeypatch.setenv("UNDERTONE_TOKEN", token)
-    store = Store.connect(redis_url)
-
-    @asynccontextmanager
-    async def closing(_: FastAPI) -> AsyncIterator[None]:
-        yield
-        await store.close()
-
-    api = FastAPI(lifespan=closing)
-    api.state.access = TokenAccess(file, None)
-    api.state.note_access = noted_in(store, AppConfig())
-    api.include_router(call_routes(store))
-    api.include_router(event_routes(store, HttpSettings(), heartbeat_ms=100))
-    install_problems(api)
-    server = uvicorn.Server(uvicorn.Config(api, port=0, log_level="error", ws="none", loop="asyncio"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    wait_until(lambda: server.started or not thread.is_alive())
-    port = server.servers[0].sockets[0].getsockname()[1]
-    monkeypatch.setenv("UNDERTONE_URL", f"http://127.0.0.1:{port}")
-    yield CliRunner()
-    server.should_exit = True
-    thread.join()
+    with gateway_of(redis_url, file) as url:
+        monkeypatch.setenv("UNDERTONE_URL", url)
+        yield CliRunner()
 
 
 def test_calls_are_listed_as_a_table_and_as_json(cli: CliRunner, redis_url: str) -> None:

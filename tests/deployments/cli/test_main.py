@@ -24,6 +24,7 @@ COMMANDS = (
     "compare",
     "doctor",
     "token",
+    "forget",
 )
 
 

@@ -1,3 +1,4 @@
+import asyncio
 import json
 import os
 import signal
@@ -17,11 +18,14 @@ from deployments.cli.main import app
 from deployments.cli.send import Journal
 from deployments.sample import ANGRY_TO_CONTENT
 from models.types import Modality
+from pipelines.errors import SourceUnavailableError
 from pipelines.log.records import parse_record
-from pipelines.log.redis_streams import RedisStreamSource
+from pipelines.log.redis_streams import RedisStreamProducer, RedisStreamSource
 from pipelines.settings import MediaLimits
+from pipelines.store.store import Store
 from pipelines.types import TOPIC_MEDIA, MediaFragment, Participant
 from tests.eventually import wait_until
+from tests.pipelines.searching import keys_with
 
 
 @pytest.fixture
@@ -72,6 +76,68 @@ def test_two_files_are_sent_as_one_stream_of_two_channels(
     assert {fragment.content_type for fragment in found} == {"audio/L16;rate=16000;channels=2"}
     assert {fragment.consent for fragment in found} == {None}
     assert sum(len(fragment.media) for fragment in found) == 30 * 16_000 * 4
+
+
+@pytest.mark.parametrize(("word", "typed"), [("Zo\u00eb 47110815", ""), ("-", " Zo\u00eb 47110815 \n")])
+def test_a_customer_is_sent_as_a_hash_and_known_before(
+    redis_cli: CliRunner, redis_url: str, half_minute: Path, word: str, typed: str
+) -> None:
+    words = ["send", str(half_minute), "--call-id", "a", "--tenant", "shop", "--customer", word]
+    ended = redis_cli.invoke(app, words, input=typed)
+
+    assert ended.exit_code == 0, ended.output
+    assert "47110815" not in ended.output
+    (named,) = {fragment.customer for fragment in sent_to(redis_url)}
+    assert keys_with(redis_url, "47110815") == set()
+    assert keys_with(redis_url, str(named)) == {
+        "ut:log:{call-media}",
+        "ut:{shop/a}:customers",
+        f"ut:customer:shop:{named}",
+    }
+
+    async def known() -> tuple[str, list[str]]:
+        store = Store.connect(redis_url)
+        customer = await store.customers.hash("shop", "Zoe\u0308 47110815")
+        calls = await store.customers.calls("shop", customer, 10)
+        await store.close()
+        return customer, [one.call_id for one in calls]
+
+    assert asyncio.run(known()) == (named, ["a"])
+
+
+def test_an_interrupted_send_remembers_no_reference(
+    redis_cli: CliRunner, half_minute: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise SourceUnavailableError("the log is away")
+
+    monkeypatch.setattr(RedisStreamProducer, "send", broken)
+    words = ["send", str(half_minute), "--call-id", "a", "--customer", "47110815"]
+    ended = redis_cli.invoke(app, words)
+
+    assert ended.exit_code == 1
+    assert "--customer -" in ended.stderr
+    assert "47110815" not in ended.output
+    (journal,) = (tmp_path / "cache" / "sends").glob("*.json")
+    assert "47110815" not in journal.read_text()
+    monkeypatch.undo()
+
+
+def test_a_customer_needs_the_store(cli: CliRunner, half_minute: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNDERTONE_KAFKA", "127.0.0.1:9")
+    ended = cli.invoke(app, ["send", str(half_minute), "--customer", "47110815"])
+
+    assert ended.exit_code == 1
+    assert "UNDERTONE_REDIS" in ended.stderr
+    assert "47110815" not in ended.output
+
+
+def test_a_reference_that_is_none_is_not_repeated(redis_cli: CliRunner, half_minute: Path) -> None:
+    ended = redis_cli.invoke(app, ["send", str(half_minute), "--customer", "4711\n0815"])
+
+    assert ended.exit_code == 2
+    assert "--customer has to be 1 to 256 bytes" in ended.stderr
+    assert "4711" not in ended.output
 
 
 @pytest.mark.slow  # waits for the clock

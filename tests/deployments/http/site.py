@@ -177,7 +177,8 @@ def problem(answer: httpx.Response, status: int, reason: str) -> dict[str, Any]:
     assert found["reason"] == reason
     assert found["status"] == status
     assert found["type"] == f"urn:undertone:problem:{reason}"
-    assert found["instance"] == answer.request.url.path
+    path = answer.request.url.path
+    assert found["instance"] == ("/v1/customers" if path.startswith("/v1/customers") else path)  # never whom
     assert found["title"]
     assert found["detail"]
     return found

@@ -38,6 +38,8 @@ SCOPES = {
     ("POST", "/v1/analyze"): "analyze",
     ("DELETE", "/v1/calls/a-17"): "delete",
     ("GET", "/v1/accesses"): "operate",
+    ("DELETE", "/v1/customers/4711"): "delete",
+    ("POST", "/v1/forget"): "delete",
     ("GET", "/metrics"): "operate",
 }
 

@@ -98,6 +98,12 @@ def test_notes_that_came_with_the_record_do_not_pass_for_ours() -> None:
     assert (letter.reason, letter.record.at, letter.record.headers) == ("undecodable", AT, ())
 
 
+def test_a_reference_of_a_customer_stands_in_no_letter() -> None:
+    letter = read_letter(as_letter(record(b"k", b"m", ("customer", b"4711"), ("customer", b"4712"), ("v", b"1"))))
+    assert letter is not None
+    assert letter.record.headers == (("customer", b""), ("customer", b""), ("v", b"1"))
+
+
 @pytest.mark.parametrize("headers", [(), (("dlq-partition", b"x"),), (("dlq-reason", b"r"), ("dlq-offset", b"1"))])
 def test_what_is_no_letter_is_none(headers: tuple[tuple[str, bytes], ...]) -> None:
     assert read_letter(Record(AT, b"k", b"", headers, 0)) is None

@@ -71,6 +71,12 @@ def test_an_unknown_header_is_left_alone() -> None:
     assert parse_record(record(traceparent=b"00-abc"), LIMITS).seq == 7
 
 
+def test_a_reference_itself_is_no_part_of_a_fragment() -> None:
+    fragment = parse_record(record(customer=b"4711"), LIMITS)
+    assert fragment == parse_record(record(), LIMITS)
+    assert "customer" not in dict(fragment_headers(fragment))
+
+
 @pytest.mark.parametrize(
     ("reason", "bad"),
     [
@@ -115,6 +121,12 @@ def test_an_unknown_header_is_left_alone() -> None:
         ("bad_header", record(consent=b"customer=smell")),
         ("bad_header", record(consent=b"customer=text;customer=audio")),
         ("bad_header", record(final=b"yes")),
+        ("bad_header", record(customer=b"")),
+        ("bad_header", record(customer=b"secret\n1")),
+        ("bad_header", record(customer=b"secret" * 50)),
+        ("bad_header", record(customer=b"4711", customer_hash=b"0" * 64)),
+        ("bad_header", record(customer_hash=b"4711")),
+        ("bad_header", record(customer_hash=b"0" * 63 + b"G")),
         ("bad_header", record(tenant=b"\xff\xfe")),
         ("bad_header", Record(Coordinates(0, 0), b"c", b"x", (("v", b"1"), ("v", b"1")), 0)),
         ("bad_header", Record(Coordinates(0, 0), b"c", b"x", tuple((f"h{n}", b"") for n in range(10_000)), 0)),
@@ -126,6 +138,7 @@ def test_what_breaks_the_contract_is_refused_by_name(reason: str, bad: Record) -
     assert refused.value.reason == reason
     assert reason in DEAD_LETTER_REASONS
     assert len(str(refused.value)) < 400
+    assert "secret" not in str(refused.value)
 
 
 def is_no_dots(name: str) -> bool:
@@ -146,6 +159,7 @@ def is_no_dots(name: str) -> bool:
         final=st.booleans(),
         media=st.binary(min_size=1, max_size=20),
         at=st.just(Coordinates(0, 5)),
+        customer=st.none() | st.from_regex(r"[0-9a-f]{64}", fullmatch=True),
     )
 )
 def test_a_fragments_headers_give_the_same_fragment_again(fragment: MediaFragment) -> None:

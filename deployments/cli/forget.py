@@ -1,0 +1,131 @@
+"""`undertone forget`: everything that is stored of a customer, or of one call."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from deployments.cli.client import ask, call_path, gateway, get
+from deployments.cli.console import EXIT_USAGE, CommandError, clear_errors, print_out, settings, stderr, write_json
+from deployments.cli.options import AskedTenant, Json, reference_of
+
+if TYPE_CHECKING:
+    import httpx
+
+FORGET_S = 600.0
+"""How long one request may take: a call of many thousands of utterances takes seconds."""
+
+commands = typer.Typer()
+
+
+@commands.command(
+    epilog="Examples: undertone forget --customer - · undertone forget --customer 4711 --dry-run · "
+    "undertone forget --call demo-1 · pass account/4711 | undertone forget --customer - --yes --json > receipt.json"
+)
+@clear_errors
+def forget(
+    *,
+    customer: Annotated[
+        str | None,
+        typer.Option(
+            help="The reference that their calls were sent with; `-` asks for it, or reads it from standard input, so that it "
+            "stands in no history."
+        ),
+    ] = None,
+    call: Annotated[str | None, typer.Option(help="The id of one call.")] = None,
+    tenant: AskedTenant = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Forget all calls of a customer, or one call: show what would go, ask, delete, print a receipt.
+
+    Needs a token with the scope `delete` (for --call also `read`). Calls that come later are taken as any others.
+    """
+    if (customer is None) == (call is None):
+        raise CommandError("name whom or what to forget: --customer REFERENCE, or --call ID", EXIT_USAGE)
+    with gateway(settings()) as client:
+        if call is not None:
+            _forget_call(client, call, tenant, dry_run=dry_run, yes=yes, as_json=as_json)
+        elif customer is not None:
+            _forget_customer(client, reference_of(customer), tenant, dry_run=dry_run, yes=yes, as_json=as_json)
+
+
+def _forget_customer(
+    client: "httpx.Client", reference: str, tenant: str | None, *, dry_run: bool, yes: bool, as_json: bool
+) -> None:
+    if dry_run or not yes:
+        plan = _order(client, reference, tenant, dry_run=True)
+        if dry_run:
+            _print(iter([plan]), as_json=as_json)
+            return
+        count = len(plan["calls"]) + plan["remaining"]
+        if count:
+            stderr().print(_table(plan))
+            _confirm(f"Forget {count} call(s) of this customer of tenant {plan['tenant']} for good?")
+    _print(_receipts(client, reference, tenant), as_json=as_json)
+
+
+def _receipts(client: "httpx.Client", reference: str, tenant: str | None) -> Iterator[dict[str, Any]]:
+    """Forget until nothing remains; one request forgets only so many calls."""
+    forgotten = 0
+    while True:
+        receipt = _order(client, reference, tenant, dry_run=False)
+        yield receipt
+        forgotten += len(receipt["calls"])
+        if not receipt["remaining"] or not receipt["calls"]:
+            return
+        stderr().print(f"{forgotten} call(s) forgotten, {receipt['remaining']} remain …")
+
+
+def _order(client: "httpx.Client", reference: str, tenant: str | None, *, dry_run: bool) -> dict[str, Any]:
+    body = {"customer": reference, "dry_run": dry_run}
+    return ask(client, "POST", "/v1/forget", {"tenant": tenant}, body=body, timeout_s=FORGET_S)
+
+
+def _forget_call(
+    client: "httpx.Client", call: str, tenant: str | None, *, dry_run: bool, yes: bool, as_json: bool
+) -> None:
+    about = get(client, call_path(call), {"tenant": tenant})
+    row = {"tenant": about["tenant"], "call_id": call, "utterances": about["utterances"], "dry_run": dry_run}
+    if not dry_run:
+        if not yes:
+            _confirm(
+                f"Forget the call {call} of tenant {about['tenant']}, {about['utterances']} utterance(s), for good?"
+            )
+        ask(client, "DELETE", call_path(call), {"tenant": tenant}, timeout_s=FORGET_S)
+    if as_json:
+        write_json([row])
+    else:
+        print_out(f"{call}: {about['utterances']} utterance(s) {'would go' if dry_run else 'forgotten'}")
+
+
+def _confirm(question: str) -> None:
+    if not typer.confirm(question, err=True):
+        raise CommandError("nothing was forgotten")
+
+
+def _print(receipts: Iterator[dict[str, Any]], *, as_json: bool) -> None:
+    """The receipts, each as soon as it is there, so that none is lost where a later request fails; then what they come to."""
+    if as_json:
+        write_json(receipts)
+        return
+    calls = utterances = 0
+    for receipt in receipts:
+        if receipt["calls"]:
+            print_out(_table(receipt))
+        if receipt["dry_run"]:
+            more = f", {receipt['remaining']} of them not listed here" if receipt["remaining"] else ""
+            print_out(f"{len(receipt['calls']) + receipt['remaining']} call(s) would go{more}; nothing was forgotten")
+            return
+        print_out(f"receipt of {receipt['at']}, sha256 {receipt['digest']}")
+        calls, utterances = calls + len(receipt["calls"]), utterances + receipt["utterances"]
+    print_out(f"forgotten: {calls} call(s), {utterances} utterance(s)")
+
+
+def _table(receipt: dict[str, Any]) -> Table:
+    table = Table("call", "utterances", box=None, pad_edge=False)
+    for one in receipt["calls"]:
+        table.add_row(one["call_id"], str(one["utterances"]))
+    return table
