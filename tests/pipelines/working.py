@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -173,6 +174,15 @@ def seal_of(url: str, call: CallRef, topic: str, seal_id: str) -> Seal | None:
     with redis.Redis.from_url(url) as client:
         key = client.hget(CallKeys(call)(f"seals:{topic}"), seal_id)
     return None if key is None else Seal(call, topic, seal_id, bytes.fromhex(key.decode()))
+
+
+def opened(url: str, fragment: MediaFragment) -> MediaFragment:
+    """A fragment of the log with media that can be read."""
+    if fragment.seal is None:
+        return fragment
+    seal = seal_of(url, fragment.call, TOPIC_MEDIA, fragment.seal)
+    assert seal is not None
+    return replace(fragment, media=seal.open(fragment.media), seal=None)
 
 
 def letters(url: str) -> list[Letter]:

@@ -26,6 +26,7 @@ from pipelines.store.store import Store
 from pipelines.types import TOPIC_MEDIA, MediaFragment, Participant
 from tests.eventually import wait_until
 from tests.pipelines.searching import keys_with
+from tests.pipelines.working import opened
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def sent_to(url: str) -> list[MediaFragment]:
     source = RedisStreamSource(url, group="test")
     found: list[MediaFragment] = []
     while len(found) < wanted:
-        found += [parse_record(record, MediaLimits()) for record in source.poll(1, 100).records]
+        found += [opened(url, parse_record(record, MediaLimits())) for record in source.poll(1, 100).records]
     source.close()
     return found
 

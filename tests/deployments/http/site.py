@@ -5,7 +5,7 @@ import struct
 import wave
 import zlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,7 +23,6 @@ from pipelines.log.redis_streams import RedisStreamSource
 from pipelines.settings import MediaLimits
 from pipelines.store.store import Store
 from pipelines.types import (
-    TOPIC_MEDIA,
     Headers,
     Judgement,
     MediaFragment,
@@ -33,7 +32,7 @@ from pipelines.types import (
     UtteranceSentiment,
 )
 from tests.pipelines.stored import CUSTOMER, store_call
-from tests.pipelines.working import seal_of
+from tests.pipelines.working import opened
 
 PROBLEM = "application/problem+json"
 LIMITS = HttpLimits(
@@ -112,14 +111,9 @@ class Site:
         assert source.poll(0.05, 100).assigned  # the first poll takes the partition, and only that
         found: list[MediaFragment] = []
         while records := source.poll(0.05, 100).records:
-            found += [parse_record(record, MediaLimits()) for record in records]
+            found += [opened(self.redis_url, parse_record(record, MediaLimits())) for record in records]
         source.close()
-        opened = []
-        for one in found:
-            seal = one.seal and seal_of(self.redis_url, one.call, TOPIC_MEDIA, one.seal)
-            assert seal or one.seal is None
-            opened.append(replace(one, media=seal.open(one.media), seal=None) if seal else one)
-        return opened
+        return found
 
 
 class Everyone:

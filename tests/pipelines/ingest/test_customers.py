@@ -9,7 +9,6 @@ import pytest
 from models.types import FloatArray
 from pipelines.errors import BadFragmentError
 from pipelines.ingest.worker import Worker
-from pipelines.log.dead_letter import read_letter
 from pipelines.log.records import fragment_headers, parse_record
 from pipelines.log.redis_streams import RedisStreamProducer, RedisStreamSource
 from pipelines.settings import AppConfig, MediaLimits
@@ -19,7 +18,7 @@ from pipelines.types import TOPIC_DEAD_LETTER, TOPIC_MEDIA, Headers, MediaFragme
 from tests.eventually import eventually
 from tests.pipelines.searching import keys_with
 from tests.pipelines.stored import default
-from tests.pipelines.working import call, counter, judge, records, results, running, send, working
+from tests.pipelines.working import call, counter, judge, letters, records, results, running, send, working
 
 REFERENCE = "Zo\u00eb 47110815"
 MEDIA_LOG = "ut:log:{call-media}"
@@ -150,9 +149,7 @@ async def test_a_dead_letter_carries_the_hash_and_comes_back_with_it(
     noise = replace(call(sound, "c1")[0], media=b"noise", content_type="audio/x-matroska")
     send_of(redis_url, REFERENCE, [noise])
     async with working(redis_url):
-        (record,) = await eventually(lambda: records(redis_url, TOPIC_DEAD_LETTER))
-    letter = read_letter(record)
-    assert letter is not None
+        (letter,) = await eventually(lambda: letters(redis_url))
     assert parse_record(letter.record, MediaLimits()).customer == await store.customers.hash("default", REFERENCE)
 
 
@@ -190,12 +187,11 @@ async def test_a_reference_that_is_none_is_refused_without_being_repeated(
     producer.send(TOPIC_MEDIA, "c1", fragment.media, (*fragment_headers(fragment), *headers))
     producer.flush()
     async with working(redis_url):
-        (record,) = await eventually(lambda: records(redis_url, TOPIC_DEAD_LETTER))
-    letter = read_letter(record)
-    assert letter is not None
+        (letter,) = await eventually(lambda: letters(redis_url))
     assert letter.reason == "bad_header"
     with pytest.raises(BadFragmentError):  # nor is it redriven as nobody's
         parse_record(letter.record, MediaLimits())
     if secret:
         assert keys_with(redis_url, secret) == {MEDIA_LOG}
         assert secret not in caplog.text
+        assert secret not in f"{letter.record.headers} {letter.detail}"
