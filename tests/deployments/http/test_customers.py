@@ -121,6 +121,17 @@ async def test_a_dry_run_says_what_goes_and_the_receipt_what_went(site: Site, re
     assert [call["call_id"] for call in page["calls"]] == ["c"]
 
 
+async def test_each_forgotten_call_stands_in_the_trail_and_a_dry_run_does_not(site: Site) -> None:
+    for call_id in ("a", "b"):
+        await upload(site, call_id, REFERENCE)
+    await forget(site, REFERENCE, dry_run=True)
+    assert (await site.store.accesses.page("default")).items == ()
+    await forget(site, REFERENCE)
+    noted = (await site.store.accesses.page("default")).items
+    assert {(one.action, one.call_id) for one in noted} == {("forget", "a"), ("forget", "b")}
+    assert REFERENCE not in str(noted)
+
+
 async def test_a_receipt_names_nobody_and_its_digest_is_of_all_it_says(site: Site) -> None:
     await upload(site, "a", "47110815")
     answer = await site.client.request("DELETE", "/v1/customers/47110815?dry_run=false")
