@@ -9,7 +9,7 @@ from deployments.serve.stages import Handles, idle_transcriber, served_analyser
 from pipelines.ingest.worker import Worker, owner_name
 from pipelines.log.choose import open_producer, open_source
 from pipelines.log.producer import Producer
-from pipelines.log.source import Source
+from pipelines.log.source import Source, oldest_age_s
 from pipelines.settings import AppConfig, Settings, with_live_tenants
 from pipelines.store.store import Store
 
@@ -49,7 +49,7 @@ class Ingest:
         backlog = self._worker.backlog
         return {
             LAG_RECORDS: float(sum(waiting.lag_records for waiting in backlog.values())),
-            OLDEST_AGE_S: max((waiting.oldest_age_ms for waiting in backlog.values()), default=0) / 1000,
+            OLDEST_AGE_S: oldest_age_s(backlog),
             PARTITIONS: float(len(backlog)),
         }
 

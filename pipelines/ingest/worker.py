@@ -16,14 +16,13 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from prometheus_client import generate_latest
-
 from models.types import FloatArray, Transcript
 from pipelines.errors import SourceUnavailableError, StoreUnavailableError
 from pipelines.ingest.assignment import Assignment
 from pipelines.ingest.context import InFlight, WorkerContext
 from pipelines.ingest.decoder_thread import DecoderThread
 from pipelines.ingest.partition import Partition
+from pipelines.ingest.reports import METRICS_INTERVAL_S, report
 from pipelines.ingest.source_thread import POLL_S, SourceThread
 from pipelines.log.producer import Producer
 from pipelines.log.source import Backlog, Source
@@ -37,8 +36,6 @@ logger = logging.getLogger(__name__)
 
 POLL_INTERVAL_MAX_S = 2.0
 """Work that takes longer does not keep the worker from polling: the group would take its partitions away."""
-METRICS_INTERVAL_S = 2.0
-METRICS_TTL_S = 15
 STANDSTILL_S = 60.0
 
 
@@ -135,7 +132,7 @@ class Worker:
                     await self._commit()
                     committed_s = self._beat_s
                 if self._beat_s - published_s >= METRICS_INTERVAL_S:
-                    await self._publish_metrics()
+                    await self._report()
                     published_s = self._beat_s
         except (SourceUnavailableError, StoreUnavailableError) as error:
             if not self._retry.stopped.is_set():
@@ -270,21 +267,12 @@ class Worker:
         self._epoch = epoch
         return True
 
-    async def _publish_metrics(self) -> None:
+    async def _report(self) -> None:
         try:
             await self._source.ask_backlog()
-            self.metrics.lag_records.clear()
-            for partition, waiting in self.backlog.items():
-                self.metrics.lag_records.labels(str(partition)).set(waiting.lag_records)
-            oldest_ms = max((waiting.oldest_age_ms for waiting in self.backlog.values()), default=0)
-            self.metrics.oldest_fragment_age_seconds.set(oldest_ms / 1000)
-            text = generate_latest(self.metrics.registry).decode()
-            await self._context.store.service.publish_metrics(self._context.owner, text, METRICS_TTL_S)
-            if self._context.config.is_live:
-                await self._context.store.service.set_tenants(self._context.config.tenants_text())
-                await self._context.store.rewrite_file()
-        except (SourceUnavailableError, StoreUnavailableError) as error:
-            logger.warning("metrics could not be published: %s", error)
+        except SourceUnavailableError as error:
+            logger.warning("how far this worker is behind cannot be told: %s", error)
+        await report(self._context, self.backlog)
 
     async def _write(self, work: Callable[[], None]) -> None:
         await asyncio.get_running_loop().run_in_executor(self._writing, work)

@@ -38,6 +38,11 @@ class Backlog:
     oldest_age_ms: int
 
 
+def oldest_age_s(backlog: Mapping[int, Backlog]) -> float:
+    """How long the oldest unread record of all these partitions has waited, in seconds."""
+    return max((waiting.oldest_age_ms for waiting in backlog.values()), default=0) / 1000
+
+
 class Source(Protocol):
     """A partitioned log read by one group. Every method is called from one thread.
 

@@ -73,6 +73,8 @@ async def test_the_openapi_page_documents_every_route_and_the_problem(site: Site
         "/v1/calls/{call_id}/events",
         "/v1/events",
         "/v1/accesses",
+        "/v1/customers/{ref}",
+        "/v1/forget",
         "/v1/trends",
         "/v1/analyze",
         "/healthz",
