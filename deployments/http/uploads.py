@@ -17,6 +17,7 @@ from deployments.http.problems import ProblemError
 from pipelines.errors import CallDeletedError, MediaError, SourceUnavailableError
 from pipelines.log.producer import Producer
 from pipelines.log.records import fragment_headers
+from pipelines.media.decoder_process import DecoderProcesses
 from pipelines.media.fragment import fragments
 from pipelines.store.store import Store
 from pipelines.types import TOPIC_MEDIA, CallRef, MediaFragment
@@ -104,6 +105,7 @@ class Intake:
     """Where media enters the log."""
 
     threads: MediaThreads
+    decoders: DecoderProcesses
     writer: LogWriter
     limits: HttpLimits
 
@@ -138,6 +140,7 @@ class Intake:
             consent=metadata.consent_policy(),
             content_type=content_type,
             start_ms=metadata.start_ms,
+            decoders=self.decoders,
         )
         appended = self.threads.start(lambda: self._append(pieces), client)
         min_bytes = self.limits.idle_min_bytes if live else self.limits.upload_min_bytes
