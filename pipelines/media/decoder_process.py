@@ -28,13 +28,14 @@ WAIT_MAX_S = 120.0
 """A process that says nothing for so long is ended, though it takes no processor time."""
 _READ_MAX_BYTES = 1 << 20
 _FILE_METHODS = ("read", "seek", "tell")
+_DONE = "done"
 
 T = TypeVar("T")
 MediaFile = IO[bytes] | ByteStream
 
 
 class DecoderKilledError(MediaError):
-    """The process that decoded a piece of media was ended over it."""
+    """A piece of media ended the process that decoded it, or kept it so long that it was ended."""
 
 
 class DecoderProcesses:
@@ -53,6 +54,7 @@ class DecoderProcesses:
         Raises:
             DecoderKilledError: it took more than `cpu_max_s` (whole seconds, rounded up) of processor time or ended its process.
             MemoryError: it wanted more than `MEMORY_MAX_BYTES`.
+            RuntimeError: the process cannot work at all.
         """
         process = self._take()
         try:
@@ -117,7 +119,9 @@ class _Process:
         """The outcome of an order, after `file` was read for it; raises its error."""
         self.is_idle = False
         said = self._told(order, cpu_max_s)
-        while said[0] in _FILE_METHODS:
+        while said[0] != _DONE:
+            if said[0] not in _FILE_METHODS:
+                raise DecoderKilledError(f"decoding asks for {said[0]!r:.20} of its file: re-encode it")
             said = self._told(getattr(file, said[0])(*said[1:]), cpu_max_s)
         self.is_idle = True
         _, outcome, error = said
@@ -141,11 +145,15 @@ class _Process:
         raise DecoderKilledError(f"decoding has not ended after {WAIT_MAX_S + cpu_max_s:g} s: re-encode it")
 
     def _how_it_ended(self, cpu_max_s: float) -> str:
+        """For whom it may concern; raises `RuntimeError` where it was not the media that ended it."""
         code = self._process.wait()
+        if code >= 0:
+            raise RuntimeError(
+                f"a process for decoding ended by itself, with code {code}; what it wrote to stderr says why"
+            )
         if -code == signal.SIGXCPU:
             return f"decoding takes more than {cpu_max_s:g} s of processor time in one go: re-encode it"
-        how = signal.Signals(-code).name if code < 0 else f"code {code}"
-        return f"decoding ended its process ({how}): re-encode it"
+        return f"decoding ended its process ({signal.Signals(-code).name}): re-encode it"
 
 
 class _FarFile:
@@ -206,7 +214,7 @@ def main() -> None:
                 return
             except Exception as error:  # noqa: BLE001  # it is raised where the order was given
                 failed = error
-            pipe.send(("done", outcome, failed))
+            pipe.send((_DONE, outcome, failed))
 
 
 if __name__ == "__main__":
