@@ -145,7 +145,7 @@ class _Process:
         raise DecoderKilledError(f"decoding has not ended after {WAIT_MAX_S + cpu_max_s:g} s: re-encode it")
 
     def _how_it_ended(self, cpu_max_s: float) -> str:
-        """For whom it may concern; raises `RuntimeError` where it was not the media that ended it."""
+        """What to say of the media; raises `RuntimeError` where it was not the media that ended it."""
         code = self._process.wait()
         if code >= 0:
             raise RuntimeError(
@@ -197,7 +197,8 @@ def main() -> None:
     """Work off the orders that come through the connection of the number that is the first argument."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that gives the orders
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_MAX_BYTES, MEMORY_MAX_BYTES))
+    with contextlib.suppress(ValueError):  # macOS takes no such limit
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_MAX_BYTES, MEMORY_MAX_BYTES))
     hard_s = resource.getrlimit(resource.RLIMIT_CPU)[1]
     with contextlib.suppress(EOFError, ConnectionError), Connection(int(sys.argv[1])) as pipe:
         while True:
@@ -210,8 +211,6 @@ def main() -> None:
             outcome, failed = None, None
             try:
                 outcome = work(*file, *values)
-            except (EOFError, ConnectionError):
-                return
             except Exception as error:  # noqa: BLE001  # it is raised where the order was given
                 failed = error
             pipe.send((_DONE, outcome, failed))
