@@ -74,8 +74,6 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("UNDERTONE_", "RAY_"))}
     environment |= {"UNDERTONE_CACHE_DIR": str(cache_dir), "RAY_ADDRESS": "127.0.0.1:1"}
     environment |= {"RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN": OF_THE_USER}
-    # How long its processes look for a GCS that is gone before they end: a minute, were it not for this.
-    environment |= {"RAY_gcs_rpc_server_reconnect_timeout_s": "5"}
     with subprocess.Popen([*SERVE, "--port", str(port)], env=environment, stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None
@@ -154,7 +152,7 @@ class TestServing:
         folder = serving.ray_folder
         serving.process.kill()
         serving.process.wait()
-        wait_until(lambda: not any(map(stranger.is_alive, pids)), 120)
+        wait_until(lambda: not any(map(stranger.is_alive, pids)), 120)  # Ray's agents look for GCS for a minute
         require_free("127.0.0.1", serving.port)
         with embedded_redis(serving.folder) as url, redis.Redis.from_url(url) as client:
             assert client.exists("ut:log:{call-media}:group:undertone")
