@@ -8,7 +8,7 @@ import contextlib
 import logging
 
 from pipelines.errors import MediaError
-from pipelines.media.decoder_process import MEMORY_MAX_BYTES, DecoderKilledError, DecoderProcesses
+from pipelines.media.decoder_process import DecoderKilledError, DecoderProcesses
 from pipelines.media.demux import Demuxer
 from pipelines.settings import StreamSettings
 from pipelines.types import MediaFragment
@@ -29,8 +29,6 @@ def trial(fragment: MediaFragment, settings: StreamSettings) -> str | None:
             processes.run(_decode, fragment, settings, cpu_max_s=TRIAL_S)
     except DecoderKilledError as error:
         return str(error)
-    except MemoryError:
-        return f"decoding wants more than {MEMORY_MAX_BYTES >> 30} GiB"
     except MediaError:
         return None
     except Exception as error:  # noqa: BLE001  # the process' own

@@ -52,8 +52,8 @@ class DecoderProcesses:
         `work` is a function of a module; values, result and errors are pickled.
 
         Raises:
-            DecoderKilledError: it took more than `cpu_max_s` (whole seconds, rounded up) of processor time or ended its process.
-            MemoryError: it wanted more than `MEMORY_MAX_BYTES`.
+            DecoderKilledError: it took more than `cpu_max_s` (whole seconds, rounded up) of processor time, wanted more than
+                `MEMORY_MAX_BYTES`, or ended its process.
             RuntimeError: the process cannot work at all.
         """
         process = self._take()
@@ -125,6 +125,8 @@ class _Process:
             said = self._told(getattr(file, said[0])(*said[1:]), cpu_max_s)
         self.is_idle = True
         _, outcome, error = said
+        if isinstance(error, MemoryError):
+            raise DecoderKilledError(f"decoding wants more than {MEMORY_MAX_BYTES >> 30} GiB: re-encode it") from None
         if error is not None:
             raise error
         return outcome

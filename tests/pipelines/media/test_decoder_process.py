@@ -103,7 +103,7 @@ def test_a_crash_ends_the_decoding_and_nothing_else(processes: DecoderProcesses)
 
 
 def test_memory_is_bounded(processes: DecoderProcesses) -> None:
-    with pytest.raises(MemoryError):
+    with pytest.raises(DecoderKilledError, match="more than 4 GiB"):
         processes.run(bytes, decoder_process.MEMORY_MAX_BYTES, cpu_max_s=5)
 
 
