@@ -1,6 +1,7 @@
 """Every error the stream can name. Each is also the built-in error it is a kind of, so callers may catch either."""
 
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 StoreTrouble = Literal["away", "out_of_memory", "read_only", "refused"]
 
@@ -22,6 +23,10 @@ class BadFragmentError(UndertoneError, ValueError):
         """
         super().__init__(detail if header is None else f"header {header} {detail}")
         self.reason, self.detail, self.header = reason, detail, header
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """So that it can come out of another process."""
+        return partial(type(self), header=self.header), (self.reason, self.detail)
 
     def message_for(self, name: str) -> str:
         """What to mend, of a value that came under `name` instead of in a header."""

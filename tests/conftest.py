@@ -8,6 +8,9 @@ import pytest
 
 pytest_plugins = ["tests.servers"]
 
+# As in the Makefile: where it is set, every one of Ray's processes compiles torch anew, and a start takes twice as long.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 
 def missing(reason: str) -> NoReturn:
     """Skips the running test, or fails it under `UNDERTONE_REQUIRE=all`; `reason` says what is missing and how to get it."""

@@ -2,30 +2,27 @@
 
 import asyncio
 import contextlib
-import io
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
-import numpy as np
 from fastapi import APIRouter, Request
 
 from deployments.http.admission import client_of
 from deployments.http.bodies import Analysis, MediaMetadata, TextOrder
 from deployments.http.caller import Analyst
+from deployments.http.decoding import decoded, utterance
 from deployments.http.limits import HttpLimits, MediaThreads, MemoryBudget, PacedMedia, refuse_oversize
 from deployments.http.media import metadata_of, read_body, validated
 from deployments.http.multipart import FIELDS_MAX_BYTES
-from deployments.http.pictures import picture_codec, read_picture
 from deployments.http.problems import ProblemError
-from models.types import Modality
 from pipelines.consent import granted
 from pipelines.errors import MediaTooLongError
-from pipelines.media.fragment import fragments
-from pipelines.media.utterances import utterances_of
-from pipelines.settings import AppConfig, StreamSettings
-from pipelines.types import Consent, Participant, Utterance, UtteranceSentiment, VideoFrame
+from pipelines.media.decoder_process import DecoderProcesses
+from pipelines.settings import AppConfig
+from pipelines.types import Participant, Utterance, UtteranceSentiment
 
 Analyse = Callable[[Utterance], Awaitable[UtteranceSentiment]]
 
@@ -33,7 +30,8 @@ ANALYSES_MAX = 8
 """Utterances of one request under analysis at once."""
 JSON_MAX_BYTES = 256 << 10
 """The longest text fits, however it is escaped. Parsed JSON takes many times its length in memory."""
-CALL_ID = "analyze"
+_START_S = 5.0
+"""Processor time beyond what the media may take: a process loads the speech detector once."""
 NOTHING_SENT = (
     'the request has no body; send {"text": "…"} as application/json, or the bytes of a sound, a picture or a video '
     "(curl --data-binary @clip.mp4 -H 'Content-Type: video/mp4'), or a multipart form with a field text or a file"
@@ -80,8 +78,10 @@ ANALYZE_OPENAPI: dict[str, Any] = {
 }
 
 
-def analyze_routes(analyse: Analyse, threads: MediaThreads, config: AppConfig, limits: HttpLimits) -> APIRouter:
-    """`POST /v1/analyze`; `threads` decode the media."""
+def analyze_routes(
+    analyse: Analyse, threads: MediaThreads, decoders: DecoderProcesses, config: AppConfig, limits: HttpLimits
+) -> APIRouter:
+    """`POST /v1/analyze`; `decoders` decode the media, of which each has a thread of `threads` to wait in."""
     routes = APIRouter(prefix="/v1", tags=["analyze"])
     memory = MemoryBudget(limits.analyze_held_max_bytes)
 
@@ -106,14 +106,15 @@ def analyze_routes(analyse: Analyse, threads: MediaThreads, config: AppConfig, l
                 text = validated(TextOrder, _json_of(media), "body").text
             if text is not None:
                 text = validated(TextOrder, {"text": text}, "body").text
-                utterances = [_utterance(metadata, consent, metadata.participant_list()[0], text=text)]
+                utterances = [utterance(metadata, consent, metadata.participant_list()[0], text=text)]
             elif not media:
                 raise ProblemError(HTTPStatus.BAD_REQUEST, "no_body", NOTHING_SENT)
             elif media[:16].lstrip()[:1] == b"{":
                 raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "undecodable", JSON_UNSAID)
             else:
                 running = threads.start(
-                    lambda: _of_media(media, content_type, metadata, consent, config.stream, limits), client_of(request)
+                    partial(_of_media, decoders, media, content_type, metadata, consent, config.stream, limits=limits),
+                    client_of(request),
                 )
                 # The thread works on when the request is cancelled, and holds its seat and the memory until it ends.
                 until_it_ends = held.pop_all()
@@ -173,62 +174,11 @@ def _json_of(body: bytes) -> Any:
         raise ProblemError(HTTPStatus.BAD_REQUEST, "bad_json", f"the body is no JSON: {error}") from error
 
 
-def _of_media(  # noqa: PLR0917  # one caller, in this file
-    media: bytes,
-    content_type: str | None,
-    metadata: MediaMetadata,
-    consent: Consent,
-    settings: StreamSettings,
-    limits: HttpLimits,
-) -> list[Utterance]:
-    """The utterances of a recording, or one for a picture. Blocks: for a thread of `MediaThreads`."""
-    if picture_codec(media[:16]) is not None:
-        participant = metadata.participant_list()[0]
-        frame = VideoFrame(participant, 0, read_picture(media, settings))
-        return [_utterance(metadata, consent, participant, frames=(frame,))]
-    pieces = fragments(
-        io.BytesIO(media),
-        call_id=metadata.call_id or CALL_ID,
-        tenant=metadata.tenant,
-        stream=metadata.stream,
-        participants=metadata.participant_list(),
-        consent=consent,
-        content_type=content_type,
-        start_ms=metadata.start_ms,
-    )
-    with contextlib.closing(pieces):  # type: ignore[type-var]  # a generator, which has `close`
-        try:
-            return list(
-                utterances_of(
-                    pieces,
-                    settings,
-                    policy=consent,
-                    media_max_ms=limits.analyze_max_ms,
-                    decode_max_s=limits.analyze_decode_max_s,
-                )
-            )
-        except MediaTooLongError as error:
-            detail = f"{error}; send longer recordings to POST /v1/calls"
-            raise ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, error.reason, detail) from error
-
-
-def _utterance(
-    metadata: MediaMetadata,
-    consent: Consent,
-    participant: Participant,
-    *,
-    frames: tuple[VideoFrame, ...] = (),
-    text: str | None = None,
-) -> Utterance:
-    return Utterance(
-        call_id=metadata.call_id or CALL_ID,
-        tenant=metadata.tenant,
-        stream=metadata.stream,
-        participant=participant,
-        start_ms=metadata.start_ms,
-        end_ms=metadata.start_ms,
-        consent=consent.get(participant, frozenset[Modality]()),
-        samples=np.zeros(0, np.float32),
-        frames=frames,
-        text=text,
-    )
+def _of_media(decoders: DecoderProcesses, *order: Any, limits: HttpLimits) -> list[Utterance]:
+    """What `decoded` returns for this order; blocks: for a thread of `MediaThreads`."""
+    bounds = limits.analyze_max_ms, limits.analyze_decode_max_s
+    try:
+        return decoders.run(decoded, *order, *bounds, cpu_max_s=limits.analyze_decode_max_s + _START_S)
+    except MediaTooLongError as error:
+        detail = f"{error}; send longer recordings to POST /v1/calls"
+        raise ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, error.reason, detail) from error

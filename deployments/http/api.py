@@ -26,6 +26,7 @@ from deployments.http.problems import PROBLEM_RESPONSES, ProblemError, install_p
 from deployments.http.uploads import Intake, LogWriter
 from pipelines.errors import UndertoneError
 from pipelines.log.producer import Producer
+from pipelines.media.decoder_process import DecoderProcesses
 from pipelines.metrics import exposition
 from pipelines.settings import AppConfig
 from pipelines.store.store import Store
@@ -67,12 +68,13 @@ def create_api(
     """
     limits, at_once = limits or HttpLimits(), config.http
     threads = MediaThreads(at_once.media_streams_max, at_once.media_streams_per_client_max)
-    writer = LogWriter(producer)
+    decoders, writer = DecoderProcesses(), LogWriter(producer)
 
     @asynccontextmanager
     async def lifespan(_api: FastAPI) -> AsyncIterator[None]:
         yield
         threads.close()
+        decoders.close()
         writer.close()
 
     api = FastAPI(
@@ -91,12 +93,12 @@ def create_api(
     api.add_middleware(SameSite, hosts=hosts)
     api.include_router(login_routes())
     api.include_router(docs_routes())
-    api.include_router(media_routes(store, Intake(threads, writer, limits, config)))
+    api.include_router(media_routes(store, Intake(threads, decoders, writer, limits, config)))
     api.include_router(call_routes(store))
     api.include_router(customer_routes(store, limits))
     api.include_router(event_routes(store, at_once, limits.heartbeat_ms))
     api.include_router(access_routes(store))
-    api.include_router(analyze_routes(analyse, threads, config, limits))
+    api.include_router(analyze_routes(analyse, threads, decoders, config, limits))
     _add_operation(api, store, health)
     api.add_middleware(
         Admission,

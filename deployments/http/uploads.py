@@ -17,6 +17,7 @@ from deployments.http.problems import ProblemError
 from pipelines.errors import CallDeletedError, MediaError, SourceUnavailableError
 from pipelines.log.producer import Producer
 from pipelines.log.records import enclosed, fragment_headers
+from pipelines.media.decoder_process import DecoderProcesses
 from pipelines.media.fragment import fragments
 from pipelines.seal import Seal
 from pipelines.settings import AppConfig
@@ -106,6 +107,7 @@ class Intake:
     """Where media enters the log."""
 
     threads: MediaThreads
+    decoders: DecoderProcesses
     writer: LogWriter
     limits: HttpLimits
     config: AppConfig
@@ -150,6 +152,7 @@ class Intake:
             content_type=content_type,
             start_ms=metadata.start_ms,
             customer=customer,
+            decoders=self.decoders,
         )
         policy = self.config.tenant(metadata.tenant).policy
         appended = self.threads.start(lambda: self._append(pieces, seal, policy), client)

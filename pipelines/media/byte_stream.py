@@ -1,5 +1,6 @@
 """Bytes as they come: a file, something to read from, or chunks; made ready for FFmpeg."""
 
+import itertools
 import shutil
 import struct
 import tempfile
@@ -13,6 +14,8 @@ from pipelines.errors import MediaError
 SPOOL_MAX_BYTES = 4 << 30
 _CHUNK_BYTES = 256 << 10
 _PEEK_BYTES = 64 << 10
+AHEAD_MAX_BYTES = 16 << 20
+"""FFmpeg looks at 2 MiB of packets when it opens a stream; cover art and tables may stand before them."""
 
 
 class Readable(Protocol):
@@ -46,13 +49,36 @@ class ByteStream:
     def __init__(self, source: Readable | Iterable[bytes]) -> None:
         self._chunks: Iterator[bytes] = iter(source) if isinstance(source, Iterable) else _chunks(source)
         self._held = b""
+        self._ahead: list[bytes] | None = None
+        self._ahead_bytes = 0
 
     def read(self, size: int = _CHUNK_BYTES) -> bytes:
         """At most `size` bytes as soon as there are any; empty at the end."""
         if not self._held:
             self._held = next((chunk for chunk in self._chunks if chunk), b"")
         taken, self._held = self._held[:size], self._held[size:]
+        if self._ahead is not None:
+            self._ahead.append(taken)
+            self._ahead_bytes += len(taken)
+            if self._ahead_bytes > AHEAD_MAX_BYTES:
+                raise MediaError(
+                    f"the stream does not begin within {AHEAD_MAX_BYTES} bytes; leave out what stands before its sound and pictures"
+                )
         return taken
+
+    @contextmanager
+    def looked_ahead(self) -> Iterator[None]:
+        """What is read within the block is read again after it.
+
+        Raises:
+            MediaError: by `read`, more than `AHEAD_MAX_BYTES` are read within it.
+        """
+        self._ahead, self._ahead_bytes = [], 0
+        try:
+            yield
+        finally:
+            self._chunks = itertools.chain(self._ahead, [self._held], self._chunks)
+            self._held, self._ahead = b"", None
 
     def peek(self, size: int) -> bytes:
         """The next `size` bytes without taking them; fewer only at the end."""

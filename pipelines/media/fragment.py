@@ -18,11 +18,14 @@ from av.video.stream import VideoStream
 from pipelines.errors import MediaError
 from pipelines.media.byte_stream import ByteStream, Source, opened
 from pipelines.media.container import START_TAG, open_media, packets, skipped_samples, sound_and_picture
+from pipelines.media.decoder_process import DecoderProcesses
 from pipelines.media.raw_audio import RATE_MIN_HZ, RawAudio, raw_audio
 from pipelines.types import FRAGMENT_MAX_BYTES, START_MAX_MS, Consent, MediaFragment, Participant
 
 PICTURE_MAX_PIXELS = 5120 * 2880
 """FFmpeg looks at up to ten pictures when it opens a file; larger ones, 10 bits deep, would take a gigabyte."""
+OPEN_MAX_S = 5.0
+"""Processor time that opening may take where it is bounded; twenty pictures of 10 bits and that size take one second."""
 _KEY_CUT, _ANY_CUT = Fraction(1, 2), Fraction(5, 4)
 """Pictures: cut at a key frame from half the wanted length on, and anywhere from 5/4 on."""
 _SUBTYPES = {"matroska": "x-matroska", "wav": "wav"}
@@ -47,6 +50,7 @@ def fragments(
     fragment_ms: int = 1000,
     start_ms: int = 0,
     customer: str | None = None,
+    decoders: DecoderProcesses | None = None,
 ) -> Iterator[MediaFragment]:
     """Yields each fragment as soon as its media is there; the last one is `final`.
 
@@ -65,6 +69,7 @@ def fragments(
         fragment_ms: the wanted length of a fragment; a fragment over `FRAGMENT_MAX_BYTES` is cut earlier.
         start_ms: where the media starts in the call.
         customer: whose call it is, as a keyed hash.
+        decoders: open media there before it is opened here, which bounds what FFmpeg decodes when it opens something to `OPEN_MAX_S`.
 
     Raises:
         MediaError: the source is empty, no media, holds no packet, a codec that Matroska cannot hold, or times that
@@ -72,7 +77,9 @@ def fragments(
     """
     raw = raw_audio(content_type) if content_type is not None else None
     with opened(source) as file:
-        pieces = _cut_raw(file, raw, content_type or "", fragment_ms) if raw else _cut_media(file, fragment_ms)
+        pieces = (
+            _cut_raw(file, raw, content_type or "", fragment_ms) if raw else _cut_media(file, fragment_ms, decoders)
+        )
         for seq, piece in enumerate(pieces):
             if start_ms + piece.start_ms > START_MAX_MS:
                 raise MediaError(
@@ -130,8 +137,10 @@ class _Timed:
     """Sound: where its first sample is in the media, at the stream's rate, below zero within the encoder's delay."""
 
 
-def _cut_media(file: IO[bytes] | ByteStream, fragment_ms: int) -> Iterator[_Piece]:
+def _cut_media(file: IO[bytes] | ByteStream, fragment_ms: int, decoders: DecoderProcesses | None) -> Iterator[_Piece]:
     what = str(getattr(file, "name", "the stream")) if isinstance(getattr(file, "name", None), str) else "the stream"
+    if decoders is not None:
+        decoders.check_opening(file, what, PICTURE_MAX_PIXELS, cpu_max_s=OPEN_MAX_S)
     with open_media(file, what, PICTURE_MAX_PIXELS) as container:
         sound, picture = sound_and_picture(container, what)
         if sound is not None and 0 < sound.codec_context.sample_rate < RATE_MIN_HZ:

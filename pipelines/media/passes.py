@@ -5,7 +5,7 @@ packet says, whatever its size: a JPEG for each of its scans, of which an empty 
 and for each of its frame headers, which takes the memory of a picture (19 bytes, 5 ms); AV1 for each of its frames; H.264, HEVC,
 VC-1 and MPEG-1 and 2 for each of their slices, which may say where they begin: one of H.264 that leaves half of 1080p as it was has
 13 bytes and costs 0.26 ms. What the others may take is bounded by the time between two packets only. FFmpeg also decodes while it opens
-H.264, up to 2 MiB, before this look.
+H.264, up to 2 MiB, before this look: see `decoder_process`.
 """
 
 import re

@@ -9,6 +9,7 @@ import numpy as np
 
 from pipelines.errors import BadFragmentError, MediaError
 from pipelines.log.records import fragment_headers, parse_record
+from pipelines.media.decoder_process import DecoderProcesses
 from pipelines.media.demux import Demuxed, Demuxer
 from pipelines.media.fragment import fragments
 from pipelines.settings import MediaLimits, StreamSettings
@@ -24,6 +25,8 @@ from pipelines.types import (
 from tests.fuzz.cases import Case
 
 _SETTINGS = StreamSettings()
+_DECODERS = DecoderProcesses()
+"""A file is cut as in the gateway."""
 _SLACK_MS = 2000
 """Decoders and resamplers hold a little back."""
 _PIECES_MAX = 1000
@@ -104,6 +107,7 @@ def _cut(case: Case, content_type: str) -> Iterator[MediaFragment]:
         participants=(Participant.CUSTOMER,),
         consent=None,
         content_type=content_type,
+        decoders=_DECODERS,
     )
 
 

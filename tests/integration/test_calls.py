@@ -101,6 +101,22 @@ def undisturbed(running: Embedded) -> list[dict[str, Any]]:
     return final_utterances(running, "fast")
 
 
+@pytest.fixture(scope="module")
+def beginning(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first 20 s of the sample call."""
+    sound, rate_hz = soundfile.read(ANGRY_TO_CONTENT)
+    path = tmp_path_factory.mktemp("beginning") / "beginning.wav"
+    soundfile.write(path, sound[: 20 * rate_hz], rate_hz)
+    return path
+
+
+@pytest.fixture(scope="module")
+def begun(running: Embedded, beginning: Path) -> list[dict[str, Any]]:
+    """That beginning, sent as fast as it goes."""
+    send(beginning, "begun", "--participants", "agent,customer")
+    return final_utterances(running, "begun")
+
+
 def test_the_sample_call_moves_from_angry_to_content(undisturbed: list[dict[str, Any]]) -> None:
     customer = [one for one in undisturbed if one["participant"] == "customer"]
     agent = [one for one in undisturbed if one["participant"] == "agent"]
@@ -114,20 +130,16 @@ def test_the_sample_call_moves_from_angry_to_content(undisturbed: list[dict[str,
 
 
 def test_twice_and_in_real_time_gives_the_same_utterances(
-    running: Embedded, undisturbed: list[dict[str, Any]], tmp_path: Path
+    running: Embedded, undisturbed: list[dict[str, Any]], beginning: Path, begun: list[dict[str, Any]]
 ) -> None:
-    sound, rate_hz = soundfile.read(ANGRY_TO_CONTENT)
-    beginning = tmp_path / "beginning.wav"
-    soundfile.write(beginning, sound[: 20 * rate_hz], rate_hz)
     parties = ("--participants", "agent,customer")
     send(ANGRY_TO_CONTENT, "fast", *parties)
     send(ANGRY_TO_CONTENT, "again", *parties)
-    send(beginning, "begun", *parties)
     send(beginning, "live", *parties, "--pace", "realtime")
     assert said(final_utterances(running, "fast")) == said(undisturbed)
     assert said(final_utterances(running, "again")) == said(undisturbed)
     live = said(final_utterances(running, "live"))
-    assert live == said(final_utterances(running, "begun"))
+    assert live == said(begun)
     assert len(live) >= 4
 
 
@@ -160,12 +172,14 @@ def test_a_talking_head_uses_voice_and_face(running: Embedded, data_dir: Path, c
     assert any(one["modalities"]["audio"]["used"] and one["modalities"]["video"]["used"] for one in found)
 
 
-def test_an_encoder_that_is_killed_costs_no_call(running: Embedded, undisturbed: list[dict[str, Any]]) -> None:
+def test_an_encoder_that_is_killed_costs_no_call(
+    running: Embedded, beginning: Path, begun: list[dict[str, Any]]
+) -> None:
     encoder = serve.get_deployment_handle("AudioEncoder", APP_NAME)
-    send(ANGRY_TO_CONTENT, "deaf", "--participants", "agent,customer")
+    send(beginning, "deaf", "--participants", "agent,customer")
     os.kill(encoder.pid.remote().result(timeout_s=30), signal.SIGKILL)
     found = final_utterances(running, "deaf")
-    assert [one["start_ms"] for one in found] == [one["start_ms"] for one in undisturbed]
+    assert [one["start_ms"] for one in found] == [one["start_ms"] for one in begun]
     reasons = {one["modalities"]["audio"]["missing"] for one in found if one["participant"] == "customer"}
     assert reasons <= {None, "timeout", "encoder_unavailable"}
 
@@ -224,11 +238,11 @@ def test_a_sender_that_vanishes_leaves_what_it_sent(running: Embedded, undisturb
     assert set(map(str, found[:-2])) < set(map(str, said(undisturbed)))
 
 
-def test_a_shadow_judges_the_same_calls_under_its_own_name(running: Embedded) -> None:
+def test_a_shadow_judges_the_same_calls_under_its_own_name(running: Embedded, beginning: Path) -> None:
     config = AppConfig(source="kafka", run="next", share=0.999)
     serve.run(build_shadow(config), name="shadow", route_prefix=None)
     try:
-        send(ANGRY_TO_CONTENT, "watched", "--participants", "agent,customer")
+        send(beginning, "watched", "--participants", "agent,customer")
         live = said(final_utterances(running, "watched"))
         wait_until(lambda: len(utterances(running, "watched", run="next")) >= len(live), FINAL_S)
         shadowed = utterances(running, "watched", run="next")

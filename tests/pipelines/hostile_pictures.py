@@ -52,6 +52,12 @@ def h264_packets(width: int, height: int, count: int, slices: int = 2) -> list[b
     return _packets("libx264", width, height, count, options)
 
 
+def h264_bomb(slices: int, width: int = 5120, height: int = 2880) -> bytes:
+    """A film of two pictures, the second with a slice of 15 bytes that goes over half of it so many times: 2 ms each."""
+    first, second = h264_packets(width, height, 2)
+    return film_of("libx264", [first, second + second[second.rindex(b"\0\0\1") :] * slices], width, height)
+
+
 def _packets(encoder: str, width: int, height: int, count: int, options: dict[str, str]) -> list[bytes]:
     codec = av.CodecContext.create(encoder, "w")
     assert isinstance(codec, av.VideoCodecContext)

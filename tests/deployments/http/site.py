@@ -1,5 +1,6 @@
 """A gateway over a Redis of its own, in the test's process, and what tests send to it."""
 
+import contextlib
 import io
 import struct
 import wave
@@ -13,15 +14,17 @@ import httpx
 from fastapi import FastAPI
 
 from deployments.http.access import Grantee
+from deployments.http.api import create_api
 from deployments.http.bodies import Health, Part
 from deployments.http.limits import HttpLimits
 from deployments.http.tokens import ALL_SCOPES, ANY_TENANT
 from models.types import EMOTIONS, POLARITIES, FloatArray, Modality
 from pipelines.errors import EncoderUnavailableError, SourceUnavailableError, StoreUnavailableError
 from pipelines.log.records import parse_record
-from pipelines.log.redis_streams import RedisStreamSource
-from pipelines.settings import MediaLimits
+from pipelines.log.redis_streams import RedisStreamProducer, RedisStreamSource
+from pipelines.settings import AppConfig, HttpSettings, MediaLimits
 from pipelines.store.store import Store
+from pipelines.tenants import TenantSettings
 from pipelines.types import (
     Headers,
     Judgement,
@@ -114,6 +117,39 @@ class Site:
             found += [opened(self.redis_url, parse_record(record, MediaLimits())) for record in records]
         source.close()
         return found
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    redis_url: str, limits: HttpLimits = LIMITS, at_once: HttpSettings | None = None
+) -> AsyncIterator[Site]:
+    """A gateway over this Redis until the block ends."""
+    store, producer = Store.connect(redis_url), RedisStreamProducer(redis_url)
+    parts = [Part(name="redis", ok=True)]
+
+    async def health() -> Health:
+        await store.ping()
+        return Health(transcriber="whisper-tiny.en/ctranslate2-4.8", bundle="embedded-1", parts=parts)
+
+    tenants = {
+        "default": TenantSettings(),
+        "quiet": TenantSettings(consent="customer=text+audio", accesses_ttl_s=7 * 86_400),
+    }
+    api = create_api(
+        store=store,
+        producer=producer,
+        analyse=judge,
+        health=health,
+        config=AppConfig(tenants=tenants, http=at_once or HttpSettings()),
+        access=Everyone(),
+        hosts=frozenset({"t"}),
+        limits=limits,
+    )
+    transport = httpx.ASGITransport(api, raise_app_exceptions=False)
+    async with api.router.lifespan_context(api), httpx.AsyncClient(transport=transport, base_url="http://t") as client:
+        yield Site(api, store, redis_url, client, parts)
+    await store.close()
+    producer.close()
 
 
 class Everyone:

@@ -1,8 +1,7 @@
 import asyncio
 import json
-import threading
-import zlib
-from typing import Any
+import os
+from pathlib import Path
 
 import av
 import numpy as np
@@ -10,9 +9,9 @@ import pytest
 
 from deployments.sample import ANGRY_TO_CONTENT
 from models.types import FloatArray, Modality
-from pipelines.settings import AppConfig
+from pipelines.settings import HttpSettings
 from pipelines.types import UtteranceSentiment
-from tests.deployments.http.site import LIMITS, Site, png, problem, wav
+from tests.deployments.http.site import LIMITS, Site, png, problem, serving, wav
 from tests.eventually import eventually
 from tests.pipelines.media_files import film
 from tests.pipelines.stored import CUSTOMER
@@ -154,34 +153,41 @@ async def test_json_that_does_not_say_so_is_told_which_header_to_send(site: Site
     assert "Content-Type: application/json" in problem(answer, 415, reason)["detail"]
 
 
+SLOW_ZLIB = """
+import os, pathlib, time, zlib
+folder, unpack = pathlib.Path(__file__).parent, zlib.decompressobj
+def slow(*args):
+    (folder / f"begun-{os.getpid()}").touch()
+    while not (folder / "go_on").exists():
+        time.sleep(0.01)
+    return unpack(*args)
+zlib.decompressobj = slow
+"""
+
+
+@pytest.mark.slow  # processes that decode
 async def test_a_request_that_is_given_up_holds_its_seat_and_its_memory_until_its_thread_ends(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun, go_on, unpack = threading.Semaphore(0), threading.Event(), zlib.decompressobj
+    (tmp_path / "sitecustomize.py").write_text(
+        SLOW_ZLIB
+    )  # zlib at work on a large picture, for as long as the test needs
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{Path.cwd()}")
+    picture, whole = png(2, 2) + bytes(60_000), bytes(LIMITS.analyze_max_bytes)
+    assert len(whole) < LIMITS.analyze_held_max_bytes < len(whole) + 2 * len(picture)
+    async with serving(redis_url, at_once=HttpSettings(media_streams_max=4, media_streams_per_client_max=2)) as site:
+        asking = [asyncio.create_task(site.client.post("/v1/analyze", content=picture)) for _ in range(2)]
+        await eventually(lambda: len(list(tmp_path.glob("begun-*"))) == len(asking))
+        for one in asking:
+            one.cancel()
+        await asyncio.wait(asking)
 
-    def slow(*args: Any) -> Any:
-        begun.release()
-        go_on.wait(60)
-        return unpack(*args)
+        problem(await asyncio.wait_for(site.client.post("/v1/analyze", content=picture), 30), 429, "busy")
+        problem(await asyncio.wait_for(site.client.post("/v1/analyze", content=whole), 30), 503, "busy")
+        (tmp_path / "go_on").touch()
 
-    picture = png(2, 2) + bytes(4_000)
-    monkeypatch.setattr(zlib, "decompressobj", slow)  # zlib at work on a large picture, for as long as the test needs
-    per_client = AppConfig().http.media_streams_per_client_max
-    asking = [asyncio.create_task(site.client.post("/v1/analyze", content=picture)) for _ in range(per_client)]
-    for _ in asking:
-        assert await asyncio.to_thread(begun.acquire, timeout=60)
-    for one in asking:
-        one.cancel()
-    await asyncio.wait(asking)
+        async def answered() -> bool:
+            return (await site.client.post("/v1/analyze", content=picture)).is_success
 
-    problem(await asyncio.wait_for(site.client.post("/v1/analyze", content=picture), 30), 429, "busy")
-    whole = bytes(LIMITS.analyze_max_bytes)
-    assert len(whole) < LIMITS.analyze_held_max_bytes < len(whole) + len(asking) * len(picture)
-    problem(await asyncio.wait_for(site.client.post("/v1/analyze", content=whole), 30), 503, "busy")
-    go_on.set()
-
-    async def answered() -> bool:
-        return (await site.client.post("/v1/analyze", content=picture)).is_success
-
-    await eventually(answered)
-    problem(await site.client.post("/v1/analyze", content=whole), 415, "undecodable")
+        await eventually(answered)
+        problem(await site.client.post("/v1/analyze", content=whole), 415, "undecodable")

@@ -2,12 +2,14 @@
 
 import io
 import struct
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pipelines.errors import MediaError
+from pipelines.media import byte_stream
 from pipelines.media.byte_stream import ByteStream, Source, opened
 from tests.pipelines.media_files import Pipe
 
@@ -22,6 +24,25 @@ def test_looking_ahead_takes_nothing() -> None:
     assert stream.peek(3) == b"abc"
     assert stream.peek(100) == b"abcdef"
     assert [stream.read(4), stream.read(4), stream.read(4)] == [b"abcd", b"ef", b""]
+
+
+def test_what_was_looked_ahead_at_is_read_again() -> None:
+    stream = ByteStream(iter([b"ab", b"cdef", b"gh"]))
+    assert stream.read(1) == b"a"
+    with stream.looked_ahead():
+        assert [stream.read(4), stream.read(2)] == [b"b", b"cd"]
+    assert b"".join(iter(stream.read, b"")) == b"bcdefgh"
+    with stream.looked_ahead():
+        assert stream.read() == b""
+    assert stream.read() == b""
+
+
+def test_looking_ahead_ends_somewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(byte_stream, "AHEAD_MAX_BYTES", 10)
+    stream = ByteStream(iter([b"123456"] * 3))
+    with pytest.raises(MediaError, match="does not begin within 10 bytes"), stream.looked_ahead():
+        deque(iter(stream.read, b""), 0)
+    assert b"".join(iter(stream.read, b"")) == b"123456" * 3
 
 
 def test_a_read_gives_what_has_come_and_waits_for_no_more() -> None:
