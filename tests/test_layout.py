@@ -44,6 +44,7 @@ COVERED = {
     "pipelines/redaction/tokens.py": "pipelines/redaction/test_redact.py",
     "pipelines/redaction/unfinished.py": "pipelines/redaction/test_redact.py",
     "pipelines/store/chain_check.py": "pipelines/store/test_chain.py",
+    "pipelines/checkpoints.py": "pipelines/store/test_store.py",
     "pipelines/types.py": "pipelines/ingest/test_protocol.py",
 }
 

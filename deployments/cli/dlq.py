@@ -13,10 +13,11 @@ from rich.table import Table
 from deployments.cli.connect import System, connect
 from deployments.cli.console import EXIT_USAGE, CommandError, clear_errors, print_out, stderr, write_json
 from deployments.cli.options import ConfigFile, Json, OnlyTenant, Source, since_ms
+from pipelines.checkpoints import Checkpoint
 from pipelines.errors import SealError
 from pipelines.log.records import call_of, concerns, fragment_headers
 from pipelines.store.keys import letter_name
-from pipelines.types import LIVE_RUN, TOPIC_DEAD_LETTER, TOPIC_MEDIA, CallRef, Checkpoint, Coordinates
+from pipelines.types import LIVE_RUN, TOPIC_DEAD_LETTER, TOPIC_MEDIA, CallRef, Coordinates
 
 if TYPE_CHECKING:  # all three import kafka or redis, which `undertone --help` spares
     from pipelines.log.dead_letter import Letter

@@ -6,21 +6,14 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, field_validator
 
+from pipelines.checkpoints import Account
 from pipelines.consent import parse_consent
 from pipelines.customer import REFERENCE_MAX_BYTES, parse_reference
 from pipelines.errors import BadFragmentError
 from pipelines.log.records import parse_participants
 from pipelines.review.summary import CallSummary
 from pipelines.store.queries import CallInfo, CallState, TrendMinute
-from pipelines.types import (
-    CALL_ID_PATTERN,
-    NAME_PATTERN,
-    START_MAX_MS,
-    Account,
-    Consent,
-    Participant,
-    UtteranceSentiment,
-)
+from pipelines.types import CALL_ID_PATTERN, NAME_PATTERN, START_MAX_MS, Consent, Participant, UtteranceSentiment
 
 TEXT_MAX_CHARS = 10_000
 

@@ -3,7 +3,7 @@
 from collections import Counter, deque
 from collections.abc import Mapping
 
-from pipelines.types import Account, Counted
+from pipelines.checkpoints import Account, Counted
 
 
 class Outcomes:

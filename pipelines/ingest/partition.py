@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterable
 from functools import partial
 
+from pipelines.checkpoints import Checkpoint, Counted
 from pipelines.errors import (
     BadFragmentError,
     CallDeletedError,
@@ -31,7 +32,7 @@ from pipelines.ingest.stream_task import StreamTask
 from pipelines.log.records import in_share, parse_record
 from pipelines.log.source import Backlog, Gap
 from pipelines.store.ledger import StreamId
-from pipelines.types import Checkpoint, Counted, MediaFragment, Record
+from pipelines.types import MediaFragment, Record
 
 logger = logging.getLogger(__name__)
 

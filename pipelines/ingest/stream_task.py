@@ -6,6 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 
+from pipelines.checkpoints import Checkpoint, Counted, TrackCut
 from pipelines.errors import CallDeletedError, FencedError
 from pipelines.ingest.account import Outcomes
 from pipelines.ingest.context import WorkerContext
@@ -14,16 +15,7 @@ from pipelines.ingest.track_queue import TrackQueue
 from pipelines.media.call_stream import CallStream, TrackEvent
 from pipelines.store.ledger import Owned, StreamId
 from pipelines.store.queries import CallState
-from pipelines.types import (
-    Checkpoint,
-    Coordinates,
-    Counted,
-    MediaFragment,
-    Participant,
-    Record,
-    TrackCut,
-    UtteranceSentiment,
-)
+from pipelines.types import Coordinates, MediaFragment, Participant, Record, UtteranceSentiment
 
 logger = logging.getLogger(__name__)
 

@@ -5,11 +5,12 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from pipelines.checkpoints import TrackCut
 from pipelines.errors import EncoderUnavailableError
 from pipelines.ingest.context import WorkerContext
 from pipelines.media.call_stream import TrackEvent
 from pipelines.metrics import count_result
-from pipelines.types import TrackCut, Utterance, UtteranceSentiment
+from pipelines.types import Utterance, UtteranceSentiment
 
 
 @dataclass(frozen=True, slots=True)

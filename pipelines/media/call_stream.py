@@ -12,21 +12,13 @@ from typing import Final, Literal
 import numpy as np
 
 from models.types import Modality
+from pipelines.checkpoints import Checkpoint, ResumePoint
 from pipelines.consent import granted
 from pipelines.media.demux import Demuxed, Demuxer
 from pipelines.media.resume import ResumePoints
 from pipelines.media.track import Track, TrackSegment
 from pipelines.settings import StreamSettings
-from pipelines.types import (
-    DEFAULT_CONSENT,
-    SAMPLES_PER_MS,
-    Checkpoint,
-    Consent,
-    MediaFragment,
-    Participant,
-    ResumePoint,
-    Utterance,
-)
+from pipelines.types import DEFAULT_CONSENT, SAMPLES_PER_MS, Consent, MediaFragment, Participant, Utterance
 
 SkipReason = Literal["already_stored", "duplicate", "after_final", "not_consented"]
 

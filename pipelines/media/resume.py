@@ -4,7 +4,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
-from pipelines.types import SAMPLES_PER_MS, ResumePoint
+from pipelines.checkpoints import ResumePoint
+from pipelines.types import SAMPLES_PER_MS
 
 PRE_ROLL_MS: Final = 1000
 """A new owner reads from this long before the lowest cut, so that decoders and resamplers have converged at the cut."""

@@ -12,6 +12,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from pipelines.checkpoints import Account, Checkpoint
 from pipelines.errors import BadFragmentError
 from pipelines.log.dead_letter import Letter
 from pipelines.log.records import call_of, parse_record
@@ -19,7 +20,7 @@ from pipelines.log.topic_reader import Extent
 from pipelines.settings import MediaLimits
 from pipelines.store.ledger import StreamId
 from pipelines.store.store import Store
-from pipelines.types import LIVE_RUN, Account, CallRef, Checkpoint, Coordinates, Record, UtteranceSentiment
+from pipelines.types import LIVE_RUN, CallRef, Coordinates, Record, UtteranceSentiment
 
 FINDINGS_MAX = 1_000
 

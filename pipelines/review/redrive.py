@@ -5,12 +5,13 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Literal
 
+from pipelines.checkpoints import Checkpoint
 from pipelines.errors import BadFragmentError
 from pipelines.log.dead_letter import Letter
 from pipelines.log.records import parse_record
 from pipelines.settings import MediaLimits
 from pipelines.store.keys import letter_name
-from pipelines.types import CallRef, Checkpoint, Coordinates, MediaFragment
+from pipelines.types import CallRef, Coordinates, MediaFragment
 
 _STREAM_KEPT = 40
 

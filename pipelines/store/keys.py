@@ -56,19 +56,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
+from pipelines.checkpoints import Account, Checkpoint, TrackCut
 from pipelines.errors import CorruptResultError
 from pipelines.store.queries import MINUTE_MS, CallChange, CallEvent, CallInfo, CallState, Digest, read_result
-from pipelines.types import (
-    LIVE_RUN,
-    RETENTION_DAYS,
-    TOPIC_MEDIA,
-    Account,
-    CallRef,
-    Checkpoint,
-    Coordinates,
-    Participant,
-    TrackCut,
-)
+from pipelines.types import LIVE_RUN, RETENTION_DAYS, TOPIC_MEDIA, CallRef, Coordinates, Participant
 
 logger = logging.getLogger(__name__)
 

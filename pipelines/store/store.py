@@ -5,6 +5,7 @@ Run the server with `maxmemory-policy noeviction`: an evicted checkpoint would b
 
 from typing import Any, Self
 
+from pipelines.checkpoints import NOTHING_COUNTED, Checkpoint, Counted, ResumePoint, TrackCut
 from pipelines.errors import BadFragmentError, CallDeletedError, StoreTrouble, StoreUnavailableError
 from pipelines.store.accesses import Accesses
 from pipelines.store.archive import Archive
@@ -25,18 +26,7 @@ from pipelines.store.queries import CallState, Digest
 from pipelines.store.seals import Seals
 from pipelines.store.service import ServiceNotes
 from pipelines.store.trends import correct_trend, fill_trend
-from pipelines.types import (
-    LIVE_RUN,
-    NOTHING_COUNTED,
-    CallRef,
-    Checkpoint,
-    Counted,
-    MediaFragment,
-    Participant,
-    ResumePoint,
-    TrackCut,
-    UtteranceSentiment,
-)
+from pipelines.types import LIVE_RUN, CallRef, MediaFragment, Participant, UtteranceSentiment
 
 EVENTS_MAX = 10_000
 OPEN_TTL_S = 86_400

@@ -20,6 +20,7 @@ import numpy as np
 
 from deployments.serve.embedded import local_analyser
 from deployments.serve.embedded_redis import embedded_redis
+from pipelines.checkpoints import NOTHING_COUNTED, Checkpoint, Counted, ResumePoint, TrackCut
 from pipelines.ingest.worker import Worker
 from pipelines.log.redis_streams import RedisStreamProducer, RedisStreamSource
 from pipelines.settings import AppConfig, WorkerSettings
@@ -27,19 +28,7 @@ from pipelines.store.keys import CallKeys
 from pipelines.store.ledger import Ledger, StreamId
 from pipelines.store.queries import CallState
 from pipelines.store.store import Store
-from pipelines.types import (
-    NOTHING_COUNTED,
-    CallRef,
-    Checkpoint,
-    Coordinates,
-    Counted,
-    MediaFragment,
-    Participant,
-    ResumePoint,
-    TrackCut,
-    Utterance,
-    UtteranceSentiment,
-)
+from pipelines.types import CallRef, Coordinates, MediaFragment, Participant, Utterance, UtteranceSentiment
 from tests.eventually import eventually
 from tests.pipelines.conftest import vowels_of
 from tests.pipelines.working import call, judge, running, send, speech

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from models.types import EMOTIONS, POLARITIES, Modality
+from pipelines.checkpoints import ResumePoint, TrackCut
 from pipelines.store.store import Store
 from pipelines.types import (
     DEFAULT_CONSENT,
@@ -13,8 +14,6 @@ from pipelines.types import (
     MediaFragment,
     ModalityOut,
     Participant,
-    ResumePoint,
-    TrackCut,
     UtteranceSentiment,
 )
 

@@ -11,6 +11,7 @@ import numpy as np
 import redis
 
 from models.types import FloatArray, Transcript
+from pipelines.checkpoints import Account
 from pipelines.errors import StoreUnavailableError
 from pipelines.ingest.worker import Worker
 from pipelines.log.dead_letter import Letter, open_letter, read_letters
@@ -27,7 +28,6 @@ from pipelines.types import (
     TOPIC_DEAD_LETTER,
     TOPIC_MEDIA,
     TOPIC_SENTIMENT,
-    Account,
     CallRef,
     MediaFragment,
     Participant,

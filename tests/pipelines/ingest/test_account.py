@@ -4,13 +4,10 @@ import pytest
 import redis
 
 from models.types import FloatArray
+from pipelines.checkpoints import Account
 from pipelines.ingest.account import Outcomes
 from pipelines.log.redis_streams import RedisStreamProducer
-from pipelines.types import (
-    TOPIC_DEAD_LETTER,
-    TOPIC_MEDIA,
-    Account,
-)
+from pipelines.types import TOPIC_DEAD_LETTER, TOPIC_MEDIA
 from tests.eventually import eventually
 from tests.pipelines.working import account, call, counter, dead_letters, records, results, send, working
 

@@ -29,12 +29,13 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from pipelines.checkpoints import Checkpoint
 from pipelines.log.topic_reader import Extent
 from pipelines.media.call_stream import NEW_STREAM
 from pipelines.review.audit import audit
 from pipelines.settings import AppConfig, WorkerSettings
 from pipelines.store.store import Store
-from pipelines.types import Checkpoint, Coordinates, Participant, Record, UtteranceSentiment
+from pipelines.types import Coordinates, Participant, Record, UtteranceSentiment
 from tests.pipelines.protocol import (
     STREAM,
     Deed,

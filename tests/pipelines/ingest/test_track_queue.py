@@ -3,10 +3,11 @@ from functools import partial
 
 import numpy as np
 
+from pipelines.checkpoints import TrackCut
 from pipelines.ingest.track_queue import TrackQueue
 from pipelines.media.call_stream import TrackEvent
 from pipelines.settings import WorkerSettings
-from pipelines.types import Participant, TrackCut, Utterance, UtteranceSentiment
+from pipelines.types import Participant, Utterance, UtteranceSentiment
 from tests.eventually import eventually
 from tests.pipelines.ingest.contexts import context
 from tests.pipelines.working import counter, judge

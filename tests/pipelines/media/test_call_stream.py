@@ -9,11 +9,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from models.types import FloatArray, Modality
+from pipelines.checkpoints import Checkpoint
 from pipelines.errors import MediaError, MediaTooLongError
 from pipelines.media.call_stream import CallStream
 from pipelines.media.utterances import utterances_of
 from pipelines.settings import MediaLimits, StreamSettings
-from pipelines.types import DEFAULT_CONSENT, Checkpoint, Participant
+from pipelines.types import DEFAULT_CONSENT, Participant
 from tests.pipelines.streams import (
     AGENT,
     CUSTOMER,

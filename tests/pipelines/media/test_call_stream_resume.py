@@ -5,14 +5,10 @@ import numpy as np
 import pytest
 
 from models.types import FloatArray
+from pipelines.checkpoints import Checkpoint, ResumePoint, TrackCut
 from pipelines.media.call_stream import CallStream
 from pipelines.media.resume import PRE_ROLL_MS
 from pipelines.settings import SegmentSettings, StreamSettings
-from pipelines.types import (
-    Checkpoint,
-    ResumePoint,
-    TrackCut,
-)
 from tests.pipelines.streams import (
     AGENT,
     CUSTOMER,

@@ -2,8 +2,8 @@
 
 import pytest
 
+from pipelines.checkpoints import ResumePoint
 from pipelines.media.resume import KEY_ROLL_MAX_MS, PRE_ROLL_MS, SPACING_MS, ResumePoints
-from pipelines.types import ResumePoint
 
 MS = 16
 

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 
+from pipelines.checkpoints import Checkpoint
 from pipelines.errors import MediaError
 from pipelines.log.dead_letter import Letter
 from pipelines.log.records import fragment_headers
@@ -9,7 +10,7 @@ from pipelines.log.redis_streams import RedisStreamProducer
 from pipelines.review.redrive import begun, redrives
 from pipelines.settings import MediaLimits
 from pipelines.store.store import Store
-from pipelines.types import TOPIC_MEDIA, Checkpoint, Coordinates, MediaFragment, Record
+from pipelines.types import TOPIC_MEDIA, Coordinates, MediaFragment, Record
 from tests.eventually import eventually
 from tests.pipelines.stored import default
 from tests.pipelines.working import Voice, call, found, results, send, speech, working

@@ -1,5 +1,6 @@
 """Redis keys, and how what they hold is read."""
 
+from pipelines.checkpoints import Account, Checkpoint, TrackCut
 from pipelines.store.keys import (
     CallKeys,
     calls_key,
@@ -14,7 +15,7 @@ from pipelines.store.keys import (
     work_key,
     worker_key,
 )
-from pipelines.types import Account, Checkpoint, Participant, TrackCut
+from pipelines.types import Participant
 from tests.pipelines.stored import acme
 
 

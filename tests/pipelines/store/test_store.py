@@ -4,10 +4,11 @@ from typing import Any
 import pytest
 import redis
 
+from pipelines.checkpoints import Account, Counted, TrackCut
 from pipelines.errors import CallDeletedError, FencedError, StoreUnavailableError
 from pipelines.store.queries import CallFilter
 from pipelines.store.store import Store
-from pipelines.types import Account, CallRef, Counted, TrackCut
+from pipelines.types import CallRef
 from tests.eventually import eventually
 from tests.pipelines.stored import AGENT, CUSTOMER, MINUTE_MS, STARTED_MS, acme, advance, fragment, result, stored_call
 from tests.servers import free_port, redis_url_of, start_redis
