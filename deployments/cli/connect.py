@@ -5,7 +5,7 @@ import os
 import pwd
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -137,7 +137,8 @@ async def note_by_hand(store: "Store", config: AppConfig, action: Action, call: 
 def connect(source: LogName | None, config_file: Path | None = None, *, needs_store: bool = True) -> System:
     """The system that the environment names, or the one that `undertone serve` runs on this machine.
 
-    Without `needs_store` it is enough that the log is named, which may be Kafka alone; the store is then known where it can be.
+    Without `needs_store` it is enough that the log is named, which may be Kafka alone;
+    the store is then known where the environment names it, since one that runs here may be another system's.
 
     Raises:
         CommandError: there is none, or the configuration that it is said to run with is wrong.
@@ -148,9 +149,6 @@ def connect(source: LogName | None, config_file: Path | None = None, *, needs_st
     chosen = source_of(where, source)
     if chosen == "redis":
         where = with_local_redis(where)
-    else:
-        with suppress(CommandError):
-            where = with_local_redis(where)
     return System(configuration(config_file, {"source": chosen}), where)
 
 

@@ -4,7 +4,13 @@ import pytest
 
 from deployments.cli.connect import configuration, connect, source_of, with_local_redis
 from deployments.cli.console import EXIT_USAGE, CommandError
-from pipelines.settings import Settings
+from pipelines.errors import CallDeletedError
+from pipelines.settings import AppConfig, Settings
+from pipelines.tenants import TenantSettings
+from pipelines.types import LIVE_RUN, CallRef, MediaFragment, Participant
+from tests.pipelines.working import opened
+
+CALL = CallRef("shop", "c")
 
 
 @pytest.fixture(autouse=True)
@@ -67,3 +73,48 @@ def test_a_file_that_holds_no_configuration_is_named(tmp_path: Path, text: str) 
     with pytest.raises(CommandError, match=r"serve\.yaml gives no configuration") as refused:
         configuration(path, {})
     assert refused.value.exit_code == EXIT_USAGE
+
+
+def fragment() -> MediaFragment:
+    who = (Participant.AGENT, Participant.CUSTOMER)
+    return MediaFragment(
+        "c", "shop", "main", 0, 0, "audio/L16;rate=8000;channels=2", who, None, final=True, media=b"sound"
+    )
+
+
+def test_who_sends_to_kafka_without_a_store_is_told_that_the_call_lies_open(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("UNDERTONE_KAFKA", "host:9092")
+    (tmp_path / "redis-8000").mkdir()
+    (tmp_path / "redis-8000" / "redis.sock").touch()  # of another system, for all one knows
+    with connect(None, needs_store=False).enclosing(CALL) as enclose:
+        assert enclose(fragment()) == fragment()
+    assert "set UNDERTONE_REDIS" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("policy", ["customer=text", "customer=;agent="])
+def test_a_fragment_is_sealed_by_the_policy_of_the_service_that_runs(
+    monkeypatch: pytest.MonkeyPatch, redis_url: str, policy: str
+) -> None:
+    monkeypatch.setenv("UNDERTONE_REDIS", redis_url)
+    system = connect(None)
+    live = AppConfig(tenants={"shop": TenantSettings(consent=policy)})
+    system.with_store(lambda store: store.service.set_tenants(live.tenants_text()), LIVE_RUN)
+    with system.enclosing(CALL) as enclose:
+        sealed = enclose(fragment())
+    if policy == "customer=text":
+        assert sealed.seal
+        assert opened(redis_url, sealed) == fragment()
+    else:
+        assert (sealed.media, sealed.withheld, sealed.seal) == (b"", True, None)
+
+
+def test_nothing_is_sent_of_a_call_that_was_deleted(monkeypatch: pytest.MonkeyPatch, redis_url: str) -> None:
+    monkeypatch.setenv("UNDERTONE_REDIS", redis_url)
+    system = connect(None)
+    with system.enclosing(CALL):
+        pass
+    assert system.with_store(lambda store: store.delete_call(CALL), LIVE_RUN)
+    with pytest.raises(CallDeletedError), system.enclosing(CALL):
+        pass
