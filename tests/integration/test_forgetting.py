@@ -46,6 +46,7 @@ from tools.kafka.broker import stop
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 WORDS = "confidential words of the customer"
+REFERENCE = "Zo\u00eb 47110815"
 LETTER = b"a confidential picture that no decoder takes"
 FORGOTTEN, KEPT, UNASKED = default("forgotten"), default("kept"), default("unasked")
 
@@ -169,11 +170,11 @@ async def test_nothing_of_a_forgotten_call_is_left_in_any_byte(
     async with built(kind, folders) as system:
         noise = np.random.default_rng(1).normal(0, 0.1, sound.shape).astype(np.float32)
         for call in (FORGOTTEN, KEPT):
+            await upload(system, call, sound, **({"customer": REFERENCE} if call == KEPT else {}))
             seal = await system.store.seals.of_call(call, TOPIC_MEDIA)
             letter = enclosed(broken(call), seal, granted(None, DEFAULT_CONSENT))
             system.producer.send(TOPIC_MEDIA, call.call_id, letter.media, fragment_headers(letter))
             system.producer.flush()
-            await upload(system, call, sound)
         await upload(system, UNASKED, sound + noise, consent="")
         for call in (FORGOTTEN, KEPT, UNASKED):
             stored = await results(system.redis_url, call.call_id)
@@ -194,7 +195,7 @@ async def test_nothing_of_a_forgotten_call_is_left_in_any_byte(
         seals = [await system.store.seals.of_call(FORGOTTEN, topic) for topic in RETENTION_DAYS]
         keys = [form for seal in seals for form in (seal.key, seal.key.hex().encode())]
         assert system.left_of([WORDS.encode()])  # in the store and its file
-        assert system.left_of([LETTER, *sounds]) == []  # in clear nowhere
+        assert system.left_of([LETTER, REFERENCE.encode(), *sounds]) == []  # in clear nowhere
         assert set(system.left_of(keys)) == {seal.key.hex().encode() for seal in seals}
 
         for call in (FORGOTTEN, UNASKED):
@@ -205,6 +206,7 @@ async def test_nothing_of_a_forgotten_call_is_left_in_any_byte(
         assert system.left_of(keys) == []
         assert set(await system.opened(FORGOTTEN)) == {b""}
         assert await system.opened(KEPT) == before[KEPT]
-        answer = await system.http.delete(f"/v1/calls/{KEPT.call_id}")
+        answer = await system.http.post("/v1/forget", json={"customer": REFERENCE, "dry_run": False})
+        assert [one["call_id"] for one in answer.json()["calls"]] == [KEPT.call_id]
         await eventually(system.is_rewritten)
-        assert system.left_of([WORDS.encode(), LETTER, *sounds, *keys]) == []
+        assert system.left_of([WORDS.encode(), LETTER, REFERENCE.encode(), *sounds, *keys]) == []
