@@ -35,23 +35,22 @@ class Seal:
         """One that nobody else has."""
         return cls(call, topic, secrets.token_hex(8), secrets.token_bytes(KEY_BYTES))
 
-    def close(self, content: bytes) -> bytes:
-        """`content`, which only this seal opens; again, it is other bytes."""
+    def close(self, content: bytes, about: str = "") -> bytes:
+        """`content`, which only this seal opens, told the same `about` it; again, it is other bytes."""
         nonce = secrets.token_bytes(NONCE_BYTES)
-        return nonce + AESGCM(self.key).encrypt(nonce, content, self._place)
+        return nonce + AESGCM(self.key).encrypt(nonce, content, self._place(about))
 
-    def open(self, sealed: bytes) -> bytes:
+    def open(self, sealed: bytes, about: str = "") -> bytes:
         """What was sealed.
 
         Raises:
-            SealError: it was not sealed by this seal, or is not whole.
+            SealError: it was not sealed by this seal, or of something else, or is not whole.
         """
         try:
-            return AESGCM(self.key).decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], self._place)
+            return AESGCM(self.key).decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], self._place(about))
         except (InvalidTag, ValueError):
             raise SealError(f"what the log holds of {self.call} was not sealed by {self.id}, or was changed") from None
 
-    @property
-    def _place(self) -> bytes:
-        """What a record must be of, to be opened: none can be passed off as another call's, or in another topic."""
-        return f"{self.topic}/{self.call.tenant}/{self.call.call_id}".encode()
+    def _place(self, about: str) -> bytes:
+        """What a record must be, to be opened: none can be passed off as another call's, in another topic, or as something else."""
+        return f"{self.topic}/{self.call.tenant}/{self.call.call_id}/{about}".encode()

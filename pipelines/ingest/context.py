@@ -75,6 +75,8 @@ class WorkerContext:
         Raises:
             CallDeletedError: the call was deleted.
         """
+        if not self.config.is_live:  # the results of replays and shadows are in the store only
+            return
         call = CallRef(result.tenant, result.call_id)
         seal = await self.retry_store(lambda: self.store.seals.of_call(call, TOPIC_SENTIMENT, trusting=True))
         await self.send(TOPIC_SENTIMENT, result.call_id, *result_record(result, seal))

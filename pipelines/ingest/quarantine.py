@@ -13,7 +13,7 @@ from pipelines.ingest.decoder_thread import StuckDecoderError
 from pipelines.ingest.sandbox import trial
 from pipelines.ingest.stream_task import StreamTask
 from pipelines.log.dead_letter import letter_key, letter_of
-from pipelines.log.records import call_of, fragment_headers
+from pipelines.log.records import call_of, fragment_headers, opened
 from pipelines.seal import HEADER as SEAL
 from pipelines.store.ledger import Owned
 from pipelines.types import TOPIC_DEAD_LETTER, TOPIC_MEDIA, MediaFragment, Record
@@ -90,7 +90,7 @@ async def _opened(context: WorkerContext, fragment: MediaFragment) -> MediaFragm
             f"the store has no seal {seal_id!r} of {fragment.call}: its latest writes were lost, or it is another store than "
             "the sender's; send the call again, or redrive this once the store has it"
         )
-    return replace(fragment, media=seal.open(fragment.media), seal=None)
+    return opened(fragment, seal)
 
 
 async def _refusal(
@@ -141,10 +141,10 @@ async def dead_letter(
         return
     if call is not None:
         await note_customers_of(context, call, record)
-    logger.warning("dead-lettered (%s): %s", reason, detail)
     seal = None
-    if call is not None:
+    if call is not None and context.config.is_live:  # what a replay or a shadow refuses is counted, and sent nowhere
         seal = await context.retry_store(lambda: context.store.seals.of_call(call, TOPIC_DEAD_LETTER))
+    logger.warning("dead-lettered (%s): %s", reason, detail)
     await context.send(TOPIC_DEAD_LETTER, letter_key(record), *letter_of(record, reason, detail, attempts, seal))
     if call is not None and not await context.retry_store(
         lambda: ledger.note_dead_letter(call, record.at, reason, owned)

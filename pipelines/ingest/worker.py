@@ -258,7 +258,7 @@ class Worker:
             self._epoch = epoch
             return False
         logger.warning("the store is not the one it was: what it may have forgotten is read again")
-        self._context.store.seals.distrust()
+        await self._context.store.seals.keep_again()
         for partition in self._assignment:
             first = partition.progress.first
             if first is not None:

@@ -107,7 +107,22 @@ def enclosed(fragment: MediaFragment, seal: Seal, policy: Consent) -> MediaFragm
     allowed = granted(fragment.consent, policy)
     if not any(allowed.get(who) for who in fragment.participants):
         return replace(fragment, media=b"", withheld=True)
-    return replace(fragment, media=seal.close(fragment.media), seal=seal.id)
+    return replace(fragment, media=seal.close(fragment.media, _sealed_with(fragment)), seal=seal.id)
+
+
+def opened(fragment: MediaFragment, seal: Seal) -> MediaFragment:
+    """The fragment with media that can be read.
+
+    Raises:
+        SealError: it was not sealed by `seal`, or with other participants, consent, time or kind of media.
+    """
+    return replace(fragment, media=seal.open(fragment.media, _sealed_with(fragment)), seal=None)
+
+
+def _sealed_with(fragment: MediaFragment) -> str:
+    """What is said of the media that nobody without the key may change; a redriven fragment gets another stream and `seq`."""
+    consent = "" if fragment.consent is None else f"={format_consent(fragment.consent)}"
+    return f"{','.join(fragment.participants)}/{consent}/{fragment.start_ms}/{fragment.content_type}"
 
 
 def call_of(record: Record) -> CallRef | None:

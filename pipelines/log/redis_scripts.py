@@ -22,7 +22,8 @@ local function drop(oldest)
     redis.call('HSET', KEYS[2], 'floor', string.format('%.0f', floor), 'oldest_ms', string.format('%.0f', oldest_ms))
 end
 if redis.call('EXISTS', KEYS[1]) == 0 then floor, oldest_ms = bytes, now_ms end  -- all of it was too old
-while bytes > floor and now_ms - oldest_ms > tonumber(ARGV[8]) do
+for _ = 1, 100 do  -- the rest with the next record: nothing else is served meanwhile
+    if bytes <= floor or now_ms - oldest_ms <= tonumber(ARGV[8]) then break end
     local oldest = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 2)
     oldest_ms = tonumber(oldest[1][2][8])
     if now_ms - oldest_ms <= tonumber(ARGV[8]) then break end

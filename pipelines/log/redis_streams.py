@@ -27,7 +27,7 @@ from pipelines.types import RETENTION_DAYS, TOPIC_MEDIA, Coordinates, Headers, R
 
 LOG_MAX_BYTES = 64 << 20
 """What one topic may hold: its oldest records make room for new ones, but `call-media` keeps what is not done, and
-makes its producer wait."""
+makes its producer wait, for as long as its retention keeps it."""
 
 RETENTION_MS = {topic: days * 86_400_000 for topic, days in RETENTION_DAYS.items()}
 _LEASE_MS = 5_000

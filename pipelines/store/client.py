@@ -1,6 +1,6 @@
 """What all Redis code here shares: connecting to a server or a Cluster, scripts, chunks, one error."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
@@ -68,14 +68,23 @@ async def epoch(client: Any) -> str:
     Raises:
         ReadOnlyError: one of them is a replica, so that what it answers may be old.
     """
-    if isinstance(client, redis.asyncio.RedisCluster):
-        told = await client.info(target_nodes=redis.asyncio.RedisCluster.PRIMARIES)
-        servers = [told] if "run_id" in told else list(told.values())  # one primary answers for itself
-    else:
-        servers = [await client.info()]
-    if any(server["role"] != "master" for server in servers):
+    told = await servers(client)
+    if any(server["role"] != "master" for server in told):
         raise ReadOnlyError("it has become a replica")
-    return " ".join(sorted(server["run_id"] for server in servers))
+    return run_ids(told)
+
+
+async def servers(client: Any) -> list[dict[str, Any]]:
+    """What each server behind `client` that takes writes tells of itself (`INFO`)."""
+    if not isinstance(client, redis.asyncio.RedisCluster):
+        return [await client.info()]
+    told = await client.info(target_nodes=redis.asyncio.RedisCluster.PRIMARIES)
+    return [told] if "run_id" in told else list(told.values())  # one primary answers for itself
+
+
+def run_ids(told: Sequence[Mapping[str, Any]]) -> str:
+    """The run ids of servers, by what they tell of themselves."""
+    return " ".join(sorted(server["run_id"] for server in told))
 
 
 async def clock_ms(client: Any) -> int:

@@ -21,7 +21,8 @@ may touch them all on a Cluster, and no tenant can reach another's call, whateve
     ut:{CALL}:letter-counts   hash: reason -> how many of the call's records are dead letters
     ut:{CALL}:runs            set of the other runs that hold results of the call
     ut:{CALL}:customers       set of the customers whose call it is, each as a keyed hash of their reference
-    ut:{CALL}:deleted         the tombstone of a deleted call, for longer than the log keeps its fragments
+    ut:{CALL}:unstored        set of members that a trend bucket may have while `results` has them not
+    ut:{CALL}:deleted         the tombstone of a deleted call, for longer than the log keeps its fragments: erasing | erased
 
 `streams`, the checkpoints and the letters live longer than the log keeps fragments, so that none is worked on again.
 What a replay or a shadow writes stands under `ut:{CALL}:run:RUN:…`, beside the live results; its shared keys begin
@@ -47,6 +48,7 @@ them again changes nothing, so a crash in between loses nothing.
                               with the entry's `at_ms`. Both expire `kept_s` after the last entry, the head a day later
     ut:tenants                the settings of the live service's tenants, by which replays and shadows go, too
     ut:rewrite                a server's file still holds what was deleted: it is to be written anew (`deletion.py`)
+    ut:rewriter               the process that sees to it
     ut:probe                  written to see whether Redis takes anything
     ut:{letter}:PARTITION:OFFSET  what was decided about a dead letter: redriving STREAM SEQ FINAL | redriven | dropped
 """
@@ -69,7 +71,7 @@ _KINDS: Mapping[str, CallChange] = {kind: kind for kind in get_args(CallChange)}
 LETTER_STATES = "ut:{letter}"
 PROBE = "ut:probe"
 TENANTS = "ut:tenants"
-REWRITE = "ut:rewrite"
+REWRITE, REWRITER = "ut:rewrite", "ut:rewriter"
 
 CHECKPOINT_TTL_S = (RETENTION_DAYS[TOPIC_MEDIA] + 1) * 86_400
 """A day longer than the log keeps fragments: none is analysed again."""

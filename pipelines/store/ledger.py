@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.errors import FencedError
+from pipelines.errors import CallDeletedError, FencedError
 from pipelines.store.client import lua, redis_errors
 from pipelines.store.keys import CHECKPOINT_TTL_S, LETTER_STATES, CallKeys, letter_name, open_key, work_key
 from pipelines.types import RETENTION_DAYS, TOPIC_DEAD_LETTER, CallRef, Coordinates
@@ -79,11 +79,17 @@ class Ledger:
 
         Only the `first` to send of it reserves one that nobody has: it may be open through the log itself, which needs no
         reservation.
+
+        Raises:
+            CallDeletedError: the call was deleted.
         """
         key = CallKeys(call, self._run)("senders")
         with redis_errors():
             if first and await self._redis.hsetnx(key, stream, word):
                 await self._redis.expire(key, CHECKPOINT_TTL_S)
+                if await self._redis.exists(CallKeys(call)("deleted")):  # since the sender began
+                    await self._redis.delete(key)
+                    raise CallDeletedError(f"{call} was deleted")
                 return True
             return bool(await self._redis.hget(key, stream) == word)
 
@@ -111,15 +117,18 @@ class Ledger:
         """Count a record among its call's dead letters; again changes nothing, and is False.
 
         Raises:
+            CallDeletedError: the call was deleted.
             FencedError: the stream is not `owned` any more.
         """
         keys = CallKeys(call, self._run)
         stream, owner = ("", "") if owned is None else (owned.stream, owned.owner)
         with redis_errors():
             word = await self._letter_script(
-                keys=[keys("letters"), keys("letter-counts"), keys(f"stream:{stream}")],
+                keys=[*map(keys, ("letters", "letter-counts", f"stream:{stream}", "deleted"))],
                 args=[at.offset, letter_name(at), reason, LETTERS_KEPT_MAX, CHECKPOINT_TTL_S, owner],
             )
+        if word == "deleted":
+            raise CallDeletedError(f"{call} was deleted")
         if word == "fenced":
             raise fenced(call, stream)
         return bool(word == "noted")

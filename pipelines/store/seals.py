@@ -4,17 +4,22 @@ They live as long as the log keeps what they open, and a day longer: after that 
 deletes whole segments, still has it.
 """
 
+import logging
 import time
 from contextlib import suppress
+from itertools import islice
 from typing import Any
 
-from redis.exceptions import RedisClusterException, ResponseError
+import redis.asyncio
+from redis.exceptions import ResponseError
 
-from pipelines.errors import CallDeletedError
+from pipelines.errors import CallDeletedError, StoreUnavailableError
 from pipelines.seal import Seal
 from pipelines.store.client import lua, redis_errors
 from pipelines.store.keys import CallKeys
 from pipelines.types import RETENTION_DAYS, CallRef
+
+logger = logging.getLogger(__name__)
 
 _TRUSTED_S = 600.0
 _TRUSTED_MAX = 10_000
@@ -22,7 +27,7 @@ _DURABLE_MS = 2_000
 
 
 class Seals:
-    """The seals of one run's calls, which are those of all runs; every method raises `StoreUnavailableError` as `Store`'s do."""
+    """The seals of calls, the same for every run; every method raises `StoreUnavailableError` as `Store`'s do."""
 
     def __init__(self, client: Any) -> None:
         self._redis = client
@@ -33,8 +38,8 @@ class Seals:
     async def of_call(self, call: CallRef, topic: str, *, trusting: bool = False) -> Seal:
         """The seal for what is written of a call into a topic, made where there is none.
 
-        One that was there some minutes ago is there where a `trusting` caller asks: whoever does must `distrust` once the store
-        may have lost it. Of a call that was deleted meanwhile, it seals what nobody opens.
+        One that was there some minutes ago is there for a `trusting` caller, who must `keep_again` once the store may have lost
+        it. Of a call that was deleted meanwhile, it seals what nobody opens.
 
         Raises:
             CallDeletedError: the call was deleted.
@@ -42,9 +47,11 @@ class Seals:
         seal = self._trusted(call, topic) if trusting else None
         return seal or self._note(await self._kept(Seal.new(call, topic), anew=False))
 
-    def distrust(self) -> None:
-        """The store may be another, or have lost what it had: ask it."""
-        self._known.clear()
+    async def keep_again(self) -> None:
+        """Keep every seal that is trusted: the store was started again or replaced, and may have lost what was sealed with them."""
+        for seal, _ in list(self._known.values()):
+            with suppress(CallDeletedError):
+                await self._kept(seal, anew=True)
 
     async def keep(self, seal: Seal) -> None:
         """Keep a seal that was used, and wait, a second or two at most, until the server's file has it.
@@ -54,9 +61,18 @@ class Seals:
         Raises:
             CallDeletedError: the call was deleted.
         """
-        await self._kept(seal, anew=True)
-        with redis_errors(), suppress(ResponseError, RedisClusterException):  # it has no such file, or is a Cluster
-            await self._redis.waitaof(1, 0, _DURABLE_MS)
+        if isinstance(self._redis, redis.asyncio.RedisCluster):
+            await self._kept(seal, anew=True)
+            return
+        # WAITAOF waits for what its own connection has written.
+        async with self._redis.client() as connection:
+            await self._kept(seal, anew=True, connection=connection)
+            with redis_errors(), suppress(ResponseError):  # it has no such file
+                in_file, _ = await connection.waitaof(1, 0, _DURABLE_MS)
+                if not in_file:
+                    logger.warning(
+                        "the store has not written the seal of %s to its file in %d ms", seal.call, _DURABLE_MS
+                    )
 
     async def find(self, call: CallRef, topic: str, seal_id: str) -> Seal | None:
         """The seal of that id; None where it has gone, or never was."""
@@ -65,28 +81,40 @@ class Seals:
             return known
         with redis_errors():
             key = await self._redis.hget(_seals(call, topic), seal_id)
-        return None if key is None else self._note(Seal(call, topic, seal_id, bytes.fromhex(key)))
+        return None if key is None else self._note(_read(call, topic, seal_id, key))
 
     def _trusted(self, call: CallRef, topic: str) -> Seal | None:
         seal, until_s = self._known.get((call, topic), (None, 0.0))
         return seal if time.monotonic() < until_s else None
 
     def _note(self, seal: Seal) -> Seal:
-        if len(self._known) >= _TRUSTED_MAX:
-            self._known.clear()
-        self._known[seal.call, seal.topic] = (seal, time.monotonic() + _TRUSTED_S)
+        now_s, place = time.monotonic(), (seal.call, seal.topic)
+        self._known.pop(place, None)
+        self._known[place] = (seal, now_s + _TRUSTED_S)
+        for oldest, (_, until_s) in list(
+            islice(self._known.items(), 2)
+        ):  # in order of time: what is over goes, two for one
+            if until_s < now_s or len(self._known) > _TRUSTED_MAX:
+                del self._known[oldest]
         return seal
 
-    async def _kept(self, seal: Seal, *, anew: bool) -> Seal:
+    async def _kept(self, seal: Seal, *, anew: bool, connection: Any = None) -> Seal:
         with redis_errors():
             answer = await self._keep(
+                client=connection,
                 keys=[_seals(seal.call, seal.topic), CallKeys(seal.call)("deleted")],
                 args=[seal.id, seal.key.hex(), (RETENTION_DAYS[seal.topic] + 1) * 86_400, int(anew)],
             )
         if answer == ["deleted"]:
             raise CallDeletedError(f"{seal.call} was deleted")
-        seal_id, key = answer
-        return Seal(seal.call, seal.topic, seal_id, bytes.fromhex(key))
+        return _read(seal.call, seal.topic, *answer)
+
+
+def _read(call: CallRef, topic: str, seal_id: str, key: str) -> Seal:
+    try:
+        return Seal(call, topic, seal_id, bytes.fromhex(key))
+    except ValueError:
+        raise StoreUnavailableError(f"the store holds no key for seal {seal_id!r} of {call}", "refused") from None
 
 
 def _seals(call: CallRef, topic: str) -> str:

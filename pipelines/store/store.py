@@ -128,6 +128,10 @@ class Store:
             # 3. List the call; the index has a slot of its own, so it cannot be written by the same script.
             if answer == "open" and int(rest[0]):
                 await self._redis.zadd(calls_key(self._run, call.tenant), {call.call_id: int(rest[0])}, nx=True)
+            # 4. What was deleted since the first step is erased with what the others wrote.
+            if answer == "open" and await self._redis.exists(keys("deleted")):
+                await delete_call(self._redis, call, expected=True)
+                answer = "deleted"
         if answer == "other partition":
             raise BadFragmentError(
                 "wrong_partition",
@@ -172,7 +176,7 @@ class Store:
                 trend = await fill_trend(self._redis, keys, result, digest, ttl_s)
             # 2. Result, cut, resume point and account together, or none of them.
             answer = await self._advance_script(
-                keys=[*keys.stream(first.stream), *map(keys, ("results", "order", "digests", "kinds"))],
+                keys=[*keys.stream(first.stream), *map(keys, ("results", "order", "digests", "kinds", "unstored"))],
                 args=[
                     owner,
                     participant,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipelines.store.client import lua
-from pipelines.store.keys import CallKeys, trend_key
+from pipelines.store.keys import CallKeys, member, trend_key
 from pipelines.types import UtteranceSentiment
 
 SUMS = "#"
@@ -22,7 +22,9 @@ async def fill_trend(client: Any, keys: CallKeys, result: UtteranceSentiment, di
     Returns:
         The bucket's key; None where the call is unknown: deleted, or never opened.
     """
-    started_ms = await client.hget(keys("call"), "started_ms")
+    note = client.register_script(lua("unstored"))
+    name = member(result.start_ms, result.participant, result.stream)
+    started_ms = await note(keys=[keys("call"), keys("unstored")], args=[name, ttl_s])
     if started_ms is None:
         return None
     trend = trend_key(keys.run, result.tenant, int(started_ms) + result.start_ms)

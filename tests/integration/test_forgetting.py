@@ -19,9 +19,9 @@ from pipelines.consent import granted
 from pipelines.ingest.worker import Worker
 from pipelines.log.choose import open_producer, open_reader, open_source
 from pipelines.log.producer import Producer
-from pipelines.log.records import call_of, enclosed, fragment_headers
+from pipelines.log.records import call_of, enclosed, fragment_headers, opened, parse_record
 from pipelines.seal import Seal
-from pipelines.settings import AppConfig, Settings
+from pipelines.settings import AppConfig, MediaLimits, Settings
 from pipelines.store.store import Store
 from pipelines.types import (
     DEFAULT_CONSENT,
@@ -80,7 +80,12 @@ class System:
             headers = dict(record.headers)
             seal_id = headers.get("seal") or headers.get("dlq-seal")
             seal = seal_id and await fresh.seals.find(call, topic, seal_id.decode())
-            found.append(seal.open(record.value) if isinstance(seal, Seal) else b"" if seal_id else record.value)
+            if not isinstance(seal, Seal):
+                found.append(b"" if seal_id else record.value)
+            elif topic == TOPIC_MEDIA:
+                found.append(opened(parse_record(record, MediaLimits()), seal).media)
+            else:
+                found.append(seal.open(record.value))
         await fresh.close()
         return found
 

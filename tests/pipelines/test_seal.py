@@ -32,6 +32,14 @@ def test_another_key_call_or_topic_opens_nothing(other: Seal) -> None:
         other.open(SEAL.close(b"words"))
 
 
+def test_what_is_sealed_as_one_thing_is_not_opened_as_another() -> None:
+    sealed = SEAL.close(b"sound", "agent")
+    assert SEAL.open(sealed, "agent") == b"sound"
+    for about in ("customer", ""):
+        with pytest.raises(SealError):
+            SEAL.open(sealed, about)
+
+
 @pytest.mark.parametrize("cut", [0, 1, 12, 27, 28, 32])
 def test_what_is_cut_or_changed_is_refused(cut: int) -> None:
     sealed = SEAL.close(b"words")

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,6 +13,7 @@ from models.types import FloatArray, Transcript
 from pipelines.checkpoints import Account
 from pipelines.errors import StoreUnavailableError
 from pipelines.ingest.worker import Worker
+from pipelines.log import records as records_of_log
 from pipelines.log.dead_letter import Letter, open_letter, read_letters
 from pipelines.log.producer import Producer
 from pipelines.log.records import call_of, fragment_headers
@@ -182,7 +182,7 @@ def opened(url: str, fragment: MediaFragment) -> MediaFragment:
         return fragment
     seal = seal_of(url, fragment.call, TOPIC_MEDIA, fragment.seal)
     assert seal is not None
-    return replace(fragment, media=seal.open(fragment.media), seal=None)
+    return records_of_log.opened(fragment, seal)
 
 
 def letters(url: str) -> list[Letter]:

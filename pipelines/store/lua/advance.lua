@@ -1,5 +1,5 @@
 -- Store a result and move its track's cut, or refuse both (docs/architecture.md#nothing-lost-nothing-twice).
--- KEYS 1 call  2 streams  3 checkpoint  4 tombstone  5 events  6 results  7 order  8 digests  9 kinds
+-- KEYS 1 call  2 streams  3 checkpoint  4 tombstone  5 events  6 results  7 order  8 digests  9 kinds  10 unstored
 -- ARGV 1 owner  2 participant  3 believed cut  4 new cut  5 utterances  6 resume offset  7 resume seq  8 resume sample
 --      9 ttl_s  10 checkpoint_ttl_s  11 events_max  12 member ('' for no result)  13 result  14 digest  15 end_ms
 --      16 first_at  17… outcomes of fragments below the resume offset, and how many of each
@@ -22,6 +22,7 @@ if ARGV[12] ~= '' then
     end
     redis.call('ZADD', KEYS[7], 0, ARGV[12])
     redis.call('HSET', KEYS[8], ARGV[12], ARGV[14])
+    redis.call('SREM', KEYS[10], ARGV[12])
     -- The lowest and the highest score of each kind of utterance: a listing need not look at every one.
     local kind, score = string.match(ARGV[14], '^(.*)|([^|]*)$')
     local low, high = string.match(redis.call('HGET', KEYS[9], kind) or '', '^(.*),(.*)$')

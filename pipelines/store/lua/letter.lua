@@ -1,8 +1,9 @@
 -- Note a dead letter of a call, once.
--- KEYS 1 letters  2 letter counts  3 its stream's checkpoint
+-- KEYS 1 letters  2 letter counts  3 its stream's checkpoint  4 tombstone
 -- ARGV 1 offset  2 its name in the set  3 outcome  4 how many are remembered by place  5 ttl_s
 --      6 owner of the stream ('' for a record of none)
--- Returns 'noted', 'known' or 'fenced'
+-- Returns 'noted', 'known', 'deleted' or 'fenced'
+if redis.call('EXISTS', KEYS[4]) == 1 then return 'deleted' end
 if ARGV[6] ~= '' and redis.call('HGET', KEYS[3], 'owner') ~= ARGV[6] then return 'fenced' end
 local kept = redis.call('ZCARD', KEYS[1])
 if kept >= tonumber(ARGV[4]) then

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -6,8 +7,8 @@ from hypothesis import strategies as st
 
 from models.types import Modality
 from pipelines.consent import parse_consent
-from pipelines.errors import DEAD_LETTER_REASONS, BadFragmentError
-from pipelines.log.records import call_of, concerns, enclosed, fragment_headers, parse_record
+from pipelines.errors import DEAD_LETTER_REASONS, BadFragmentError, SealError
+from pipelines.log.records import call_of, concerns, enclosed, fragment_headers, opened, parse_record
 from pipelines.seal import Seal
 from pipelines.settings import MediaLimits
 from pipelines.types import DEFAULT_CONSENT, TOPIC_MEDIA, CallRef, Coordinates, MediaFragment, Participant, Record
@@ -216,7 +217,7 @@ def test_a_fragment_goes_into_the_log_sealed_and_says_by_what() -> None:
     plain = parse_record(record(), LIMITS)
     sealed = parse_record(as_record(enclosed(plain, SEAL, DEFAULT_CONSENT)), LIMITS)
     assert (sealed.seal, b"sound" in sealed.media) == (SEAL.id, False)
-    assert replace(sealed, media=SEAL.open(sealed.media), seal=None) == plain
+    assert opened(sealed, SEAL) == plain
     assert enclosed(sealed, SEAL, DEFAULT_CONSENT) == sealed  # once
 
 
@@ -230,6 +231,23 @@ def test_media_of_which_nothing_may_be_analysed_does_not_go_into_the_log(policy:
     assert left_out.value == b""
     parsed = parse_record(left_out, LIMITS)
     assert (parsed.withheld, parsed.seal, parsed.media) == (True, None, b"")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"participants": (Participant.CUSTOMER,)},
+        {"consent": None},
+        {"consent": {Participant.AGENT: frozenset(Modality)}},
+        {"start_ms": 0},
+        {"content_type": "audio/L16;rate=16000;channels=2"},
+    ],
+)
+def test_sealed_media_cannot_be_passed_off_as_somebody_elses_or_as_allowed(changed: dict[str, Any]) -> None:
+    sealed = enclosed(parse_record(record(), LIMITS), SEAL, DEFAULT_CONSENT)
+    assert opened(replace(sealed, stream="phone.r7", seq=0, final=True), SEAL).media == b"sound"  # as it is redriven
+    with pytest.raises(SealError):
+        opened(replace(sealed, **changed), SEAL)
 
 
 def test_a_sealed_fragment_may_be_as_long_as_another() -> None:

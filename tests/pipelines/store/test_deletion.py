@@ -1,8 +1,11 @@
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
+from pipelines.errors import CallDeletedError, StoreUnavailableError
 from pipelines.store.keys import CallKeys
 from pipelines.store.ledger import StreamId
 from pipelines.store.queries import Digest
@@ -11,7 +14,7 @@ from pipelines.store.trends import fill_trend
 from pipelines.types import TOPIC_MEDIA, Coordinates, TranscriptOut
 from tests.eventually import eventually
 from tests.pipelines.stored import MINUTE_MS, STARTED_MS, acme, advance, result, stored_call
-from tests.servers import OwnRedis
+from tests.servers import OwnCluster, OwnRedis
 
 CALL = acme("c")
 
@@ -111,7 +114,10 @@ async def test_the_servers_file_is_written_anew_after_a_deletion(folder: Path) -
 
 
 async def _settled(store: Store) -> bool:
-    await store.rewrite_file()
+    try:
+        await store.rewrite_file()
+    except StoreUnavailableError:  # it was just started again
+        return False
     return await store._redis.get("ut:rewrite") is None
 
 
@@ -121,14 +127,78 @@ async def test_what_is_deleted_while_the_file_is_written_anew_has_it_written_onc
     await said(store, "confidential words")
     await stored_call(store, "first", STARTED_MS, 1.0)
     await store.delete_call(acme("first"))
-    await store.rewrite_file()  # begun
+    await asyncio.gather(store.rewrite_file(), other.rewrite_file())  # begun, by one of two
     await store.delete_call(CALL)
-    await eventually(lambda: _settled(other))  # which never knew of the first
-    await eventually(lambda: _settled(store))
+
+    async def settled() -> bool:
+        return any(await asyncio.gather(_settled(store), _settled(other)))
+
+    await eventually(settled)
     await eventually(lambda: not text_in(folder, "confidential words"))
     for one in (store, other):
         await one.close()
     server.kill()
+
+
+async def test_a_server_that_dies_while_it_writes_its_file_begins_again(folder: Path) -> None:
+    server = OwnRedis(folder, "--appendonly", "yes")
+    store = Store.connect(server.url)
+    await said(store, "confidential words")
+    with redis.Redis.from_url(server.url) as client:
+        for number in range(100):
+            client.set(f"filler:{number}", "x")
+        client.config_set("rdb-key-save-delay", 1_000_000)  # a second a key
+        await store.delete_call(CALL)
+        await store.rewrite_file()
+        await eventually(lambda: client.info("persistence")["aof_rewrite_in_progress"] == 1)
+    server.restart()
+    assert text_in(folder, "confidential words")
+    await eventually(lambda: _settled(store))
+    assert not text_in(folder, "confidential words")
+    await store.close()
+    server.kill()
+
+
+async def test_every_primary_of_a_cluster_writes_its_file_anew(shared_cluster: OwnCluster, redis_cluster: str) -> None:
+    store = Store.connect(redis_cluster)
+    for port in shared_cluster.ports:
+        with redis.Redis(port=port) as primary:
+            primary.config_set("appendonly", "yes")
+    try:
+        await said(store, "confidential words")
+        await store.delete_call(CALL)
+        await eventually(lambda: _settled(store))
+        for port in shared_cluster.ports:
+            with redis.Redis(port=port, decode_responses=True) as primary:
+                folder = Path(primary.config_get("dir")["dir"]) / primary.config_get("appenddirname")["appenddirname"]
+            assert not text_in(folder, "confidential words")
+    finally:
+        for port in shared_cluster.ports:
+            with redis.Redis(port=port) as primary:
+                primary.config_set("appendonly", "no")
+        await store.close()
+
+
+async def test_a_deletion_that_broke_off_before_its_end_has_the_file_written_anew_by_the_next(
+    store: Store, raw: Any
+) -> None:
+    raw.set("ut:{acme/c}:deleted", "erasing")  # all is erased, and the mark was not set
+    assert await store.holds(CALL)
+    assert await store.delete_call(CALL)
+    assert raw.get("ut:rewrite")
+    assert raw.get("ut:{acme/c}:deleted") == "erased"
+    assert not await store.holds(CALL)
+    assert not await store.delete_call(CALL)
+
+
+async def test_what_comes_after_a_deletion_leaves_nothing(store: Store, raw: Any) -> None:
+    await stored_call(store, "c", STARTED_MS, 1.0)
+    await store.delete_call(CALL)
+    with pytest.raises(CallDeletedError):
+        await store.ledger.note_dead_letter(CALL, Coordinates(0, 7), "killed")
+    with pytest.raises(CallDeletedError):
+        await store.ledger.reserve_stream(CALL, "main", "word", first=True)
+    assert naming(raw, "acme/c") == ["ut:{acme/c}:deleted"]
 
 
 async def test_a_server_without_a_file_or_that_may_not_is_left_as_it_is(
