@@ -10,7 +10,15 @@ from urllib.parse import urlsplit, urlunsplit
 import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import AskError, ClusterError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import (
+    AskError,
+    ClusterError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisClusterException,
+    RedisError,
+    ResponseError,
+)
 
 from pipelines.errors import StoreTrouble, StoreUnavailableError
 
@@ -113,7 +121,7 @@ def redis_errors() -> Iterator[None]:
     """Turns redis-py's errors into `StoreUnavailableError`, whose `cause` says whether to wait, to repair or to make room."""
     try:
         yield
-    except (RedisError, OSError) as error:
+    except (RedisError, RedisClusterException, OSError) as error:
         cause, remedy = _trouble(error)
         raise StoreUnavailableError(f"Redis: {error}; {remedy}", cause) from error
 

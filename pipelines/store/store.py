@@ -266,7 +266,7 @@ class Store:
             await self._rewriting.go_on()
 
     async def deleted(self, call: CallRef) -> bool:
-        """Whether a call of this id was deleted, so that nothing more is taken of it; known for 30 days."""
+        """Whether a call of this id was deleted, so that nothing more is taken of it; known for 31 days."""
         with redis_errors():
             return bool(await self._redis.exists(self._keys(call)("deleted")))
 
