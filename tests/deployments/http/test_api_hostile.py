@@ -32,6 +32,7 @@ from tests.deployments.gateway_process import GatewayProcess, gateway_process
 from tests.deployments.results import result
 from tests.eventually import wait_until
 from tests.pipelines import stored
+from tests.pipelines.working import opened
 
 pytestmark = pytest.mark.slow  # servers of its own, and senders that take their time
 
@@ -334,7 +335,7 @@ def read_log(redis_url: str, ended: Callable[[list[MediaFragment]], bool]) -> li
 
     def has_ended() -> bool:
         polled = source.poll(0.05, 100)
-        found.extend(parse_record(record, MediaLimits()) for record in polled.records)
+        found.extend(opened(redis_url, parse_record(record, MediaLimits())) for record in polled.records)
         source.commit({record.at.partition: record.at.offset + 1 for record in polled.records})
         return ended(found)
 
