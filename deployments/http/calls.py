@@ -13,6 +13,7 @@ from deployments.http.bodies import (
     CallOut,
     CallPage,
     CallWithSummary,
+    Deletion,
     TrendMinuteOut,
     Trends,
     UtterancePage,
@@ -137,6 +138,15 @@ def _add_call(routes: APIRouter, store: Store) -> None:
         found = await known_call(store, caller, call_id, "read", f"utterances of run {run}")
         page = await store.of_run(run).archive.utterances(found.call, cursor, limit)
         return UtterancePage(utterances=list(page.items), next_cursor=page.next_cursor, corrupt=[*page.corrupt])
+
+    @routes.get("/calls/{call_id}/deletion", summary="What forgetting a call would remove")
+    async def deletion(call_id: CallIdPath, caller: Deleter) -> Deletion:
+        """Nothing is removed, and nothing noted: it shows how much there is, none of it. Also of a call that no worker has opened yet."""
+        call = CallRef(caller.tenant, call_id)
+        if not await store.holds(call):
+            raise unknown_call(call)
+        found = await store.archive.call(call)
+        return Deletion(tenant=call.tenant, call_id=call_id, utterances=0 if found is None else found.utterances)
 
     @routes.delete("/calls/{call_id}", status_code=HTTPStatus.NO_CONTENT, summary="Forget a call")
     async def delete(call_id: CallIdPath, caller: Deleter) -> None:

@@ -14,7 +14,10 @@ from pipelines.store.chain import Entry
 from tests.deployments.http.site import Site, heard, problem, result
 from tests.pipelines.stored import store_call
 
-SHOW_NOTHING = {"/v1/calls/{call_id}/media": "media goes into the call, and nothing of it comes out"}
+SHOW_NOTHING = {
+    "/v1/calls/{call_id}/media": "media goes into the call, and nothing of it comes out",
+    "/v1/calls/{call_id}/deletion": "how many utterances there are, as the list of calls says",
+}
 ONE_CALL = [
     ("GET", "/v1/calls/a-17", "read", "summary"),
     ("GET", "/v1/calls/a-17/utterances", "read", "utterances of run live"),
