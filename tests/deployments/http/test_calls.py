@@ -94,7 +94,9 @@ async def test_a_deleted_call_is_gone(site: Site) -> None:
 
 async def test_what_deleting_a_call_would_remove_is_told_and_neither_removed_nor_noted(site: Site) -> None:
     await site.call(result(0), result(1000))
-    await site.client.post("/v1/calls?participants=customer&call_id=unread", content=wav(np.zeros((1, 8_000), np.float32)))
+    await site.client.post(
+        "/v1/calls?participants=customer&call_id=unread", content=wav(np.zeros((1, 8_000), np.float32))
+    )
     for call_id, utterances in (("a-17", 2), ("unread", 0)):
         for _ in range(2):
             answer = await site.client.get(f"/v1/calls/{call_id}/deletion")
