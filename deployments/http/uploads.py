@@ -17,6 +17,7 @@ from deployments.http.problems import ProblemError
 from pipelines.errors import CallDeletedError, MediaError, SourceUnavailableError
 from pipelines.log.producer import Producer
 from pipelines.log.records import enclosed, fragment_headers
+from pipelines.media.byte_stream import SpoolBudget
 from pipelines.media.decoder_process import DecoderProcesses
 from pipelines.media.fragment import fragments
 from pipelines.seal import Seal
@@ -112,6 +113,7 @@ class Intake:
     limits: HttpLimits
     config: AppConfig
     """Says what each tenant lets be analysed, and which log it is."""
+    spool: SpoolBudget
 
     @property
     def log_is_apart(self) -> bool:
@@ -139,6 +141,7 @@ class Intake:
             ProblemError: too many bytes (413; what came until then is analysed), too few (408), all threads busy (503), or as many
                 as `client` may have (429).
             MediaError: not media.
+            BusyError: an MP4 that has to be spooled finds no room.
             SourceUnavailableError: the log does not take it.
         """
         bridge = ByteBridge()
@@ -153,6 +156,7 @@ class Intake:
             start_ms=metadata.start_ms,
             customer=customer,
             decoders=self.decoders,
+            spool=self.spool,
         )
         policy = self.config.tenant(metadata.tenant).policy
         appended = self.threads.start(lambda: self._append(pieces, seal, policy), client)

@@ -10,6 +10,7 @@ from deployments.http.limits import HttpLimits, MediaThreads
 from deployments.http.problems import ProblemError
 from deployments.http.uploads import CHUNKS_WAITING_MAX, ByteBridge, Intake, LogWriter
 from pipelines.errors import MediaError, SourceUnavailableError
+from pipelines.media.byte_stream import SpoolBudget
 from pipelines.media.decoder_process import DecoderProcesses
 from pipelines.seal import Seal
 from pipelines.settings import AppConfig
@@ -108,7 +109,7 @@ async def test_an_upload_slower_than_any_call_ends_and_a_live_stream_may_be_near
     *, live: bool, ends: str | None
 ) -> None:
     limits = HttpLimits(idle_max_s=2, idle_min_bytes=1, upload_min_bytes=1 << 20)
-    intake = Intake(MediaThreads(1, 1), DecoderProcesses(), LogWriter(Log()), limits, AppConfig())
+    intake = Intake(MediaThreads(1, 1), DecoderProcesses(), LogWriter(Log()), limits, AppConfig(), SpoolBudget(0))
 
     seal = Seal.new(CallRef("default", "c"), TOPIC_MEDIA)
 
