@@ -20,7 +20,7 @@ from tests.deployments.http.site import (
     serving,
     wav,
 )
-from tests.eventually import eventually
+from tests.eventually import DEADLINE_S, eventually
 from tests.pipelines.media_files import film, sound
 from tests.pipelines.stored import AGENT, CUSTOMER
 
@@ -260,7 +260,7 @@ async def test_mp4s_that_lie_on_the_disk_are_bounded_together_until_they_end(red
 
     async with serving(redis_url, at_once=HttpSettings(upload_spool_max_bytes=len(whole) * 3 // 2)) as site:
         both = [asyncio.create_task(site.client.post(path, content=body())) for _ in range(2)]
-        done, waiting = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        done, waiting = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED, timeout=DEADLINE_S)
         (refused,), (other,) = done, waiting
         assert "frag_keyframe" in problem(refused.result(), 503, "busy")["detail"]
         assert refused.result().headers["retry-after"]
