@@ -9,6 +9,8 @@ from pipelines.types import Consent, Participant
 
 _PARTICIPANTS = frozenset(participant.value for participant in Participant)
 _MODALITIES = frozenset(modality.value for modality in Modality)
+UNLIMITED: Consent = {participant: frozenset(Modality) for participant in Participant}
+"""A policy that leaves it to the fragment's own header."""
 
 
 def parse_consent(text: str) -> Consent:

@@ -45,6 +45,12 @@ class MediaTooLongError(MediaError):
     reason = "too_long"
 
 
+class BusyError(UndertoneError, RuntimeError):
+    """As much goes on at once as there is room for; the same may be tried again."""
+
+    reason = "busy"
+
+
 class NoFaceError(UndertoneError, LookupError):
     """No face in any sampled picture of an utterance."""
 

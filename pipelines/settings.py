@@ -120,7 +120,7 @@ _TENANTS = TypeAdapter(dict[str, TenantSettings])
 
 
 class HttpSettings(Configuration):
-    """How many requests go on at once at one gateway, and of one client: one address, or one behind a trusted proxy."""
+    """How much goes on at once at one gateway, and of one client: one address, or one behind a trusted proxy."""
 
     requests_max: int = Field(1_000, ge=1, le=1_900)
     """Of all kinds, uploads and event streams included; Serve must give the gateway more (`max_ongoing_requests`)."""
@@ -132,6 +132,8 @@ class HttpSettings(Configuration):
     """Uploads, live streams and analyses; each holds a thread."""
     media_streams_per_client_max: int = Field(48, ge=1)
     """Enough for a telephony bridge, and never all."""
+    upload_spool_max_bytes: int = Field(8 << 30, ge=0)
+    """On the disk (`TMPDIR`), of all uploads of MP4 that cannot be read in order; one has at most 2 GiB."""
 
 
 class AppConfig(Configuration):

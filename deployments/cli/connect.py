@@ -15,6 +15,7 @@ from pydantic import SecretStr, ValidationError
 
 from deployments.cli.console import EXIT_USAGE, CommandError, settings, stderr
 from deployments.cli.options import LogName
+from pipelines.consent import UNLIMITED
 from pipelines.log.producer import Producer
 from pipelines.settings import AppConfig, Settings
 from pipelines.store.chain import Action, CallAccess
@@ -67,6 +68,7 @@ class System:
     def enclosing(self, call: CallRef) -> "Iterator[Callable[[MediaFragment], MediaFragment]]":
         """How a fragment of the call is made for the log (`records.enclosed`), by the policies of the service that runs.
 
+        A service that has told none leaves nothing out but what the fragment's own header does: its worker knows its policies.
         Where the store cannot be reached from here it stands there as it is, and whoever sends is told so.
 
         Raises:
@@ -85,8 +87,7 @@ class System:
             return await store.seals.of_call(call, TOPIC_MEDIA), await store.service.tenants()
 
         seal, told = self.with_store(prepared, LIVE_RUN)
-        config = self.config if told is None else self.config.with_tenants(told)
-        policy = config.tenant(call.tenant).policy
+        policy = UNLIMITED if told is None else self.config.with_tenants(told).tenant(call.tenant).policy
         yield lambda fragment: enclosed(fragment, seal, policy)
         if self.config.source != "redis":
             self.with_store(lambda store: store.seals.keep(seal), LIVE_RUN)

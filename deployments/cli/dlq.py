@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,10 +13,11 @@ from deployments.cli.connect import System, connect
 from deployments.cli.console import EXIT_USAGE, CommandError, clear_errors, print_out, stderr, write_json
 from deployments.cli.options import ConfigFile, Json, OnlyTenant, Source, since_ms
 from pipelines.checkpoints import Checkpoint
-from pipelines.errors import SealError
+from pipelines.errors import CallDeletedError, SealError
+from pipelines.log.producer import Producer
 from pipelines.log.records import call_of, concerns, fragment_headers
 from pipelines.store.keys import letter_name
-from pipelines.types import LIVE_RUN, TOPIC_DEAD_LETTER, TOPIC_MEDIA, CallRef, Coordinates
+from pipelines.types import LIVE_RUN, TOPIC_DEAD_LETTER, TOPIC_MEDIA, CallRef, Coordinates, MediaFragment
 
 if TYPE_CHECKING:  # all three import kafka or redis, which `undertone --help` spares
     from pipelines.log.dead_letter import Letter
@@ -127,12 +127,15 @@ def redrive(
     letters = [letter for letter, _ in found]
     states = {letter.record.at: state for letter, state in found if state is not None}
 
-    async def known(store: "Store") -> dict[CallRef, dict[str, Checkpoint]]:
-        return {named: await store.checkpoints(named) for named in _calls(letters)}
+    async def asked(store: "Store") -> tuple[dict[CallRef, dict[str, Checkpoint]], list[CallRef]]:
+        calls = _calls(letters)
+        known = {named: await store.checkpoints(named) for named in calls}
+        return known, [named for named in calls if await store.deleted(named)]
 
-    plan = list(redrives(letters, system.with_store(known, LIVE_RUN), system.config.stream.limits, states))
+    known, deleted = system.with_store(asked, LIVE_RUN)
+    plan = list(redrives(letters, known, system.config.stream.limits, states, deleted))
     if not dry_run:
-        _send(system, plan)
+        plan = send_again(system, plan)
     _print_plan(plan, "would be sent" if dry_run else "sent", as_json=as_json)
 
 
@@ -200,20 +203,43 @@ async def _opened(letters: "Sequence[Letter]", store: "Store") -> list["Letter"]
     return list(opened.values())
 
 
-def _send(system: System, plan: Sequence["Redrive"]) -> None:
+def send_again(system: System, plan: Sequence["Redrive"]) -> list["Redrive"]:
+    """Send what the plan says, call by call, so that a failure leaves those before it done; the plan as it was carried out.
+
+    A call that was deleted since the plan was made is left out, and no other for it.
+    """
+    from pipelines.review.redrive import of_deleted_call  # noqa: PLC0415  # imports kafka
+
+    by_call: dict[CallRef, list[tuple[Letter, MediaFragment]]] = {}
+    for one in plan:
+        if one.fragment is not None:
+            by_call.setdefault(one.fragment.call, []).append((one.letter, one.fragment))
+    deleted: set[CallRef] = set()
+    with closing(system.producer()) as producer:
+        for call, sent in by_call.items():
+            try:
+                _send_call(system, producer, call, sent)
+            except CallDeletedError:
+                deleted.add(call)
+    return [
+        of_deleted_call(one.letter) if one.fragment is not None and one.fragment.call in deleted else one
+        for one in plan
+    ]
+
+
+def _send_call(
+    system: System, producer: Producer, call: CallRef, sent: Sequence[tuple["Letter", MediaFragment]]
+) -> None:
     from pipelines.review.redrive import begun  # noqa: PLC0415  # imports kafka
 
-    sent = [(one, one.fragment) for one in plan if one.fragment is not None]
-    system.note("redrive", _calls([one.letter for one, _ in sent]))
-    _record_decisions(system, {one.letter.record.at: begun(fragment) for one, fragment in sent})
-    with closing(system.producer()) as producer:
-        for call, group in groupby(sent, key=lambda one: one[1].call):
-            with system.enclosing(call) as enclose:
-                for _, fragment in group:
-                    whole = enclose(fragment)
-                    producer.send(TOPIC_MEDIA, whole.call_id, whole.media, fragment_headers(whole))
+    with system.enclosing(call) as enclose:
+        system.note("redrive", [call])
+        _record_decisions(system, {letter.record.at: begun(fragment) for letter, fragment in sent})
+        for _, fragment in sent:
+            whole = enclose(fragment)
+            producer.send(TOPIC_MEDIA, whole.call_id, whole.media, fragment_headers(whole))
         producer.flush()
-    _record_decisions(system, {one.letter.record.at: "redriven" for one, _ in sent})
+    _record_decisions(system, {letter.record.at: "redriven" for letter, _ in sent})
 
 
 def _record_decisions(system: System, states: Mapping[Coordinates, str]) -> None:

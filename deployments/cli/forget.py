@@ -41,7 +41,7 @@ def forget(
 ) -> None:
     """Forget all calls of a customer, or one call: show what would go, ask, delete, print a receipt.
 
-    Needs a token with the scope `delete` (for --call also `read`). Calls that come later are taken as any others.
+    Needs a token with the scope `delete`. Calls that come later are taken as any others.
     """
     if (customer is None) == (call is None):
         raise CommandError("name whom or what to forget: --customer REFERENCE, or --call ID", EXIT_USAGE)
@@ -87,18 +87,15 @@ def _order(client: "httpx.Client", reference: str, tenant: str | None, *, dry_ru
 def _forget_call(
     client: "httpx.Client", call: str, tenant: str | None, *, dry_run: bool, yes: bool, as_json: bool
 ) -> None:
-    about = get(client, call_path(call), {"tenant": tenant})
-    row = {"tenant": about["tenant"], "call_id": call, "utterances": about["utterances"], "dry_run": dry_run}
+    row = {**get(client, call_path(call, "/deletion"), {"tenant": tenant}), "dry_run": dry_run}
     if not dry_run:
         if not yes:
-            _confirm(
-                f"Forget the call {call} of tenant {about['tenant']}, {about['utterances']} utterance(s), for good?"
-            )
+            _confirm(f"Forget the call {call} of tenant {row['tenant']}, {row['utterances']} utterance(s), for good?")
         ask(client, "DELETE", call_path(call), {"tenant": tenant}, timeout_s=FORGET_S)
     if as_json:
         write_json([row])
     else:
-        print_out(f"{call}: {about['utterances']} utterance(s) {'would go' if dry_run else 'forgotten'}")
+        print_out(f"{call}: {row['utterances']} utterance(s) {'would go' if dry_run else 'forgotten'}")
 
 
 def _confirm(question: str) -> None:

@@ -14,12 +14,13 @@ from deployments.http.admission import client_of
 from deployments.http.bodies import Analysis, MediaMetadata, TextOrder
 from deployments.http.caller import Analyst
 from deployments.http.decoding import decoded, utterance
-from deployments.http.limits import HttpLimits, MediaThreads, MemoryBudget, PacedMedia, refuse_oversize
+from deployments.http.limits import HttpLimits, MediaThreads, PacedMedia, refuse_oversize
 from deployments.http.media import metadata_of, read_body, validated
 from deployments.http.multipart import FIELDS_MAX_BYTES
 from deployments.http.problems import ProblemError
 from pipelines.consent import granted
 from pipelines.errors import MediaTooLongError
+from pipelines.media.byte_stream import ByteBudget
 from pipelines.media.decoder_process import DecoderProcesses
 from pipelines.settings import AppConfig
 from pipelines.types import Participant, Utterance, UtteranceSentiment
@@ -83,7 +84,7 @@ def analyze_routes(
 ) -> APIRouter:
     """`POST /v1/analyze`; `decoders` decode the media, of which each has a thread of `threads` to wait in."""
     routes = APIRouter(prefix="/v1", tags=["analyze"])
-    memory = MemoryBudget(limits.analyze_held_max_bytes)
+    memory = ByteBudget(limits.analyze_held_max_bytes, "as much media is under analysis as this gateway holds")
 
     @routes.post("/analyze", summary="Judge one text, sound, picture or video", openapi_extra=ANALYZE_OPENAPI)
     async def analyze(request: Request, caller: Analyst) -> Analysis:
@@ -147,7 +148,8 @@ async def _read_whole(
     """All of `chunks`; `reserve` is called with the length of each before it is kept.
 
     Raises:
-        ProblemError: they have more than `max_bytes`, come too slowly, or find no memory.
+        ProblemError: they have more than `max_bytes`, or come too slowly.
+        BusyError: they find no memory.
     """
     media, paced = bytearray(), PacedMedia(chunks, limits, limits.analyze_body_max_s)
     while (chunk := await paced.next()) is not None:

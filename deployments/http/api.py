@@ -26,6 +26,7 @@ from deployments.http.problems import PROBLEM_RESPONSES, ProblemError, install_p
 from deployments.http.uploads import Intake, LogWriter
 from pipelines.errors import UndertoneError
 from pipelines.log.producer import Producer
+from pipelines.media.byte_stream import SpoolBudget
 from pipelines.media.decoder_process import DecoderProcesses
 from pipelines.metrics import exposition
 from pipelines.settings import AppConfig
@@ -93,7 +94,8 @@ def create_api(
     api.add_middleware(SameSite, hosts=hosts)
     api.include_router(login_routes())
     api.include_router(docs_routes())
-    api.include_router(media_routes(store, Intake(threads, decoders, writer, limits, config)))
+    spool = SpoolBudget(at_once.upload_spool_max_bytes)
+    api.include_router(media_routes(store, Intake(threads, decoders, writer, limits, config, spool)))
     api.include_router(call_routes(store))
     api.include_router(customer_routes(store, limits))
     api.include_router(event_routes(store, at_once, limits.heartbeat_ms))

@@ -223,6 +223,14 @@ class CallPage(BaseModel):
     next_cursor: str | None
 
 
+class Deletion(BaseModel):
+    """What forgetting a call would remove: so many utterances of the live run; none where no worker has opened it yet."""
+
+    tenant: str
+    call_id: str
+    utterances: int
+
+
 class UtterancePage(BaseModel):
     """Results in the order of time; `corrupt` names entries of the store that cannot be read any more."""
 

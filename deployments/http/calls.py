@@ -13,6 +13,7 @@ from deployments.http.bodies import (
     CallOut,
     CallPage,
     CallWithSummary,
+    Deletion,
     TrendMinuteOut,
     Trends,
     UtterancePage,
@@ -134,9 +135,18 @@ def _add_call(routes: APIRouter, store: Store) -> None:
         ] = LIVE_RUN,
     ) -> UtterancePage:
         """While the call is live, a result may still come to stand before a page already read; `events` misses none."""
-        found = await known_call(store, caller, call_id, "read", f"utterances of run {run}")
+        found = await known_call(store, caller, call_id, "read", f"utterances of run {run}", run=run)
         page = await store.of_run(run).archive.utterances(found.call, cursor, limit)
         return UtterancePage(utterances=list(page.items), next_cursor=page.next_cursor, corrupt=[*page.corrupt])
+
+    @routes.get("/calls/{call_id}/deletion", summary="What forgetting a call would remove")
+    async def deletion(call_id: CallIdPath, caller: Deleter) -> Deletion:
+        """Nothing is removed, and nothing noted: it shows how much there is, none of it. Also of a call that no worker has opened yet."""
+        call = CallRef(caller.tenant, call_id)
+        if not await store.holds(call):
+            raise unknown_call(call)
+        found = await store.archive.call(call)
+        return Deletion(tenant=call.tenant, call_id=call_id, utterances=0 if found is None else found.utterances)
 
     @routes.delete("/calls/{call_id}", status_code=HTTPStatus.NO_CONTENT, summary="Forget a call")
     async def delete(call_id: CallIdPath, caller: Deleter) -> None:
@@ -148,17 +158,27 @@ def _add_call(routes: APIRouter, store: Store) -> None:
         await store.delete_call(call)
 
 
-async def known_call(store: Store, caller: Identity, call_id: str, action: Action, detail: str = "") -> CallInfo:
+async def known_call(
+    store: Store, caller: Identity, call_id: str, action: Action, detail: str = "", *, run: str = LIVE_RUN
+) -> CallInfo:
     """The caller's call, whose access is noted from now on: every route that shows one call gets it here, and nowhere else.
 
     Raises:
-        ProblemError: it is unknown (404 `unknown_call`).
+        ProblemError: it is unknown (404 `unknown_call`), or of no account to `run` (404 `unknown_run`): a name that anybody may make
+            up would make an entry of its own.
         StoreUnavailableError: nothing is known of it now, or what is done with it cannot be noted.
     """
     call = CallRef(caller.tenant, call_id)
     found = await store.archive.call(call)
     if found is None:
         raise unknown_call(call)
+    if run != LIVE_RUN and await store.of_run(run).archive.call(call) is None:
+        raise ProblemError(
+            HTTPStatus.NOT_FOUND,
+            "unknown_run",
+            f"No run {run!r} holds the call {call_id!r} of tenant {call.tenant!r}; leave `run` out for the live results. A replay or a "
+            "shadow holds a call when it has read its first fragment.",
+        )
     await caller.note(action, call_id, detail)
     return found
 

@@ -1,9 +1,8 @@
 """What one request may take, and what holds senders to it: time, memory and threads."""
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -132,37 +131,6 @@ class PacedMedia:
             "too_slow",
             f"the media was not all here after {self._whole_max_s:g} s; send it faster, or go on as another stream",
         )
-
-
-class MemoryBudget:
-    """How many bytes all bodies in memory may have together; a request that would exceed it is refused."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self._free_bytes = max_bytes
-
-    @contextlib.contextmanager
-    def reservation(self) -> Iterator[Callable[[int], None]]:
-        """Yields a function that reserves so many bytes more, until the block ends.
-
-        It raises `ProblemError` (503 `busy`) when they are not free.
-        """
-        reserved_bytes = 0
-
-        def reserve(count: int) -> None:
-            nonlocal reserved_bytes
-            if count > self._free_bytes:
-                raise ProblemError(
-                    HTTPStatus.SERVICE_UNAVAILABLE,
-                    "busy",
-                    "as much media is under analysis as this gateway holds; try again in a few seconds",
-                )
-            self._free_bytes -= count
-            reserved_bytes += count
-
-        try:
-            yield reserve
-        finally:
-            self._free_bytes += reserved_bytes
 
 
 class MediaThreads:

@@ -19,7 +19,7 @@ from deployments.http.caller import Identity, Sender, while_granted
 from deployments.http.limits import refuse_encoded, refuse_oversize
 from deployments.http.multipart import FIELDS_MAX_BYTES, MultipartForm
 from deployments.http.problems import ProblemError, problem_of
-from deployments.http.uploads import Intake, noted_customer, reserved
+from deployments.http.uploads import Intake, reserved
 from pipelines.store.store import Store
 from pipelines.types import CallId, CallRef
 
@@ -100,17 +100,7 @@ def _add_upload(routes: APIRouter, store: Store, intake: Intake) -> None:
         call_id = metadata.call_id or uuid.uuid4().hex
         call, client, apart = CallRef(metadata.tenant, call_id), client_of(request), intake.log_is_apart
         async with reserved(store, call, metadata, live=False, keep_seal=apart) as held:
-            customer = await noted_customer(store, call, metadata)
-            count = await intake.take(
-                chunks,
-                metadata,
-                call_id,
-                content_type,
-                seal=held.seal,
-                client=client,
-                live=False,
-                customer=customer,
-            )
+            count = await intake.take(chunks, metadata, call_id, content_type, held=held, client=client, live=False)
         return Accepted(
             call_id=call_id, stream=metadata.stream, fragments=count, resume=held.resume, links=Links.of(call_id)
         )
@@ -132,19 +122,11 @@ def _add_live_media(routes: APIRouter, store: Store, intake: Intake) -> None:
             )
             call, client, apart = CallRef(metadata.tenant, call_id), client_of(socket), intake.log_is_apart
             async with reserved(store, call, metadata, live=True, keep_seal=apart) as held:
-                customer = await noted_customer(store, call, metadata)
                 links = Links.of(call_id)
                 await socket.send_json({"call_id": call_id, "resume": held.resume, "links": links.model_dump()})
                 chunks = while_granted(_messages(socket, intake.limits.chunk_max_bytes), caller)
                 count = await intake.take(
-                    chunks,
-                    metadata,
-                    call_id,
-                    metadata.content_type,
-                    seal=held.seal,
-                    client=client,
-                    live=True,
-                    customer=customer,
+                    chunks, metadata, call_id, metadata.content_type, held=held, client=client, live=True
                 )
             if socket.client_state is WebSocketState.CONNECTED:
                 accepted = Accepted(

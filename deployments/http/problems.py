@@ -16,6 +16,7 @@ from starlette.websockets import WebSocket
 from pipelines.errors import (
     BadCursorError,
     BadFragmentError,
+    BusyError,
     CallDeletedError,
     EncoderUnavailableError,
     FencedError,
@@ -41,6 +42,7 @@ _STATUS_BY_ERROR: dict[type[UndertoneError], HTTPStatus] = {
     EncoderUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
     SourceUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
     StoreUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
+    BusyError: HTTPStatus.SERVICE_UNAVAILABLE,
     TokenFileError: HTTPStatus.SERVICE_UNAVAILABLE,
     IdentityProviderError: HTTPStatus.SERVICE_UNAVAILABLE,
     TopicMissingError: HTTPStatus.SERVICE_UNAVAILABLE,

@@ -17,6 +17,7 @@ from deployments.http.problems import ProblemError
 from pipelines.errors import CallDeletedError, MediaError, SourceUnavailableError
 from pipelines.log.producer import Producer
 from pipelines.log.records import enclosed, fragment_headers
+from pipelines.media.byte_stream import SpoolBudget
 from pipelines.media.decoder_process import DecoderProcesses
 from pipelines.media.fragment import fragments
 from pipelines.seal import Seal
@@ -103,6 +104,16 @@ class LogWriter:
 
 
 @dataclass(frozen=True, slots=True)
+class Reservation:
+    """A stream that is a sender's: the word that continues it, the seal under which its media goes into the log, and whose call it is."""
+
+    resume: str
+    seal: Seal
+    customer: str | None = None
+    """As a keyed hash, which the store knows the call by."""
+
+
+@dataclass(frozen=True, slots=True)
 class Intake:
     """Where media enters the log."""
 
@@ -112,6 +123,7 @@ class Intake:
     limits: HttpLimits
     config: AppConfig
     """Says what each tenant lets be analysed, and which log it is."""
+    spool: SpoolBudget
 
     @property
     def log_is_apart(self) -> bool:
@@ -125,20 +137,20 @@ class Intake:
         call_id: str,
         content_type: str | None,
         *,
-        seal: Seal,
+        held: Reservation,
         client: str,
         live: bool,
-        customer: str | None = None,
     ) -> int:
-        """Cuts `chunks` into fragments and appends them, sealed, while they arrive; the number of fragments.
+        """Cuts `chunks` into fragments and appends them, sealed, while they arrive, for the stream that is `held`; the number of fragments.
 
         When the sender fails, an upload stops where it is, without a final fragment, so that sending it again goes on
-        from there; a live stream ends there, with one. `customer` is what `noted_customer` gave.
+        from there; a live stream ends there, with one.
 
         Raises:
             ProblemError: too many bytes (413; what came until then is analysed), too few (408), all threads busy (503), or as many
                 as `client` may have (429).
             MediaError: not media.
+            BusyError: an MP4 that has to be spooled finds no room.
             SourceUnavailableError: the log does not take it.
         """
         bridge = ByteBridge()
@@ -151,11 +163,12 @@ class Intake:
             consent=metadata.consent_policy(),
             content_type=content_type,
             start_ms=metadata.start_ms,
-            customer=customer,
+            customer=held.customer,
             decoders=self.decoders,
+            spool=self.spool,
         )
         policy = self.config.tenant(metadata.tenant).policy
-        appended = self.threads.start(lambda: self._append(pieces, seal, policy), client)
+        appended = self.threads.start(lambda: self._append(pieces, held.seal, policy), client)
         min_bytes = self.limits.idle_min_bytes if live else self.limits.upload_min_bytes
         media = PacedMedia(chunks, self.limits, self.limits.stream_max_s, min_bytes=min_bytes)
         try:
@@ -194,29 +207,21 @@ class Intake:
         return oversize
 
 
-@dataclass(frozen=True, slots=True)
-class Reservation:
-    """A stream that is a sender's: the word that continues it, and the seal under which its media goes into the log."""
-
-    resume: str
-    seal: Seal
-
-
 @contextlib.asynccontextmanager
 async def reserved(
     store: Store, call: CallRef, metadata: MediaMetadata, *, live: bool, keep_seal: bool
 ) -> AsyncIterator[Reservation]:
     """The stream reserved for this sender while its media is taken; `keep_seal`: its seal is kept once more at the end.
 
+    Whose call it is the store knows before anything of it is in the log: a customer who is forgotten before it is read is forgotten.
     Where it fails, the reservation of a sender that named no word of its own is given back: nobody could go on with it.
 
     Raises:
-        CallDeletedError: the call was deleted.
+        CallDeletedError: the call was deleted, before or meanwhile.
         ProblemError: the stream is in use, or another sender's (409).
     """
     stream = metadata.stream
-    if await store.deleted(call):
-        raise CallDeletedError(f"{call} was deleted, and nothing more is taken of it; take another call id")
+    await _refuse_deleted(store, call)
     found = await store.archive.call(call)
     state = None if found is None else found.streams.get(stream)
     resume = metadata.resume or secrets.token_urlsafe(16)
@@ -237,23 +242,24 @@ async def reserved(
         )
     try:
         seal = await store.seals.of_call(call, TOPIC_MEDIA)
-        yield Reservation(resume, seal)
+        yield Reservation(resume, seal, await _noted_customer(store, call, metadata))
         if keep_seal:
             await store.seals.keep(seal)
+        else:
+            await _refuse_deleted(store, call)
     except BaseException:
         if metadata.resume is None:
             await asyncio.shield(store.ledger.release_stream(call, stream, word))
         raise
 
 
-async def noted_customer(store: Store, call: CallRef, metadata: MediaMetadata) -> str | None:
-    """The keyed hash of the customer whom the metadata name, once the store knows whose call it is; None where they name none.
+async def _refuse_deleted(store: Store, call: CallRef) -> None:
+    if await store.deleted(call):
+        raise CallDeletedError(f"{call} was deleted, and nothing more is taken of it; take another call id")
 
-    Before anything of it is in the log: a customer who is forgotten before the call is read is forgotten.
 
-    Raises:
-        CallDeletedError: the call was deleted.
-    """
+async def _noted_customer(store: Store, call: CallRef, metadata: MediaMetadata) -> str | None:
+    """The keyed hash of the customer whom the metadata name, once the store knows whose call it is; None where they name none."""
     if metadata.customer is None:
         return None
     customer = await store.customers.hash(call.tenant, metadata.customer.get_secret_value())

@@ -1,21 +1,26 @@
 """Bytes as they come: a file, something to read from, or chunks; made ready for FFmpeg."""
 
 import itertools
+import logging
 import shutil
 import struct
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Protocol, cast, runtime_checkable
 
-from pipelines.errors import MediaError
+from pipelines.errors import BusyError, MediaError
 
 SPOOL_MAX_BYTES = 4 << 30
 _CHUNK_BYTES = 256 << 10
 _PEEK_BYTES = 64 << 10
 AHEAD_MAX_BYTES = 16 << 20
 """FFmpeg looks at 2 MiB of packets when it opens a stream; cover art and tables may stand before them."""
+_ADVICE = "send it as movie fragments (ffmpeg -c copy -movflags frag_keyframe+empty_moov) or as Matroska"
+
+logger = logging.getLogger(__name__)
 
 
 class Readable(Protocol):
@@ -41,6 +46,44 @@ class Seekable(Readable, Protocol):
 
 Source = Path | Readable | Iterable[bytes]
 """A file; a blocking reader (a socket's file, an upload); or chunks of any size in order."""
+
+
+class ByteBudget:
+    """How many bytes all that is held at once may have together; for any number of threads."""
+
+    def __init__(self, max_bytes: int, when_spent: str) -> None:
+        """`when_spent` says why more is refused."""
+        self._free_bytes, self._when_spent = max_bytes, when_spent
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def reservation(self) -> Iterator[Callable[[int], None]]:
+        """Yields a function that reserves so many bytes more, until the block ends; it raises `BusyError` when they are not free."""
+        reserved_bytes = 0
+
+        def reserve(count: int) -> None:
+            nonlocal reserved_bytes
+            with self._lock:
+                if count > self._free_bytes:
+                    raise BusyError(f"{self._when_spent}; try again in a few seconds")
+                self._free_bytes -= count
+            reserved_bytes += count
+
+        try:
+            yield reserve
+        finally:
+            with self._lock:
+                self._free_bytes += reserved_bytes
+
+
+class SpoolBudget(ByteBudget):
+    """Of the streams that are spooled to disk at once."""
+
+    def __init__(self, max_bytes: int) -> None:
+        """`max_bytes` is for all of them together."""
+        super().__init__(
+            max_bytes, f"as many MP4s that cannot be read in order are here as there is room for; {_ADVICE}"
+        )
 
 
 class ByteStream:
@@ -98,11 +141,16 @@ def _chunks(source: Readable) -> Iterator[bytes]:
 
 
 @contextmanager
-def opened(source: Source, spool_max_bytes: int = SPOOL_MAX_BYTES) -> Iterator[IO[bytes] | ByteStream]:
+def opened(
+    source: Source, spool_max_bytes: int = SPOOL_MAX_BYTES, spool: SpoolBudget | None = None
+) -> Iterator[IO[bytes] | ByteStream]:
     """Yields what FFmpeg may read: the file itself, the stream, or an MP4 stream spooled to disk, as it cannot be read in order.
 
+    What is spooled has at most `spool_max_bytes`, and its part of `spool` until the block ends.
+
     Raises:
-        MediaError: the source is empty or no file, or there is no room to spool it.
+        MediaError: the source is empty or no file, or it is too long to be spooled.
+        BusyError: there is no room to spool it, in `spool` or on the disk.
     """
     if isinstance(source, Path):
         if not source.is_file():
@@ -125,8 +173,11 @@ def opened(source: Source, spool_max_bytes: int = SPOOL_MAX_BYTES) -> Iterator[I
     if not _needs_seeking(stream):
         yield stream
         return
-    with tempfile.TemporaryFile(prefix="undertone-") as file:
-        _spool(stream, file, spool_max_bytes)
+    with (
+        (spool or SpoolBudget(spool_max_bytes)).reservation() as reserve,
+        tempfile.TemporaryFile(prefix="undertone-") as file,
+    ):
+        _spool(stream, file, spool_max_bytes, reserve)
         yield file
 
 
@@ -151,21 +202,24 @@ def _needs_seeking(stream: ByteStream) -> bool:
     return True
 
 
-def _spool(stream: ByteStream, file: IO[bytes], spool_max_bytes: int) -> None:
+def _spool(stream: ByteStream, file: IO[bytes], spool_max_bytes: int, reserve: Callable[[int], None]) -> None:
     """Copies the rest of the stream into `file` and rewinds it."""
-    advice = "send it as movie fragments (ffmpeg -c copy -movflags frag_keyframe+empty_moov) or as Matroska"
     try:
         while chunk := stream.read():
             if file.tell() + len(chunk) > spool_max_bytes:
                 raise MediaError(
-                    f"this MP4 cannot be read in order and has more than {spool_max_bytes} bytes; {advice}"
+                    f"this MP4 cannot be read in order and has more than {spool_max_bytes} bytes; {_ADVICE}"
                 )
+            reserve(len(chunk))
             file.write(chunk)
         file.flush()
     except OSError as error:
-        free_bytes = shutil.disk_usage(tempfile.gettempdir()).free
-        raise MediaError(
-            f"no room to spool this MP4, which cannot be read in order: {tempfile.gettempdir()} has {free_bytes} bytes left "
-            f"({error.strerror}); free some, set TMPDIR, or {advice}"
-        ) from error
+        with suppress(OSError):
+            file.close()  # which tries once more to write what did not fit
+        folder = tempfile.gettempdir()
+        logger.error(  # noqa: TRY400  # where it failed says nothing more
+            "no room to spool an MP4: %s has %d bytes left (%s); free some, or set TMPDIR",
+            *(folder, shutil.disk_usage(folder).free, error.strerror),
+        )
+        raise BusyError(f"there is no room now for this MP4, which cannot be read in order; {_ADVICE}") from error
     file.seek(0)

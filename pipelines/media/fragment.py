@@ -16,7 +16,7 @@ from av.stream import Stream
 from av.video.stream import VideoStream
 
 from pipelines.errors import MediaError
-from pipelines.media.byte_stream import ByteStream, Source, opened
+from pipelines.media.byte_stream import ByteStream, Source, SpoolBudget, opened
 from pipelines.media.container import START_TAG, open_media, packets, skipped_samples, sound_and_picture
 from pipelines.media.decoder_process import DecoderProcesses
 from pipelines.media.raw_audio import RATE_MIN_HZ, RawAudio, raw_audio
@@ -51,6 +51,7 @@ def fragments(
     start_ms: int = 0,
     customer: str | None = None,
     decoders: DecoderProcesses | None = None,
+    spool: SpoolBudget | None = None,
 ) -> Iterator[MediaFragment]:
     """Yields each fragment as soon as its media is there; the last one is `final`.
 
@@ -70,13 +71,15 @@ def fragments(
         start_ms: where the media starts in the call.
         customer: whose call it is, as a keyed hash.
         decoders: open media there before it is opened here, which bounds what FFmpeg decodes when it opens something to `OPEN_MAX_S`.
+        spool: of which an MP4 that cannot be read in order takes its part while it is cut.
 
     Raises:
         MediaError: the source is empty, no media, holds no packet, a codec that Matroska cannot hold, or times that
             reach beyond what a fragment's header can say.
+        BusyError: it has to be spooled, and there is no room.
     """
     raw = raw_audio(content_type) if content_type is not None else None
-    with opened(source) as file:
+    with opened(source, spool=spool) as file:
         pieces = (
             _cut_raw(file, raw, content_type or "", fragment_ms) if raw else _cut_media(file, fragment_ms, decoders)
         )

@@ -1,6 +1,6 @@
 """Sends dead letters back into the log, at their place in the call."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Literal
@@ -8,7 +8,7 @@ from typing import Literal
 from pipelines.checkpoints import Checkpoint
 from pipelines.errors import BadFragmentError
 from pipelines.log.dead_letter import Letter
-from pipelines.log.records import parse_record
+from pipelines.log.records import call_of, parse_record
 from pipelines.settings import MediaLimits
 from pipelines.store.keys import letter_name
 from pipelines.types import CallRef, Coordinates, MediaFragment
@@ -19,7 +19,7 @@ NO_STATES: Mapping[Coordinates, str] = {}
 BEGUN = "redriving"
 """The decision on a letter that is being sent; it becomes `redriven` once the log has acknowledged it."""
 
-Obstacle = Literal["cut", "still_refused", "duplicate"]
+Obstacle = Literal["cut", "still_refused", "duplicate", "call_deleted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,11 @@ class Redrive:
     detail: str = ""
 
 
+def of_deleted_call(letter: Letter) -> Redrive:
+    """Nothing is to be sent for the letter, whose call was deleted."""
+    return Redrive(letter, None, "call_deleted", "its call was deleted: nothing is taken of it any more")
+
+
 def begun(fragment: MediaFragment) -> str:
     """What to note of a letter before its fragment is sent, so that a redrive that broke off repeats itself."""
     return f"{BEGUN} {fragment.stream} {fragment.seq} {int(fragment.final)}"
@@ -42,6 +47,7 @@ def redrives(
     known: Mapping[CallRef, Mapping[str, Checkpoint]],
     limits: MediaLimits,
     states: Mapping[Coordinates, str] = NO_STATES,
+    deleted: Collection[CallRef] = (),
 ) -> Iterator[Redrive]:
     """What to send for each letter, in the order in which to send it.
 
@@ -50,10 +56,13 @@ def redrives(
     had in the call, one for each run of consecutive fragments; so their utterances stand where they were spoken.
 
     A letter whose redrive had begun, as `states` (by the record's place) says, is sent as it was then: if the first copy
-    arrived, a worker skips the second as a duplicate.
+    arrived, a worker skips the second as a duplicate. Nothing is to be sent of a call that was `deleted`.
     """
     readable: list[tuple[MediaFragment, Letter]] = []
     for letter in letters:
+        if call_of(letter.record) in deleted:
+            yield of_deleted_call(letter)
+            continue
         if not letter.whole:
             yield Redrive(letter, None, "cut", "the dead-letter topic did not take all of it")
             continue

@@ -18,9 +18,9 @@ REFERENCE = "Zo\u00eb /47110815"
 
 @pytest.fixture
 def cli(redis_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[CliRunner]:
-    """A command line, with a token that may read and delete; a customer has the calls a and b, and nobody c."""
+    """A command line, with a token that may delete; a customer has the calls a and b, and nobody c."""
     file = TokenFile(tmp_path / "tokens")
-    token, grant = new_token("default", frozenset({"read", "delete"}))
+    token, grant = new_token("default", frozenset({"delete"}))
     file.add(grant)
     monkeypatch.setenv("UNDERTONE_TOKEN", token)
     for call_id, count in (("a", 2), ("b", 1), ("c", 1)):
@@ -50,6 +50,18 @@ def stored(redis_url: str) -> set[str]:
         return set(calls)
 
     return asyncio.run(found())
+
+
+def actions(redis_url: str) -> list[str]:
+    """What the trail of accesses says was done."""
+
+    async def noted() -> list[str]:
+        store = Store.connect(redis_url)
+        page = await store.accesses.page("default")
+        await store.close()
+        return [entry.action for entry in page.items]
+
+    return asyncio.run(noted())
 
 
 def test_a_dry_run_says_what_would_go(cli: CliRunner, redis_url: str) -> None:
@@ -112,6 +124,24 @@ def test_one_call_is_forgotten(cli: CliRunner, redis_url: str) -> None:
     assert "There is no call 'a'" in cli.invoke(app, ["forget", "--call", "a", "--yes"]).stderr
     (rest,) = json_lines(cli, "forget", "--customer", REFERENCE, "--dry-run")
     assert [one["call_id"] for one in rest["calls"]] == ["b"]
+
+
+def test_a_call_that_no_worker_has_opened_is_forgotten(cli: CliRunner, redis_url: str) -> None:
+    note(redis_url, "d")  # its sender has said whose it is, and nothing has read its fragments
+    (plan,) = json_lines(cli, "forget", "--call", "d", "--dry-run")
+    (done,) = json_lines(cli, "forget", "--call", "d", "--yes")
+
+    assert plan == {"tenant": "default", "call_id": "d", "utterances": 0, "dry_run": True}
+    assert done == {**plan, "dry_run": False}
+    assert "There is no call 'd'" in cli.invoke(app, ["forget", "--call", "d", "--yes"]).stderr
+
+
+def test_a_dry_run_leaves_no_entry_and_forgetting_one(cli: CliRunner, redis_url: str) -> None:
+    json_lines(cli, "forget", "--call", "a", "--dry-run")
+    json_lines(cli, "forget", "--customer", REFERENCE, "--dry-run")
+    assert actions(redis_url) == []
+    json_lines(cli, "forget", "--call", "a", "--yes")
+    assert actions(redis_url) == ["delete"]
 
 
 @pytest.mark.parametrize(

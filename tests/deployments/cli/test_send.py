@@ -26,7 +26,7 @@ from pipelines.store.store import Store
 from pipelines.types import TOPIC_MEDIA, MediaFragment, Participant
 from tests.eventually import wait_until
 from tests.pipelines.searching import keys_with
-from tests.pipelines.working import opened
+from tests.pipelines.working import opened, records
 
 
 @pytest.fixture
@@ -65,6 +65,29 @@ def test_send_puts_the_whole_call_into_the_log(redis_cli: CliRunner, redis_url: 
     assert {fragment.call_id for fragment in found} == {"a:1"}
     assert {fragment.tenant for fragment in found} == {"shop"}
     assert found[0].consent == {Participant.CUSTOMER: frozenset({Modality.TEXT})}
+
+
+def test_what_no_service_has_forbidden_yet_is_sent_sealed(
+    redis_cli: CliRunner, redis_url: str, half_minute: Path
+) -> None:
+    """An empty store: whoever runs the service may have configured this tenant."""
+    words = ["send", str(half_minute), "--call-id", "a", "--tenant", "acme", "--participants", "agent"]
+    ended = redis_cli.invoke(app, words)
+
+    assert ended.exit_code == 0, ended.output
+    raw = [parse_record(record, MediaLimits()) for record in records(redis_url, TOPIC_MEDIA)]
+    assert {(fragment.seal is not None, fragment.withheld) for fragment in raw} == {(True, False)}
+    assert sum(len(fragment.media) for fragment in sent_to(redis_url)) >= 30 * 16_000
+
+
+def test_what_the_call_itself_forbids_is_withheld_whoever_runs(
+    redis_cli: CliRunner, redis_url: str, half_minute: Path
+) -> None:
+    words = ["send", str(half_minute), "--participants", "agent", "--consent", "customer=text"]
+    ended = redis_cli.invoke(app, words)
+
+    assert ended.exit_code == 0, ended.output
+    assert {(fragment.media, fragment.withheld) for fragment in sent_to(redis_url)} == {(b"", True)}
 
 
 def test_two_files_are_sent_as_one_stream_of_two_channels(

@@ -14,7 +14,10 @@ from pipelines.store.chain import Entry
 from tests.deployments.http.site import Site, heard, problem, result
 from tests.pipelines.stored import store_call
 
-SHOW_NOTHING = {"/v1/calls/{call_id}/media": "media goes into the call, and nothing of it comes out"}
+SHOW_NOTHING = {
+    "/v1/calls/{call_id}/media": "media goes into the call, and nothing of it comes out",
+    "/v1/calls/{call_id}/deletion": "how many utterances there are, as the list of calls says",
+}
 ONE_CALL = [
     ("GET", "/v1/calls/a-17", "read", "summary"),
     ("GET", "/v1/calls/a-17/utterances", "read", "utterances of run live"),
@@ -36,6 +39,12 @@ def bearer(file: TokenFile, tenant: str, *scopes: Scope) -> dict[str, str]:
     token, grant = new_token(tenant, frozenset(scopes))
     file.add(grant)
     return {"Authorization": f"Bearer {token}"}
+
+
+async def store_runs(site: Site) -> None:
+    """Everything that `ONE_CALL` asks for."""
+    await site.call(result(0), final=True)
+    await store_call(site.store.of_run("mine"), "a-17", [])
 
 
 async def entries(site: Site, tenant: str = "default") -> tuple[Entry, ...]:
@@ -62,7 +71,7 @@ async def test_every_route_about_one_call_leaves_an_entry_before_it_answers(site
 
 
 async def test_an_entry_says_who_did_what_from_where(site: Site, tokens: TokenFile) -> None:
-    await site.call(result(0), final=True)
+    await store_runs(site)
     everything = bearer(tokens, "default", *ALL_SCOPES)
     (token_id,) = tokens.grants()
     for method, path, *_ in ONE_CALL:
@@ -95,6 +104,18 @@ async def test_what_is_refused_is_no_access(site: Site, tokens: TokenFile) -> No
         problem(await site.client.request(method, path, headers=theirs), 404, "unknown_call")
     problem(await site.client.get("/v1/events"), 401, "no_token")
     assert await entries(site) == await entries(site, "rival") == ()
+
+
+async def test_a_run_that_does_not_hold_the_call_leaves_no_entry(site: Site) -> None:
+    """Whoever could make names up could fill the store with entries that are no repeats of each other."""
+    await store_runs(site)
+    await store_call(site.store, "other", [])
+    for call_id, run in (("a-17", "made-up"), ("other", "mine")):
+        problem(await site.client.get(f"/v1/calls/{call_id}/utterances?run={run}"), 404, "unknown_run")
+    problem(await site.client.get("/v1/calls/nobody/utterances?run=mine"), 404, "unknown_call")
+    assert await entries(site) == ()
+    for run in ("live", "mine"):
+        assert (await site.client.get(f"/v1/calls/a-17/utterances?run={run}")).is_success
 
 
 async def test_lists_and_trends_are_of_no_single_call(site: Site) -> None:
@@ -130,7 +151,7 @@ async def test_a_trail_is_kept_as_long_as_its_tenant_says(site: Site) -> None:
 
 
 async def test_operators_read_the_trail_of_their_tenant_page_by_page(site: Site, tokens: TokenFile) -> None:
-    await site.call(result(0), final=True)
+    await store_runs(site)
     for method, path, *_ in ONE_CALL:
         headers = bearer(tokens, "default", *ALL_SCOPES)
         assert (await site.client.request(method, path, headers=headers)).is_success
@@ -153,7 +174,7 @@ async def test_operators_read_the_trail_of_their_tenant_page_by_page(site: Site,
 
 
 async def test_the_trail_holds_no_word_of_a_call(site: Site, redis_url: str) -> None:
-    await site.call(result(0), final=True)
+    await store_runs(site)
     for method, path, *_ in ONE_CALL:
         await site.client.request(method, path)
     with redis.Redis.from_url(redis_url, decode_responses=True) as server:

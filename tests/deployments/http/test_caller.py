@@ -36,6 +36,7 @@ SCOPES = {
     ("GET", "/v1/events"): "read",
     ("POST", "/v1/calls"): "send",
     ("POST", "/v1/analyze"): "analyze",
+    ("GET", "/v1/calls/a-17/deletion"): "delete",
     ("DELETE", "/v1/calls/a-17"): "delete",
     ("GET", "/v1/accesses"): "operate",
     ("DELETE", "/v1/customers/4711"): "delete",

@@ -92,6 +92,21 @@ async def test_a_deleted_call_is_gone(site: Site) -> None:
     problem(await site.client.delete("/v1/calls/a-17"), 404, "unknown_call")
 
 
+async def test_what_deleting_a_call_would_remove_is_told_and_neither_removed_nor_noted(site: Site) -> None:
+    await site.call(result(0), result(1000))
+    await site.client.post(
+        "/v1/calls?participants=customer&call_id=unread", content=wav(np.zeros((1, 8_000), np.float32))
+    )
+    for call_id, utterances in (("a-17", 2), ("unread", 0)):
+        for _ in range(2):
+            answer = await site.client.get(f"/v1/calls/{call_id}/deletion")
+            assert answer.json() == {"tenant": "default", "call_id": call_id, "utterances": utterances}
+    problem(await site.client.get("/v1/calls/a-17/deletion?tenant=acme"), 404, "unknown_call")
+    assert (await site.store.accesses.page("default")).items == ()
+    assert (await site.client.delete("/v1/calls/a-17")).status_code == 204
+    problem(await site.client.get("/v1/calls/a-17/deletion"), 404, "unknown_call")
+
+
 async def test_a_call_that_no_worker_has_opened_is_deleted_and_what_was_sent_cannot_be_read(site: Site) -> None:
     sound = np.zeros((1, 16_000), np.float32)
     sent = await site.client.post("/v1/calls?participants=customer&call_id=c", content=wav(sound))

@@ -3,20 +3,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from deployments.http.limits import HttpLimits, MediaThreads, MemoryBudget, PacedMedia
+from deployments.http.limits import HttpLimits, MediaThreads, PacedMedia
 from deployments.http.problems import ProblemError
-
-
-def test_bodies_share_a_budget_of_memory_and_free_what_they_reserved() -> None:
-    memory = MemoryBudget(100)
-    with memory.reservation() as first, memory.reservation() as second:
-        first(60)
-        with pytest.raises(ProblemError) as refused:
-            second(41)
-        assert (refused.value.status, refused.value.reason) == (503, "busy")
-        second(40)
-    with memory.reservation() as third:
-        third(100)
 
 
 async def never() -> AsyncIterator[bytes]:

@@ -7,7 +7,7 @@ import pytest
 from deployments.http.api import create_api
 from deployments.http.bodies import Accepted, Links
 from models.types import Modality
-from pipelines.settings import AppConfig
+from pipelines.settings import AppConfig, HttpSettings
 from pipelines.store.store import Store
 from tests.deployments.http.site import (
     Everyone,
@@ -17,10 +17,11 @@ from tests.deployments.http.site import (
     never_healthy,
     problem,
     result,
+    serving,
     wav,
 )
-from tests.eventually import eventually
-from tests.pipelines.media_files import sound
+from tests.eventually import DEADLINE_S, eventually
+from tests.pipelines.media_files import film, sound
 from tests.pipelines.stored import AGENT, CUSTOMER
 
 
@@ -246,3 +247,35 @@ async def test_an_upload_that_was_taken_whole_is_told_so_by_its_own_word(site: S
 
     problem(await site.client.post(f"{path}&resume={word}", content=media), 409, "stream_complete")
     problem(await site.client.post(f"{path}&resume=of-somebody-else-s", content=media), 409, "stream_exists")
+
+
+async def test_mp4s_that_lie_on_the_disk_are_bounded_together_until_they_end(redis_url: str) -> None:
+    whole = film("mp4", sound_codec="aac", samples=sound(1.0, 16_000))
+    path, over = "/v1/calls?participants=customer", asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield whole[:-1]
+        await over.wait()
+        yield whole[-1:]
+
+    async with serving(redis_url, at_once=HttpSettings(upload_spool_max_bytes=len(whole) * 3 // 2)) as site:
+        both = [asyncio.create_task(site.client.post(path, content=body())) for _ in range(2)]
+        done, waiting = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED, timeout=DEADLINE_S)
+        (refused,), (other,) = done, waiting
+        assert "frag_keyframe" in problem(refused.result(), 503, "busy")["detail"]
+        assert refused.result().headers["retry-after"]
+        assert (await site.client.post(path, content=wav(sound(0.5, 8000)))).status_code == 202
+        over.set()
+        assert (await other).status_code == 202
+        assert (await site.client.post(path, content=whole)).status_code == 202
+
+
+async def test_an_upload_whose_call_is_deleted_while_it_comes_is_told_so(site: Site) -> None:
+    async def body() -> AsyncIterator[bytes]:
+        yield bytes(32_000)
+        await eventually(lambda: asyncio.to_thread(site.fragments))
+        assert (await site.client.delete("/v1/calls/a-17")).status_code == 204
+        yield bytes(8_000)
+
+    path, headers = "/v1/calls?participants=customer&call_id=a-17", {"content-type": "audio/PCMU"}
+    problem(await site.client.post(path, content=body(), headers=headers), 410, "call_deleted")

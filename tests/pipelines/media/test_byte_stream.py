@@ -2,15 +2,16 @@
 
 import io
 import struct
+import tempfile
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from pipelines.errors import MediaError
+from pipelines.errors import BusyError, MediaError
 from pipelines.media import byte_stream
-from pipelines.media.byte_stream import ByteStream, Source, opened
+from pipelines.media.byte_stream import ByteBudget, ByteStream, Source, SpoolBudget, opened
 from tests.pipelines.media_files import Pipe
 
 
@@ -103,3 +104,42 @@ def test_an_mp4_that_is_too_long_to_spool_says_what_to_do() -> None:
     with pytest.raises(MediaError, match="more than 10000 bytes; send it as movie fragments"):  # noqa: SIM117
         with opened(Pipe(whole), spool_max_bytes=10_000):
             pass
+
+
+def test_what_is_held_shares_a_budget_and_frees_what_it_reserved() -> None:
+    budget = ByteBudget(100, "all is taken")
+    with budget.reservation() as first, budget.reservation() as second:
+        first(60)
+        with pytest.raises(BusyError, match="all is taken"):
+            second(41)
+        second(40)
+    with budget.reservation() as third:
+        third(100)
+
+
+def test_mp4s_on_the_disk_share_a_budget_until_they_end_or_fail() -> None:
+    def whole() -> Pipe:
+        return Pipe(box(b"ftyp") + box(b"mdat", 50_000))
+
+    spool = SpoolBudget(80_000)
+    for _ in range(3):
+        with opened(whole(), spool=spool), pytest.raises(BusyError, match="movie fragments"):  # noqa: SIM117
+            with opened(whole(), spool=spool):
+                pass
+        with pytest.raises(MediaError, match="10000 bytes"), opened(whole(), spool_max_bytes=10_000, spool=spool):
+            pass
+    with opened(Pipe(b"RIFF" + bytes(100_000)), spool=spool) as ready:  # which takes nothing of it
+        assert isinstance(ready, ByteStream)
+
+
+@pytest.mark.parametrize("size", [100, 50_000])
+def test_a_full_disk_is_told_to_the_operator_and_its_place_to_nobody_else(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, size: int
+) -> None:
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: Path("/dev/full").open("r+b"))  # noqa: SIM115  # `opened` closes it
+    whole = box(b"ftyp") + box(b"mdat", size)
+    with pytest.raises(BusyError, match="no room now") as refused, opened(Pipe(whole)):
+        pass
+    for word in (tempfile.gettempdir(), "bytes left", "No space left"):
+        assert word not in str(refused.value)
+        assert word in caplog.text

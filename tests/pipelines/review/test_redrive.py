@@ -65,6 +65,11 @@ def test_what_is_cut_or_still_breaks_the_contract_stays_where_it_is(fragments: l
     assert "understood is '1'" in plan[1].detail
 
 
+def test_nothing_is_sent_of_a_call_that_was_deleted(fragments: list[MediaFragment]) -> None:
+    plan = list(redrives([letter(fragments[0], 0)], {}, MediaLimits(), deleted=[default("c1")]))
+    assert [(one.fragment, one.obstacle) for one in plan] == [(None, "call_deleted")]
+
+
 async def test_redriven_fragments_land_where_they_were_spoken(redis_url: str, fragments: list[MediaFragment]) -> None:
     """Seconds 10 to 13, in which only the customer speaks, were refused and come when the call is over."""
     producer = RedisStreamProducer(redis_url)
