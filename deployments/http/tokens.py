@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from pipelines.errors import TokenFileError
-from pipelines.settings import LOOPBACK_HOSTS, Settings
+from pipelines.settings import Settings, is_loopback
 from pipelines.types import NAME_PATTERN
 
 Scope = Literal["read", "send", "analyze", "delete", "operate"]
@@ -181,11 +181,10 @@ def token_path(cache_dir: Path, port: int) -> Path:
 def token_of(settings: Settings) -> str:
     """The token with which a command asks: the environment's, else that of `undertone serve` at that address; or none."""
     given = settings.token.get_secret_value()
-    parts = urlsplit(settings.url)
-    if given or parts.hostname not in LOOPBACK_HOSTS:
+    if given or not is_loopback(settings.url):
         return given
     with suppress(OSError):
-        return token_path(settings.cache_dir, parts.port or 80).read_text().strip()
+        return token_path(settings.cache_dir, urlsplit(settings.url).port or 80).read_text().strip()
     return ""
 
 
