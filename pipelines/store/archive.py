@@ -110,7 +110,7 @@ class Archive:
         """The next `CHUNK` calls of the index after `place`: when they started, and their ids."""
         until = "+inf" if wanted.until_ms is None else wanted.until_ms
         answer = await self._page_script(keys=[key], args=[*(place or ("", "")), until, CHUNK])
-        listed = [(int(float(ms)), call_id) for call_id, ms in zip(answer[::2], answer[1::2], strict=True)]
+        listed = [(int(ms), call_id) for call_id, ms in zip(answer[::2], answer[1::2], strict=True)]
         return [one for one in listed if wanted.since_ms is None or one[0] >= wanted.since_ms]
 
     async def events(self, call: CallRef, last_id: str = "0-0", block_ms: int = 0) -> tuple[CallEvent, ...]:
