@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import redis
 
-from deployments.http.bodies import CallPage, CallWithSummary, Trends, UtterancePage
+from deployments.http.bodies import CallOut, CallPage, CallWithSummary, Trends, UtterancePage
 from pipelines.store.keys import CallKeys, calls_key
 from pipelines.types import CALL_ID_PATTERN, NAME_PATTERN
 from tests.deployments.http.site import Site, problem, result, wav
@@ -65,7 +65,8 @@ async def test_calls_that_an_older_version_stored_as_of_no_date_are_listed_with_
             await site.call(result(0, call_id=call_id), call_id=call_id)
             client.hset(CallKeys(default(call_id))("call"), "started_ms", started_ms)
             client.zadd(calls_key("live", "default"), {call_id: started_ms})
-    found, cursor = [], ""
+    found: list[CallOut] = []
+    cursor = ""
     while len(found) <= len(said):
         query = {"limit": 1} | ({"cursor": cursor} if cursor else {})
         page = CallPage.model_validate((await site.client.get("/v1/calls", params=query)).json())

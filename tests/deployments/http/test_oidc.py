@@ -206,8 +206,13 @@ def signed(provider: Provider, private: Any, algorithm: str) -> str:
 async def test_a_key_that_names_no_algorithm_takes_each_of_its_kind_and_one_that_does_no_other(
     provider: Provider,
 ) -> None:
-    for named, taken in ((None, {"RS256", "PS256"}), ("PS256", {"PS256"}), ("RS512", set())):
-        private, public = rsa_key(**({} if named is None else {"alg": named}))
+    kinds: list[tuple[dict[str, object], set[str]]] = [
+        ({}, {"RS256", "PS256"}),
+        ({"alg": "PS256"}, {"PS256"}),
+        ({"alg": "RS512"}, set()),
+    ]
+    for fields, taken in kinds:
+        private, public = rsa_key(2_048, **fields)
         other = jwt.algorithms.ECAlgorithm.to_jwk(ec.generate_private_key(ec.SECP256R1()).public_key(), as_dict=True)
         provider.keys = [public, {**other, "kid": "two"}]
         with provider.published() as url:

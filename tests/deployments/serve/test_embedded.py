@@ -19,6 +19,7 @@ from deployments.serve import WORKER_SETUP, pandas_kept_out
 from deployments.serve.embedded import delete_embedded_store, embedded, require_free
 from deployments.serve.embedded_redis import InUseError, embedded_redis
 from deployments.serve.local_ray import RAY_DEFAULTS, private_folder
+from models.bundles import EMBEDDED
 from pipelines.log.redis_streams import RedisStreamProducer
 from pipelines.settings import AppConfig, Settings
 from tests.deployments import stranger
@@ -50,7 +51,7 @@ class Serving:
 
     @property
     def command(self) -> list[str]:
-        return [*SERVE, "--port", str(self.port)]
+        return [*SERVE, "--port", str(self.port), "--bundle", "own"]
 
     @property
     def ray_folder(self) -> Path:
@@ -74,11 +75,12 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     port, cache_dir = free_port(), tmp_path_factory.mktemp("c")  # short enough for a socket
     for name in ("redis", "json", "ray", "deployments"):
         (cache_dir.parent / f"{name}.py").write_text(PLANTED)
+    (cache_dir.parent / "own").symlink_to(EMBEDDED)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("UNDERTONE_", "RAY_"))}
     environment |= {"UNDERTONE_CACHE_DIR": cache_dir.name, "RAY_ADDRESS": "127.0.0.1:1"}
     environment |= {"RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN": OF_THE_USER}
     with subprocess.Popen(
-        [*SERVE, "--port", str(port)], cwd=cache_dir.parent, env=environment, stdout=subprocess.PIPE
+        [*SERVE, "--port", str(port), "--bundle", "own"], cwd=cache_dir.parent, env=environment, stdout=subprocess.PIPE
     ) as process:
         try:
             assert process.stdout is not None
