@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, TypeAdapter, model_validator
+from pydantic import Field, SecretStr, TypeAdapter, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipelines.consent import format_consent, granted
@@ -22,6 +22,15 @@ from pipelines.types import (
 
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 """What an address of this machine alone may be called in a URL."""
+
+
+def is_loopback(url: str) -> bool:
+    """Whether `url` is of this machine, so that no proxy has any business between.
+
+    Raises:
+        ValueError: it is no URL.
+    """
+    return urlsplit(url).hostname in LOOPBACK_HOSTS
 
 
 class MediaLimits(Configuration):
@@ -224,7 +233,10 @@ def with_live_tenants(config: AppConfig, told: str | None) -> AppConfig:
 
 
 class Settings(BaseSettings):
-    """Where things are, and every secret; read from `UNDERTONE_…` when built, never at import."""
+    """Where things are, and every secret; read from `UNDERTONE_…` when built, never at import.
+
+    Relative paths are those of the folder in which it is built.
+    """
 
     model_config = SettingsConfigDict(env_prefix="UNDERTONE_", frozen=True, extra="ignore")
 
@@ -261,13 +273,17 @@ class Settings(BaseSettings):
     url: str = "http://127.0.0.1:8000"
     """Where the command line finds the gateway."""
 
+    @field_validator("kafka_ca_file", "tokens", "cache_dir")
+    @classmethod
+    def _absolute(cls, path: Path | None) -> Path | None:
+        return None if path is None else path.absolute()
+
     @model_validator(mode="after")
     def _provider_is_whole(self) -> Self:
         if not self.oidc_jwks:
             return self
         if not self.oidc_issuer or not self.oidc_audience:
             raise ValueError("UNDERTONE_OIDC_JWKS needs UNDERTONE_OIDC_ISSUER and UNDERTONE_OIDC_AUDIENCE beside it")
-        parts = urlsplit(self.oidc_jwks)
-        if parts.scheme != "https" and parts.hostname not in LOOPBACK_HOSTS:
+        if urlsplit(self.oidc_jwks).scheme != "https" and not is_loopback(self.oidc_jwks):
             raise ValueError("UNDERTONE_OIDC_JWKS must be an https address: whoever changes the keys makes tokens")
         return self

@@ -18,7 +18,7 @@ from deployments.cli.console import EXIT_FAILED, CommandError, clear_errors, pri
 from deployments.cli.options import Json
 from models.errors import ModelError
 from pipelines.errors import StoreUnavailableError
-from pipelines.settings import AppConfig, Settings
+from pipelines.settings import AppConfig, Settings, is_loopback
 
 State = Literal["ok", "optional", "missing"]
 """`optional`: absent, and not needed here; `missing`: absent, and needed."""
@@ -195,8 +195,8 @@ def _gateway(url: str) -> Finding:
     import httpx  # noqa: PLC0415  # takes long, and only this check needs it
 
     try:
-        answer = httpx.get(f"{url}/healthz", timeout=ANSWER_S)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        answer = httpx.get(f"{url}/healthz", timeout=ANSWER_S, trust_env=not is_loopback(url))
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         return Finding("gateway", "optional", f"{url}: {error}", "undertone serve")
     if answer.is_success:
         return Finding("gateway", "ok", f"{url} answers")

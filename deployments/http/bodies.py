@@ -16,6 +16,7 @@ from pipelines.store.queries import CallInfo, CallState, TrendMinute
 from pipelines.types import CALL_ID_PATTERN, NAME_PATTERN, START_MAX_MS, Consent, Participant, UtteranceSentiment
 
 TEXT_MAX_CHARS = 10_000
+_LATEST = datetime.max.replace(microsecond=0, tzinfo=UTC)
 
 Tenant = Annotated[str, Field(pattern=NAME_PATTERN)]
 
@@ -202,13 +203,18 @@ def account_out(account: Account) -> AccountOut:
     )
 
 
+def _moment(at_ms: int) -> datetime:
+    """A time in ms since 1970, or the last one that can be written: an older version stored what producers made up."""
+    return _LATEST if at_ms > _LATEST.timestamp() * 1000 else datetime.fromtimestamp(at_ms / 1000, UTC)
+
+
 def call_fields(call: CallInfo) -> dict[str, Any]:
     """The fields of `CallOut`."""
     return {
         "call_id": call.call_id,
         "tenant": call.tenant,
         "status": call.status,
-        "started_at": datetime.fromtimestamp(call.started_ms / 1000, UTC),
+        "started_at": _moment(call.started_ms),
         "last_ms": call.last_ms,
         "utterances": call.utterances,
         "streams": dict(call.streams),

@@ -14,7 +14,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments.http.admission import client_of
-from deployments.http.caller import cookie_name
+from deployments.http.caller import bearer_token, cookie_name
 from deployments.http.problems import ProblemError, problem_of, problem_response
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -47,7 +47,7 @@ class SameSite:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
         # A page that reaches the gateway under a name of its own has the browser's cookie for that name at most: no token.
-        unbound = scope["path"] in OPEN_PATHS or "authorization" in headers
+        unbound = scope["path"] in OPEN_PATHS or bearer_token(headers) is not None
         if not unbound and "*" not in self._hosts and _name(host) not in self._hosts:
             return ProblemError(
                 HTTPStatus.MISDIRECTED_REQUEST,

@@ -7,7 +7,7 @@ prints, in a cookie that no script can read and no other site's page can send (`
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, TypeVar
 
@@ -111,11 +111,14 @@ async def while_granted(items: AsyncGenerator[T, None], caller: Identity) -> Asy
             yield item
 
 
+def bearer_token(headers: Mapping[str, str]) -> str | None:
+    """The token in the header `Authorization`; where there is one, no cookie is looked at."""
+    kind, _, token = headers.get("authorization", "").partition(" ")
+    return token.strip() or None if kind.lower() == "bearer" else None
+
+
 def _token(connection: HTTPConnection) -> str | None:
-    kind, _, token = connection.headers.get("authorization", "").partition(" ")
-    if kind.lower() == "bearer" and token.strip():
-        return token.strip()
-    return connection.cookies.get(cookie_name(connection)) or None
+    return bearer_token(connection.headers) or connection.cookies.get(cookie_name(connection)) or None
 
 
 def cookie_name(connection: HTTPConnection) -> str:

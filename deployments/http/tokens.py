@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import os
 import secrets
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -19,7 +20,7 @@ from urllib.parse import urlsplit
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from pipelines.errors import TokenFileError
-from pipelines.settings import LOOPBACK_HOSTS, Settings
+from pipelines.settings import Settings, is_loopback
 from pipelines.types import NAME_PATTERN
 
 Scope = Literal["read", "send", "analyze", "delete", "operate"]
@@ -28,7 +29,7 @@ storing it; delete calls; read the metrics, and the trail of accesses."""
 
 ALL_SCOPES: frozenset[Scope] = frozenset(get_args(Scope))
 ANY_TENANT = "*"
-FILE_MAX_BYTES = 4 << 20
+FILE_MAX_BYTES = 1 << 20
 _PREFIX = "ut"
 _ID_BYTES, _SECRET_BYTES = 6, 32
 _TOKEN_MAX_CHARS = 128
@@ -108,8 +109,10 @@ class TokenFile:
             TokenFileError: the file is not there or cannot be read.
         """
         try:
-            with self.path.open("rb") as file:
+            with open(self.path, "rb", opener=_opened_at_once) as file:
                 about = os.fstat(file.fileno())
+                if not stat.S_ISREG(about.st_mode):
+                    raise TokenFileError(f"the file of tokens {self.path} is no file: name another in UNDERTONE_TOKENS")
                 state = (about.st_ino, about.st_mtime_ns, about.st_size)
                 if state != self._state:
                     self._grants = _parsed(self.path, file.read(FILE_MAX_BYTES + 1))
@@ -119,14 +122,14 @@ class TokenFile:
         return self._grants
 
     def add(self, grant: Grant) -> None:
-        """Add a line.
+        """Add a line; where the path is a link, to the file that it leads to.
 
         Raises:
             TokenFileError: the file cannot be read or written.
         """
-        with self._locked():
-            known = self.grants() if self.path.exists() else {}
-            self._write({**known, grant.id: grant})
+        with self._locked() as path:
+            known = self.grants() if path.exists() else {}
+            _write(path, {**known, grant.id: grant})
 
     def revoke(self, token_id: str) -> bool:
         """Remove a line; False if there is none of that id. A running service takes the token no more at once.
@@ -135,42 +138,53 @@ class TokenFile:
             TokenFileError: the file cannot be read or written.
         """
         known = dict(self.grants())  # where there is no file, none is made
-        with self._locked():
+        with self._locked() as path:
             known = dict(self.grants())
             if known.pop(token_id, None) is None:
                 return False
-            self._write(known)
+            _write(path, known)
         return True
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _locked(self) -> Iterator[Path]:
+        """The file itself, wherever links lead, while nobody else writes it."""
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.path.with_name(f".{self.path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as error:
-            raise TokenFileError(f"{self.path} cannot be written: {error.strerror}") from error
+            path = self.path.resolve()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = path.with_name(f".{path.name}.lock")
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        except (OSError, RuntimeError) as error:  # the latter where links lead in a circle
+            raise TokenFileError(f"{self.path} cannot be written: {error}") from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
+            yield path
         finally:
             os.close(descriptor)
 
-    def _write(self, grants: Mapping[str, Grant]) -> None:
-        fresh = self.path.with_name(f".{self.path.name}.new")
-        lines = "".join(f"{grant.model_dump_json()}\n" for grant in grants.values())
-        try:
-            fresh.unlink(missing_ok=True)
-            with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-                if self.path.exists():  # it stays its service's, whoever writes
-                    before = self.path.stat()
-                    os.fchmod(file.fileno(), before.st_mode & 0o777)
-                    os.fchown(file.fileno(), before.st_uid, before.st_gid)
-                file.write(lines)
-                file.flush()
-                os.fsync(file.fileno())
-            fresh.replace(self.path)
-        except OSError as error:
-            raise TokenFileError(f"{self.path} cannot be written: {error.strerror}") from error
+
+def _opened_at_once(path: str, flags: int) -> int:
+    """A descriptor, of a pipe too, whose writer would else be waited for."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _write(path: Path, grants: Mapping[str, Grant]) -> None:
+    fresh = path.with_name(f".{path.name}.new")
+    lines = "".join(f"{grant.model_dump_json()}\n" for grant in grants.values())
+    if len(lines.encode()) > FILE_MAX_BYTES:
+        raise TokenFileError(f"{path} would have more than {FILE_MAX_BYTES} bytes: revoke tokens that are not used")
+    try:
+        fresh.unlink(missing_ok=True)
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            if path.exists():  # it stays its service's, whoever writes
+                before = path.stat()
+                os.fchmod(file.fileno(), before.st_mode & 0o777)
+                os.fchown(file.fileno(), before.st_uid, before.st_gid)
+            file.write(lines)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except OSError as error:
+        raise TokenFileError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def token_path(cache_dir: Path, port: int) -> Path:
@@ -181,11 +195,10 @@ def token_path(cache_dir: Path, port: int) -> Path:
 def token_of(settings: Settings) -> str:
     """The token with which a command asks: the environment's, else that of `undertone serve` at that address; or none."""
     given = settings.token.get_secret_value()
-    parts = urlsplit(settings.url)
-    if given or parts.hostname not in LOOPBACK_HOSTS:
+    if given or not is_loopback(settings.url):
         return given
     with suppress(OSError):
-        return token_path(settings.cache_dir, parts.port or 80).read_text().strip()
+        return token_path(settings.cache_dir, urlsplit(settings.url).port or 80).read_text().strip()
     return ""
 
 

@@ -16,6 +16,7 @@ from deployments.http.tokens import ALL_SCOPES, ANY_TENANT, TokenFile, new_token
 from deployments.serve import WORKER_SETUP, pandas_kept_out
 from deployments.serve.embedded_redis import InUseError, delete_store, embedded_redis, locked
 from deployments.serve.local_ray import is_ray_alive, local_ray
+from models.encoders.speech import absolute_source
 from pipelines.ingest.analyse import Analyser
 from pipelines.settings import AppConfig, Settings
 
@@ -48,15 +49,19 @@ def embedded(config: AppConfig, *, port: int = 8000, host: str = "127.0.0.1") ->
         RuntimeError: a deployment does not become healthy; the message says which.
     """
     settings = Settings()
+    config = _absolute(config)
     folder = settings.cache_dir / f"redis-{port}"
     with ExitStack() as stack:
+        # Replicas are other processes, in another folder: the environment is how settings reach them.
+        for name, value in settings:
+            if isinstance(value, Path):
+                stack.enter_context(_set(f"UNDERTONE_{name.upper()}", str(value)))
         if settings.redis.get_secret_value():
             stack.enter_context(locked(folder))
             require_free(host, port)
         else:
             url = stack.enter_context(embedded_redis(folder))
             require_free(host, port)
-            # Replicas are other processes: the environment is how settings reach them.
             stack.enter_context(_set("UNDERTONE_REDIS", url))
         token = settings.token
         if settings.tokens is None and not settings.oidc_jwks:
@@ -66,6 +71,12 @@ def embedded(config: AppConfig, *, port: int = 8000, host: str = "127.0.0.1") ->
         own = Settings().model_copy(update={"token": token, "url": f"http://{host}:{port}"})
         stack.enter_context(_served(config, host, port))
         yield Embedded(own.url, own, made_token=token is not settings.token)
+
+
+def _absolute(config: AppConfig) -> AppConfig:
+    """The same networks for processes that work in another folder."""
+    bundle = config.bundle if config.bundle == "embedded" else str(Path(config.bundle).absolute())
+    return config.model_copy(update={"bundle": bundle, "transcriber": absolute_source(config.transcriber)})
 
 
 @contextmanager

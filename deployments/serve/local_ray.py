@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, chdir, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -92,13 +92,17 @@ def _make_ray_read_it() -> None:
 
 @contextmanager
 def local_ray(**options: Any) -> Iterator[None]:
-    """Start Ray with `options` of `ray.init`, and stop it; what it wrote is gone in the end, after a kill at the next start."""
+    """Start Ray with `options` of `ray.init`, and stop it; what it wrote is gone in the end, after a kill at the next start.
+
+    Its processes work in a folder of their own: pass them absolute paths.
+    """
     with private_environment(), private_folder() as folder:
         import ray  # noqa: PLC0415  # see above
 
         try:
             try:
-                with _small_and_patient():
+                # Ray's workers work in the current folder and import from it first, whoever may write there.
+                with _small_and_patient(), chdir(folder):
                     # Ray lets everybody write in the folder that it is given: that is one within ours.
                     ray.init(address="local", include_dashboard=False, _temp_dir=str(folder / "r"), **options)
             except Exception as error:  # Ray raises this very kind

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import chdir, contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,8 @@ def _connected(workers: int) -> Iterator[ScalingConfig]:
         return
     set_ray_defaults()
     try:
-        ray.init(**quiet)
+        with chdir("/"):  # workers import from the driver's current folder first; in this one only root writes
+            ray.init(**quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise TrainError(f"no Ray cluster at RAY_ADDRESS={address}: correct or unset it.") from error
     try:

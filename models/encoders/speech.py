@@ -104,6 +104,16 @@ def _by_name(name: str, device: str, fetch_deadline_s: float) -> Transcriber:
     return transcriber
 
 
+def absolute_source(name_or_path: str) -> str:
+    """The same transcriber for a process that works in another folder: a path becomes absolute, a name stays."""
+    path = Path(name_or_path)
+    if name_or_path in PACKED or not path.is_file():
+        return name_or_path
+    import whisper
+
+    return name_or_path if name_or_path in whisper.available_models() else str(path.absolute())
+
+
 def weights_path(name_or_path: str) -> Path:
     """Where the weights of a Whisper model lie: in openai-whisper's cache under its own file name, or at the path."""
     import whisper
@@ -124,7 +134,7 @@ def _fetch(url: str, folder: Path, deadline_s: float) -> str:
     """Fetch the weights at `url` into `folder`; return why that failed, or nothing."""
     try:
         ended = subprocess.run(  # noqa: S603  our own interpreter, and an address from a constant of whisper
-            [sys.executable, "-c", _FETCH, url, str(folder)],
+            [sys.executable, "-P", "-c", _FETCH, url, str(folder)],
             capture_output=True,
             text=True,
             timeout=deadline_s,

@@ -106,8 +106,8 @@ class _Process:
         self.is_idle = True
         self._pipe, theirs = multiprocessing.Pipe()
         with theirs:
-            self._process = subprocess.Popen(  # noqa: S603  # our own module
-                [sys.executable, "-m", "pipelines.media.decoder_process", str(theirs.fileno())],
+            self._process = subprocess.Popen(  # noqa: S603  # our own module, and by -P none of the current folder
+                [sys.executable, "-P", "-m", "pipelines.media.decoder_process", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
             )

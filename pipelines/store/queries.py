@@ -15,7 +15,8 @@ from pipelines.errors import BadCursorError, CorruptResultError
 from pipelines.types import CallId, CallRef, Participant, ResultModel, UtteranceSentiment
 
 MINUTE_MS = 60_000
-_EXACT = 1 << 53
+_STARTED_MAX_MS = 1 << 63
+"""What Kafka has bits for: an older version stored whatever a producer said."""
 """Whole numbers below this are exact as the floating-point scores of Redis."""
 
 CallState = Literal["live", "stalled", "closed", "final"]
@@ -237,7 +238,7 @@ def read_call_cursor(cursor: str) -> tuple[int, str]:
     """
     match _place(cursor):
         case [int(started_ms), str(call_id)] if (
-            type(started_ms) is int and 0 <= started_ms < _EXACT and call_id.isascii()
+            type(started_ms) is int and 0 <= started_ms <= _STARTED_MAX_MS and call_id.isascii()
         ):
             return started_ms, call_id
     raise BadCursorError(f"no listing of calls gave the cursor {cursor[:80]!r}: start without one")

@@ -3,6 +3,7 @@
 Run the server with `maxmemory-policy noeviction`: an evicted checkpoint would be a call analysed twice.
 """
 
+import time
 from typing import Any, Self
 
 from pipelines.checkpoints import NOTHING_COUNTED, Checkpoint, Counted, ResumePoint, TrackCut
@@ -29,6 +30,7 @@ from pipelines.store.trends import correct_trend, fill_trend
 from pipelines.types import LIVE_RUN, CallRef, MediaFragment, Participant, UtteranceSentiment
 
 EVENTS_MAX = 10_000
+_AHEAD_MAX_MS = 86_400_000
 OPEN_TTL_S = 86_400
 """How long a call of which nothing was ever stored is kept."""
 
@@ -101,7 +103,7 @@ class Store:
         """Take ownership of a stream and read its checkpoint; writes of its former owner are refused from now on.
 
         `owner` is the writer's name, different from any other process's, ever; `started_at_ms` when the call started if
-        this is its first stream, ms since 1970 (0: now). `partition` and `offset` say where in the log the fragment
+        this is its first stream, ms since 1970 (0, or one that cannot be: now). `partition` and `offset` say where in the log the fragment
         stands that opens it, if one does.
 
         Returns:
@@ -112,6 +114,8 @@ class Store:
             BadFragmentError: the call's fragments began in another partition (`wrong_partition`), in which offsets mean
                 something else.
         """
+        if not 0 <= started_at_ms <= time.time() * 1000 + _AHEAD_MAX_MS:  # a producer's clock, or what it made up
+            started_at_ms = 0
         keys, place = self._keys(call), () if offset is None else (offset,)
         limits = (OPEN_TTL_S, CHECKPOINT_TTL_S, EVENTS_MAX)
         with redis_errors():

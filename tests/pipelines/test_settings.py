@@ -1,9 +1,11 @@
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
 from models.types import Modality
 from pipelines.errors import PoliciesUnknownError
-from pipelines.settings import AppConfig, InterimSettings, WorkerSettings, with_live_tenants
+from pipelines.settings import AppConfig, InterimSettings, Settings, WorkerSettings, with_live_tenants
 from pipelines.tenants import TenantSettings, TimeoutSettings
 from pipelines.types import DEFAULT_CONSENT, Participant
 
@@ -44,3 +46,15 @@ def test_interim_texts_are_shown_where_networks_run_on_a_gpu_or_the_configuratio
     assert AppConfig(interim=said[True]).shows_interim
     assert not AppConfig(device="cuda", interim=said[False]).shows_interim
     assert not AppConfig(run="shadow", interim=said[True]).shows_interim
+
+
+def test_a_relative_path_is_one_of_the_folder_in_which_the_settings_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("TOKENS", "KAFKA_CA_FILE", "CACHE_DIR"):
+        monkeypatch.setenv(f"UNDERTONE_{name}", f"sub/{name}")
+    found = Settings()
+    assert found.tokens == tmp_path / "sub/TOKENS"
+    assert found.kafka_ca_file == tmp_path / "sub/KAFKA_CA_FILE"
+    assert found.cache_dir == tmp_path / "sub/CACHE_DIR"

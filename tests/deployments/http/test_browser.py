@@ -35,6 +35,14 @@ async def test_under_an_unknown_name_only_probes_are_answered(site: Site, host: 
     assert (await site.client.get("/healthz", headers={"Host": host})).is_success
 
 
+@pytest.mark.parametrize(
+    "authorization", ["Basic x", "Basic dDp0", "Bearer", "Bearer ", "Bearer\t x", "bearerx", "", "x"]
+)
+async def test_a_header_that_holds_no_token_opens_no_other_name(site: Site, authorization: str) -> None:
+    headers = {"Host": "evil.example", "Authorization": authorization, "Cookie": "undertone_default=x"}
+    problem(await site.client.get("/v1/calls", headers=headers), 421, "unknown_host")
+
+
 @pytest.mark.parametrize("host", ["t", "T:8000", "localhost", "127.0.0.1:8000", "[::1]:8000"])
 async def test_under_its_names_it_answers(site: Site, host: str) -> None:
     assert (await site.client.get("/v1/calls", headers={"Host": host})).is_success

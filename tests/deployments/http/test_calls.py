@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 import redis
 
-from deployments.http.bodies import CallPage, CallWithSummary, Trends, UtterancePage
+from deployments.http.bodies import CallOut, CallPage, CallWithSummary, Trends, UtterancePage
+from pipelines.store.keys import CallKeys, calls_key
 from pipelines.types import CALL_ID_PATTERN, NAME_PATTERN
 from tests.deployments.http.site import Site, problem, result, wav
-from tests.pipelines.stored import AGENT, STARTED_MS
+from tests.pipelines.stored import AGENT, STARTED_MS, default
 
 
 async def test_a_call_comes_with_its_summary(site: Site) -> None:
@@ -55,6 +56,27 @@ async def test_calls_are_filtered(site: Site, query: dict[str, str], found: list
     page = CallPage.model_validate((await site.client.get("/v1/calls", params=query)).json())
 
     assert [call.call_id for call in page.calls] == found
+
+
+async def test_calls_that_an_older_version_stored_as_of_no_date_are_listed_with_the_others(site: Site) -> None:
+    said = {"now": STARTED_MS, "10000": 253_402_300_800_000, "twice": 1 << 54, "most": (1 << 63) - 1}
+    with redis.Redis.from_url(site.redis_url) as client:
+        for call_id, started_ms in said.items():
+            await site.call(result(0, call_id=call_id), call_id=call_id)
+            client.hset(CallKeys(default(call_id))("call"), "started_ms", started_ms)
+            client.zadd(calls_key("live", "default"), {call_id: started_ms})
+    found: list[CallOut] = []
+    cursor = ""
+    while len(found) <= len(said):
+        query = {"limit": 1} | ({"cursor": cursor} if cursor else {})
+        page = CallPage.model_validate((await site.client.get("/v1/calls", params=query)).json())
+        found += page.calls
+        if page.next_cursor is None:
+            break
+        cursor = page.next_cursor
+    assert [call.call_id for call in found] == ["most", "twice", "10000", "now"]
+    assert [call.started_at.year for call in found] == [9999, 9999, 9999, 2025]
+    assert (await site.client.get("/v1/calls/most")).is_success
 
 
 async def test_calls_come_in_pages(site: Site) -> None:

@@ -184,11 +184,75 @@ async def test_scopes_that_are_written_in_another_way_allow_nothing_more(provide
     assert found.scopes == (frozenset({"read"}) if isinstance(scope, list) else frozenset())
 
 
-@pytest.mark.parametrize("body", [b"nonsense", b"[]", b'{"keys": 5}', b'{"keys": [{"kty": "odd"}]}', b" " * 300_000])
+@pytest.mark.parametrize(
+    "body", [b"nonsense", b"[]", b'{"keys": 5}', b'{"keys": [{"kty": "odd"}]}', b" " * 300_000, b"[" * 200_000]
+)
 async def test_keys_that_are_none_are_an_error(provider: Provider, body: bytes) -> None:
     provider.body = body
     with provider.published() as url, pytest.raises(IdentityProviderError):
         await of(url).claims(provider.sign())
+
+
+def rsa_key(bits: int = 2_048, **fields: object) -> tuple[rsa.RSAPrivateKey, dict[str, Any]]:
+    private = rsa.generate_private_key(65_537, bits)
+    return private, {**jwt.algorithms.RSAAlgorithm.to_jwk(private.public_key(), as_dict=True), "kid": "one", **fields}
+
+
+def signed(provider: Provider, private: Any, algorithm: str) -> str:
+    claims = jwt.decode(provider.sign(), options={"verify_signature": False})
+    return jwt.encode(claims, private, algorithm, headers={"kid": "one"})
+
+
+async def test_a_key_that_names_no_algorithm_takes_each_of_its_kind_and_one_that_does_no_other(
+    provider: Provider,
+) -> None:
+    kinds: list[tuple[dict[str, object], set[str]]] = [
+        ({}, {"RS256", "PS256"}),
+        ({"alg": "PS256"}, {"PS256"}),
+        ({"alg": "RS512"}, set()),
+    ]
+    for fields, taken in kinds:
+        private, public = rsa_key(2_048, **fields)
+        other = jwt.algorithms.ECAlgorithm.to_jwk(ec.generate_private_key(ec.SECP256R1()).public_key(), as_dict=True)
+        provider.keys = [public, {**other, "kid": "two"}]
+        with provider.published() as url:
+            known = of(url)
+            tokens = {name: signed(provider, private, name) for name in ("RS256", "PS256", "RS512")}
+            assert {name for name, token in tokens.items() if await known.claims(token) is not None} == taken
+
+
+@pytest.mark.filterwarnings("ignore:The RSA key is 1024 bits:jwt.warnings.InsecureKeyLengthWarning")
+async def test_keys_that_are_private_weak_damaged_or_for_encryption_are_passed_over(provider: Provider) -> None:
+    private, public = rsa_key()
+    weak, weak_public = rsa_key(1_024)
+    whole = {**jwt.algorithms.RSAAlgorithm.to_jwk(private, as_dict=True), "kid": "one"}
+    others: list[Any] = [
+        {**public, "kid": ["one"]},
+        {**public, "n": 5},
+        {**public, "kty": [1]},
+        {**public, "crv": [1]},
+        7,
+    ]
+    curve = jwt.algorithms.ECAlgorithm.to_jwk(ec.generate_private_key(ec.SECP384R1()).public_key(), as_dict=True)
+    for bad, key in (
+        (whole, private),
+        ({**public, "use": "enc"}, private),
+        (weak_public, weak),
+        *((x, private) for x in others),
+    ):
+        good = jwt.algorithms.ECAlgorithm.to_jwk(ec.generate_private_key(ec.SECP256R1()).public_key(), as_dict=True)
+        provider.keys = [bad, {**curve, "kid": "one"}, {**good, "kid": "two"}]
+        with provider.published() as url:
+            assert await of(url).claims(signed(provider, key, "RS256")) is None
+        provider.keys = [bad]
+        with provider.published() as url, pytest.raises(IdentityProviderError, match="cannot be had"):
+            await of(url).claims(signed(provider, key, "RS256"))
+
+
+async def test_a_token_whose_header_is_nested_deep_is_not_taken(provider: Provider) -> None:
+    header = base64.urlsafe_b64encode(b'{"alg":"ES256","kid":' + b"[" * 20_000).rstrip(b"=").decode()
+    with provider.published() as url:
+        assert await of(url).claims(f"{header}.e30.e30") is None
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from deployments.serve import WORKER_SETUP, pandas_kept_out
 from deployments.serve.embedded import delete_embedded_store, embedded, require_free
 from deployments.serve.embedded_redis import InUseError, embedded_redis
 from deployments.serve.local_ray import RAY_DEFAULTS, private_folder
+from models.bundles import EMBEDDED
 from pipelines.log.redis_streams import RedisStreamProducer
 from pipelines.settings import AppConfig, Settings
 from tests.deployments import stranger
@@ -26,7 +27,8 @@ from tests.eventually import wait_until
 from tests.pipelines.working import call, send
 from tests.servers import free_port
 
-SERVE = [sys.executable, "-c", "from deployments.cli.main import app; app()", "serve", "--json"]
+SERVE = [sys.executable, "-P", "-c", "from deployments.cli.main import app; app()", "serve", "--json"]
+PLANTED = "import pathlib; pathlib.Path(__file__).with_name('loaded').touch(); raise ImportError"
 OF_THE_USER = "the-token-of-the-users-own-cluster"
 
 
@@ -49,7 +51,7 @@ class Serving:
 
     @property
     def command(self) -> list[str]:
-        return [*SERVE, "--port", str(self.port)]
+        return [*SERVE, "--port", str(self.port), "--bundle", "own"]
 
     @property
     def ray_folder(self) -> Path:
@@ -69,12 +71,17 @@ class Serving:
 
 @pytest.fixture(scope="module")
 def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    """One in an environment that speaks of a cluster of the user's own, which is not there."""
+    """One in an environment that speaks of a cluster of the user's own, which is not there, and in a folder of somebody else's."""
     port, cache_dir = free_port(), tmp_path_factory.mktemp("c")  # short enough for a socket
+    for name in ("redis", "json", "ray", "deployments"):
+        (cache_dir.parent / f"{name}.py").write_text(PLANTED)
+    (cache_dir.parent / "own").symlink_to(EMBEDDED)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("UNDERTONE_", "RAY_"))}
-    environment |= {"UNDERTONE_CACHE_DIR": str(cache_dir), "RAY_ADDRESS": "127.0.0.1:1"}
+    environment |= {"UNDERTONE_CACHE_DIR": cache_dir.name, "RAY_ADDRESS": "127.0.0.1:1"}
     environment |= {"RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN": OF_THE_USER}
-    with subprocess.Popen([*SERVE, "--port", str(port)], env=environment, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [*SERVE, "--port", str(port), "--bundle", "own"], cwd=cache_dir.parent, env=environment, stdout=subprocess.PIPE
+    ) as process:
         try:
             assert process.stdout is not None
             assert process.stdout.readline()
@@ -130,9 +137,21 @@ class TestServing:
         assert len(files) > 20
         assert [file for file in files if token.encode() in file.read_bytes()] == []
 
+    def test_no_module_of_the_folder_is_loaded_that_it_was_started_in(self, serving: Serving) -> None:
+        assert not (serving.cache_dir.parent / "loaded").exists()
+        pids = stranger.tree_of(serving.process.pid)
+        folders = {Path(f"/proc/{pid}/cwd").readlink() for pid in pids if stranger.command_of(pid).startswith("ray::")}
+        assert folders == {serving.ray_folder}
+
     def test_a_second_one_ends_at_once_and_leaves_the_first_alone(self, serving: Serving) -> None:
         second = subprocess.run(
-            serving.command, env=serving.environment, capture_output=True, text=True, check=False, timeout=100
+            serving.command,
+            cwd=serving.cache_dir.parent,
+            env=serving.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=100,
         )
         assert second.returncode == 1
         assert second.stdout == ""

@@ -5,7 +5,7 @@ from pathlib import Path
 import ctranslate2
 import pytest
 
-from models.encoders.speech import load_transcriber, weights_path
+from models.encoders.speech import absolute_source, load_transcriber, weights_path
 from models.encoders.whisper_ct2 import COMPUTE_TYPES
 from models.encoders.whisper_weights import PACKED
 from models.errors import TranscriberError, WhisperError
@@ -53,6 +53,8 @@ def test_an_unknown_name_is_refused_with_the_installed_ones_first() -> None:
 def test_installed_weights_serve_where_others_do_not_come(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
+    (tmp_path / "whisper.py").write_text("open('loaded', 'w').close()")
+    monkeypatch.chdir(tmp_path)  # whose modules are not loaded
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nothing listens there
     with caplog.at_level(logging.WARNING):
@@ -60,6 +62,17 @@ def test_installed_weights_serve_where_others_do_not_come(
     assert transcriber.engine.startswith("whisper-base/")
     assert f"Whisper {name} cannot serve" in caplog.text
     assert transcriber.engine in caplog.text
+    assert not (tmp_path / "loaded").exists()
+
+
+def test_a_path_becomes_absolute_and_a_name_stays_one_whatever_lies_in_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("base", "small", "own.pt"):
+        (tmp_path / name).touch()
+    found = [absolute_source(name) for name in ("base", "small", "own.pt", "gone.pt")]
+    assert found == ["base", "small", str(tmp_path / "own.pt"), "gone.pt"]
 
 
 def test_weights_that_do_not_come_are_not_waited_for(

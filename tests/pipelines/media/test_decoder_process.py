@@ -5,6 +5,7 @@ import operator
 import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -50,6 +51,16 @@ def test_opening_that_takes_too_long_ends_its_process_and_the_next_one_opens(pro
     processes.check_opening(
         io.BytesIO(film("mp4", picture_codec="mpeg4", seconds=1.0)), "the film", PIXELS_MAX, cpu_max_s=5
     )
+
+
+def test_no_module_of_the_current_folder_is_loaded(
+    processes: DecoderProcesses, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("json", "multiprocessing", "av", "pipelines"):
+        (tmp_path / f"{name}.py").write_text("open('loaded', 'w').close()")
+    monkeypatch.chdir(tmp_path)
+    assert processes.run(os.getcwd, cpu_max_s=5) == str(tmp_path)
+    assert not (tmp_path / "loaded").exists()
 
 
 @pytest.mark.parametrize("container", ["mp4", "matroska", "mpegts"])

@@ -1,4 +1,5 @@
 import subprocess
+import time
 from typing import Any
 
 import pytest
@@ -279,3 +280,22 @@ async def test_every_step_keeps_to_one_slot_of_a_cluster(tmp_path_factory: pytes
 def _end(process: "subprocess.Popen[bytes]") -> None:
     process.kill()
     process.wait()
+
+
+@pytest.mark.parametrize(
+    "said_ms", [-1, 2 * 86_400_000 + round(time.time() * 1000), 253_402_300_800_000, (1 << 63) - 1]
+)
+async def test_a_time_that_cannot_be_is_now(store: Store, said_ms: int) -> None:
+    before_ms = await store.archive.clock_ms()
+    await store.open_stream(acme("c"), "main", "w1", said_ms)
+    found = await store.archive.call(acme("c"))
+    assert found is not None
+    assert before_ms <= found.started_ms <= await store.archive.clock_ms()
+
+
+async def test_a_clock_that_goes_ahead_by_hours_is_believed(store: Store) -> None:
+    said_ms = await store.archive.clock_ms() + 3_600_000
+    await store.open_stream(acme("c"), "main", "w1", said_ms)
+    found = await store.archive.call(acme("c"))
+    assert found is not None
+    assert found.started_ms == said_ms
