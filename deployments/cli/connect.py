@@ -65,8 +65,8 @@ class System:
         return Store.connect(self.settings.redis.get_secret_value(), run)
 
     @contextmanager
-    def enclosing(self, call: CallRef) -> "Iterator[Callable[[MediaFragment], MediaFragment]]":
-        """How a fragment of the call is made for the log (`records.enclosed`), by the policies of the service that runs.
+    def sealing(self, call: CallRef) -> "Iterator[Callable[[MediaFragment], MediaFragment]]":
+        """How a fragment of the call is made for the log (`records.seal_fragment`), by the policies of the service that runs.
 
         A service that has told none leaves nothing out but what the fragment's own header does: its worker knows its policies.
         Where the store cannot be reached from here it stands there as it is, and whoever sends is told so.
@@ -74,7 +74,7 @@ class System:
         Raises:
             CallDeletedError: the call was deleted.
         """
-        from pipelines.log.records import enclosed  # noqa: PLC0415  # needs a moment
+        from pipelines.log.records import seal_fragment  # noqa: PLC0415  # needs a moment
 
         if not self.settings.redis.get_secret_value():
             stderr().print(
@@ -88,7 +88,7 @@ class System:
 
         seal, told = self.with_store(prepared, LIVE_RUN)
         policy = UNLIMITED if told is None else self.config.with_tenants(told).tenant(call.tenant).policy
-        yield lambda fragment: enclosed(fragment, seal, policy)
+        yield lambda fragment: seal_fragment(fragment, seal, policy)
         if self.config.source != "redis":
             self.with_store(lambda store: store.seals.keep(seal), LIVE_RUN)
 

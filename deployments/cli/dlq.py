@@ -232,11 +232,11 @@ def _send_call(
 ) -> None:
     from pipelines.review.redrive import begun  # noqa: PLC0415  # imports kafka
 
-    with system.enclosing(call) as enclose:
+    with system.sealing(call) as seal_fragment:
         system.note("redrive", [call])
         _record_decisions(system, {letter.record.at: begun(fragment) for letter, fragment in sent})
         for _, fragment in sent:
-            whole = enclose(fragment)
+            whole = seal_fragment(fragment)
             producer.send(TOPIC_MEDIA, whole.call_id, whole.media, fragment_headers(whole))
         producer.flush()
     _record_decisions(system, {letter.record.at: "redriven" for letter, _ in sent})

@@ -66,12 +66,12 @@ def fragments_of(recording: Recording, call_id: str) -> Iterator[MediaFragment]:
 def send_fragments(
     producer: Producer,
     cut: Iterable[MediaFragment],
-    enclose: Callable[[MediaFragment], MediaFragment],
+    seal_fragment: Callable[[MediaFragment], MediaFragment],
     *,
     realtime: bool,
     first_seq: int = 0,
 ) -> Iterator[MediaFragment]:
-    """Send from `first_seq` on, as `enclose` makes them; yields a fragment when the log has acknowledged it and everything before.
+    """Send from `first_seq` on, as `seal_fragment` makes them; yields a fragment when the log has acknowledged it and everything before.
 
     Raises:
         SourceUnavailableError: the log is away; what was yielded stands in it.
@@ -82,7 +82,7 @@ def send_fragments(
     for due_s, fragment in due(wanted):
         if realtime:
             time.sleep(max(0.0, started_s + due_s - time.monotonic()))
-        sent = enclose(fragment)
+        sent = seal_fragment(fragment)
         producer.send(TOPIC_MEDIA, sent.call_id, sent.media, fragment_headers(sent))
         queued += 1
         if realtime or fragment.final or queued >= FLUSH_FRAGMENTS:

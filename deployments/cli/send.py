@@ -82,8 +82,8 @@ def send(
         cut = (replace(fragment, customer=known_as) for fragment in cut)
     journal = journal_of(recording, chosen_id, system.settings.cache_dir)
     journal.write(journal.next_seq() if resume else 0)
-    with system.enclosing(CallRef(tenant, chosen_id)) as enclose:
-        sent = _Sending(recording, chosen_id, pace, journal, enclose).deliver(system.producer(), cut)
+    with system.sealing(CallRef(tenant, chosen_id)) as seal_fragment:
+        sent = _Sending(recording, chosen_id, pace, journal, seal_fragment).deliver(system.producer(), cut)
     journal.path.unlink()
     if as_json:
         write_json([{"call_id": chosen_id, "stream": stream, "tenant": tenant, "fragments": sent}])
@@ -144,7 +144,7 @@ class _Sending:
     call_id: str
     pace: Pace
     journal: Journal
-    enclose: Callable[[MediaFragment], MediaFragment]
+    seal_fragment: Callable[[MediaFragment], MediaFragment]
 
     def deliver(self, producer: Producer, cut: Iterator[MediaFragment]) -> int:
         """Send what the journal says is left; returns how many fragments the call has.
@@ -155,7 +155,7 @@ class _Sending:
         sent, realtime = self.journal.next_seq(), self.pace is Pace.REALTIME
         try:
             with _progress(self.call_id, length_s(self.recording.paths)) as show_position:
-                for fragment in send_fragments(producer, cut, self.enclose, realtime=realtime, first_seq=sent):
+                for fragment in send_fragments(producer, cut, self.seal_fragment, realtime=realtime, first_seq=sent):
                     sent = fragment.seq + 1
                     self.journal.write(sent)
                     show_position(fragment.start_ms / 1000)

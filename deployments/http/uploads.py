@@ -16,7 +16,7 @@ from deployments.http.limits import HttpLimits, MediaThreads, PacedMedia
 from deployments.http.problems import ProblemError
 from pipelines.errors import CallDeletedError, MediaError, SourceUnavailableError
 from pipelines.log.producer import Producer
-from pipelines.log.records import enclosed, fragment_headers
+from pipelines.log.records import fragment_headers, seal_fragment
 from pipelines.media.byte_stream import SpoolBudget
 from pipelines.media.decoder_process import DecoderProcesses
 from pipelines.media.fragment import fragments
@@ -190,7 +190,7 @@ class Intake:
 
     def _append(self, pieces: Iterator[MediaFragment], seal: Seal, policy: Consent) -> int:
         with contextlib.closing(pieces):  # type: ignore[type-var]  # a generator, which has `close`
-            return self.writer.append(enclosed(piece, seal, policy) for piece in pieces)
+            return self.writer.append(seal_fragment(piece, seal, policy) for piece in pieces)
 
     async def _carry(self, media: PacedMedia, bridge: ByteBridge, appended: "asyncio.Future[int]") -> bool:
         """Whether the media passed the limit; ends early when the reader has."""

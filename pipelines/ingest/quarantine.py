@@ -13,7 +13,7 @@ from pipelines.ingest.decoder_thread import StuckDecoderError
 from pipelines.ingest.sandbox import trial
 from pipelines.ingest.stream_task import StreamTask
 from pipelines.log.dead_letter import letter_key, letter_of
-from pipelines.log.records import call_of, fragment_headers, opened
+from pipelines.log.records import call_of, fragment_headers, open_fragment
 from pipelines.seal import HEADER as SEAL
 from pipelines.store.ledger import Owned
 from pipelines.types import TOPIC_DEAD_LETTER, TOPIC_MEDIA, MediaFragment, Record
@@ -90,7 +90,7 @@ async def _opened(context: WorkerContext, fragment: MediaFragment) -> MediaFragm
             f"the store has no seal {seal_id!r} of {fragment.call}: its latest writes were lost, or it is another store than "
             "the sender's; send the call again, or redrive this once the store has it"
         )
-    return opened(fragment, seal)
+    return open_fragment(fragment, seal)
 
 
 async def _refusal(

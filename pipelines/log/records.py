@@ -100,7 +100,7 @@ def fragment_headers(fragment: MediaFragment) -> Headers:
     return tuple((name, value.encode()) for name, value in headers.items())
 
 
-def enclosed(fragment: MediaFragment, seal: Seal, policy: Consent) -> MediaFragment:
+def seal_fragment(fragment: MediaFragment, seal: Seal, policy: Consent) -> MediaFragment:
     """The fragment as it goes into the log: its media sealed, or left out where its tenant's `policy` lets nothing of it be analysed."""
     if fragment.seal is not None or not fragment.media:
         return fragment
@@ -110,7 +110,7 @@ def enclosed(fragment: MediaFragment, seal: Seal, policy: Consent) -> MediaFragm
     return replace(fragment, media=seal.close(fragment.media, _sealed_with(fragment)), seal=seal.id)
 
 
-def opened(fragment: MediaFragment, seal: Seal) -> MediaFragment:
+def open_fragment(fragment: MediaFragment, seal: Seal) -> MediaFragment:
     """The fragment with media that can be read.
 
     Raises:

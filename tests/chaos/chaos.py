@@ -30,7 +30,7 @@ from models.types import FloatArray
 from pipelines.errors import SourceUnavailableError, StoreUnavailableError
 from pipelines.log.choose import open_producer, open_reader
 from pipelines.log.dead_letter import Letter, read_letters
-from pipelines.log.records import enclosed, fragment_headers
+from pipelines.log.records import fragment_headers, seal_fragment
 from pipelines.review.audit import AuditReport, LogIndex, audit
 from pipelines.seal import Seal
 from pipelines.settings import AppConfig, MediaLimits, WorkerSettings
@@ -123,7 +123,7 @@ def sealed(world: World, fragments: Sequence[MediaFragment]) -> list[MediaFragme
         return made
 
     made = asyncio.run(seals())
-    return [enclosed(one, made[one.call], DEFAULT_CONSENT) for one in fragments]
+    return [seal_fragment(one, made[one.call], DEFAULT_CONSENT) for one in fragments]
 
 
 def speech(data: Path | None) -> FloatArray:

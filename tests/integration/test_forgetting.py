@@ -19,7 +19,7 @@ from pipelines.consent import granted
 from pipelines.ingest.worker import Worker
 from pipelines.log.choose import open_producer, open_reader, open_source
 from pipelines.log.producer import Producer
-from pipelines.log.records import call_of, enclosed, fragment_headers, opened, parse_record
+from pipelines.log.records import call_of, fragment_headers, open_fragment, parse_record, seal_fragment
 from pipelines.seal import Seal
 from pipelines.settings import AppConfig, MediaLimits, Settings
 from pipelines.store.store import Store
@@ -83,7 +83,7 @@ class System:
             if not isinstance(seal, Seal):
                 found.append(b"" if seal_id else record.value)
             elif topic == TOPIC_MEDIA:
-                found.append(opened(parse_record(record, MediaLimits()), seal).media)
+                found.append(open_fragment(parse_record(record, MediaLimits()), seal).media)
             else:
                 found.append(seal.open(record.value))
         await fresh.close()
@@ -177,7 +177,7 @@ async def test_nothing_of_a_forgotten_call_is_left_in_any_byte(
         for call in (FORGOTTEN, KEPT):
             await upload(system, call, sound, **({"customer": REFERENCE} if call == KEPT else {}))
             seal = await system.store.seals.of_call(call, TOPIC_MEDIA)
-            letter = enclosed(broken(call), seal, granted(None, DEFAULT_CONSENT))
+            letter = seal_fragment(broken(call), seal, granted(None, DEFAULT_CONSENT))
             system.producer.send(TOPIC_MEDIA, call.call_id, letter.media, fragment_headers(letter))
             system.producer.flush()
         await upload(system, UNASKED, sound + noise, consent="")

@@ -13,10 +13,9 @@ from models.types import FloatArray, Transcript
 from pipelines.checkpoints import Account
 from pipelines.errors import StoreUnavailableError
 from pipelines.ingest.worker import Worker
-from pipelines.log import records as records_of_log
 from pipelines.log.dead_letter import Letter, open_letter, read_letters
 from pipelines.log.producer import Producer
-from pipelines.log.records import call_of, fragment_headers
+from pipelines.log.records import call_of, fragment_headers, open_fragment
 from pipelines.log.redis_streams import RedisStreamProducer, RedisStreamSource
 from pipelines.log.results import read_result_record
 from pipelines.seal import Seal
@@ -182,7 +181,7 @@ def opened(url: str, fragment: MediaFragment) -> MediaFragment:
         return fragment
     seal = seal_of(url, fragment.call, TOPIC_MEDIA, fragment.seal)
     assert seal is not None
-    return records_of_log.opened(fragment, seal)
+    return open_fragment(fragment, seal)
 
 
 def letters(url: str) -> list[Letter]:

@@ -88,8 +88,8 @@ def test_who_sends_to_kafka_without_a_store_is_told_that_the_call_lies_open(
     monkeypatch.setenv("UNDERTONE_KAFKA", "host:9092")
     (tmp_path / "redis-8000").mkdir()
     (tmp_path / "redis-8000" / "redis.sock").touch()  # of another system, for all one knows
-    with connect(None, needs_store=False).enclosing(CALL) as enclose:
-        assert enclose(fragment()) == fragment()
+    with connect(None, needs_store=False).sealing(CALL) as seal_fragment:
+        assert seal_fragment(fragment()) == fragment()
     assert "set UNDERTONE_REDIS" in " ".join(capsys.readouterr().err.split())
 
 
@@ -101,8 +101,8 @@ def test_a_fragment_is_sealed_by_the_policy_of_the_service_that_runs(
     system = connect(None)
     live = AppConfig(tenants={"shop": TenantSettings(consent=policy)})
     system.with_store(lambda store: store.service.set_tenants(live.tenants_text()), LIVE_RUN)
-    with system.enclosing(CALL) as enclose:
-        sealed = enclose(fragment())
+    with system.sealing(CALL) as seal_fragment:
+        sealed = seal_fragment(fragment())
     if policy == "customer=text":
         assert sealed.seal
         assert opened(redis_url, sealed) == fragment()
@@ -113,8 +113,8 @@ def test_a_fragment_is_sealed_by_the_policy_of_the_service_that_runs(
 def test_nothing_is_sent_of_a_call_that_was_deleted(monkeypatch: pytest.MonkeyPatch, redis_url: str) -> None:
     monkeypatch.setenv("UNDERTONE_REDIS", redis_url)
     system = connect(None)
-    with system.enclosing(CALL):
+    with system.sealing(CALL):
         pass
     assert system.with_store(lambda store: store.delete_call(CALL), LIVE_RUN)
-    with pytest.raises(CallDeletedError), system.enclosing(CALL):
+    with pytest.raises(CallDeletedError), system.sealing(CALL):
         pass

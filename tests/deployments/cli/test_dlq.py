@@ -69,7 +69,7 @@ def three_calls(redis_url: str) -> str:
 def delete(redis_url: str, call_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UNDERTONE_REDIS", redis_url)
     system, call = connect(None), CallRef("default", call_id)
-    with system.enclosing(call):
+    with system.sealing(call):
         pass  # which makes it known
     assert system.with_store(lambda store: store.delete_call(call), LIVE_RUN)
 

@@ -13,7 +13,7 @@ import redis
 
 from models.types import FloatArray
 from pipelines.ingest.decoder_thread import DecoderThread, StuckDecoderError
-from pipelines.log.records import enclosed, fragment_headers
+from pipelines.log.records import fragment_headers, seal_fragment
 from pipelines.log.redis_streams import RedisStreamProducer
 from pipelines.media import passes
 from pipelines.media.call_stream import CallStream, TrackEvent
@@ -293,7 +293,7 @@ async def test_a_stream_whose_end_keeps_its_decoder_is_opened_anew(
 async def test_a_sealed_call_is_analysed_like_an_open_one(redis_url: str, sound: FloatArray) -> None:
     store, producer = Store.connect(redis_url), RedisStreamProducer(redis_url)
     seal = await store.seals.of_call(default("sealed"), TOPIC_MEDIA)
-    send(producer, [enclosed(one, seal, DEFAULT_CONSENT) for one in call(sound, "sealed")])
+    send(producer, [seal_fragment(one, seal, DEFAULT_CONSENT) for one in call(sound, "sealed")])
     send(producer, call(sound, "open"))
     async with working(redis_url):
         assert found(await results(redis_url, "sealed")) == found(await results(redis_url, "open"))
@@ -307,7 +307,7 @@ async def test_a_fragment_whose_seal_the_store_lost_is_kept_until_it_has_it_agai
     store, producer = Store.connect(redis_url), RedisStreamProducer(redis_url)
     lost = Seal.new(default("c1"), TOPIC_MEDIA)
     fragments = call(sound, "c1")
-    sealed = [enclosed(one, lost, DEFAULT_CONSENT) if one.seq == 6 else one for one in fragments]
+    sealed = [seal_fragment(one, lost, DEFAULT_CONSENT) if one.seq == 6 else one for one in fragments]
     send(producer, sealed)
     async with working(redis_url):
         await results(redis_url, "c1")
@@ -333,7 +333,7 @@ async def test_a_sealed_fragment_that_cannot_be_decoded_lies_open_in_its_letter(
     seal = await store.seals.of_call(default("c1"), TOPIC_MEDIA)
     fragments = call(sound, "c1")
     fragments[6] = replace(fragments[6], media=b"this is no film", content_type="video/mp4")
-    send(RedisStreamProducer(redis_url), [enclosed(one, seal, DEFAULT_CONSENT) for one in fragments])
+    send(RedisStreamProducer(redis_url), [seal_fragment(one, seal, DEFAULT_CONSENT) for one in fragments])
     async with working(redis_url):
         await results(redis_url, "c1")
     (letter,) = letters(redis_url)  # under a seal of its own, which lives as long as the dead-letter topic keeps it
@@ -346,7 +346,7 @@ async def test_what_still_comes_of_a_deleted_call_makes_no_letters(redis_url: st
     store, producer = Store.connect(redis_url), RedisStreamProducer(redis_url)
     seal = await store.seals.of_call(default("c1"), TOPIC_MEDIA)
     await store.delete_call(default("c1"))
-    send(producer, [enclosed(one, seal, DEFAULT_CONSENT) for one in call(sound, "c1")])
+    send(producer, [seal_fragment(one, seal, DEFAULT_CONSENT) for one in call(sound, "c1")])
     producer.send(TOPIC_MEDIA, "c1", b"x", (("v", b"9"),))
     send(producer, call(sound, "c2"))
     async with working(redis_url) as worker:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from models.types import Modality
 from pipelines.consent import parse_consent
 from pipelines.errors import DEAD_LETTER_REASONS, BadFragmentError, SealError
-from pipelines.log.records import call_of, concerns, enclosed, fragment_headers, opened, parse_record
+from pipelines.log.records import call_of, concerns, fragment_headers, open_fragment, parse_record, seal_fragment
 from pipelines.seal import Seal
 from pipelines.settings import MediaLimits
 from pipelines.types import DEFAULT_CONSENT, TOPIC_MEDIA, CallRef, Coordinates, MediaFragment, Participant, Record
@@ -215,10 +215,10 @@ def as_record(fragment: MediaFragment) -> Record:
 
 def test_a_fragment_goes_into_the_log_sealed_and_says_by_what() -> None:
     plain = parse_record(record(), LIMITS)
-    sealed = parse_record(as_record(enclosed(plain, SEAL, DEFAULT_CONSENT)), LIMITS)
+    sealed = parse_record(as_record(seal_fragment(plain, SEAL, DEFAULT_CONSENT)), LIMITS)
     assert (sealed.seal, b"sound" in sealed.media) == (SEAL.id, False)
-    assert opened(sealed, SEAL) == plain
-    assert enclosed(sealed, SEAL, DEFAULT_CONSENT) == sealed  # once
+    assert open_fragment(sealed, SEAL) == plain
+    assert seal_fragment(sealed, SEAL, DEFAULT_CONSENT) == sealed  # once
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_a_fragment_goes_into_the_log_sealed_and_says_by_what() -> None:
 )
 def test_media_of_which_nothing_may_be_analysed_does_not_go_into_the_log(policy: str, consent: bytes) -> None:
     plain = parse_record(record(consent=consent), LIMITS)
-    left_out = as_record(enclosed(plain, SEAL, parse_consent(policy)))
+    left_out = as_record(seal_fragment(plain, SEAL, parse_consent(policy)))
     assert left_out.value == b""
     parsed = parse_record(left_out, LIMITS)
     assert (parsed.withheld, parsed.seal, parsed.media) == (True, None, b"")
@@ -244,15 +244,17 @@ def test_media_of_which_nothing_may_be_analysed_does_not_go_into_the_log(policy:
     ],
 )
 def test_sealed_media_cannot_be_passed_off_as_somebody_elses_or_as_allowed(changed: dict[str, Any]) -> None:
-    sealed = enclosed(parse_record(record(), LIMITS), SEAL, DEFAULT_CONSENT)
-    assert opened(replace(sealed, stream="phone.r7", seq=0, final=True), SEAL).media == b"sound"  # as it is redriven
+    sealed = seal_fragment(parse_record(record(), LIMITS), SEAL, DEFAULT_CONSENT)
+    assert (
+        open_fragment(replace(sealed, stream="phone.r7", seq=0, final=True), SEAL).media == b"sound"
+    )  # as it is redriven
     with pytest.raises(SealError):
-        opened(replace(sealed, **changed), SEAL)
+        open_fragment(replace(sealed, **changed), SEAL)
 
 
 def test_a_sealed_fragment_may_be_as_long_as_another() -> None:
     longest = parse_record(record(value=bytes(LIMITS.fragment_max_bytes)), LIMITS)
-    sealed = as_record(enclosed(longest, SEAL, DEFAULT_CONSENT))
+    sealed = as_record(seal_fragment(longest, SEAL, DEFAULT_CONSENT))
     assert len(sealed.value) > LIMITS.fragment_max_bytes
     assert parse_record(sealed, LIMITS).seal == SEAL.id
     with pytest.raises(BadFragmentError, match="allowed are"):
