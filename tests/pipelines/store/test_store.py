@@ -1,5 +1,4 @@
 import subprocess
-import time
 from typing import Any
 
 import pytest
@@ -282,9 +281,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
     process.wait()
 
 
-@pytest.mark.parametrize(
-    "said_ms", [-1, 2 * 86_400_000 + round(time.time() * 1000), 253_402_300_800_000, (1 << 63) - 1]
-)
+@pytest.mark.parametrize("said_ms", [-1, 4_102_444_800_000, 253_402_300_800_000, (1 << 63) - 1])
 async def test_a_time_that_cannot_be_is_now(store: Store, said_ms: int) -> None:
     before_ms = await store.archive.clock_ms()
     await store.open_stream(acme("c"), "main", "w1", said_ms)
