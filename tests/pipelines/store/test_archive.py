@@ -62,7 +62,7 @@ async def test_an_unknown_call_is_empty(store: Store) -> None:
 
 
 MADE_UP: list[object] = [
-    *([], [1], [1, 2], [None, "x"], [True, "x"], [False, "x"], [1.5, "x"], [-1, "x"], [1 << 63, "x"], [10**400, "x"]),
+    *([], [1], [1, 2], [None, "x"], [True, "x"], [False, "x"], [1.5, "x"], [-1, "x"], [1 << 64, "x"], [10**400, "x"]),
     *(
         [float("nan"), "x"],
         [float("inf"), "x"],
