@@ -69,6 +69,7 @@ async def test_the_openapi_page_documents_every_route_and_the_problem(site: Site
     assert set(page["paths"]) == {
         "/v1/calls",
         "/v1/calls/{call_id}",
+        "/v1/calls/{call_id}/deletion",
         "/v1/calls/{call_id}/utterances",
         "/v1/calls/{call_id}/events",
         "/v1/events",
