@@ -99,8 +99,12 @@ def _forget_call(
 
 
 def _confirm(question: str) -> None:
-    if not typer.confirm(question, err=True):
-        raise CommandError("nothing was forgotten")
+    try:
+        is_wanted = typer.confirm(question, err=True)
+    except typer.Abort:  # Ctrl-C, or nobody who could answer
+        is_wanted = False
+    if not is_wanted:
+        raise CommandError("nothing was forgotten; --yes forgets without asking")
 
 
 def _print(receipts: Iterator[dict[str, Any]], *, as_json: bool) -> None:

@@ -88,7 +88,8 @@ def send(
     if as_json:
         write_json([{"call_id": chosen_id, "stream": stream, "tenant": tenant, "fragments": sent}])
     else:
-        print_out(f"{chosen_id}: {sent} fragments acknowledged; see it with: undertone show {chosen_id}")
+        whose = "" if tenant == "default" else f" --tenant {tenant}"
+        print_out(f"{chosen_id}: {sent} fragments acknowledged; see it with: undertone show {chosen_id}{whose}")
 
 
 def _noted(system: System, call: CallRef, reference: str) -> str:

@@ -9,6 +9,8 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from deployments.http.problems import ProblemError
 
+FIELDS_AFTER_FILE = "fields_after_file"
+"""The reason of a form that goes on after its file: what it says there may forbid what was taken by then."""
 FIELDS_MAX_BYTES = 64 << 10
 """Everything but the file: fields, their names and headers, boundaries, and what follows the last of these."""
 
@@ -104,7 +106,11 @@ class MultipartForm:
 
     def _begin_part(self) -> None:
         if self._file_ended:
-            raise _malformed("the file must be its last part; put the fields before it")
+            raise ProblemError(
+                HTTPStatus.BAD_REQUEST,
+                FIELDS_AFTER_FILE,
+                "the file must be the last part of the form: put the fields before it. What they allow could not be known when it came",
+            )
         self._header.clear()
         self._header_value.clear()
         self._value.clear()

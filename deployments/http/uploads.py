@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from deployments.http.bodies import MediaMetadata
 from deployments.http.limits import HttpLimits, MediaThreads, PacedMedia
+from deployments.http.multipart import FIELDS_AFTER_FILE
 from deployments.http.problems import ProblemError
 from pipelines.errors import CallDeletedError, MediaError, SourceUnavailableError
 from pipelines.log.producer import Producer
@@ -247,10 +248,22 @@ async def reserved(
             await store.seals.keep(seal)
         else:
             await _refuse_deleted(store, call)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, ProblemError) and error.reason == FIELDS_AFTER_FILE:
+            raise await asyncio.shield(_taken_back(store, call, error, is_new=found is None)) from error
         if metadata.resume is None:
             await asyncio.shield(store.ledger.release_stream(call, stream, word))
         raise
+
+
+async def _taken_back(store: Store, call: CallRef, error: ProblemError, *, is_new: bool) -> ProblemError:
+    """The error of an upload whose consent, or customer, came too late; what was taken of a new call is forgotten."""
+    if is_new:
+        await store.delete_call(call)
+        what = f"Nothing of {call} is kept; send it again under another call id"
+    else:
+        what = f"{call} was there before: forget all of it with DELETE /v1/calls/{call.call_id} if that must not stay"
+    return ProblemError(HTTPStatus(error.status), error.reason, f"{error.detail}. {what}")
 
 
 async def _refuse_deleted(store: Store, call: CallRef) -> None:

@@ -80,6 +80,7 @@ def test_who_does_not_say_yes_forgets_nobody(cli: CliRunner, redis_url: str, ans
         ended = cli.invoke(app, ["forget", *words], input=answer)
         assert ended.exit_code == 1
         assert "forgotten" not in ended.stdout
+        assert "--yes forgets without asking" in ended.stderr
         assert stored(redis_url) == {"a", "b", "c"}
 
 

@@ -2,13 +2,16 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import httpx
+import numpy as np
 import pytest
+import redis
 
 from deployments.http.api import create_api
 from deployments.http.bodies import Accepted, Links
 from models.types import Modality
 from pipelines.settings import AppConfig, HttpSettings
 from pipelines.store.store import Store
+from pipelines.types import CallRef
 from tests.deployments.http.site import (
     Everyone,
     LosingProducer,
@@ -279,3 +282,44 @@ async def test_an_upload_whose_call_is_deleted_while_it_comes_is_told_so(site: S
 
     path, headers = "/v1/calls?participants=customer&call_id=a-17", {"content-type": "audio/PCMU"}
     problem(await site.client.post(path, content=body(), headers=headers), 410, "call_deleted")
+
+
+def form_with_its_file_first(site: Site, recording: bytes, **fields: str) -> AsyncIterator[bytes]:
+    """A form whose fields come when the gateway has long begun to put the file into the log."""
+
+    def part(name: str, value: bytes, more: str = "") -> bytes:
+        return f'--b\r\nContent-Disposition: form-data; name="{name}"{more}\r\n\r\n'.encode() + value + b"\r\n"
+
+    async def parts() -> AsyncIterator[bytes]:
+        whole = part("file", recording, '; filename="a.wav"')
+        for begin in range(0, len(whole), 50_000):
+            yield whole[begin : begin + 50_000]
+        with redis.Redis.from_url(site.redis_url) as client:
+            await eventually(lambda: client.xlen("ut:log:{call-media}") > 0)
+        for name, value in fields.items():
+            yield part(name, value.encode())
+        yield b"--b--\r\n"
+
+    return parts()
+
+
+@pytest.mark.parametrize("known", [False, True])
+async def test_what_a_form_took_before_it_forbade_it_is_forgotten(site: Site, *, known: bool) -> None:
+    if known:
+        await site.call(result(0), call_id="late")
+    recording = wav(np.random.default_rng(0).normal(0, 0.1, (1, 160_000)).astype(np.float32))
+    answer = await site.client.post(
+        "/v1/calls?participants=customer&call_id=late&stream=phone",
+        content=form_with_its_file_first(site, recording, consent="", customer="4711"),
+        headers={"content-type": "multipart/form-data; boundary=b"},
+    )
+    told = problem(answer, 400, "fields_after_file")["detail"]
+    assert "put the fields before it" in told
+    assert await site.store.deleted(CallRef("default", "late")) is not known
+    if known:  # of which a sender may not delete the rest
+        assert "DELETE /v1/calls/late" in told
+    else:
+        assert "under another call id" in told
+        with redis.Redis.from_url(site.redis_url) as client:
+            assert client.xlen("ut:log:{call-media}") > 0
+            assert list(client.scan_iter("*{default/late}*")) == [b"ut:{default/late}:deleted"]
