@@ -113,7 +113,7 @@ def _negative_by(results: Sequence[UtteranceSentiment]) -> dict[Modality, float]
 def _headline(parts: Sequence[ParticipantSummary], mostly_by: Modality | None, *, final: bool) -> str:
     """One to three sentences: how the customer (else whoever was judged) felt, when it turned, what showed it."""
     if not parts:
-        return "Nobody spoke." if final else "Nobody has spoken yet."
+        return "No speech that may be analysed." if final else "No speech that may be analysed yet."
     subject = next((part for part in parts if part.score_mean is not None), None)
     if subject is None:
         return "Somebody spoke, but nothing that was said could be judged."

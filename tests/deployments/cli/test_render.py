@@ -89,7 +89,7 @@ def test_the_summary_shows_its_sentence_and_its_figures() -> None:
 
 
 def test_a_summary_of_nothing_can_be_shown() -> None:
-    assert "Nobody has spoken yet." in seen(render.summary(summarise([], final=False)))
+    assert "No speech that may be analysed yet." in seen(render.summary(summarise([], final=False)))
 
 
 def test_words_cannot_steer_the_terminal_or_the_markup() -> None:

@@ -92,7 +92,7 @@ def test_the_headline_tells_who_was_unhappy_when_it_turned_and_what_showed_it() 
 
 def test_a_live_call_is_told_in_the_present() -> None:
     assert "and is content now." in summarise(mended_call(), final=False).headline
-    assert summarise([], final=False).headline == "Nobody has spoken yet."
+    assert summarise([], final=False).headline == "No speech that may be analysed yet."
     assert summarise(mended_call()[1:3], final=False).headline.startswith("The customer was unhappy so far.")
 
 
