@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+import redis
 from starlette.requests import HTTPConnection
 
 from deployments.http.admission import Seats, client_of
@@ -112,10 +113,9 @@ def watches(client: httpx.Client, path: str) -> bool:
 
 @pytest.mark.slow
 def test_uploads_of_one_client_leave_room_for_another(gateway: GatewayProcess, redis_url: str) -> None:
-    assert redis_url
     upload = "/v1/calls?participants=customer"
     raw = {"Content-Type": "audio/PCMU"}
-    with ExitStack() as stack:
+    with ExitStack() as stack, redis.Redis.from_url(redis_url) as client:
         one, other = (stack.enter_context(client_at(host, gateway)) for host in ("127.0.0.2", "127.0.0.3"))
         for _ in range(2):
             open_upload = stack.enter_context(
@@ -125,6 +125,8 @@ def test_uploads_of_one_client_leave_room_for_another(gateway: GatewayProcess, r
                 f"POST {upload} HTTP/1.1\r\nHost: a\r\nContent-Type: audio/PCMU\r\nContent-Length: 9000000\r\n\r\n".encode()
             )
             open_upload.sendall(bytes(20_000))
+        # Both are at work: else one of those below would take a seat, and an open one would be refused.
+        wait_until(lambda: len({fields[b"key"] for _, fields in client.xrange("ut:log:{call-media}")}) == 2)
         wait_until(lambda: one.post(upload, content=bytes(8_000), headers=raw).status_code == 429)
         assert refused(one.post(upload, content=bytes(8_000), headers=raw)) == (429, "busy")
         assert other.post(upload, content=bytes(8_000), headers=raw).status_code == 202

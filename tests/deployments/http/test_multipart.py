@@ -29,7 +29,7 @@ async def test_the_fields_of_a_form_may_not_follow_its_file(site: Site) -> None:
     ]
     answer = await site.client.post("/v1/calls?participants=customer", files=parts)
 
-    assert "last" in problem(answer, 400, "bad_form")["detail"]
+    assert "last" in problem(answer, 400, "fields_after_file")["detail"]
 
 
 @pytest.mark.parametrize("path", ["/v1/calls?participants=customer", "/v1/analyze"])
