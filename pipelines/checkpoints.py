@@ -57,6 +57,10 @@ class Checkpoint:
     dead_letters: frozenset[int] = frozenset()
 
 
+NEW_STREAM = Checkpoint(tracks={}, resume_at=None, resume_seq=None, resume_sample=None, final=False)
+"""The checkpoint of a stream of which nothing is stored."""
+
+
 @dataclass(frozen=True, slots=True)
 class Counted:
     """How many of a stream's fragments at offsets below `below` came to which end since the last count.

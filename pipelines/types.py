@@ -7,9 +7,10 @@ from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from models.types import SAMPLE_RATE_HZ, FloatArray, Modality
+from pipelines.errors import CorruptResultError
 
 SAMPLES_PER_MS = SAMPLE_RATE_HZ // 1000
 FRAGMENT_MAX_BYTES = 1 << 20
@@ -250,3 +251,15 @@ class UtteranceSentiment(ResultModel):
     step_ms: dict[str, float] = Field(default_factory=dict)
     """Milliseconds spent in each step that was taken: `transcribe`, `redact`, `text`, `audio`, `video`, `fusion`; and `total`."""
     analysed_at: AwareDatetime
+
+
+def read_result(text: str | bytes) -> UtteranceSentiment:
+    """The result whose JSON this is.
+
+    Raises:
+        CorruptResultError: it is not one.
+    """
+    try:
+        return UtteranceSentiment.model_validate_json(text)
+    except ValidationError as error:
+        raise CorruptResultError(f"no result: {error.errors(include_url=False)[:3]}") from None

@@ -18,8 +18,8 @@ async def with_hashed_reference(context: WorkerContext, record: Record) -> Recor
     One without, or that is refused for it (it is no reference, stands there twice, or nobody's), stays as it is.
     """
     given = [value for name, value in record.headers if name == REFERENCE_HEADER]
-    call = call_of(record)
-    if len(given) != 1 or call is None:
+    call = call_of(record) if len(given) == 1 else None
+    if call is None:
         return record
     try:
         reference = parse_reference(given[0].decode())

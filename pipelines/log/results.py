@@ -1,10 +1,7 @@
 """How a result stands on `call-sentiment`: its JSON, sealed, under its call's id (docs/architecture.md#a-result)."""
 
-from pydantic import ValidationError
-
-from pipelines.errors import CorruptResultError
 from pipelines.seal import HEADER, Seal
-from pipelines.types import Headers, Record, UtteranceSentiment
+from pipelines.types import Headers, Record, UtteranceSentiment, read_result
 
 
 def result_record(result: UtteranceSentiment, seal: Seal) -> tuple[bytes, Headers]:
@@ -20,7 +17,4 @@ def read_result_record(record: Record, seal: Seal) -> UtteranceSentiment:
         SealError: it was not sealed by `seal`.
         CorruptResultError: it is no result.
     """
-    try:
-        return UtteranceSentiment.model_validate_json(seal.open(record.value))
-    except ValidationError as error:
-        raise CorruptResultError(f"no result: {error.errors(include_url=False)[:3]}") from None
+    return read_result(seal.open(record.value))

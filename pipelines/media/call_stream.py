@@ -23,8 +23,6 @@ from pipelines.types import DEFAULT_CONSENT, SAMPLES_PER_MS, Consent, MediaFragm
 SkipReason = Literal["already_stored", "duplicate", "after_final", "not_consented"]
 
 NOTHING: Final[frozenset[Modality]] = frozenset()
-NEW_STREAM: Final = Checkpoint(tracks={}, resume_at=None, resume_seq=None, resume_sample=None, final=False)
-"""The checkpoint of a stream of which nothing is stored."""
 
 
 @dataclass(frozen=True, slots=True)

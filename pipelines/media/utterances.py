@@ -4,8 +4,9 @@ import math
 import time
 from collections.abc import Iterable, Iterator
 
+from pipelines.checkpoints import NEW_STREAM
 from pipelines.errors import MediaError, MediaTooLongError
-from pipelines.media.call_stream import NEW_STREAM, CallStream
+from pipelines.media.call_stream import CallStream
 from pipelines.settings import StreamSettings
 from pipelines.types import DEFAULT_CONSENT, Consent, MediaFragment, Utterance
 

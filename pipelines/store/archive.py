@@ -17,13 +17,12 @@ from pipelines.store.queries import (
     TrendMinute,
     read_call_cursor,
     read_member_cursor,
-    read_result,
     trend_minute,
     write_cursor,
 )
 from pipelines.store.tenant_events import TenantEvents
 from pipelines.store.trends import read_sums
-from pipelines.types import CallRef, Participant, UtteranceSentiment
+from pipelines.types import CallRef, Participant, UtteranceSentiment, read_result
 
 PAGE_MAX = 500
 CALLS_SCANNED_MAX = 2_000

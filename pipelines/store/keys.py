@@ -60,8 +60,8 @@ from typing import get_args
 
 from pipelines.checkpoints import Account, Checkpoint, TrackCut
 from pipelines.errors import CorruptResultError
-from pipelines.store.queries import MINUTE_MS, CallChange, CallEvent, CallInfo, CallState, Digest, read_result
-from pipelines.types import LIVE_RUN, RETENTION_DAYS, TOPIC_MEDIA, CallRef, Coordinates, Participant
+from pipelines.store.queries import MINUTE_MS, CallChange, CallEvent, CallInfo, CallState, Digest
+from pipelines.types import LIVE_RUN, RETENTION_DAYS, TOPIC_MEDIA, CallRef, Coordinates, Participant, read_result
 
 logger = logging.getLogger(__name__)
 

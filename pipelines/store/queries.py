@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Literal, TypeVar
 
-from pydantic import ValidationError
-
 from pipelines.errors import BadCursorError, CorruptResultError
 from pipelines.types import CallId, CallRef, Participant, ResultModel, UtteranceSentiment
 
@@ -194,18 +192,6 @@ class Digest:
         """One line, about 30 characters."""
         score = "" if self.score is None else f"{self.score:.4f}"
         return f"{self.participant}|{self.polarity or ''}|{self.emotion or ''}|{score}"
-
-
-def read_result(text: str) -> UtteranceSentiment:
-    """The result whose JSON this is.
-
-    Raises:
-        CorruptResultError: it is not one.
-    """
-    try:
-        return UtteranceSentiment.model_validate_json(text)
-    except ValidationError as error:
-        raise CorruptResultError(f"no result: {error.errors(include_url=False)[:3]}") from None
 
 
 def trend_minute(minute_ms: int, sums: Mapping[str, Any], participant: Participant | None) -> TrendMinute:

@@ -17,8 +17,9 @@ from deployments.sample import ANGRY_TO_CONTENT
 from deployments.serve.embedded import local_analyser
 from deployments.serve.embedded_redis import embedded_redis
 from models.types import FloatArray, Transcript
+from pipelines.checkpoints import NEW_STREAM
 from pipelines.ingest.interim import InterimRequests
-from pipelines.media.call_stream import NEW_STREAM, CallStream
+from pipelines.media.call_stream import CallStream
 from pipelines.media.fragment import fragments
 from pipelines.settings import AppConfig
 from pipelines.types import MediaFragment, Participant, Utterance

@@ -13,12 +13,13 @@ import numpy as np
 import redis.asyncio
 
 from models.types import FloatArray, Modality
+from pipelines.checkpoints import NEW_STREAM
 from pipelines.errors import EncoderUnavailableError, MediaError, SourceUnavailableError
 from pipelines.ingest.worker import Worker
 from pipelines.log.dead_letter import Letter, read_letter
 from pipelines.log.records import fragment_headers
 from pipelines.log.source import Backlog, Polled
-from pipelines.media.call_stream import NEW_STREAM, CallStream
+from pipelines.media.call_stream import CallStream
 from pipelines.review.audit import LogIndex
 from pipelines.settings import AppConfig, MediaLimits, SegmentSettings, StreamSettings
 from pipelines.store.store import Store

@@ -10,8 +10,8 @@ import av
 import numpy as np
 
 from models.types import FloatArray
-from pipelines.checkpoints import Checkpoint, ResumePoint, TrackCut
-from pipelines.media.call_stream import NEW_STREAM, CallStream, TrackEvent
+from pipelines.checkpoints import NEW_STREAM, Checkpoint, ResumePoint, TrackCut
+from pipelines.media.call_stream import CallStream, TrackEvent
 from pipelines.media.fragment import fragments as cut_into_fragments
 from pipelines.settings import StreamSettings
 from pipelines.types import DEFAULT_CONSENT, Coordinates, MediaFragment, Participant, Utterance

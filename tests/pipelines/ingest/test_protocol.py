@@ -29,9 +29,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from pipelines.checkpoints import Checkpoint
+from pipelines.checkpoints import NEW_STREAM, Checkpoint
 from pipelines.log.topic_reader import Extent
-from pipelines.media.call_stream import NEW_STREAM
 from pipelines.review.audit import audit
 from pipelines.settings import AppConfig, WorkerSettings
 from pipelines.store.store import Store
