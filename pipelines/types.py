@@ -42,6 +42,9 @@ class Participant(StrEnum):
     MIXED = "mixed"
 
 
+Channels = tuple[Participant | None, ...]
+"""Who is on which channel of a stream's sound, in order; None is left out. One entry: all channels."""
+
 Consent = Mapping[Participant, frozenset[Modality]]
 """The modalities that may be analysed, per participant; a participant that is not named is not analysed at all."""
 
@@ -92,7 +95,7 @@ class Record:
 class MediaFragment:
     """A record that keeps the contract of docs/architecture.md#a-fragment.
 
-    `participants` is who is on which channel, in order (one entry: all channels, or the person in the picture).
+    `participants` is who is on which channel, or on which sound track, in order (one entry: all channels, or the person in the picture).
     `consent` is the fragment's own policy; None leaves it to the tenant's. `customer` is a keyed hash (`pipelines/customer.py`).
     """
 
@@ -102,7 +105,7 @@ class MediaFragment:
     seq: int
     start_ms: int
     content_type: str
-    participants: tuple[Participant, ...]
+    participants: Channels
     consent: Consent | None
     final: bool
     media: bytes = field(repr=False)
@@ -112,6 +115,11 @@ class MediaFragment:
     withheld: bool = False
     """Whether its media was left out, because nothing of it may be analysed."""
     customer: str | None = None
+
+    @property
+    def heard(self) -> tuple[Participant, ...]:
+        """The participants without the channels that are left out."""
+        return tuple(who for who in self.participants if who is not None)
 
     @property
     def call(self) -> CallRef:

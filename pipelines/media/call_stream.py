@@ -238,7 +238,7 @@ class CallStream:
     def _apply_consent(self, fragment: MediaFragment, start_sample: int) -> None:
         """What may be analysed holds from the first sample of a fragment; an utterance never straddles a change."""
         policy = granted(fragment.consent, self._policy)
-        for participant in fragment.participants:
+        for participant in fragment.heard:
             if participant not in self._tracks and policy.get(participant):
                 with self._lock:
                     self._tracks[participant] = _ConsentedTrack(Track(self._settings, 0), start_sample, NOTHING)

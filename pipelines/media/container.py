@@ -4,9 +4,13 @@ FFmpeg's own messages stay off (PyAV's default, `av.logging` level None): what m
 """
 
 import ctypes
+import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import islice
 from typing import Any
 
 import av
@@ -18,6 +22,7 @@ from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
 from pipelines.errors import MediaError
+from pipelines.types import Channels, Participant
 
 FORMATS = (
     "3gp,aac,ac3,adts,aiff,amr,amrnb,amrwb,asf,au,avi,caf,dts,eac3,flac,flv,gsm,loas,matroska,webm,mov,mp4,m4a,3g2,mj2,"
@@ -47,6 +52,9 @@ START_TAG = "UNDERTONE_START"
 Matroska's times are whole ms. The tag lets a decoder that starts at this fragment resample on the same grid as one
 that has been running since the start; an index below zero counts the encoder's delay, which is not part of the sound.
 """
+TRACK_TITLES = {"AUDIO_FROM_CUSTOMER": Participant.CUSTOMER, "AUDIO_TO_CUSTOMER": Participant.AGENT}
+"""Who is on a sound track of that title, as Amazon Connect's streams of Kinesis Video have them (Amazon Connect, Administrator Guide,
+"Live media streaming")."""
 ALLOCATION_MAX_BYTES = 256 << 20
 """FFmpeg gets no larger piece of memory at once: a megabyte of QuickTime's packed header would unpack to a gigabyte."""
 # PyAV does not expose this setting of libavutil, which holds for the whole process.
@@ -83,25 +91,117 @@ def open_media(file: Any, what: str, picture_max_pixels: int) -> Iterator[InputC
         yield container
 
 
-def sound_and_picture(container: InputContainer, what: str) -> tuple[AudioStream | None, VideoStream | None]:
-    """The first sound and the first moving picture; cover art is neither.
+@dataclass(frozen=True, slots=True)
+class SoundTrack:
+    """A sound track that is heard, and who is on it: one for all of its channels, or one for each."""
+
+    stream: AudioStream
+    participants: Channels
+
+
+@dataclass(frozen=True, slots=True)
+class Tracks:
+    """What of a container is decoded, and the names of its sound tracks that are not."""
+
+    sounds: tuple[SoundTrack, ...]
+    picture: VideoStream | None
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def streams(self) -> list[Stream]:
+        """The picture first."""
+        return [stream for stream in (self.picture, *(sound.stream for sound in self.sounds)) if stream is not None]
+
+    @property
+    def participants(self) -> Channels:
+        """Who is on which track, or channel, of those that are heard."""
+        return tuple(who for sound in self.sounds for who in sound.participants)
+
+
+def tracks_of(container: InputContainer, participants: Channels, what: str) -> Tracks:
+    """The sound tracks on which `participants` are, and the first moving picture; cover art is none.
+
+    A sound track is somebody's, and none is taken for another's (docs/architecture.md#sound-tracks).
 
     Raises:
-        MediaError: there is neither, or nothing may or can decode it.
+        MediaError: there is neither sound nor picture, nothing may or can decode it, or it is not clear who is on which track.
     """
-    sound = next(iter(container.streams.audio), None)
+    sounds = list(container.streams.audio)
     picture = next((s for s in container.streams.video if not s.disposition & Disposition.attached_pic), None)
-    if sound is None and picture is None:
+    if not sounds and picture is None:
         raise MediaError(f"{what} holds neither sound nor moving pictures")
-    for stream in (sound, picture):
-        if stream is None:
-            continue
+    heard = [SoundTrack(stream, who) for stream, who in _owners(sounds, participants, what) if any(who)]
+    chosen = {track.stream.index for track in heard}
+    left_out = tuple(_track_name(n, s) for n, s in enumerate(sounds, 1) if s.index not in chosen)
+    found = Tracks(tuple(heard), picture, left_out)
+    for stream in found.streams:
         name = "unknown" if stream.codec_context is None else stream.codec_context.name
-        if name not in (SOUND_DECODERS if stream is sound else PICTURE_DECODERS).split(","):
+        if name not in (PICTURE_DECODERS if stream is picture else SOUND_DECODERS).split(","):
             raise MediaError(
                 f"{what}: its {stream.type} is in the codec {name}, which is not decoded; re-encode it, say to Opus or H.264"
             )
-    return sound, picture
+    if not found.streams:
+        raise MediaError(f"{what}: every channel of its sound is left out, and it has no pictures")
+    return found
+
+
+def _owners(sounds: list[AudioStream], participants: Channels, what: str) -> list[tuple[AudioStream, Channels]]:
+    """Who is on which track; see `tracks_of`."""
+    if not sounds:
+        return []
+    channels = [stream.codec_context.channels for stream in sounds]
+    if len(sounds) == 1:
+        if len(participants) in {1, channels[0]}:
+            return [(sounds[0], participants)]
+        raise MediaError(
+            f"{len(participants)} participants on {channels[0]} channel(s): name one for each channel, or one for all; "
+            "- leaves a channel out"
+        )
+    titled = [TRACK_TITLES.get(stream.metadata.get("title", "").upper()) for stream in sounds]
+    if None not in titled and len(set(titled)) == len(titled):
+        wanted = set(titled) if participants == (Participant.MIXED,) else set(participants) - {None}
+        if wanted <= set(titled):
+            return [(stream, (who,)) for stream, who in zip(sounds, titled, strict=True) if who in wanted]
+    elif len(participants) == len(sounds):
+        return [(stream, (who,)) for stream, who in zip(sounds, participants, strict=True)]
+    elif len(participants) == sum(channels):
+        who_is = iter(participants)
+        return [(stream, tuple(islice(who_is, count))) for stream, count in zip(sounds, channels, strict=True)]
+    elif len(participants) == 1 and (only := _chosen(sounds)) is not None:
+        return [(only, participants)]
+    tracks = "; ".join(_track_name(n, stream) for n, stream in enumerate(sounds, 1))
+    raise MediaError(
+        f"{what} holds {len(sounds)} sound tracks ({tracks}), and {_written(participants)!r} does not say who is on each: name one "
+        "participant a track, in order, such as agent,customer; - leaves a track out"
+    )
+
+
+def _chosen(sounds: list[AudioStream]) -> AudioStream | None:
+    """The only track that does not say to be empty, or that somebody has made the default; None where nothing tells."""
+    full = [stream for stream in sounds if not _says_to_be_empty(stream)]
+    if len(full) == 1:
+        return full[0]
+    defaults = [stream for stream in full if stream.disposition & Disposition.default]
+    # Programs make the first one the default by themselves.
+    return defaults[0] if len(defaults) == 1 and defaults[0] is not sounds[0] else None
+
+
+def _written(participants: Channels) -> str:
+    return ",".join(who or "-" for who in participants)
+
+
+def _track_name(number: int, stream: AudioStream) -> str:
+    codec = stream.codec_context
+    title = "".join(c for c in stream.metadata.get("title", "")[:40] if c.isprintable())
+    return f"{number}: {codec.name}, {codec.channels} channel(s){f', {title!r}' if title else ''}"
+
+
+def _says_to_be_empty(stream: AudioStream) -> bool:
+    """Whether the container itself says that the track has no packet: mkvmerge's and FFmpeg's tags, or MP4's index."""
+    tags = stream.metadata
+    if tags.get("NUMBER_OF_FRAMES") == "0" or re.fullmatch(r"[0:.]+", tags.get("DURATION", "-")):
+        return True
+    return stream.codec_context.sample_rate == 0 or (stream.duration == 0 and stream.frames == 0)
 
 
 def skipped_samples(packet: "Packet[Stream]") -> tuple[int, int]:
@@ -110,6 +210,12 @@ def skipped_samples(packet: "Packet[Stream]") -> tuple[int, int]:
         return 0, 0
     start, end = struct.unpack_from("<II", bytes(packet.get_sidedata("skip_samples")))
     return start, end
+
+
+def time_s(packet: "Packet[Stream]") -> Fraction:
+    """When it is shown or heard, in seconds of the file's own clock."""
+    ticks = packet.pts if packet.pts is not None else packet.dts
+    return packet.time_base * (ticks or 0)
 
 
 def packets(container: InputContainer, *streams: Stream | None) -> "Iterator[Packet[Stream]]":

@@ -2,19 +2,28 @@
 
 import io
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 import av
-from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Stream
 from av.video.stream import VideoStream
 
 from pipelines.errors import MediaError
-from pipelines.media.container import START_TAG, open_media, packets, skipped_samples, sound_and_picture
-from pipelines.media.decode import DecodedSound, PictureDecoder, SoundDecoder
+from pipelines.media.container import (
+    START_TAG,
+    SoundTrack,
+    Tracks,
+    open_media,
+    packets,
+    skipped_samples,
+    time_s,
+    tracks_of,
+)
+from pipelines.media.decode import SoundDecoder
+from pipelines.media.pictures import PictureDecoder
 from pipelines.media.raw_audio import RawAudio, raw_audio
 from pipelines.media.resample import AudioBlock, Sound, Timeline
 from pipelines.settings import MediaLimits, StreamSettings
@@ -62,8 +71,10 @@ class Demuxer:
 
     def __init__(self, settings: StreamSettings, start_sample: int | None = None) -> None:
         self._limits = settings.limits
-        self._timeline = Timeline(start_sample)
-        self._sound = SoundDecoder()
+        self._start_sample = start_sample
+        self._ahead = 0
+        """By how many samples the exact places are behind those that times in ms say."""
+        self._sounds: list[_SoundTrack] = []
         self._picture = PictureDecoder(settings.video)
         self._seq: int | None = None
         self._participant = Participant.MIXED
@@ -86,13 +97,15 @@ class Demuxer:
 
     def finish(self) -> Demuxed:
         """What decoders and resamplers still hold at the end of the stream."""
-        return Demuxed(self._timeline.finish(), self._picture.finish(self._participant))
+        blocks = [block for track in self._sounds for block in track.timeline.finish()]
+        return Demuxed(blocks, self._picture.finish(self._participant))
 
     def _raw(self, fragment: MediaFragment, raw: RawAudio) -> Demuxed:
         _check_raw(raw, len(fragment.media), self._limits)
-        start_sample = self._timeline.next_sample(fragment.start_ms)
+        timeline = self._track(0, fragment.start_ms).timeline
+        start_sample = timeline.next_sample(fragment.start_ms)
         sound = Sound(raw.rate_hz, raw.decode(fragment.media))
-        blocks = self._timeline.place(sound, fragment.participants, fragment.start_ms)
+        blocks = timeline.place(sound, fragment.participants, fragment.start_ms)
         return Demuxed(blocks, [], int(len(fragment.media) % raw.step_bytes > 0), start_sample)
 
     def _container(self, fragment: MediaFragment) -> Demuxed:
@@ -100,70 +113,108 @@ class Demuxer:
         with open_media(io.BytesIO(fragment.media), what, self._limits.picture_max_pixels) as container:
             if len(container.streams) > self._limits.streams_max:
                 raise MediaError(f"{what} holds {len(container.streams)} streams; send sound and picture only")
-            parts = _read(container, what, self._limits, fragment.seq)
-            if not parts.sound_packets and not parts.picture_packets:
+            tracks = tracks_of(container, fragment.participants, what)
+            parts = _read(container, tracks, what, self._limits, fragment.seq)
+            if not parts.picture_packets and not any(part.packets for part in parts.sounds):
                 raise MediaError(f"{what} opens, but holds no packet of sound or picture")
             frames, damaged = self._pictures(parts, fragment)
             at_key_frame = not parts.picture_packets or parts.picture_packets[0].is_keyframe
-            if parts.sound is None or not parts.sound_packets:
-                return Demuxed([], frames, damaged + parts.damaged, starts_at_key_frame=at_key_frame)
-            decoded = self._sound.decode(parts.sound, parts.sound_packets, self._limits)
-        start_ms = fragment.start_ms + round((parts.heard - parts.start) * 1000)
-        blocks, start_sample = self._place(decoded, parts, start_ms, fragment)
-        return Demuxed(blocks, frames, damaged + parts.damaged + decoded.damaged, start_sample, at_key_frame)
+            demuxed = Demuxed([], frames, parts.damaged + damaged, None, at_key_frame)
+            for number, part in enumerate(parts.sounds):
+                if part.packets:
+                    demuxed = self._with_sound(demuxed, number, part, fragment.start_ms, parts.start)
+        return demuxed
 
     def _pictures(self, parts: "_Parts", fragment: MediaFragment) -> tuple[list[VideoFrame], int]:
         if parts.picture is None or not parts.picture_packets:
             return [], 0
-        everyone = fragment.participants
+        everyone = fragment.heard
         self._participant = Participant.CUSTOMER if Participant.CUSTOMER in everyone else everyone[0]
-        times_ms = [fragment.start_ms + round((_time(packet) - parts.start) * 1000) for packet in parts.picture_packets]
+        times_ms = [
+            fragment.start_ms + round((time_s(packet) - parts.start) * 1000) for packet in parts.picture_packets
+        ]
         return self._picture.decode(parts.picture, parts.picture_packets, times_ms, self._participant, self._limits)
 
-    def _place(
-        self, decoded: DecodedSound, parts: "_Parts", start_ms: int, fragment: MediaFragment
-    ) -> tuple[list[AudioBlock], int]:
-        """The blocks and where the fragment's sound starts; the encoder's delay is cut off here, once per stream."""
-        start_sample = self._timeline.next_sample(start_ms)
+    def _with_sound(self, demuxed: Demuxed, number: int, part: "_SoundPart", start_ms: int, start: Fraction) -> Demuxed:
+        """With one track's sound; the encoder's delay is cut off here, once per recording."""
+        heard_ms = start_ms + round((part.heard - start) * 1000)
+        track = self._track(number, heard_ms)
+        decoded = track.decoder.decode(part.track.stream, part.packets, self._limits)
+        begins = part.index_s is not None and part.index_s <= 0
+        start_sample = track.timeline.next_sample(heard_ms, begins=begins)
         blocks: list[AudioBlock] = []
-        for part, sound in enumerate(decoded.sounds):
-            if part:  # the rate or the channels changed on the way: the rest simply follows
-                blocks += self._timeline.follow(sound, fragment.participants)
-                continue
-            skip = round(parts.skip_s * sound.rate_hz)
-            index = None if parts.index_s is None else max(round(parts.index_s * sound.rate_hz), 0)
-            heard = Sound(sound.rate_hz, sound.samples[:, skip:], index)
-            blocks += self._timeline.place(heard, fragment.participants, start_ms)
-        return blocks, start_sample
+        for n, (begins_s, sound) in enumerate(decoded.sounds):
+            if n == 0:
+                skip = round(part.skip_s * sound.rate_hz)
+                index = None if part.index_s is None else max(round(part.index_s * sound.rate_hz), 0)
+                first = Sound(sound.rate_hz, sound.samples[:, skip:], index)
+                blocks += track.timeline.place(first, part.track.participants, heard_ms)
+            elif begins_s is None:  # the rate or the channels changed on the way: the rest simply follows
+                blocks += track.timeline.follow(sound, part.track.participants)
+            else:
+                begins_ms = start_ms + round((begins_s - start) * 1000)
+                blocks += track.timeline.place(sound, part.track.participants, begins_ms)
+        return replace(
+            demuxed,
+            blocks=[*demuxed.blocks, *blocks],
+            damaged=demuxed.damaged + decoded.damaged,
+            start_sample=start_sample if demuxed.start_sample is None else demuxed.start_sample,
+        )
+
+    def _track(self, number: int, start_ms: int) -> "_SoundTrack":
+        """The decoder and the time line of a sound track whose next sound says to start at `start_ms`.
+
+        The tracks of a stream are counted from one place: where a run left off is known of the first, and of the others by it.
+        """
+        if self._start_sample is not None and not self._sounds:
+            self._ahead = self._start_sample - start_ms * SAMPLES_PER_MS
+        while len(self._sounds) <= number:
+            exact = None if self._start_sample is None else start_ms * SAMPLES_PER_MS + self._ahead
+            self._sounds.append(_SoundTrack(SoundDecoder(), Timeline(exact)))
+        return self._sounds[number]
+
+
+@dataclass(frozen=True, slots=True)
+class _SoundTrack:
+    decoder: SoundDecoder
+    timeline: Timeline
+
+
+@dataclass(slots=True)
+class _SoundPart:
+    """A fragment's packets of one sound track, and its times in seconds of the fragment's own clock."""
+
+    track: SoundTrack
+    packets: "list[Packet[Stream]]" = field(default_factory=list)
+    index_s: Fraction | None = None
+    """The exact place of the first sample in the source media, when the `Fragmenter` wrote it down."""
+    skip_s: Fraction = Fraction(0)
+    """The encoder's delay at the front."""
+    heard: Fraction = Fraction(0)
+    """When the first sound is heard."""
 
 
 @dataclass(slots=True)
 class _Parts:
     """A fragment's packets, and its times in seconds of its own clock."""
 
-    sound: AudioStream | None
+    sounds: list[_SoundPart]
     picture: VideoStream | None
-    sound_packets: "list[Packet[Stream]]" = field(default_factory=list)
     picture_packets: "list[Packet[Stream]]" = field(default_factory=list)
     damaged: int = 0
-    index_s: Fraction | None = None
-    """The exact place of the first sample in the source media, when the `Fragmenter` wrote it down."""
-    skip_s: Fraction = Fraction(0)
-    """The encoder's delay at the front."""
-    heard: Fraction = Fraction(0)
     start: Fraction = Fraction(0)
-    """When the first sound is heard, and the first sound or picture of all: that moment is `start_ms`."""
+    """When the first sound is heard or the first picture seen: that moment is `start_ms`."""
     end: Fraction = Fraction(0)
-    """When the last of them is: the first sound or any picture."""
+    """When the last of them is: the first sound of a track or any picture."""
 
 
-def _read(container: InputContainer, what: str, limits: MediaLimits, seq: int) -> _Parts:
+def _read(container: InputContainer, tracks: Tracks, what: str, limits: MediaLimits, seq: int) -> _Parts:
     """All packets of a fragment; what cannot be read any more counts as one damaged packet."""
-    sound, picture = sound_and_picture(container, what)
-    parts = _Parts(sound, picture)
+    parts = _Parts([_SoundPart(track) for track in tracks.sounds], tracks.picture)
+    lists = {part.track.stream.index: part.packets for part in parts.sounds}
     size_bytes = 0
     try:
-        for count, packet in enumerate(packets(container, sound, picture), 1):
+        for count, packet in enumerate(packets(container, *tracks.streams), 1):
             size_bytes += packet.size
             if count > limits.packets_max:
                 raise MediaError(
@@ -172,14 +223,15 @@ def _read(container: InputContainer, what: str, limits: MediaLimits, seq: int) -
                 )
             if size_bytes > _EXPANSION_MAX * limits.fragment_max_bytes:
                 raise MediaError(f"{what} unpacks to more than {_EXPANSION_MAX} times the allowed size")
-            if packet.size:
-                (parts.sound_packets if isinstance(packet.stream, AudioStream) else parts.picture_packets).append(
-                    packet
-                )
+            lists.get(packet.stream_index, parts.picture_packets).append(packet)
     except av.FFmpegError:
         parts.damaged = 1
-    _time_parts(parts, container.metadata.get(START_TAG, ""), seq)
-    apart_s = max(parts.end - parts.start, parts.skip_s)
+    for part in parts.sounds:
+        tags = part.track.stream.metadata.get(START_TAG) or container.metadata.get(START_TAG, "")
+        _time_sound(part, tags, seq)
+    times = [time_s(packet) for packet in parts.picture_packets] + [part.heard for part in parts.sounds if part.packets]
+    parts.start, parts.end = min(times, default=Fraction(0)), max(times, default=Fraction(0))
+    apart_s = max([parts.end - parts.start, *(part.skip_s for part in parts.sounds)])
     if apart_s > limits.fragment_max_s:
         raise MediaError(
             f"{what}: its times are {float(apart_s):.3g} s apart; at most {limits.fragment_max_s:g} s of media are one "
@@ -188,26 +240,18 @@ def _read(container: InputContainer, what: str, limits: MediaLimits, seq: int) -
     return parts
 
 
-def _time_parts(parts: _Parts, tag: str, seq: int) -> None:
-    """Finds the encoder's delay and the start, on the fragment's own clock."""
-    times = [_time(packet) for packet in parts.picture_packets]
-    if parts.sound is not None and parts.sound_packets:
-        first = parts.sound_packets[0]
-        if match := re.fullmatch(r"(-?\d{1,15})/([1-9]\d{0,5})", tag):
-            parts.index_s = Fraction(int(match[1]), int(match[2]))
-            parts.skip_s = max(-parts.index_s, Fraction(0))
-        elif seq == 0:
-            # Others write the delay into every header (Matroska's CodecDelay); it is there to be skipped only once.
-            parts.skip_s = Fraction(skipped_samples(first)[0], max(parts.sound.codec_context.sample_rate, 1))
-        parts.heard = _time(first) + parts.skip_s
-        times.append(parts.heard)
-    parts.start, parts.end = min(times, default=Fraction(0)), max(times, default=Fraction(0))
-
-
-def _time(packet: "Packet[Stream]") -> Fraction:
-    """When it is shown or heard, in seconds of the file's own clock."""
-    ticks = packet.pts if packet.pts is not None else packet.dts
-    return packet.time_base * (ticks or 0)
+def _time_sound(part: _SoundPart, tag: str, seq: int) -> None:
+    """Finds the encoder's delay and when the first sound is heard."""
+    if not part.packets:
+        return
+    first = part.packets[0]
+    if match := re.fullmatch(r"(-?\d{1,15})/([1-9]\d{0,5})", tag):
+        part.index_s = Fraction(int(match[1]), int(match[2]))
+        part.skip_s = max(-part.index_s, Fraction(0))
+    elif seq == 0:
+        # Others write the delay into every header (Matroska's CodecDelay); it is there to be skipped only once.
+        part.skip_s = Fraction(skipped_samples(first)[0], max(part.track.stream.codec_context.sample_rate, 1))
+    part.heard = time_s(first) + part.skip_s
 
 
 def _check_raw(raw: RawAudio, size_bytes: int, limits: MediaLimits) -> None:

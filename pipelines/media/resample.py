@@ -15,10 +15,13 @@ import numpy as np
 
 from models.types import SAMPLE_RATE_HZ, FloatArray
 from pipelines.errors import MediaError
-from pipelines.types import SAMPLES_PER_MS, Participant
+from pipelines.types import SAMPLES_PER_MS, Channels, Participant
 
 GAP_MIN_SAMPLES = 100 * SAMPLES_PER_MS
 """How far a fragment's own time may be from the count before the count is given up: 100 ms, for drifting clocks."""
+
+_CANCELS = 30
+"""By how much the power of the difference of two channels passes that of their mean where one is the other upside down: 15 dB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +60,19 @@ class Timeline:
         self._start_sample = start_sample
         self._run: _Run | None = None
 
-    def next_sample(self, start_ms: int) -> int:
-        """Where in the call sound that says to start at `start_ms` will be placed."""
+    def next_sample(self, start_ms: int, *, begins: bool = False) -> int:
+        """Where in the call sound that says to start at `start_ms` will be placed; a recording that `begins` is no count's."""
         said = start_ms * SAMPLES_PER_MS
         if self._run is None:
             return said if self._start_sample is None else self._start_sample
-        return said if said - self._run.next_sample > GAP_MIN_SAMPLES else self._run.next_sample
+        is_far = said - self._run.next_sample > GAP_MIN_SAMPLES
+        return said if begins or is_far else self._run.next_sample
 
-    def place(self, sound: Sound, participants: tuple[Participant, ...], start_ms: int) -> list[AudioBlock]:
+    def place(self, sound: Sound, participants: Channels, start_ms: int) -> list[AudioBlock]:
         """Places the sound of one fragment, which says to start at `start_ms`.
 
         More than 100 ms late is a gap: the next block starts later. More than 100 ms early is an overlap: the sound
-        that is there already is dropped.
+        that is there already is dropped. The first sample of a recording starts a run of its own.
 
         Raises:
             MediaError: there is neither one participant nor one for each channel.
@@ -80,9 +84,10 @@ class Timeline:
             )
         if not sound.samples.shape[1]:
             return []
-        start_sample = self.next_sample(start_ms)
+        begins = sound.index == 0
+        start_sample = self.next_sample(start_ms, begins=begins)
         blocks: list[AudioBlock] = []
-        if self._run is None or not self._run.takes(sound.rate_hz, participants, start_sample):
+        if self._run is None or begins or not self._run.takes(sound.rate_hz, participants, start_sample):
             blocks = self.finish()
             self._run = _Run(sound, participants, start_sample)
         elif (early := start_sample - start_ms * SAMPLES_PER_MS) > GAP_MIN_SAMPLES:
@@ -90,7 +95,7 @@ class Timeline:
             sound = Sound(sound.rate_hz, sound.samples[:, dropped:])
         return blocks + self._run.feed(sound.samples)
 
-    def follow(self, sound: Sound, participants: tuple[Participant, ...]) -> list[AudioBlock]:
+    def follow(self, sound: Sound, participants: Channels) -> list[AudioBlock]:
         """Places sound right behind the last, whose rate or channels it need not share."""
         return self.place(sound, participants, self.next_sample(0) // SAMPLES_PER_MS)
 
@@ -106,12 +111,11 @@ class Timeline:
 class _Run:
     """Sound without a gap, on its way to 16 kHz."""
 
-    def __init__(self, sound: Sound, participants: tuple[Participant, ...], start_sample: int) -> None:
+    def __init__(self, sound: Sound, participants: Channels, start_sample: int) -> None:
         self.rate_hz = sound.rate_hz
         self.participants = participants
-        self._resamplers = [
-            av.AudioResampler(format="fltp", layout="mono", rate=SAMPLE_RATE_HZ) for _ in self.participants
-        ]
+        self._heard = [(channel, who) for channel, who in enumerate(participants) if who is not None]
+        self._resamplers = [av.AudioResampler(format="fltp", layout="mono", rate=SAMPLE_RATE_HZ) for _ in self._heard]
         # A run that starts in the middle of the media must resample on the grid of one that started at its
         # beginning: lead with zeros from the last place where an input and an output sample meet.
         period = self.rate_hz // math.gcd(self.rate_hz, SAMPLE_RATE_HZ)
@@ -131,14 +135,17 @@ class _Run:
         """Where the next input sample goes."""
         return self._base_sample + self._outputs(self._fed)
 
-    def takes(self, rate_hz: int, participants: tuple[Participant, ...], start_sample: int) -> bool:
+    def takes(self, rate_hz: int, participants: Channels, start_sample: int) -> bool:
         return (rate_hz, participants, start_sample) == (self.rate_hz, self.participants, self.next_sample)
 
     def feed(self, samples: FloatArray) -> list[AudioBlock]:
-        tracks = samples if len(self.participants) > 1 else samples.mean(axis=0, dtype=np.float32, keepdims=True)
+        tracks = samples if len(self.participants) > 1 else mixed(samples)[np.newaxis]
         self._fed += tracks.shape[1]
         return self._blocks(
-            [_resampled(r, track, self.rate_hz) for r, track in zip(self._resamplers, tracks, strict=True)]
+            [
+                _resampled(resampler, tracks[channel], self.rate_hz)
+                for resampler, (channel, _) in zip(self._resamplers, self._heard, strict=True)
+            ]
         )
 
     def finish(self) -> list[AudioBlock]:
@@ -152,9 +159,19 @@ class _Run:
         dropped = max(self._first_sample - at, 0)
         return [
             AudioBlock(participant, at + dropped, np.clip(output[dropped:], -1, 1))
-            for participant, output in zip(self.participants, outputs, strict=True)
+            for (_, participant), output in zip(self._heard, outputs, strict=True)
             if len(output) > dropped
         ]
+
+
+def mixed(samples: FloatArray) -> FloatArray:
+    """All channels (channels, N) as one (N,): their mean, or of two that cancel each other out, half their difference."""
+    mean: FloatArray = samples.mean(axis=0, dtype=np.float32)
+    if samples.shape[0] == 2:
+        difference: FloatArray = (samples[0] - samples[1]) / 2
+        if np.square(difference).sum() > _CANCELS * np.square(mean).sum():
+            return difference
+    return mean
 
 
 def _resampled(resampler: av.AudioResampler, samples: FloatArray | None, rate_hz: int) -> FloatArray:

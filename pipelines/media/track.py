@@ -47,6 +47,7 @@ class Track:
         """Whether there was sound since the cut; a new owner starts there and sees none before."""
         self._skip_before = cut_sample
         self._frames: list[VideoFrame] = []
+        self._joined_max = settings.segment.silence_end_ms * SAMPLES_PER_MS
         self._picture_window = settings.segment.picture_window_ms * SAMPLES_PER_MS
         self._picture_period = round(SAMPLE_RATE_HZ / settings.video.frames_per_s)
         longest_ms = max(settings.segment.utterance_max_ms, settings.segment.picture_window_ms)
@@ -70,7 +71,7 @@ class Track:
             self._restart(sample)
 
     def feed(self, blocks: Iterable[AudioBlock], frames: Iterable[VideoFrame]) -> list[TrackSegment]:
-        """Takes a fragment's sound and pictures; blocks in order, gaps between them end open speech."""
+        """Takes a fragment's sound and pictures; blocks in order; a gap as long as the silence that ends speech ends it."""
         for frame in frames:
             self._keep_frame(frame)
         found: list[TrackSegment] = []
@@ -129,9 +130,12 @@ class Track:
         if not samples.size:
             return found
         self._has_sound = True
-        if block.start_sample > self.end_sample:
+        lost = block.start_sample - self.end_sample
+        if lost >= self._joined_max:
             found += self._close()
             self._restart(block.start_sample)
+        elif lost > 0:  # speech goes on over it, as over a pause
+            samples = np.concatenate([np.zeros(lost, np.float32), samples])
         self._buffer = np.concatenate([self._buffer, samples])
         while self.end_sample - self._next_window >= WINDOW_SAMPLES:
             for window, energy in self._windows():

@@ -12,7 +12,8 @@ from av.container import InputContainer
 
 from pipelines.errors import MediaError
 from pipelines.media.container import open_media, packets
-from pipelines.media.decode import PictureDecoder, SoundDecoder, fit_within
+from pipelines.media.decode import SoundDecoder
+from pipelines.media.pictures import PictureDecoder, fit_within
 from pipelines.settings import MediaLimits, VideoSettings
 from pipelines.types import Participant
 from tests.pipelines.media_files import film, picture_number, sound

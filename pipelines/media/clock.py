@@ -1,0 +1,201 @@
+"""The time line of a source: every packet is placed by its decoding time, sound and pictures by one rule.
+
+docs/architecture.md#the-time-line has the rules and a drawing. In short: what a container says holds, so that a gap stays a gap. A step
+back, or one ahead of more than `STEP_MAX_S`, is a clock that was set anew, as by a recorder that was started again or in files that were
+joined to one: what follows it goes on where everything before has ended.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Final
+
+from av.audio.stream import AudioStream
+from av.packet import Packet
+from av.stream import Stream
+
+from pipelines.media.container import Tracks, skipped_samples
+from pipelines.media.frame_header import FrameHeader, frame_header
+
+STEP_BACK_S: Final = Fraction(1, 10)
+"""Decoding times that fall back by less are jitter."""
+STEP_MAX_S: Final = 3600
+"""So long a party may be late or muted; a clock that goes further ahead at once was set anew."""
+_NEAR_S: Final = 10
+"""Sound and pictures of one moment lie no further apart in a file: so near the end they follow each other to a new setting of the clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimedPacket:
+    """A packet, the number of its track among `tracks.streams`, and its times in ms on the time line.
+
+    `shown_ms` is when its content is heard or seen. `index` is where the first sample of a packet of sound is in its recording, at
+    the track's rate; below zero within the encoder's delay. Where it `starts_anew` it is of another recording than the packets before
+    or has other parameters, so that no file can hold both.
+    """
+
+    packet: "Packet[Stream]"
+    tracks: Tracks
+    track: int
+    pts_ms: int
+    dts_ms: int
+    shown_ms: int
+    index: int | None
+    starts_anew: bool
+
+    def moved(self, by_ms: int) -> "TimedPacket":
+        """The same, so much later."""
+        return replace(self, pts_ms=self.pts_ms + by_ms, dts_ms=self.dts_ms + by_ms, shown_ms=self.shown_ms + by_ms)
+
+
+class SourceClock:
+    """Places the packets of a source, or of the files that were joined to one, on one time line."""
+
+    def __init__(self) -> None:
+        self._shifts: list[Fraction] = []
+        """For each setting of the clock, by how much its own times are moved."""
+        self._end = Fraction(0)
+
+    @property
+    def end_s(self) -> Fraction:
+        """Where the last of what was placed so far ends."""
+        return self._end
+
+    @property
+    def was_set_anew(self) -> bool:
+        """Whether the times are those of one setting of the clock no more."""
+        return len(self._shifts) > 1
+
+    def place(
+        self, packets: "Iterable[Packet[Stream]]", tracks: Tracks, *, counts: bool = False
+    ) -> Iterator[TimedPacket]:
+        """The packets of a file, of its `tracks`; those of the next file go on where this one ends.
+
+        The times of a file that is made of bare frames are FFmpeg's own: it `counts` them here instead.
+        """
+        by_index = {stream.index: _Track(n, tracks, counts=counts) for n, stream in enumerate(tracks.streams)}
+        begins = True
+        for packet in packets:
+            track = by_index[packet.stream_index]
+            own = track.own_times(packet)
+            set_anew = self._follow(track, own, begins=begins)
+            begins = False
+            shift = self._shifts[track.setting]
+            self._end = max(self._end, shift + own.end_s)
+            yield track.timed(packet, own, shift, set_anew=set_anew)
+
+    def _follow(self, track: "_Track", own: "_OwnTimes", *, begins: bool) -> bool:
+        """Finds the setting of the clock under which the track's next packet is; True when it is another than before."""
+        if begins:
+            # The first file of all keeps its own times.
+            self._shifts.append(self._end - own.heard_s if self._shifts else Fraction(0))
+        last = len(self._shifts) - 1
+        if track.told_s is None:
+            track.setting, track.told_s = last, own.told_s
+            return begins and last > 0
+        if not own.is_told or -STEP_BACK_S <= own.told_s - track.told_s <= STEP_MAX_S:
+            track.told_s = max(track.told_s, own.told_s)
+            return False
+        if track.setting == last or abs(self._shifts[last] + own.told_s - self._end) > _NEAR_S:
+            self._shifts.append(self._end - own.heard_s)
+        track.setting, track.told_s = len(self._shifts) - 1, own.told_s
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class _OwnTimes:
+    """A packet's times in seconds by the clock of its file; `told_s` is the one by which it is placed, made up unless it `is_told`.
+
+    `heard_s` is when something is heard or seen of it, should it be the first of its recording.
+    """
+
+    pts_s: Fraction
+    dts_s: Fraction | None
+    end_s: Fraction
+    told_s: Fraction
+    is_told: bool
+    heard_s: Fraction
+    is_delayed: bool
+    """Whether the container says that an encoder's delay stands at its front."""
+    header: FrameHeader | None
+
+
+class _Track:
+    """One track of a file, on its way along the time line."""
+
+    def __init__(self, number: int, tracks: Tracks, *, counts: bool) -> None:
+        self.setting = 0
+        self.told_s: Fraction | None = None
+        self._number, self._tracks, self._counts = number, tracks, counts
+        stream = tracks.streams[number]
+        self._is_sound = isinstance(stream, AudioStream)
+        # A damaged stream may tell no rate: 0.
+        self._rate_hz = stream.codec_context.sample_rate if isinstance(stream, AudioStream) else 0
+        self._delay_s = Fraction(0)
+        self._next_s = Fraction(0)
+        self._dts_ms: int | None = None
+        self._first_s: Fraction | None = None
+        """Sound: when its recording's first sample is heard, the encoder's delay left out, on the time line."""
+        self._is_first = False
+        self._header: FrameHeader | None = None
+
+    def own_times(self, packet: "Packet[Stream]") -> _OwnTimes:
+        unit = packet.time_base
+        header = frame_header(packet) if self._is_sound else None
+        ticks = packet.pts if packet.pts is not None else packet.dts
+        counted = ticks is None or (self._counts and header is not None and self._header is not None)
+        pts_s = self._next_s if counted or ticks is None else unit * ticks
+        padding_s, is_delayed = self._take_skipped(packet)
+        self._next_s = pts_s + (unit * (packet.duration or 0) if header is None else header.duration_s)
+        dts_s = None if packet.dts is None else pts_s if counted else min(unit * packet.dts, pts_s)
+        told_s = pts_s if self._is_sound or dts_s is None else dts_s
+        # Matroska tells no dts of pictures before FFmpeg has seen enough of their order, and a pts says nothing of it.
+        is_told = not counted and (self._is_sound or dts_s is not None)
+        # What lies before a recording's own zero is a delay too, as the edit list of an MP4 has it.
+        heard_s = pts_s + self._delay_s if self._delay_s else max(pts_s, Fraction(0))
+        return _OwnTimes(pts_s, dts_s, self._next_s - padding_s, told_s, is_told, heard_s, is_delayed, header)
+
+    def _take_skipped(self, packet: "Packet[Stream]") -> tuple[Fraction, bool]:
+        """The length of the padding at the packet's end, and whether there is a delay at its front, which is remembered."""
+        if not self._rate_hz:
+            return Fraction(0), False
+        start, end = skipped_samples(packet)
+        if start:
+            self._delay_s = opus_delay_s(packet.stream) or Fraction(start, self._rate_hz)
+        return Fraction(end, self._rate_hz), start > 0
+
+    def timed(self, packet: "Packet[Stream]", own: _OwnTimes, shift_s: Fraction, *, set_anew: bool) -> TimedPacket:
+        """The packet where it stands on the time line, from which its own clock is `shift_s` away."""
+        pts_s, index, shown_s = own.pts_s + shift_s, None, own.pts_s + shift_s
+        if self._is_sound:
+            # An Ogg link's first packet still has the time of the link before.
+            set_anew &= not self._is_first
+            set_anew |= self._changed(own.header) or (own.is_delayed and self._first_s is not None)
+            self._is_first = set_anew
+            if set_anew or self._first_s is None:
+                self._first_s = shift_s + own.heard_s
+            shown_s = max(pts_s, self._first_s)
+            index = round((pts_s - self._first_s) * self._rate_hz) if self._rate_hz else None
+        pts_ms = round(pts_s * 1000)
+        told_ms = pts_ms if own.dts_s is None else min(round((own.dts_s + shift_s) * 1000), pts_ms)
+        if self._dts_ms is None:
+            self._dts_ms = told_ms
+        elif own.dts_s is not None:
+            self._dts_ms = max(self._dts_ms, told_ms)
+        dts_ms, shown_ms = self._dts_ms, round(shown_s * 1000)
+        return TimedPacket(packet, self._tracks, self._number, max(pts_ms, dts_ms), dts_ms, shown_ms, index, set_anew)
+
+    def _changed(self, header: FrameHeader | None) -> bool:
+        """Whether rate or channels are others than those of the packet before."""
+        before, self._header = self._header, header
+        if before is None or header is None:
+            return False
+        return (before.rate_hz, before.channels) != (header.rate_hz, header.channels)
+
+
+def opus_delay_s(stream: Stream) -> Fraction:
+    """The delay of a stream of Opus, as its own header has it (RFC 7845 §5.1); FFmpeg writes others into Matroska. 0 of other codecs."""
+    head = stream.codec_context.extradata or b""
+    if stream.codec_context.name not in {"opus", "libopus"} or head[:8] != b"OpusHead" or len(head) < 12:
+        return Fraction(0)
+    return Fraction(int.from_bytes(head[10:12], "little"), 48_000)
