@@ -10,8 +10,8 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame as DecodedPicture
 
 from pipelines.errors import MediaError
-from pipelines.media.pictures import fit_within
 from pipelines.media.passes import check_passes
+from pipelines.media.pictures import fit_within
 from pipelines.settings import StreamSettings
 from pipelines.types import Pixels
 

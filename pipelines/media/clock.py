@@ -80,7 +80,7 @@ class SourceClock:
             own = track.own_times(packet)
             set_anew = self._follow(track, own, begins=begins)
             begins = False
-            shift = self._shifts[track.setting]
+            shift = self._shifts[track.setting or 0]
             self._end = max(self._end, shift + own.end_s)
             yield track.timed(packet, own, shift, set_anew=set_anew)
 
@@ -90,11 +90,13 @@ class SourceClock:
             # The first file of all keeps its own times.
             self._shifts.append(self._end - own.heard_s if self._shifts else Fraction(0))
         last = len(self._shifts) - 1
-        if track.told_s is None:
+        if track.setting is None:
             track.setting, track.told_s = last, own.told_s
             return begins and last > 0
-        if not own.is_told or -STEP_BACK_S <= own.told_s - track.told_s <= STEP_MAX_S:
-            track.told_s = max(track.told_s, own.told_s)
+        if own.told_s is None:
+            return False
+        if track.told_s is None or -STEP_BACK_S <= own.told_s - track.told_s <= STEP_MAX_S:
+            track.told_s = own.told_s if track.told_s is None else max(track.told_s, own.told_s)
             return False
         if track.setting == last or abs(self._shifts[last] + own.told_s - self._end) > _NEAR_S:
             self._shifts.append(self._end - own.heard_s)
@@ -104,7 +106,7 @@ class SourceClock:
 
 @dataclass(frozen=True, slots=True)
 class _OwnTimes:
-    """A packet's times in seconds by the clock of its file; `told_s` is the one by which it is placed, made up unless it `is_told`.
+    """A packet's times in seconds by the clock of its file; `told_s` is the one that shows whether that was set anew.
 
     `heard_s` is when something is heard or seen of it, should it be the first of its recording.
     """
@@ -112,8 +114,7 @@ class _OwnTimes:
     pts_s: Fraction
     dts_s: Fraction | None
     end_s: Fraction
-    told_s: Fraction
-    is_told: bool
+    told_s: Fraction | None
     heard_s: Fraction
     is_delayed: bool
     """Whether the container says that an encoder's delay stands at its front."""
@@ -124,7 +125,7 @@ class _Track:
     """One track of a file, on its way along the time line."""
 
     def __init__(self, number: int, tracks: Tracks, *, counts: bool) -> None:
-        self.setting = 0
+        self.setting: int | None = None
         self.told_s: Fraction | None = None
         self._number, self._tracks, self._counts = number, tracks, counts
         stream = tracks.streams[number]
@@ -148,12 +149,11 @@ class _Track:
         padding_s, is_delayed = self._take_skipped(packet)
         self._next_s = pts_s + (unit * (packet.duration or 0) if header is None else header.duration_s)
         dts_s = None if packet.dts is None else pts_s if counted else min(unit * packet.dts, pts_s)
-        told_s = pts_s if self._is_sound or dts_s is None else dts_s
         # Matroska tells no dts of pictures before FFmpeg has seen enough of their order, and a pts says nothing of it.
-        is_told = not counted and (self._is_sound or dts_s is not None)
+        told_s = None if counted else pts_s if self._is_sound else dts_s
         # What lies before a recording's own zero is a delay too, as the edit list of an MP4 has it.
         heard_s = pts_s + self._delay_s if self._delay_s else max(pts_s, Fraction(0))
-        return _OwnTimes(pts_s, dts_s, self._next_s - padding_s, told_s, is_told, heard_s, is_delayed, header)
+        return _OwnTimes(pts_s, dts_s, self._next_s - padding_s, told_s, heard_s, is_delayed, header)
 
     def _take_skipped(self, packet: "Packet[Stream]") -> tuple[Fraction, bool]:
         """The length of the padding at the packet's end, and whether there is a delay at its front, which is remembered."""

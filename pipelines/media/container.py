@@ -55,6 +55,8 @@ that has been running since the start; an index below zero counts the encoder's 
 TRACK_TITLES = {"AUDIO_FROM_CUSTOMER": Participant.CUSTOMER, "AUDIO_TO_CUSTOMER": Participant.AGENT}
 """Who is on a sound track of that title, as Amazon Connect's streams of Kinesis Video have them (Amazon Connect, Administrator Guide,
 "Live media streaming")."""
+_NAMED_MAX = 8
+"""So many tracks are named in an error."""
 ALLOCATION_MAX_BYTES = 256 << 20
 """FFmpeg gets no larger piece of memory at once: a megabyte of QuickTime's packed header would unpack to a gigabyte."""
 # PyAV does not expose this setting of libavutil, which holds for the whole process.
@@ -105,17 +107,14 @@ class Tracks:
 
     sounds: tuple[SoundTrack, ...]
     picture: VideoStream | None
+    participants: Channels
+    """Who is on which track, or channel, of those that are heard; without sound, who is in the picture."""
     left_out: tuple[str, ...] = ()
 
     @property
     def streams(self) -> list[Stream]:
         """The picture first."""
         return [stream for stream in (self.picture, *(sound.stream for sound in self.sounds)) if stream is not None]
-
-    @property
-    def participants(self) -> Channels:
-        """Who is on which track, or channel, of those that are heard."""
-        return tuple(who for sound in self.sounds for who in sound.participants)
 
 
 def tracks_of(container: InputContainer, participants: Channels, what: str) -> Tracks:
@@ -132,8 +131,9 @@ def tracks_of(container: InputContainer, participants: Channels, what: str) -> T
         raise MediaError(f"{what} holds neither sound nor moving pictures")
     heard = [SoundTrack(stream, who) for stream, who in _owners(sounds, participants, what) if any(who)]
     chosen = {track.stream.index for track in heard}
-    left_out = tuple(_track_name(n, s) for n, s in enumerate(sounds, 1) if s.index not in chosen)
-    found = Tracks(tuple(heard), picture, left_out)
+    left_out = tuple(_track_name(n, s) for n, s in enumerate(sounds[:_NAMED_MAX], 1) if s.index not in chosen)
+    who = tuple(who for track in heard for who in track.participants) or participants
+    found = Tracks(tuple(heard), picture, who, left_out)
     for stream in found.streams:
         name = "unknown" if stream.codec_context is None else stream.codec_context.name
         if name not in (PICTURE_DECODERS if stream is picture else SOUND_DECODERS).split(","):
@@ -149,7 +149,7 @@ def _owners(sounds: list[AudioStream], participants: Channels, what: str) -> lis
     """Who is on which track; see `tracks_of`."""
     if not sounds:
         return []
-    channels = [stream.codec_context.channels for stream in sounds]
+    channels = [_channels(stream) for stream in sounds]
     if len(sounds) == 1:
         if len(participants) in {1, channels[0]}:
             return [(sounds[0], participants)]
@@ -169,7 +169,7 @@ def _owners(sounds: list[AudioStream], participants: Channels, what: str) -> lis
         return [(stream, tuple(islice(who_is, count))) for stream, count in zip(sounds, channels, strict=True)]
     elif len(participants) == 1 and (only := _chosen(sounds)) is not None:
         return [(only, participants)]
-    tracks = "; ".join(_track_name(n, stream) for n, stream in enumerate(sounds, 1))
+    tracks = "; ".join(_track_name(n, stream) for n, stream in enumerate(sounds[:_NAMED_MAX], 1))
     raise MediaError(
         f"{what} holds {len(sounds)} sound tracks ({tracks}), and {_written(participants)!r} does not say who is on each: name one "
         "participant a track, in order, such as agent,customer; - leaves a track out"
@@ -186,14 +186,19 @@ def _chosen(sounds: list[AudioStream]) -> AudioStream | None:
     return defaults[0] if len(defaults) == 1 and defaults[0] is not sounds[0] else None
 
 
+def _channels(stream: AudioStream) -> int:
+    """0 where nothing can decode it."""
+    return 0 if stream.codec_context is None else stream.codec_context.channels
+
+
 def _written(participants: Channels) -> str:
     return ",".join(who or "-" for who in participants)
 
 
 def _track_name(number: int, stream: AudioStream) -> str:
-    codec = stream.codec_context
+    codec = "unknown" if stream.codec_context is None else stream.codec_context.name
     title = "".join(c for c in stream.metadata.get("title", "")[:40] if c.isprintable())
-    return f"{number}: {codec.name}, {codec.channels} channel(s){f', {title!r}' if title else ''}"
+    return f"{number}: {codec}, {_channels(stream)} channel(s){f', {title!r}' if title else ''}"
 
 
 def _says_to_be_empty(stream: AudioStream) -> bool:
@@ -201,7 +206,11 @@ def _says_to_be_empty(stream: AudioStream) -> bool:
     tags = stream.metadata
     if tags.get("NUMBER_OF_FRAMES") == "0" or re.fullmatch(r"[0:.]+", tags.get("DURATION", "-")):
         return True
-    return stream.codec_context.sample_rate == 0 or (stream.duration == 0 and stream.frames == 0)
+    return (
+        stream.codec_context is None
+        or stream.codec_context.sample_rate == 0
+        or (stream.duration == 0 and stream.frames == 0)
+    )
 
 
 def skipped_samples(packet: "Packet[Stream]") -> tuple[int, int]:

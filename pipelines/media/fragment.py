@@ -24,7 +24,7 @@ from pipelines.media.container import START_TAG, Tracks
 from pipelines.media.decoder_process import DecoderProcesses
 from pipelines.media.raw_audio import RawAudio, raw_audio
 from pipelines.media.source import Warn, source_packets
-from pipelines.types import FRAGMENT_MAX_BYTES, START_MAX_MS, Channels, Consent, MediaFragment
+from pipelines.types import FRAGMENT_MAX_BYTES, START_MAX_MS, Channels, Consent, MediaFragment, Participant
 
 _KEY_CUT, _ANY_CUT = Fraction(1, 2), Fraction(5, 4)
 """Pictures: cut at a key frame from half the wanted length on, and anywhere from 5/4 on."""
@@ -282,7 +282,11 @@ def _muxed(group: list[_Placed], layout: _Layout, start_ms: int) -> bytes:
 
 def _layout(parties: list[Tracks]) -> _Layout:
     """Matroska holds nearly every codec, and WAV those of the telephone; the rest is named before anything is cut."""
-    seen = next((tracks.picture for tracks in parties if tracks.picture is not None), None)
+    if len(parties) > 1 and not all(tracks.sounds for tracks in parties):
+        raise MediaError("a file without sound is sent by itself, as a stream of its own: only sound is put together")
+    owners = [tracks.participants for tracks in parties]
+    # Pictures are the customer's where there is one, and nobody's face is taken for another's.
+    seen = parties[owners.index((Participant.CUSTOMER,)) if (Participant.CUSTOMER,) in owners else 0].picture
     streams: dict[_Key, Stream] = {
         (party, number): stream
         for party, tracks in enumerate(parties)
@@ -294,7 +298,7 @@ def _layout(parties: list[Tracks]) -> _Layout:
     if muxer is None:
         names = " and ".join(f"{stream.type} {stream.codec_context.name}" for stream in streams.values())
         raise MediaError(f"it holds {names}, which Matroska cannot; re-encode it, say to Opus and H.264")
-    return _Layout(streams, tuple(who for tracks in parties for who in tracks.participants), muxer)
+    return _Layout(streams, tuple(chain.from_iterable(owners)), muxer)
 
 
 def _holds(muxer: str, streams: list[Stream]) -> bool:

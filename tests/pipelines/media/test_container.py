@@ -13,9 +13,9 @@ from pipelines.media.container import (
     open_media,
     packets,
     skipped_samples,
-    sound_and_picture,
+    tracks_of,
 )
-from tests.pipelines.media_files import film, sound
+from tests.pipelines.media_files import CUSTOMER, film, sound
 
 PIXELS_MAX = 1920 * 1080
 
@@ -45,12 +45,11 @@ def test_the_first_sound_and_the_first_moving_picture_count() -> None:
         "matroska", picture_codec="libx264", sound_codec="flac", samples=sound(1, 16_000), seconds=1, key_every=25
     )
     with open_media(io.BytesIO(whole), "the film", PIXELS_MAX) as container:
-        heard, seen = sound_and_picture(container, "the film")
-        assert heard is not None
-        assert seen is not None
-        read = list(packets(container, heard, seen))
+        tracks = tracks_of(container, (CUSTOMER,), "the film")
+        assert [stream.type for stream in tracks.streams] == ["video", "audio"]
+        read = list(packets(container, *tracks.streams))
         # PyAV's streams live as long as their container.
-        assert {packet.stream_index for packet in read} == {heard.index, seen.index}
+        assert {packet.stream_index for packet in read} == {stream.index for stream in tracks.streams}
     assert all(packet.size for packet in read)
 
 
@@ -61,7 +60,7 @@ def test_a_file_without_either_is_named() -> None:
         output.start_encoding()
     with pytest.raises(MediaError, match="the upload"):  # noqa: SIM117
         with open_media(io.BytesIO(file.getvalue()), "the upload", PIXELS_MAX) as container:
-            sound_and_picture(container, "the upload")
+            tracks_of(container, (CUSTOMER,), "the upload")
 
 
 def test_an_encoders_delay_is_what_its_first_packet_says_to_skip() -> None:
@@ -89,7 +88,7 @@ def test_a_codec_that_calls_do_not_use_is_neither_decoded_nor_looked_at(codec: s
         open_media(io.BytesIO(file.getvalue()), "it", 10_000) as container,
         pytest.raises(MediaError, match=f"codec {codec}, which is not decoded"),
     ):
-        sound_and_picture(container, "it")
+        tracks_of(container, (CUSTOMER,), "it")
 
 
 def test_every_decoder_that_is_named_is_one_of_ffmpegs_or_is_another_builds() -> None:

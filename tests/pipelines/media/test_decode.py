@@ -37,7 +37,7 @@ def test_every_sample_format_has_full_scale_at_1(codec: str, tolerance: float) -
     with opened(whole) as container:
         stream = container.streams.audio[0]
         decoded = SoundDecoder().decode(stream, list(packets(container, stream)), LIMITS)
-    (only,) = decoded.sounds
+    ((_, only),) = decoded.sounds
     assert only.rate_hz == 16_000
     assert only.samples.dtype == np.float32
     assert np.abs(only.samples - sound(1, 16_000)).max() < tolerance
@@ -49,10 +49,10 @@ def test_a_decoder_that_goes_on_gives_what_one_over_all_packets_gives() -> None:
         read = list(packets(container, stream))
         decoder, halves = SoundDecoder(), []
         for part in (read[: len(read) // 2], read[len(read) // 2 :]):
-            halves += [one.samples for one in decoder.decode(stream, part, LIMITS).sounds]
+            halves += [one.samples for _, one in decoder.decode(stream, part, LIMITS).sounds]
     with opened(sound_film("libopus")) as container:
         stream = container.streams.audio[0]
-        (whole,) = SoundDecoder().decode(stream, list(packets(container, stream)), LIMITS).sounds
+        ((_, whole),) = SoundDecoder().decode(stream, list(packets(container, stream)), LIMITS).sounds
     assert np.array_equal(np.concatenate(halves, axis=1), whole.samples)
 
 
@@ -64,7 +64,7 @@ def test_a_packet_that_does_not_decode_is_silence_of_its_length() -> None:
         spoilt.pts, spoilt.dts, spoilt.duration = read[3].pts, read[3].dts, read[3].duration
         spoilt.time_base, spoilt.stream = read[3].time_base, stream
         decoded = SoundDecoder().decode(stream, [*read[:3], spoilt, *read[4:]], LIMITS)
-    samples = np.concatenate([one.samples for one in decoded.sounds], axis=1)
+    samples = np.concatenate([one.samples for _, one in decoded.sounds], axis=1)
     assert decoded.damaged == 1
     assert abs(samples.shape[1] - 32_000) <= 16  # Matroska's durations are whole ms
     wrong = np.flatnonzero(np.abs(samples[0, :30_000] - sound(2, 16_000)[0, :30_000]) > 1e-3)

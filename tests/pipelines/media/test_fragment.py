@@ -16,6 +16,7 @@ from pipelines.media.fragment import fragments
 from pipelines.types import FRAGMENT_MAX_BYTES, Participant
 from tests.fuzz import bombs
 from tests.pipelines import media_files as media
+from tests.pipelines.media_files import BOTH, CUSTOMER
 
 SOUND_FILES = [
     ("wav", "pcm_s16le", 44_100),
@@ -252,13 +253,13 @@ def test_a_header_without_packets_is_named() -> None:
     [
         (bombs.endless(1_000_000_000, 1 << 31, 1 << 31), "at most 604800000 ms are allowed"),
         (bombs.wav(1, 1, 8), "sound at 1 Hz"),
-        (bombs.many_ts_streams(), "reading stopped"),  # its sound tells no rate
+        (bombs.many_ts_streams(), "holds 1000 sound tracks"),
     ],
     ids=["times of years", "one sample a second", "thousands of streams"],
 )
 def test_what_would_last_for_ever_is_named(hostile: bytes, message: str) -> None:
     with pytest.raises(MediaError, match=message):
-        media.cut(io.BytesIO(hostile))
+        media.cut(io.BytesIO(hostile), BOTH if message.startswith("at most") else (CUSTOMER,))
 
 
 def test_a_codec_that_matroska_cannot_hold_is_named() -> None:
