@@ -44,6 +44,14 @@ class Participant(StrEnum):
 
 Channels = tuple[Participant | None, ...]
 """Who is on which channel of a stream's sound, in order; None is left out. One entry: all channels."""
+LEFT_OUT = "-"
+"""How the `None` of `Channels` is written."""
+
+
+def format_participants(participants: Channels) -> str:
+    """As they stand in a header, and as `parse_participants` reads them."""
+    return ",".join(who or LEFT_OUT for who in participants)
+
 
 Consent = Mapping[Participant, frozenset[Modality]]
 """The modalities that may be analysed, per participant; a participant that is not named is not analysed at all."""

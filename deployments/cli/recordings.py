@@ -2,32 +2,23 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 import av
-import numpy as np
-from av.container import InputContainer
 
 from deployments.cli.console import EXIT_USAGE, CommandError
-from models.types import SAMPLE_RATE_HZ
 from pipelines.consent import parse_consent
-from pipelines.errors import BadFragmentError, MediaError
+from pipelines.errors import BadFragmentError
 from pipelines.log.producer import Producer
 from pipelines.log.records import fragment_headers, parse_participants
-from pipelines.media.container import open_media, sound_and_picture
+from pipelines.media.container import open_media
 from pipelines.media.fragment import fragments
 from pipelines.settings import MediaLimits
-from pipelines.types import TOPIC_MEDIA, Consent, MediaFragment, Participant
+from pipelines.types import TOPIC_MEDIA, Channels, Consent, MediaFragment, Participant
 
-BLOCK_SAMPLES = SAMPLE_RATE_HZ
-"""Samples per channel in a merged block: a second."""
 FLUSH_FRAGMENTS = 16
 """Acknowledgements are waited for after so many fragments; in real time after each."""
-
-Pcm = np.ndarray[tuple[int], np.dtype[np.int16]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +34,7 @@ class Recording:
 
 
 def fragments_of(recording: Recording, call_id: str) -> Iterator[MediaFragment]:
-    """The fragments of the recording: one file as it is, or one file per participant merged into one stream.
+    """The fragments of the recording: one file as it is, or one file per participant put together to one stream.
 
     Raises:
         CommandError: a file is missing, or participants or consent do not fit.
@@ -51,15 +42,14 @@ def fragments_of(recording: Recording, call_id: str) -> Iterator[MediaFragment]:
     """
     paths = recording.paths
     participants, consent = participants_of(paths, recording.participants), consent_of(recording.consent)
-    merged = len(paths) > 1
     return fragments(
-        merged_l16(paths) if merged else paths[0],
+        paths[0],
         call_id=call_id,
         tenant=recording.tenant,
         stream=recording.stream,
         participants=participants,
         consent=consent,
-        content_type=merged_content_type(len(paths)) if merged else None,
+        besides=paths[1:],
     )
 
 
@@ -121,7 +111,7 @@ def consent_of(text: str | None) -> Consent | None:
         raise CommandError(error.message_for("--consent"), EXIT_USAGE) from error
 
 
-def participants_of(paths: Sequence[Path], text: str | None) -> tuple[Participant, ...]:
+def participants_of(paths: Sequence[Path], text: str | None) -> Channels:
     """Who is on which channel (one file) or in which file (several).
 
     Where `text` is None, a recording with a picture or with one channel is the customer's. Sound with more channels is
@@ -144,9 +134,6 @@ def participants_of(paths: Sequence[Path], text: str | None) -> tuple[Participan
         raise CommandError(error.message_for("--participants"), EXIT_USAGE) from error
     if len(paths) > 1 and len(named) != len(paths):
         raise CommandError(f"{len(paths)} files, but --participants names {len(named)}: one for each file", EXIT_USAGE)
-    channels, _ = _channels(paths[0])
-    if len(paths) == 1 and len(named) not in (1, channels):
-        raise CommandError(f"{paths[0]} has {channels} channel(s), but --participants names {len(named)}", EXIT_USAGE)
     return named
 
 
@@ -161,38 +148,11 @@ def length_s(paths: Sequence[Path]) -> float | None:
     return longest
 
 
-def merged_l16(paths: Sequence[Path]) -> Iterator[bytes]:
-    """The first sound track of each file as one channel, in order: 16 kHz, 16 bit, big-endian (RFC 2586 §2).
-
-    Yields a second at a time; a party that ends early is silent from there on.
-
-    Raises:
-        MediaError: a file cannot be opened, is damaged, or holds no sound.
-    """
-    with ExitStack() as opened:
-        channels = [_blocks(path, opened) for path in paths]
-        while True:
-            blocks = [next(channel, None) for channel in channels]
-            length = max((len(block) for block in blocks if block is not None), default=0)
-            if not length:
-                return
-            mixed = np.zeros((length, len(paths)), dtype=">i2")
-            for column, block in enumerate(blocks):
-                if block is not None:
-                    mixed[: len(block), column] = block
-            yield mixed.tobytes()
-
-
-def merged_content_type(channels: int) -> str:
-    """What `merged_l16` yields."""
-    return f"audio/L16;rate={SAMPLE_RATE_HZ};channels={channels}"
-
-
-def _default_participants(paths: Sequence[Path]) -> tuple[Participant, ...]:
+def _default_participants(paths: Sequence[Path]) -> Channels:
     what = "several files"
     if len(paths) == 1:
         channels, has_picture = _channels(paths[0])
-        if channels == 1 or has_picture:
+        if channels <= 1 or has_picture:
             return (Participant.CUSTOMER,)
         what = f"{paths[0]} has {channels} channels"
     raise CommandError(
@@ -203,30 +163,6 @@ def _default_participants(paths: Sequence[Path]) -> tuple[Participant, ...]:
 
 
 def _channels(path: Path) -> tuple[int, bool]:
-    """How many channels the sound has, 1 where there is none; and whether there is a picture."""
+    """How many channels the sound has, of all tracks; and whether there is a picture."""
     with path.open("rb") as file, open_media(file, str(path), MediaLimits().picture_max_pixels) as container:
-        sound, picture = sound_and_picture(container, str(path))
-        return 1 if sound is None else sound.codec_context.channels, picture is not None
-
-
-def _blocks(path: Path, opened: ExitStack) -> Iterator[Pcm]:
-    file = opened.enter_context(path.open("rb"))
-    container = opened.enter_context(open_media(file, str(path), MediaLimits().picture_max_pixels))
-    if not container.streams.audio:
-        raise MediaError(f"{path} holds no sound; files are merged by their sound only, so send it by itself")
-    return _resampled(path, container)
-
-
-def _resampled(path: Path, container: InputContainer) -> Iterator[Pcm]:
-    resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE_HZ)
-    waiting: Pcm = np.zeros(0, np.int16)
-    try:
-        for frame in chain(container.decode(audio=0), (None,)):
-            waiting = np.concatenate([waiting, *(part.to_ndarray()[0] for part in resampler.resample(frame))])
-            while len(waiting) >= BLOCK_SAMPLES:
-                yield waiting[:BLOCK_SAMPLES]
-                waiting = waiting[BLOCK_SAMPLES:]
-    except av.FFmpegError as error:
-        raise MediaError(f"{path} is damaged: {error}") from error
-    if len(waiting):
-        yield waiting
+        return sum(stream.codec_context.channels for stream in container.streams.audio), bool(container.streams.video)

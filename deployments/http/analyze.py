@@ -107,7 +107,7 @@ def analyze_routes(
                 text = validated(TextOrder, _json_of(media), "body").text
             if text is not None:
                 text = validated(TextOrder, {"text": text}, "body").text
-                utterances = [utterance(metadata, consent, metadata.participant_list()[0], text=text)]
+                utterances = [utterance(metadata, consent, metadata.first_participant(), text=text)]
             elif not media:
                 raise ProblemError(HTTPStatus.BAD_REQUEST, "no_body", NOTHING_SENT)
             elif media[:16].lstrip()[:1] == b"{":

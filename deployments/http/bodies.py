@@ -13,7 +13,15 @@ from pipelines.errors import BadFragmentError
 from pipelines.log.records import parse_participants
 from pipelines.review.summary import CallSummary
 from pipelines.store.queries import CallInfo, CallState, TrendMinute
-from pipelines.types import CALL_ID_PATTERN, NAME_PATTERN, START_MAX_MS, Consent, Participant, UtteranceSentiment
+from pipelines.types import (
+    CALL_ID_PATTERN,
+    NAME_PATTERN,
+    START_MAX_MS,
+    Channels,
+    Consent,
+    Participant,
+    UtteranceSentiment,
+)
 
 TEXT_MAX_CHARS = 10_000
 _LATEST = datetime.max.replace(microsecond=0, tzinfo=UTC)
@@ -96,9 +104,13 @@ class MediaMetadata(BaseModel):
             _checked("customer", parse_reference, text.get_secret_value())
         return text
 
-    def participant_list(self) -> tuple[Participant, ...]:
-        """The participants, one a channel in order."""
+    def participant_list(self) -> Channels:
+        """The participants, one a channel or sound track in order."""
         return parse_participants(self.participants)
+
+    def first_participant(self) -> Participant:
+        """The first who is not left out."""
+        return next(who for who in self.participant_list() if who is not None)
 
     def consent_policy(self) -> Consent | None:
         """What may be analysed; None leaves it to the tenant's policy."""

@@ -13,14 +13,17 @@ from pipelines.seal import OVERHEAD_BYTES, Seal
 from pipelines.settings import MediaLimits
 from pipelines.types import (
     CALL_ID_PATTERN,
+    LEFT_OUT,
     NAME_PATTERN,
     START_MAX_MS,
     CallRef,
+    Channels,
     Consent,
     Headers,
     MediaFragment,
     Participant,
     Record,
+    format_participants,
 )
 
 VERSION = "1"
@@ -86,7 +89,7 @@ def fragment_headers(fragment: MediaFragment) -> Headers:
         "seq": str(fragment.seq),
         "start-ms": str(fragment.start_ms),
         "content-type": fragment.content_type,
-        "participants": ",".join(fragment.participants),
+        "participants": format_participants(fragment.participants),
     }
     if fragment.consent is not None:
         headers["consent"] = format_consent(fragment.consent)
@@ -105,7 +108,7 @@ def seal_fragment(fragment: MediaFragment, seal: Seal, policy: Consent) -> Media
     if fragment.seal is not None or not fragment.media:
         return fragment
     allowed = granted(fragment.consent, policy)
-    if not any(allowed.get(who) for who in fragment.participants):
+    if not any(allowed.get(who) for who in fragment.heard):
         return replace(fragment, media=b"", withheld=True)
     return replace(fragment, media=seal.close(fragment.media, _sealed_with(fragment)), seal=seal.id)
 
@@ -122,7 +125,7 @@ def open_fragment(fragment: MediaFragment, seal: Seal) -> MediaFragment:
 def _sealed_with(fragment: MediaFragment) -> str:
     """What is said of the media that nobody without the key may change; a redriven fragment gets another stream and `seq`."""
     consent = "" if fragment.consent is None else f"={format_consent(fragment.consent)}"
-    return f"{','.join(fragment.participants)}/{consent}/{fragment.start_ms}/{fragment.content_type}"
+    return f"{format_participants(fragment.participants)}/{consent}/{fragment.start_ms}/{fragment.content_type}"
 
 
 def call_of(record: Record) -> CallRef | None:
@@ -149,21 +152,21 @@ def in_share(key: bytes | None, share: float) -> bool:
     return crc32(key or b"") < share * 2**32
 
 
-def parse_participants(text: str, channels_max: int = 64) -> tuple[Participant, ...]:
-    """`agent,customer` as participants, one a channel in order.
+def parse_participants(text: str, channels_max: int = 64) -> Channels:
+    """`agent,customer` as participants, one a channel or sound track in order; `-` leaves one out.
 
     Raises:
-        BadFragmentError: an unknown or repeated participant, or more than `channels_max`.
+        BadFragmentError: an unknown or repeated participant, nobody at all, or more than `channels_max`.
     """
     names = [name.strip() for name in text.split(",")]
-    known = tuple(Participant(name) for name in names if name in _PARTICIPANTS)
-    if len(known) != len(names) or len(set(known)) != len(known) or len(known) > channels_max:
+    named = [name for name in names if name != LEFT_OUT]
+    if not named or not _PARTICIPANTS.issuperset(named) or len(set(named)) != len(named) or len(names) > channels_max:
         raise BadFragmentError(
             "bad_header",
-            f"is {text[:80]!r}: name each of {', '.join(Participant)} at most once",
+            f"is {text[:80]!r}: name each of {', '.join(Participant)} at most once; {LEFT_OUT} leaves a channel out",
             header="participants",
         )
-    return known
+    return tuple(None if name == LEFT_OUT else Participant(name) for name in names)
 
 
 def _call_id(key: bytes | None) -> str:

@@ -22,7 +22,7 @@ from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
 from pipelines.errors import MediaError
-from pipelines.types import Channels, Participant
+from pipelines.types import Channels, Participant, format_participants
 
 FORMATS = (
     "3gp,aac,ac3,adts,aiff,amr,amrnb,amrwb,asf,au,avi,caf,dts,eac3,flac,flv,gsm,loas,matroska,webm,mov,mp4,m4a,3g2,mj2,"
@@ -171,7 +171,7 @@ def _owners(sounds: list[AudioStream], participants: Channels, what: str) -> lis
         return [(only, participants)]
     tracks = "; ".join(_track_name(n, stream) for n, stream in enumerate(sounds[:_NAMED_MAX], 1))
     raise MediaError(
-        f"{what} holds {len(sounds)} sound tracks ({tracks}), and {_written(participants)!r} does not say who is on each: name one "
+        f"{what} holds {len(sounds)} sound tracks ({tracks}), and {format_participants(participants)!r} does not say who is on each: name one "
         "participant a track, in order, such as agent,customer; - leaves a track out"
     )
 
@@ -189,10 +189,6 @@ def _chosen(sounds: list[AudioStream]) -> AudioStream | None:
 def _channels(stream: AudioStream) -> int:
     """0 where nothing can decode it."""
     return 0 if stream.codec_context is None else stream.codec_context.channels
-
-
-def _written(participants: Channels) -> str:
-    return ",".join(who or "-" for who in participants)
 
 
 def _track_name(number: int, stream: AudioStream) -> str:
