@@ -133,7 +133,7 @@ class _Track:
         # A damaged stream may tell no rate: 0.
         self._rate_hz = stream.codec_context.sample_rate if isinstance(stream, AudioStream) else 0
         self._delay_s = Fraction(0)
-        self._next_s = Fraction(0)
+        self._next_s = self._length_s = Fraction(0)
         self._dts_ms: int | None = None
         self._first_s: Fraction | None = None
         """Sound: when its recording's first sample is heard, the encoder's delay left out, on the time line."""
@@ -147,13 +147,17 @@ class _Track:
         counted = ticks is None or (self._counts and header is not None and self._header is not None)
         pts_s = self._next_s if counted or ticks is None else unit * ticks
         padding_s, is_delayed = self._take_skipped(packet)
-        self._next_s = pts_s + (unit * (packet.duration or 0) if header is None else header.duration_s)
+        length_s = unit * (packet.duration or 0) if header is None else header.duration_s
+        self._next_s = pts_s + length_s
+        # Some containers have taken the padding off the last packet's length already, others have not.
+        self._length_s = max(self._length_s, length_s)
+        end_s = pts_s + min(length_s, max(self._length_s - padding_s, Fraction(0)))
         dts_s = None if packet.dts is None else pts_s if counted else min(unit * packet.dts, pts_s)
         # Matroska tells no dts of pictures before FFmpeg has seen enough of their order, and a pts says nothing of it.
         told_s = None if counted else pts_s if self._is_sound else dts_s
         # What lies before a recording's own zero is a delay too, as the edit list of an MP4 has it.
         heard_s = pts_s + self._delay_s if self._delay_s else max(pts_s, Fraction(0))
-        return _OwnTimes(pts_s, dts_s, self._next_s - padding_s, told_s, heard_s, is_delayed, header)
+        return _OwnTimes(pts_s, dts_s, end_s, told_s, heard_s, is_delayed, header)
 
     def _take_skipped(self, packet: "Packet[Stream]") -> tuple[Fraction, bool]:
         """The length of the padding at the packet's end, and whether there is a delay at its front, which is remembered."""
