@@ -20,8 +20,9 @@ from pipelines.types import SAMPLES_PER_MS, Channels, Participant
 GAP_MIN_SAMPLES = 100 * SAMPLES_PER_MS
 """How far a fragment's own time may be from the count before the count is given up: 100 ms, for drifting clocks."""
 
-_CANCELS = 30
-"""By how much the power of the difference of two channels passes that of their mean where one is the other upside down: 15 dB."""
+_CANCELS = 8
+"""By how much the power of the difference of two channels passes that of their mean where one is the other upside down: 9 dB, which two
+channels of other sound never are apart."""
 
 
 @dataclass(frozen=True, slots=True)

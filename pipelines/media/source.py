@@ -12,6 +12,7 @@ from av.packet import Packet
 from av.stream import Stream
 
 from pipelines.errors import MediaError
+from pipelines.media.byte_stream import ByteStream
 from pipelines.media.clock import STEP_BACK_S, STEP_MAX_S, SourceClock, TimedPacket
 from pipelines.media.container import Tracks, open_media, packets, tracks_of
 from pipelines.media.decoder_process import DecoderProcesses
@@ -96,7 +97,8 @@ def _read(
         counts = container.format.name in _BARE_FRAMES
         yield from clock.place(_packets(container, tracks, what, warn), tracks, counts=counts)
         _warn_of_end(container, clock, what, warn)
-        if container.format.name in _IN_ORDER and (left_bytes := unread_bytes(part)):
+        in_order = isinstance(part, ByteStream) or container.format.name in _IN_ORDER
+        if in_order and (left_bytes := unread_bytes(part)):
             more = "or more " if left_bytes == UNREAD_MAX_BYTES else ""
             warn(f"{what}: {left_bytes} bytes {more}behind the last packet were not read; what came before is heard")
 

@@ -1,5 +1,6 @@
 """Test media, made by PyAV when asked for: sound that is known at every moment, and pictures that tell their time."""
 
+import io
 import struct
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -11,6 +12,7 @@ from typing import Any
 import av
 import numpy as np
 from av.audio.stream import AudioStream
+from av.stream import Disposition
 
 from models.types import FloatArray
 from pipelines.media.byte_stream import Source
@@ -101,6 +103,44 @@ def _sound_packets(output: Any, codec: str, samples: FloatArray, rate_hz: int) -
     )
     frames = [frame for frame in [*resampler.resample(whole), *resampler.resample(None)] if frame is not None]
     return [packet for frame in [*frames, None] for packet in stream.encode(frame)]
+
+
+def two_tracks(
+    titles: tuple[str, ...] = ("", ""),
+    *,
+    default: int = 0,
+    empty: tuple[int, ...] = (),
+    channels: int = 1,
+    rate_hz: int = 16_000,
+    seconds: float = 3,
+) -> bytes:
+    """Matroska with a sound track for each title: FLAC, each other sound (`sound` of as many channels, one after the other)."""
+    file = io.BytesIO()
+    every = sound(seconds, rate_hz, channels * len(titles))
+    with av.open(file, "w", format="matroska") as output:
+        streams: list[Any] = []
+        for n, title in enumerate(titles):
+            stream = output.add_stream("flac", rate=rate_hz)
+            stream.codec_context.layout = "mono" if channels == 1 else "stereo"
+            stream.metadata["title"] = title
+            stream.disposition = Disposition.default if n == default else Disposition(0)
+            streams.append(stream)
+        packets: list[Any] = []
+        for n, stream in enumerate(streams):
+            samples = every[n * channels : (n + 1) * channels]
+            whole = av.AudioFrame.from_ndarray(
+                np.ascontiguousarray((samples.T * 32767).astype(np.int16).reshape(1, -1)),
+                format="s16",
+                layout="mono" if channels == 1 else "stereo",
+            )
+            whole.sample_rate, whole.time_base, whole.pts = rate_hz, Fraction(1, rate_hz), 0
+            stream.codec_context.open()
+            resampler = av.AudioResampler(format="s16", layout=whole.layout, rate=rate_hz, frame_size=1600)
+            frames = [*resampler.resample(whole), *resampler.resample(None), None]
+            packets += [packet for frame in frames for packet in stream.encode(frame)] if n not in empty else []
+        for packet in sorted(packets, key=lambda packet: packet.dts or 0):
+            output.mux(packet)
+    return file.getvalue()
 
 
 def picture(n: int, size: tuple[int, int] = (96, 64)) -> Pixels:

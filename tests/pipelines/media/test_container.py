@@ -15,7 +15,8 @@ from pipelines.media.container import (
     skipped_samples,
     tracks_of,
 )
-from tests.pipelines.media_files import CUSTOMER, film, sound
+from pipelines.types import Channels
+from tests.pipelines.media_files import AGENT, BOTH, CUSTOMER, MIXED, film, sound, two_tracks
 
 PIXELS_MAX = 1920 * 1080
 
@@ -94,3 +95,61 @@ def test_a_codec_that_calls_do_not_use_is_neither_decoded_nor_looked_at(codec: s
 def test_every_decoder_that_is_named_is_one_of_ffmpegs_or_is_another_builds() -> None:
     named = {*SOUND_DECODERS.split(","), *PICTURE_DECODERS.split(",")}
     assert named - av.codecs_available <= {"libspeex"}
+
+
+def heard(whole: bytes, participants: Channels) -> list[tuple[int, Channels]]:
+    """The number of each sound track that is heard, and who is on it."""
+    with open_media(io.BytesIO(whole), "it", PIXELS_MAX) as container:
+        return [(track.stream.index, track.participants) for track in tracks_of(container, participants, "it").sounds]
+
+
+FROM, TO = "AUDIO_FROM_CUSTOMER", "AUDIO_TO_CUSTOMER"
+
+
+@pytest.mark.parametrize(
+    ("whole", "participants", "expected"),
+    [
+        (two_tracks(), BOTH, [(0, (AGENT,)), (1, (CUSTOMER,))]),
+        (two_tracks(), (None, CUSTOMER), [(1, (CUSTOMER,))]),
+        (two_tracks(empty=(0,)), BOTH, [(0, (AGENT,)), (1, (CUSTOMER,))]),
+        (two_tracks(empty=(0,)), (CUSTOMER,), [(1, (CUSTOMER,))]),
+        (two_tracks(empty=(1,)), (CUSTOMER,), [(0, (CUSTOMER,))]),
+        (two_tracks(default=1), (CUSTOMER,), [(1, (CUSTOMER,))]),
+        (two_tracks(("", "", ""), default=2), (MIXED,), [(2, (MIXED,))]),
+        (two_tracks(channels=2), BOTH, [(0, (AGENT,)), (1, (CUSTOMER,))]),
+        (two_tracks(channels=2), (AGENT, None, None, CUSTOMER), [(0, (AGENT, None)), (1, (None, CUSTOMER))]),
+        (two_tracks(channels=2), (None, None, AGENT, CUSTOMER), [(1, (AGENT, CUSTOMER))]),
+        (two_tracks((TO, FROM)), (CUSTOMER,), [(1, (CUSTOMER,))]),
+        (two_tracks((FROM, TO)), BOTH, [(0, (CUSTOMER,)), (1, (AGENT,))]),
+        (two_tracks((FROM.lower(), TO.lower()), default=1), (MIXED,), [(0, (CUSTOMER,)), (1, (AGENT,))]),
+        (two_tracks((TO, FROM)), (AGENT, None), [(0, (AGENT,))]),
+        (two_tracks(("one",), channels=2), (CUSTOMER,), [(0, (CUSTOMER,))]),
+        (two_tracks(("one",), channels=2), (None, CUSTOMER), [(0, (None, CUSTOMER))]),
+    ],
+)
+def test_a_sound_track_is_that_of_whom_it_says(
+    whole: bytes, participants: Channels, expected: list[tuple[int, Channels]]
+) -> None:
+    assert heard(whole, participants) == expected
+
+
+@pytest.mark.parametrize(
+    ("whole", "participants"),
+    [
+        (two_tracks(), (CUSTOMER,)),
+        (two_tracks(), (MIXED,)),
+        (two_tracks(("", "", "")), BOTH),
+        (two_tracks(("music", FROM)), (CUSTOMER,)),
+        (two_tracks((FROM, FROM)), (CUSTOMER,)),
+        (two_tracks((TO, FROM)), (AGENT, MIXED)),
+    ],
+)
+def test_no_sound_track_is_taken_for_anothers(whole: bytes, participants: Channels) -> None:
+    with pytest.raises(MediaError, match=r"sound tracks \(1: flac, 1 channel.* name one participant a track"):
+        heard(whole, participants)
+
+
+def test_channels_that_are_named_must_be_there() -> None:
+    for participants in (BOTH, (None, CUSTOMER), (AGENT, CUSTOMER, None)):
+        with pytest.raises(MediaError, match=r"participants on 1 channel\(s\).* - leaves a channel out"):
+            heard(two_tracks(("one",)), participants)

@@ -2,6 +2,7 @@
 
 import io
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import av
@@ -203,3 +204,58 @@ def test_real_phone_call_and_clips(data_dir: Any) -> None:
         assert stream.time_base is not None
         samples = stream.duration * stream.time_base * 16_000
     assert len(media.hear(media.cut(call)).samples[CUSTOMER]) == samples
+
+
+def test_packets_that_are_missing_within_a_fragment_leave_a_gap_there() -> None:
+    whole = media.film("matroska", sound_codec="pcm_s16le", samples=media.sound(3, 16_000), rate_hz=16_000)
+    with av.open(io.BytesIO(whole), "r") as source, av.open(torn := io.BytesIO(), "w", format="matroska") as output:
+        copy = output.add_stream_from_template(source.streams.audio[0])
+        for n, packet in enumerate(source.demux(audio=0)):
+            if packet.size and n not in {10, 11, 12, 20}:
+                packet.stream = copy
+                output.mux(packet)
+    packet_s = 1024 / 16_000
+    blocks = Demuxer(StreamSettings()).feed(fragment(torn.getvalue(), "audio/x-matroska")).blocks
+    truth = media.sound(3, 16_000)[0]
+    assert blocks[0].samples.size == pytest.approx(10 * 1024, abs=16)
+    # One packet of 64 ms is below what counts as drift of a clock, three are not.
+    assert [block.start_sample for block in blocks] == pytest.approx([0, 13 * packet_s * 16_000], abs=16)
+    behind = blocks[1].samples[: 5 * 1024]
+    assert sounds_like(behind, truth[blocks[1].start_sample :][: len(behind)]) > 0.99
+
+
+@pytest.mark.parametrize("rate_hz", [8000, 16_000, 44_100])
+def test_two_files_of_one_party_each_give_what_one_of_two_channels_gives(rate_hz: int, tmp_path: Path) -> None:
+    samples = media.sound(4.3, rate_hz, 2)
+    both = media.film("flac", sound_codec="flac", samples=samples, rate_hz=rate_hz)
+    for n in (0, 1):
+        (tmp_path / f"{n}.flac").write_bytes(
+            media.film("flac", sound_codec="flac", samples=samples[n : n + 1], rate_hz=rate_hz)
+        )
+    stereo = media.hear(media.cut(io.BytesIO(both), BOTH))
+    cuts = media.cut(tmp_path / "0.flac", BOTH, besides=[tmp_path / "1.flac"])
+    assert {one.participants for one in cuts} == {BOTH}
+    files = media.hear(cuts)
+    for participant in BOTH:
+        assert np.array_equal(files.samples[participant], stereo.samples[participant])
+        assert files.start_sample[participant] == 0
+    resumed = media.hear(cuts[2:], files.each[2].start_sample)
+    for participant in BOTH:
+        later = files.each[3].start_sample
+        assert later is not None
+        expected = files.samples[participant][later:]
+        assert np.array_equal(resumed.samples[participant][-len(expected) :], expected)
+
+
+def test_tracks_of_foreign_fragments_keep_apart_whose_packets_come() -> None:
+    demuxer = Demuxer(StreamSettings())
+    for seq, empty in enumerate(((), (0,), (1,), ())):
+        one = fragment(media.two_tracks(empty=empty), "video/x-matroska", seq, 3000 * seq, participants=BOTH)
+        found = demuxer.feed(one)
+        assert {block.participant for block in found.blocks} == {who for n, who in enumerate(BOTH) if n not in empty}
+        for block in found.blocks:
+            truth = media.sound(3, 16_000, 2)[BOTH.index(block.participant)]
+            assert block.start_sample == 48_000 * seq
+            assert np.abs(block.samples - truth).max() < 1e-4
+    with pytest.raises(MediaError, match="2 sound tracks"):
+        demuxer.feed(fragment(media.two_tracks(), "video/x-matroska", 4, 12_000))

@@ -7,7 +7,7 @@ import pytest
 
 from models.types import FloatArray
 from pipelines.errors import MediaError
-from pipelines.media.resample import AudioBlock, Sound, Timeline
+from pipelines.media.resample import AudioBlock, Sound, Timeline, mixed
 from pipelines.types import Participant
 from tests.pipelines.media_files import AGENT, BOTH, CUSTOMER, sound
 
@@ -92,3 +92,33 @@ def test_nothing_gives_nothing_and_what_is_too_loud_is_clipped() -> None:
     assert timeline.place(Sound(8000, np.zeros((1, 0), np.float32)), (CUSTOMER,), 0) == []
     (block,) = timeline.place(Sound(16_000, np.full((1, 100), 3, np.float32)), (CUSTOMER,), 0)
     assert block.samples.max() == 1
+
+
+@pytest.mark.parametrize("rate_hz", [8000, 44_100])
+def test_channels_that_are_left_out_are_not_there(rate_hz: int) -> None:
+    whole = sound(1, rate_hz, 4)
+    timeline = Timeline()
+    blocks = timeline.place(Sound(rate_hz, whole), (None, CUSTOMER, None, AGENT), 0) + timeline.finish()
+    assert {block.participant for block in blocks} == {CUSTOMER, AGENT}
+    alone = Timeline()
+    expected = alone.place(Sound(rate_hz, whole[1:2]), (CUSTOMER,), 0) + alone.finish()
+    found = [block for block in blocks if block.participant is CUSTOMER]
+    assert np.array_equal(joined(found)[1], joined(expected)[1])
+
+
+def test_channels_that_cancel_each_other_out_are_heard() -> None:
+    (voice,) = sound(1, 16_000)
+    assert np.allclose(mixed(np.stack([voice, -0.5 * voice])), 0.75 * voice, atol=1e-6)
+    assert np.allclose(mixed(np.stack([voice, voice])), voice, atol=1e-6)
+    assert np.allclose(mixed(np.stack([voice, 0 * voice])), voice / 2, atol=1e-6)
+    both = sound(1, 16_000, 2)
+    assert np.allclose(mixed(both), both.mean(axis=0), atol=1e-6)
+    assert np.allclose(mixed(np.zeros((2, 100), np.float32)), 0)
+
+
+def test_another_recording_starts_a_run_of_its_own_where_it_says() -> None:
+    timeline = Timeline()
+    timeline.place(Sound(44_100, sound(1, 44_100), 0), (CUSTOMER,), 0)
+    (tail, first) = timeline.place(Sound(44_100, sound(1, 44_100), 0), (CUSTOMER,), 1050)
+    assert tail.start_sample + len(tail.samples) == 16_000
+    assert first.start_sample == 1050 * 16

@@ -204,3 +204,26 @@ def test_an_utterance_that_goes_on_is_shown_as_far_as_it_has_come_and_looking_ch
     assert pauses
     assert {one.segment.start_sample for one in pauses} <= set(spoken)
     assert not any(one.samples.size for one in silent)
+
+
+@pytest.mark.parametrize("lost_ms", [1, 20, 140, 599])
+def test_what_is_lost_in_speech_does_not_end_it(vowels: Voice, lost_ms: int) -> None:
+    sound = np.concatenate([silence(0.5), vowels(3.0, 2), silence(1.0)])
+    lost = slice(2 * RATE, 2 * RATE + 16 * lost_ms)
+    track = Track(SETTINGS, 0)
+    found = speech(
+        track.feed([block(0, sound[: lost.start]), block(lost.stop, sound[lost.stop :])], []) + track.finish()
+    )
+    (one,) = found
+    assert not one.samples[lost.start - one.segment.start_sample : lost.stop - one.segment.start_sample].any()
+    (whole,) = speech(Track(SETTINGS, 0).feed([block(0, sound)], []))
+    assert abs(one.segment.start_sample - whole.segment.start_sample) < RATE // 10
+    assert abs(one.segment.end_sample - whole.segment.end_sample) < RATE // 10
+
+
+def test_a_loss_as_long_as_the_silence_that_ends_speech_ends_it(vowels: Voice) -> None:
+    sound = np.concatenate([silence(0.5), vowels(4.0, 2), silence(1.0)])
+    track = Track(SETTINGS, 0)
+    found = speech(track.feed([block(0, sound[: 2 * RATE]), block(int(2.6 * RATE), sound[int(2.6 * RATE) :])], []))
+    assert found[0].segment.end_sample == 2 * RATE
+    assert min(one.segment.start_sample for one in found[1:]) >= 2.6 * RATE
