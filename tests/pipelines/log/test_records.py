@@ -8,10 +8,27 @@ from hypothesis import strategies as st
 from models.types import Modality
 from pipelines.consent import parse_consent
 from pipelines.errors import DEAD_LETTER_REASONS, BadFragmentError, SealError
-from pipelines.log.records import call_of, concerns, fragment_headers, open_fragment, parse_record, seal_fragment
+from pipelines.log.records import (
+    call_of,
+    concerns,
+    fragment_headers,
+    open_fragment,
+    parse_participants,
+    parse_record,
+    seal_fragment,
+)
 from pipelines.seal import Seal
 from pipelines.settings import MediaLimits
-from pipelines.types import DEFAULT_CONSENT, TOPIC_MEDIA, CallRef, Coordinates, MediaFragment, Participant, Record
+from pipelines.types import (
+    DEFAULT_CONSENT,
+    TOPIC_MEDIA,
+    CallRef,
+    Coordinates,
+    MediaFragment,
+    Participant,
+    Record,
+    format_participants,
+)
 
 LIMITS = MediaLimits()
 GOOD = {
@@ -263,3 +280,16 @@ def test_a_sealed_fragment_may_be_as_long_as_another() -> None:
 
 def test_media_beside_the_word_that_it_was_left_out_is_not_looked_at() -> None:
     assert parse_record(record(withheld=b"1"), LIMITS).media == b""
+
+
+@pytest.mark.parametrize("text", ["agent,customer", "-,customer", "agent,-,-,customer", "mixed"])
+def test_participants_are_written_as_they_are_read(text: str) -> None:
+    assert format_participants(parse_participants(text)) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["", "-", "-,-", "agent,agent", "boss", "agent,,customer", ",".join("-" * 64) + ",agent"]
+)
+def test_participants_that_name_nobody_or_somebody_twice_are_refused(text: str) -> None:
+    with pytest.raises(BadFragmentError, match="- leaves a channel out"):
+        parse_participants(text)
