@@ -6,10 +6,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import IO
 
 import av
 import numpy as np
-from av.container import InputContainer
+from av.audio.frame import AudioFrame
 
 from deployments.cli.console import EXIT_USAGE, CommandError
 from models.types import SAMPLE_RATE_HZ
@@ -17,8 +18,10 @@ from pipelines.consent import parse_consent
 from pipelines.errors import BadFragmentError, MediaError
 from pipelines.log.producer import Producer
 from pipelines.log.records import fragment_headers, parse_participants
+from pipelines.media.byte_stream import head_of
 from pipelines.media.container import open_media, sound_and_picture
 from pipelines.media.fragment import fragments
+from pipelines.media.raw_audio import RawAudio, RawDecoder, content_type_of, is_container, raw_audio
 from pipelines.settings import MediaLimits
 from pipelines.types import TOPIC_MEDIA, Consent, MediaFragment, Participant
 
@@ -154,6 +157,9 @@ def length_s(paths: Sequence[Path]) -> float | None:
     """Seconds of the longest of the recordings; None where a file does not say."""
     longest = 0.0
     for path in paths:
+        if (raw := _raw_of(path)) is not None:
+            longest = max(longest, float(path.stat().st_size // raw.frame_bytes * raw.frame_s))
+            continue
         with path.open("rb") as file, open_media(file, str(path), MediaLimits().picture_max_pixels) as container:
             if container.duration is None:
                 return None
@@ -204,24 +210,44 @@ def _default_participants(paths: Sequence[Path]) -> tuple[Participant, ...]:
 
 def _channels(path: Path) -> tuple[int, bool]:
     """How many channels the sound has, 1 where there is none; and whether there is a picture."""
+    if (raw := _raw_of(path)) is not None:
+        return raw.channels, False
     with path.open("rb") as file, open_media(file, str(path), MediaLimits().picture_max_pixels) as container:
         sound, picture = sound_and_picture(container, str(path))
         return 1 if sound is None else sound.codec_context.channels, picture is not None
 
 
+def _raw_of(path: Path) -> RawAudio | None:
+    """How a file of raw sound is read, which its extension says; None for what FFmpeg opens by itself."""
+    content_type = content_type_of(path.name)
+    with path.open("rb") as file:
+        return None if content_type is None or is_container(head_of(file)) else raw_audio(content_type)
+
+
 def _blocks(path: Path, opened: ExitStack) -> Iterator[Pcm]:
-    file = opened.enter_context(path.open("rb"))
+    file, raw = opened.enter_context(path.open("rb")), _raw_of(path)
+    if raw is not None:
+        return _resampled(path, _raw_frames(file, raw))
     container = opened.enter_context(open_media(file, str(path), MediaLimits().picture_max_pixels))
     if not container.streams.audio:
         raise MediaError(f"{path} holds no sound; files are merged by their sound only, so send it by itself")
-    return _resampled(path, container)
+    return _resampled(path, container.decode(audio=0))
 
 
-def _resampled(path: Path, container: InputContainer) -> Iterator[Pcm]:
+def _raw_frames(file: IO[bytes], raw: RawAudio) -> Iterator[AudioFrame]:
+    """About a second each."""
+    decoder, second_bytes = RawDecoder(), int(1 / raw.frame_s) * raw.frame_bytes
+    while media := file.read(second_bytes):
+        frame = AudioFrame.from_ndarray(decoder.decode(raw, media)[0], format="fltp", layout="mono")
+        frame.sample_rate = raw.rate_hz
+        yield frame
+
+
+def _resampled(path: Path, frames: Iterable[AudioFrame]) -> Iterator[Pcm]:
     resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE_HZ)
     waiting: Pcm = np.zeros(0, np.int16)
     try:
-        for frame in chain(container.decode(audio=0), (None,)):
+        for frame in chain(frames, (None,)):
             waiting = np.concatenate([waiting, *(part.to_ndarray()[0] for part in resampler.resample(frame))])
             while len(waiting) >= BLOCK_SAMPLES:
                 yield waiting[:BLOCK_SAMPLES]

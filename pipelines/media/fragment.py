@@ -2,10 +2,10 @@
 
 import io
 import logging
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import IO, cast
 
 import av
@@ -16,10 +16,10 @@ from av.stream import Stream
 from av.video.stream import VideoStream
 
 from pipelines.errors import MediaError
-from pipelines.media.byte_stream import ByteStream, Source, SpoolBudget, opened
+from pipelines.media.byte_stream import ByteStream, Source, SpoolBudget, head_of, opened
 from pipelines.media.container import START_TAG, open_media, packets, skipped_samples, sound_and_picture
 from pipelines.media.decoder_process import DecoderProcesses
-from pipelines.media.raw_audio import RATE_MIN_HZ, RawAudio, raw_audio
+from pipelines.media.raw_audio import RATE_MIN_HZ, RawAudio, content_type_of, is_container, raw_audio
 from pipelines.types import FRAGMENT_MAX_BYTES, START_MAX_MS, Consent, MediaFragment, Participant
 
 PICTURE_MAX_PIXELS = 5120 * 2880
@@ -28,7 +28,7 @@ OPEN_MAX_S = 5.0
 """Processor time that opening may take where it is bounded; twenty pictures of 10 bits and that size take one second."""
 _KEY_CUT, _ANY_CUT = Fraction(1, 2), Fraction(5, 4)
 """Pictures: cut at a key frame from half the wanted length on, and anywhere from 5/4 on."""
-_SUBTYPES = {"matroska": "x-matroska", "wav": "wav"}
+_SUBTYPES = {"matroska": "x-matroska", "ogg": "ogg", "wav": "wav"}
 _HEADER_BYTES = 16 << 10
 _PACKET_HEADER_BYTES = 64
 _JUMP_BACK_S = 2
@@ -55,7 +55,7 @@ def fragments(
 ) -> Iterator[MediaFragment]:
     """Yields each fragment as soon as its media is there; the last one is `final`.
 
-    Reading blocks, so live bytes want a thread. Raw sound (`audio/L16;…`, `audio/PCMU`, `audio/PCMA`) is cut by bytes
+    Reading blocks, so live bytes want a thread. Raw sound (`audio/L16;…`, `audio/PCMU` …: `raw_audio`) is cut by bytes
     and keeps its content type; every other `content_type` is left to FFmpeg's own look at the bytes, and the packets
     go into Matroska: sound cut anywhere, pictures at key frames and, when those are rare, between them.
 
@@ -66,7 +66,7 @@ def fragments(
         stream: which flow of the call.
         participants: who is on which channel.
         consent: what may be analysed; None leaves it to the tenant's policy.
-        content_type: needed for raw sound only.
+        content_type: needed for raw sound only, unless it is a file whose name says it (`content_type_of`).
         fragment_ms: the wanted length of a fragment; a fragment over `FRAGMENT_MAX_BYTES` is cut earlier.
         start_ms: where the media starts in the call.
         customer: whose call it is, as a keyed hash.
@@ -74,12 +74,16 @@ def fragments(
         spool: of which an MP4 that cannot be read in order takes its part while it is cut.
 
     Raises:
-        MediaError: the source is empty, no media, holds no packet, a codec that Matroska cannot hold, or times that
-            reach beyond what a fragment's header can say.
+        MediaError: the source is empty, no media, raw sound that is not what it says, holds no packet, a codec that Matroska
+            cannot hold, or times that reach beyond what a fragment's header can say.
         BusyError: it has to be spooled, and there is no room.
     """
+    if content_type is None and isinstance(source, Path):
+        content_type = content_type_of(source.name)
     raw = raw_audio(content_type) if content_type is not None else None
     with opened(source, spool=spool) as file:
+        if raw is not None and is_container(head_of(file)):
+            raw = None
         pieces = (
             _cut_raw(file, raw, content_type or "", fragment_ms) if raw else _cut_media(file, fragment_ms, decoders)
         )
@@ -113,18 +117,20 @@ class _Piece:
 
 
 def _cut_raw(file: IO[bytes] | ByteStream, raw: RawAudio, content_type: str, fragment_ms: int) -> Iterator[_Piece]:
-    """Every piece holds a whole number of ms, so that its start is exact."""
-    ms_max = FRAGMENT_MAX_BYTES * 1000 // (raw.rate_hz * raw.step_bytes)
-    whole_ms = 1000 // math.gcd(raw.rate_hz, 1000)  # the fewest ms that hold a whole number of samples
-    length_ms = max(min(fragment_ms, ms_max) // whole_ms, 1) * whole_ms
-    length_bytes = raw.rate_hz * length_ms // 1000 * raw.step_bytes
+    """Every piece holds a whole number of ms and of the decoder's frames, so that its start is exact."""
+    frame_ms = raw.frame_s * 1000
+    ms_max = int(FRAGMENT_MAX_BYTES // raw.frame_bytes * frame_ms)
+    length_ms = max(min(fragment_ms, ms_max) // frame_ms.numerator, 1) * frame_ms.numerator
+    length_bytes = int(length_ms / frame_ms) * raw.frame_bytes
     held, start_ms = bytearray(), 0
     while chunk := file.read(length_bytes):
         held += chunk
         while len(held) > length_bytes:  # one byte more is needed to know that this is not the last piece
+            raw.check(held[:length_bytes])
             yield _Piece(start_ms, content_type, bytes(held[:length_bytes]), final=False)
             del held[:length_bytes]
             start_ms += length_ms
+    raw.check(held)
     yield _Piece(start_ms, content_type, bytes(held), final=True)
 
 
@@ -280,7 +286,9 @@ def _muxed(group: list[_Timed], muxer: str, streams: list[Stream], start_ms: int
 
 def _muxer(streams: list[Stream], what: str) -> str:
     """Matroska holds nearly every codec, and WAV those of the telephone; the rest is named before anything is cut."""
-    for muxer in _SUBTYPES if len(streams) == 1 and isinstance(streams[0], AudioStream) else ["matroska"]:
+    # WAV has no packets. FFmpeg finds those of its codecs again, by their length or in their bits, but not Speex's.
+    alone = "ogg" if streams[0].codec_context.name == "speex" else "wav"
+    for muxer in ["matroska", *([alone] if len(streams) == 1 and isinstance(streams[0], AudioStream) else [])]:
         with av.open(io.BytesIO(), "w", format=muxer) as container:
             try:
                 for stream in streams:

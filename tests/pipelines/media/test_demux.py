@@ -2,6 +2,7 @@
 
 import io
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import av
@@ -113,6 +114,19 @@ def test_raw_sound_of_both_parties(encoding: str, channels: int, rate_hz: int) -
     for channel, participant in enumerate(people):
         assert len(heard.samples[participant]) == 48_000
         assert np.abs(heard.samples[participant] - truth[channel])[100:-100].max() < 2e-2
+
+
+def test_speex_whose_packets_wav_would_not_keep_loses_no_sample(data_dir: Path) -> None:
+    file = data_dir / "media_cases/o_speex.ogg"
+    cuts = media.cut(file)
+    assert {one.content_type for one in cuts} == {"audio/ogg"}
+    heard = media.hear(cuts)
+    with av.open(file) as container:
+        whole = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
+    direct = media.hear([fragment(l16(whole[None]), "audio/L16;rate=8000")])
+    assert heard.damaged == 0
+    assert len(heard.samples[CUSTOMER]) == 12 * 16_000
+    assert sounds_like(heard.samples[CUSTOMER], direct.samples[CUSTOMER]) > 0.9999
 
 
 def test_one_participant_hears_the_mean_of_the_channels() -> None:
