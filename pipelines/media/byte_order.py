@@ -11,8 +11,10 @@ ORDER: Final = 4
 NOISE_MIN: Final = 0.6
 SOUND_MAX: Final = 0.15
 """What linear prediction of that order leaves of a window's energy: of white noise all, of voices, music and tones less than this."""
+LOUD_MIN: Final = 1 << 13
+"""High bytes that are random make loud noise, whatever the sound."""
 VOTES_MIN: Final = 3
-"""Windows that say so, where there are as many. Of 1.6 million windows of real sound, at several levels and depths, one was wrong."""
+"""Windows that say so, where there are as many."""
 
 Samples = NDArray[np.int16]
 Flags = NDArray[np.bool_]
@@ -44,7 +46,12 @@ def _says(read: Samples, other: Samples) -> Flags:
     left_of_read, left_of_other = _unpredicted(read), _unpredicted(other)
     quiet = small_other & ~small_read & (other.min(axis=1, initial=0) <= -2)
     quiet_as_read = small_read & ~small_other & (read.min(axis=1, initial=0) <= -2)
-    noise = ~quiet_as_read & (left_of_read > NOISE_MIN) & (left_of_other < SOUND_MAX)
+    noise = (
+        ~quiet_as_read
+        & (left_of_read > NOISE_MIN)
+        & (left_of_other < SOUND_MAX)
+        & (read.max(axis=1, initial=0) > LOUD_MIN)
+    )
     high_is_zero = ~small_read & (read.view(np.uint16) < 256).all(axis=1)
     return np.asarray(quiet | noise | high_is_zero & (4 * left_of_other < left_of_read))
 

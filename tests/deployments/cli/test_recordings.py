@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from deployments.cli.console import EXIT_USAGE, CommandError
-from deployments.cli.recordings import consent_of, due, length_s, merged_l16, participants_of
+from deployments.cli.recordings import Recording, consent_of, due, fragments_of, length_s, merged_l16, participants_of
 from deployments.sample import ANGRY_TO_CONTENT
 from models.types import Modality
 from pipelines.errors import MediaError
@@ -43,6 +43,21 @@ def test_files_of_other_rates_are_brought_to_16_khz(tmp_path: Path) -> None:
 
     assert abs(len(merged) - 16_000) <= 1
     assert (np.abs(merged[1000:15_000].astype(int) - 500) < 5).all()
+
+
+def test_files_of_raw_sound_are_known_by_their_extension(tmp_path: Path) -> None:
+    sln, ulaw = tmp_path / "a.sln16", tmp_path / "c.ULAW"
+    sln.write_bytes(np.full(32_000, 500, "<i2").tobytes())
+    ulaw.write_bytes(b"\x80" * 8000)  # the loudest that mu-law has
+
+    merged = np.frombuffer(b"".join(merged_l16([sln, ulaw])), ">i2").reshape(-1, 2)
+
+    assert (merged[:, 0] == 500).all()
+    assert (np.abs(merged[1000:15_000, 1].astype(int) - 32_124) < 50).all()
+    assert (merged[16_000:, 1] == 0).all()
+    assert length_s([sln, ulaw]) == 2.0
+    assert participants_of([sln], "customer") == participants_of([ulaw], "customer") == (CUSTOMER,)
+    assert {one.content_type for one in fragments_of(Recording((ulaw,), "customer"), "a-17")} == {"audio/PCMU"}
 
 
 def test_one_channel_is_the_customers_when_nobody_says_otherwise(tmp_path: Path) -> None:
