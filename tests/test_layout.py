@@ -19,6 +19,7 @@ COVERED = {
     "models/recipes/fusion.py": "models/recipes/test_label_pairs.py",
     "models/recipes/recipe.py": "models/test_train.py",
     "models/tasks.py": "models/test_metrics.py",
+    "pipelines/media/mux.py": "pipelines/media/test_fragment.py",
     "pipelines/ingest/context.py": "pipelines/ingest/test_track_queue.py",
     "pipelines/ingest/results.py": "pipelines/ingest/test_analyse.py",
     "pipelines/ingest/decoder_thread.py": "pipelines/ingest/test_quarantine.py",

@@ -12,8 +12,10 @@ from pipelines.consent import parse_consent
 from pipelines.errors import BadFragmentError
 from pipelines.log.producer import Producer
 from pipelines.log.records import fragment_headers, parse_participants
+from pipelines.media.byte_stream import head_of
 from pipelines.media.container import open_media
 from pipelines.media.fragment import fragments
+from pipelines.media.raw_audio import RawAudio, content_type_of, is_container, raw_audio
 from pipelines.settings import MediaLimits
 from pipelines.types import TOPIC_MEDIA, Channels, Consent, MediaFragment, Participant
 
@@ -141,6 +143,9 @@ def length_s(paths: Sequence[Path]) -> float | None:
     """Seconds of the longest of the recordings; None where a file does not say."""
     longest = 0.0
     for path in paths:
+        if (raw := _raw_of(path)) is not None:
+            longest = max(longest, float(path.stat().st_size // raw.frame_bytes * raw.frame_s))
+            continue
         with path.open("rb") as file, open_media(file, str(path), MediaLimits().picture_max_pixels) as container:
             if container.duration is None:
                 return None
@@ -164,5 +169,14 @@ def _default_participants(paths: Sequence[Path]) -> Channels:
 
 def _channels(path: Path) -> tuple[int, bool]:
     """How many channels the sound has, of all tracks; and whether there is a picture."""
+    if (raw := _raw_of(path)) is not None:
+        return raw.channels, False
     with path.open("rb") as file, open_media(file, str(path), MediaLimits().picture_max_pixels) as container:
         return sum(stream.codec_context.channels for stream in container.streams.audio), bool(container.streams.video)
+
+
+def _raw_of(path: Path) -> RawAudio | None:
+    """How a file of raw sound is read, which its extension says; None for what FFmpeg opens by itself."""
+    content_type = content_type_of(path.name)
+    with path.open("rb") as file:
+        return None if content_type is None or is_container(head_of(file)) else raw_audio(content_type)

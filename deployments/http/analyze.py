@@ -22,6 +22,7 @@ from pipelines.consent import granted
 from pipelines.errors import MediaTooLongError
 from pipelines.media.byte_stream import ByteBudget
 from pipelines.media.decoder_process import DecoderProcesses
+from pipelines.media.raw_audio import names_raw_audio
 from pipelines.settings import AppConfig
 from pipelines.types import Participant, Utterance, UtteranceSentiment
 
@@ -110,7 +111,7 @@ def analyze_routes(
                 utterances = [utterance(metadata, consent, metadata.first_participant(), text=text)]
             elif not media:
                 raise ProblemError(HTTPStatus.BAD_REQUEST, "no_body", NOTHING_SENT)
-            elif media[:16].lstrip()[:1] == b"{":
+            elif media[:16].lstrip()[:1] == b"{" and not names_raw_audio(content_type or ""):
                 raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "undecodable", JSON_UNSAID)
             else:
                 running = threads.start(

@@ -9,6 +9,7 @@ from deployments.http.bodies import MediaMetadata
 from deployments.http.pictures import picture_codec, read_picture
 from models.types import Modality
 from pipelines.media.fragment import fragments
+from pipelines.media.raw_audio import names_raw_audio
 from pipelines.media.utterances import utterances_of
 from pipelines.settings import StreamSettings
 from pipelines.types import Consent, Participant, Utterance, VideoFrame
@@ -31,7 +32,7 @@ def decoded(  # noqa: PLR0917  # what goes to another process goes by position
         MediaError: it is no media, or passes a limit of `settings` or `decode_max_s`.
         MediaTooLongError: it is longer than `media_max_ms`.
     """
-    if picture_codec(media[:16]) is not None:
+    if not names_raw_audio(content_type or "") and picture_codec(media[:16]) is not None:
         participant = metadata.first_participant()
         frame = VideoFrame(participant, 0, read_picture(media, settings))
         return [utterance(metadata, consent, participant, frames=(frame,))]

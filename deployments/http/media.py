@@ -90,9 +90,9 @@ def _add_upload(routes: APIRouter, store: Store, intake: Intake) -> None:
         """Cut a recording into fragments and append them to the log while it comes; the answer waits for all of them.
 
         `participants` is required, in the query or in the form. FFmpeg looks at the bytes: the content type matters
-        for raw sound only (`audio/L16;rate=8000;channels=2`, `audio/PCMU`, `audio/PCMA`). An upload that broke off
-        may be sent again with the same `call_id` and the same `resume`: nothing is analysed twice. Of two senders
-        that want one stream of a call at once, one gets it.
+        for raw sound only (`audio/L16;rate=8000;channels=2`, `audio/PCMU`, `audio/GSM`, …), as does a file's extension in
+        a form. An upload that broke off may be sent again with the same `call_id` and the same `resume`: nothing is
+        analysed twice. Of two senders that want one stream of a call at once, one gets it.
         """
         refuse_oversize(request, intake.limits.upload_max_bytes + FIELDS_MAX_BYTES)
         chunks, fields, content_type = await read_body(request, NO_MEDIA, intake.limits.idle_max_s)

@@ -8,6 +8,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from deployments.http.problems import ProblemError
+from pipelines.media.raw_audio import content_type_of, names_raw_audio
 
 FIELDS_AFTER_FILE = "fields_after_file"
 """The reason of a form that goes on after its file: what it says there may forbid what was taken by then."""
@@ -33,7 +34,7 @@ class MultipartForm:
         if not boundary:
             raise _malformed("the content type names no boundary")
         self.content_type: str | None = None
-        """The file's own content type, known once its first chunk is."""
+        """The file's own content type, or what its name says of raw sound; known once its first chunk is."""
         self._body = body
         self._fields: dict[str, str] = {}
         self._read_bytes = 0
@@ -139,7 +140,9 @@ class MultipartForm:
         self._is_file = b"filename" in options
         if self._is_file:
             self._file_begun = True
-            self.content_type = self._part_type.decode("latin-1") or None
+            said, name = self._part_type.decode("latin-1"), options[b"filename"].decode("utf-8", "replace")
+            # What a client makes up for a file of raw sound (application/octet-stream) says less than its name.
+            self.content_type = said if names_raw_audio(said) else content_type_of(name) or said or None
 
     def _take_data(self, data: bytes, start: int, end: int) -> None:
         if self._is_file:

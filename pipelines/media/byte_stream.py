@@ -16,6 +16,7 @@ from pipelines.errors import BusyError, MediaError
 SPOOL_MAX_BYTES = 4 << 30
 _CHUNK_BYTES = 256 << 10
 _PEEK_BYTES = 64 << 10
+_HEAD_BYTES = 16
 AHEAD_MAX_BYTES = 16 << 20
 """FFmpeg looks at 2 MiB of packets when it opens a stream; cover art and tables may stand before them."""
 _ADVICE = "send it as movie fragments (ffmpeg -c copy -movflags frag_keyframe+empty_moov) or as Matroska"
@@ -179,6 +180,16 @@ def opened(
     ):
         _spool(stream, file, spool_max_bytes, reserve)
         yield file
+
+
+def head_of(file: IO[bytes] | ByteStream) -> bytes:
+    """The next few bytes of what `opened` yields, which leave its place as it is."""
+    if isinstance(file, ByteStream):
+        return file.peek(_HEAD_BYTES)
+    at = file.tell()
+    head = file.read(_HEAD_BYTES)
+    file.seek(at)
+    return head
 
 
 def _needs_seeking(stream: ByteStream) -> bool:

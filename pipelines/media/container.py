@@ -22,6 +22,7 @@ from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
 from pipelines.errors import MediaError
+from pipelines.media.raw_audio import ACCEPTED
 from pipelines.types import Channels, Participant, format_participants
 
 FORMATS = (
@@ -88,7 +89,9 @@ def open_media(file: Any, what: str, picture_max_pixels: int) -> Iterator[InputC
         )
     except (av.FFmpegError, ValueError) as error:
         reason = error.strerror if isinstance(error, av.FFmpegError) else error
-        raise MediaError(f"{what} is no media that FFmpeg can open ({reason}); check the file or convert it") from error
+        raise MediaError(
+            f"{what} is no media that FFmpeg can open ({reason}); check the file or convert it; {ACCEPTED}"
+        ) from error
     with container:
         yield container
 

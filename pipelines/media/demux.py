@@ -24,7 +24,7 @@ from pipelines.media.container import (
 )
 from pipelines.media.decode import SoundDecoder
 from pipelines.media.pictures import PictureDecoder
-from pipelines.media.raw_audio import RawAudio, raw_audio
+from pipelines.media.raw_audio import RawAudio, RawDecoder, is_container, raw_audio
 from pipelines.media.resample import AudioBlock, Sound, Timeline
 from pipelines.settings import MediaLimits, StreamSettings
 from pipelines.types import SAMPLES_PER_MS, MediaFragment, Participant, VideoFrame
@@ -75,6 +75,7 @@ class Demuxer:
         self._ahead = 0
         """By how many samples the exact places are behind those that times in ms say."""
         self._sounds: list[_SoundTrack] = []
+        self._raw_sound = RawDecoder()
         self._picture = PictureDecoder(settings.video)
         self._seq: int | None = None
         self._participant = Participant.MIXED
@@ -93,7 +94,9 @@ class Demuxer:
         if fragment.final and not fragment.media:
             return Demuxed()
         raw = raw_audio(fragment.content_type)
-        return self._raw(fragment, raw) if raw is not None else self._container(fragment)
+        if raw is not None and not is_container(fragment.media):
+            return self._raw(fragment, raw)
+        return self._container(fragment)
 
     def finish(self) -> Demuxed:
         """What decoders and resamplers still hold at the end of the stream."""
@@ -104,9 +107,9 @@ class Demuxer:
         _check_raw(raw, len(fragment.media), self._limits)
         timeline = self._track(0, fragment.start_ms).timeline
         start_sample = timeline.next_sample(fragment.start_ms)
-        sound = Sound(raw.rate_hz, raw.decode(fragment.media))
-        blocks = timeline.place(sound, fragment.participants, fragment.start_ms)
-        return Demuxed(blocks, [], int(len(fragment.media) % raw.step_bytes > 0), start_sample)
+        samples, damaged = self._raw_sound.decode(raw, fragment.media)
+        blocks = timeline.place(Sound(raw.rate_hz, samples), fragment.participants, fragment.start_ms)
+        return Demuxed(blocks, [], damaged, start_sample)
 
     def _container(self, fragment: MediaFragment) -> Demuxed:
         what = f"fragment {fragment.seq} of stream {fragment.stream}"
@@ -260,5 +263,5 @@ def _check_raw(raw: RawAudio, size_bytes: int, limits: MediaLimits) -> None:
             f"sound of {raw.channels} channels at {raw.rate_hz} Hz; at most {limits.channels_max} channels at "
             f"{limits.sample_rate_max_hz} Hz are allowed (settings: stream.limits)"
         )
-    if size_bytes / raw.step_bytes / raw.rate_hz > limits.fragment_max_s:
+    if size_bytes / raw.frame_bytes * raw.frame_s > limits.fragment_max_s:
         raise MediaError(f"more than {limits.fragment_max_s:g} s of sound in one fragment; cut it shorter")

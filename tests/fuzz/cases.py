@@ -26,7 +26,8 @@ _HOSTILE: dict[str, tuple[bytes, ...]] = {
         b"audio/L16;rate=16000;rate=8000", b"audio/PCMU;rate=" + b"8" * 5000, b"audio/PCMU;channels=8;rate=4000",
         b"video/mp4", b"text/html", b"audio/wav", b"/", b"audio/L16;rate=8000\r\nv: 2",
         "audio/L16;rate=٨٠٠٠".encode(),
-        b"audio/L16;rate=+8000", b"audio/L16;rate=8_000", b"",
+        b"audio/L16;rate=+8000", b"audio/L16;rate=8_000", b"", b"audio/L16;rate=16000;endian=little", b"audio/GSM",
+        b"audio/G722", b"audio/G729", b"audio/x-sln;rate=192000;channels=8", b"audio/basic", b"audio/G726-32",
     ),
 }  # fmt: skip
 

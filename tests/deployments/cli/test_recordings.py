@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from deployments.cli.console import EXIT_USAGE, CommandError
-from deployments.cli.recordings import consent_of, due, length_s, participants_of
+from deployments.cli.recordings import Recording, consent_of, due, fragments_of, length_s, participants_of
 from deployments.sample import ANGRY_TO_CONTENT
 from models.types import Modality
 from pipelines.errors import MediaError
@@ -22,6 +22,18 @@ def wav(path: Path, samples: int, level: int, *, rate_hz: int = 16_000, channels
         file.setframerate(rate_hz)
         file.writeframes(np.full(samples * channels, level, "<i2").tobytes())
     return path
+
+
+def test_files_of_raw_sound_are_known_by_their_extension(tmp_path: Path) -> None:
+    sln, ulaw = tmp_path / "a.sln16", tmp_path / "c.ULAW"
+    sln.write_bytes(np.full(32_000, 500, "<i2").tobytes())
+    ulaw.write_bytes(b"\x80" * 8000)  # the loudest that mu-law has
+
+    assert length_s([sln, ulaw]) == 2.0
+    assert participants_of([sln], "customer") == participants_of([ulaw], "customer") == (CUSTOMER,)
+    assert {one.content_type for one in fragments_of(Recording((ulaw,), "customer"), "a-17")} == {"audio/PCMU"}
+    with pytest.raises(MediaError, match=r"a\.sln16 .* convert it to WAV or FLAC"):
+        list(fragments_of(Recording((sln, ulaw), "agent,customer"), "a-17"))
 
 
 def test_one_channel_is_the_customers_when_nobody_says_otherwise(tmp_path: Path) -> None:

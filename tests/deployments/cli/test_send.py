@@ -90,16 +90,17 @@ def test_what_the_call_itself_forbids_is_withheld_whoever_runs(
     assert {(fragment.media, fragment.withheld) for fragment in sent_to(redis_url)} == {(b"", True)}
 
 
-def test_two_files_are_sent_as_one_stream_of_two_channels(
+def test_two_files_are_sent_as_one_stream_of_two_tracks(
     redis_cli: CliRunner, redis_url: str, half_minute: Path
 ) -> None:
     ended = redis_cli.invoke(app, ["send", str(half_minute), str(half_minute), "--participants", "agent,customer"])
 
     assert ended.exit_code == 0
     found = sent_to(redis_url)
-    assert {fragment.content_type for fragment in found} == {"audio/L16;rate=16000;channels=2"}
+    assert {fragment.content_type for fragment in found} == {"audio/x-matroska"}
+    assert {fragment.participants for fragment in found} == {(Participant.AGENT, Participant.CUSTOMER)}
     assert {fragment.consent for fragment in found} == {None}
-    assert sum(len(fragment.media) for fragment in found) == 30 * 16_000 * 4
+    assert len(found) == 30
 
 
 @pytest.mark.parametrize(("word", "typed"), [("Zo\u00eb 47110815", ""), ("-", " Zo\u00eb 47110815 \n")])

@@ -124,6 +124,7 @@ async def test_a_recording_in_which_nobody_speaks_gives_nothing(site: Site) -> N
         ("image/png", png(40, 40)[:60], 415, "undecodable"),
         ("image/png", png(9000, 9000), 415, "undecodable"),
         ("audio/L16", b"1234", 415, "undecodable"),
+        ("audio/G726-32", bytes(1000), 415, "undecodable"),
         ("audio/L16;rate=8000", bytes(300_001), 413, "oversize"),
         ("audio/PCMU", bytes(64_000), 413, "too_long"),
         ("multipart/form-data; boundary=x", b"--x--\r\n", 400, "no_body"),
@@ -136,6 +137,14 @@ async def test_what_cannot_be_analysed_is_refused_by_name(
     answer = await site.client.post("/v1/analyze", content=body, headers={"content-type": content_type})
 
     problem(answer, status, reason)
+
+
+@pytest.mark.parametrize("head", [b"{", b" \n{", b"\xff\xd8\xff", b"BM"])
+async def test_raw_sound_may_begin_like_json_or_a_picture(site: Site, head: bytes) -> None:
+    sound_of_silence = head + b"\xff" * 8000
+    answer = await site.client.post("/v1/analyze", content=sound_of_silence, headers={"content-type": "audio/PCMU"})
+
+    assert answer.json() == {"results": []}
 
 
 async def test_json_may_be_as_long_as_the_longest_text_and_no_longer(site: Site) -> None:

@@ -61,6 +61,16 @@ async def test_raw_sound_is_cut_by_its_content_type(site: Site) -> None:
     assert found[0].content_type == "audio/PCMU;rate=8000;channels=2"
 
 
+async def test_raw_sound_in_the_other_order_of_bytes_is_refused_with_the_type_that_fits(site: Site) -> None:
+    swapped = (sound(2, 16_000).T * 32767).astype("<i2").tobytes()
+    answer = await site.client.post(
+        "/v1/calls?participants=customer", content=swapped, headers={"content-type": "audio/L16;rate=16000"}
+    )
+
+    assert "audio/L16;rate=16000;channels=1;endian=little" in problem(answer, 415, "undecodable")["detail"]
+    assert site.fragments() == []
+
+
 async def test_an_upload_is_in_the_log_before_it_has_all_come(site: Site) -> None:
     """Streamed, not buffered: the body's second half is only sent once the first is in the log."""
 

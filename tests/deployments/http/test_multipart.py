@@ -88,3 +88,30 @@ async def test_a_part_that_is_encoded_is_refused(site: Site, head: str) -> None:
     )
 
     assert "encoded" in problem(answer, 400, "bad_form")["detail"]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "expected"),
+    [
+        ("call.ulaw", "application/octet-stream", "audio/PCMU"),
+        ("call.sln16", None, "audio/x-sln;rate=16000"),
+        ("call.ulaw", "audio/PCMA", "audio/PCMA"),
+        ("call.bin", "audio/x-mulaw", "audio/x-mulaw"),
+    ],
+)
+async def test_the_name_of_a_file_says_what_raw_sound_it_holds(
+    site: Site, name: str, kind: str | None, expected: str
+) -> None:
+    part = (name, bytes(32_000)) if kind is None else (name, bytes(32_000), kind)
+    answer = await site.client.post("/v1/calls?participants=customer", files={"file": part})
+
+    assert answer.status_code == 202
+    assert {piece.content_type for piece in site.fragments()} == {expected}
+
+
+async def test_a_container_in_a_form_is_opened_whatever_its_name_says(site: Site) -> None:
+    parts = {"file": ("call.ulaw", wav(sound(0.5, 8000)))}
+    answer = await site.client.post("/v1/calls?participants=customer", files=parts)
+
+    assert answer.status_code == 202
+    assert {piece.content_type for piece in site.fragments()} == {"audio/x-matroska"}

@@ -1,6 +1,7 @@
 """Fragments in; sound of each participant at its exact place out."""
 
 import io
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,45 @@ def test_raw_sound_of_both_parties(encoding: str, channels: int, rate_hz: int) -
     for channel, participant in enumerate(people):
         assert len(heard.samples[participant]) == 48_000
         assert np.abs(heard.samples[participant] - truth[channel])[100:-100].max() < 2e-2
+
+
+@pytest.mark.parametrize("frames_per_packet", [1, 3])
+def test_speex_whose_packets_wav_would_not_keep_loses_no_sample(data_dir: Path, frames_per_packet: int) -> None:
+    speex = speex_of(data_dir / "media_cases/o_speex.ogg", frames_per_packet)
+    with av.open(io.BytesIO(speex), "r") as container:
+        whole = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
+    cuts = media.cut(io.BytesIO(speex))
+    assert {one.content_type for one in cuts} == {"audio/ogg"}
+    heard, direct = media.hear(cuts), media.hear([fragment(l16(whole[None]), "audio/L16;rate=8000")])
+    assert heard.damaged == 0
+    assert len(heard.samples[CUSTOMER]) == 12 * 16_000
+    assert sounds_like(heard.samples[CUSTOMER], direct.samples[CUSTOMER]) > 0.9999
+
+
+def speex_of(file: Path, frames_per_packet: int) -> bytes:
+    """The same sound with so many frames a packet; each has 300 bits, and a packet that is not full ends with 01111 (RFC 5574 §3.3)."""
+    made = io.BytesIO()
+    with av.open(file, "r") as container, av.open(made, "w", format="ogg", options={"fflags": "+bitexact"}) as output:
+        (source,) = container.streams.audio
+        frames = [
+            np.unpackbits(np.frombuffer(bytes(packet), np.uint8))[:300]
+            for packet in container.demux(source)
+            if packet.size
+        ]
+        stream = output.add_stream_from_template(source, opaque=True)
+        assert source.codec_context.extradata is not None
+        header = bytearray(source.codec_context.extradata)
+        header[64:68] = frames_per_packet.to_bytes(4, "little")
+        stream.codec_context.extradata = bytes(header)
+        for at in range(0, len(frames), frames_per_packet):
+            packet = av.Packet(
+                np.packbits([*np.concatenate(frames[at : at + frames_per_packet]), 0, 1, 1, 1]).tobytes()
+            )
+            packet.stream, packet.time_base = stream, Fraction(1, 8000)
+            packet.pts = packet.dts = at * 160
+            packet.duration = frames_per_packet * 160
+            output.mux(packet)
+    return made.getvalue()
 
 
 def test_one_participant_hears_the_mean_of_the_channels() -> None:

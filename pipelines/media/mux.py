@@ -1,0 +1,94 @@
+"""Packets of a source into a file of their own, without re-encoding."""
+
+import io
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import chain
+
+import av
+from av.audio.stream import AudioStream
+from av.stream import Stream
+from av.video.stream import VideoStream
+
+from pipelines.errors import MediaError
+from pipelines.media.clock import TimedPacket
+from pipelines.media.container import START_TAG, Tracks
+from pipelines.types import Channels, Participant
+
+_MILLISECOND = Fraction(1, 1000)
+
+TrackKey = tuple[int, int]
+"""A track of a fragment: the number of its party, and its own among that party's tracks."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layout:
+    """What a fragment holds: the tracks of every party, and pictures of one; and in which kind of file."""
+
+    streams: dict[TrackKey, Stream]
+    participants: Channels
+    muxer: str
+
+    @property
+    def has_picture(self) -> bool:
+        """Whether there is a moving picture among them."""
+        return any(isinstance(stream, VideoStream) for stream in self.streams.values())
+
+
+def layout_of(parties: list[Tracks]) -> Layout:
+    """How the tracks of these parties are written. Matroska holds nearly every codec, and WAV those of the telephone.
+
+    Raises:
+        MediaError: no such file can hold them, or one of several parties has no sound.
+    """
+    if len(parties) > 1 and not all(tracks.sounds for tracks in parties):
+        raise MediaError("a file without sound is sent by itself, as a stream of its own: only sound is put together")
+    owners = [tracks.participants for tracks in parties]
+    # Pictures are the customer's where there is one, and nobody's face is taken for another's.
+    seen = parties[owners.index((Participant.CUSTOMER,)) if (Participant.CUSTOMER,) in owners else 0].picture
+    streams: dict[TrackKey, Stream] = {
+        (party, number): stream
+        for party, tracks in enumerate(parties)
+        for number, stream in enumerate(tracks.streams)
+        if stream is seen or isinstance(stream, AudioStream)
+    }
+    codecs = {stream.codec_context.name for stream in streams.values()}
+    # WAV has no packets. FFmpeg finds those of its codecs again, by their length or in their bits, but not Speex's.
+    alone = [] if len(streams) > 1 or seen is not None else ["ogg"] if codecs == {"speex"} else ["wav"]
+    muxer = next((muxer for muxer in ["matroska", *alone] if _holds(muxer, list(streams.values()))), None)
+    if muxer is None:
+        raise MediaError(
+            f"it holds {' and '.join(sorted(codecs))}, which Matroska cannot; re-encode it, say to Opus and H.264"
+        )
+    return Layout(streams, tuple(chain.from_iterable(owners)), muxer)
+
+
+def _holds(muxer: str, streams: list[Stream]) -> bool:
+    with av.open(io.BytesIO(), "w", format=muxer) as container:
+        try:
+            for stream in streams:
+                container.add_stream_from_template(stream, opaque=True)
+        except ValueError:
+            return False
+    return True
+
+
+def muxed(group: list[tuple[TrackKey, TimedPacket]], layout: Layout, start_ms: int) -> bytes:
+    """One file, its times counted from `start_ms`; equal packets give equal bytes."""
+    file = io.BytesIO()
+    with av.open(file, "w", format=layout.muxer, container_options={"fflags": "+bitexact"}) as container:
+        copies = {
+            key: container.add_stream_from_template(stream, opaque=True) for key, stream in layout.streams.items()
+        }
+        for key, timed in group:
+            stream, copy = layout.streams[key], copies[key]
+            if isinstance(stream, AudioStream) and timed.index is not None and START_TAG not in copy.metadata:
+                copy.metadata[START_TAG] = f"{timed.index}/{stream.codec_context.sample_rate}"
+        for key, timed in group:
+            packet = timed.packet
+            duration_ms = round((packet.duration or 0) * packet.time_base * 1000)
+            packet.stream = copies[key]
+            packet.pts, packet.dts, packet.duration = timed.pts_ms - start_ms, timed.dts_ms - start_ms, duration_ms
+            packet.time_base = _MILLISECOND
+            container.mux_one(packet)
+    return file.getvalue()
