@@ -24,6 +24,9 @@ STEP_MAX_S: Final = 3600
 _NEAR_S: Final = 10
 """Sound and pictures of one moment lie no further apart in a file: so near the end they follow each other to a new setting of the clock."""
 
+_LENGTH_MAX_S: Final = 10
+"""No packet of sound is longer."""
+
 
 @dataclass(frozen=True, slots=True)
 class TimedPacket:
@@ -54,7 +57,10 @@ class SourceClock:
     def __init__(self) -> None:
         self._shifts: list[Fraction] = []
         """For each setting of the clock, by how much its own times are moved."""
-        self._end = Fraction(0)
+        self._end = self._sound_end = Fraction(0)
+        """Where the last of what was placed so far ends, and the last sound of it."""
+        self._sound_setting: int | None = None
+        """That of the sound that was placed last: pictures follow it."""
 
     @property
     def end_s(self) -> Fraction:
@@ -67,13 +73,17 @@ class SourceClock:
         return len(self._shifts) > 1
 
     def place(
-        self, packets: "Iterable[Packet[Stream]]", tracks: Tracks, *, counts: bool = False
+        self, packets: "Iterable[Packet[Stream]]", tracks: Tracks, *, counts: bool = False, from_zero: bool = False
     ) -> Iterator[TimedPacket]:
         """The packets of a file, of its `tracks`; those of the next file go on where this one ends.
 
-        The times of a file that is made of bare frames are FFmpeg's own: it `counts` them here instead.
+        The times of a file that is made of bare frames are FFmpeg's own: it `counts` them here instead. In one that counts
+        `from_zero` what lies before is not heard.
         """
-        by_index = {stream.index: _Track(n, tracks, counts=counts) for n, stream in enumerate(tracks.streams)}
+        by_index = {
+            stream.index: _Track(n, tracks, counts=counts, from_zero=from_zero)
+            for n, stream in enumerate(tracks.streams)
+        }
         begins = True
         for packet in packets:
             track = by_index[packet.stream_index]
@@ -81,27 +91,68 @@ class SourceClock:
             set_anew = self._follow(track, own, begins=begins)
             begins = False
             shift = self._shifts[track.setting or 0]
-            self._end = max(self._end, shift + own.end_s)
+            track.end_s = shift + own.end_s
+            self._end = max(self._end, track.end_s)
+            if track.is_sound:
+                self._sound_end, self._sound_setting = max(self._sound_end, track.end_s), track.setting
             yield track.timed(packet, own, shift, set_anew=set_anew)
 
     def _follow(self, track: "_Track", own: "_OwnTimes", *, begins: bool) -> bool:
-        """Finds the setting of the clock under which the track's next packet is; True when it is another than before."""
+        """Finds the setting of the clock under which the track's next packet is; True when that begins another recording."""
         if begins:
             # The first file of all keeps its own times.
             self._shifts.append(self._end - own.heard_s if self._shifts else Fraction(0))
+            self._sound_setting = None
         last = len(self._shifts) - 1
         if track.setting is None:
             track.setting, track.told_s = last, own.told_s
             return begins and last > 0
         if own.told_s is None:
             return False
-        if track.told_s is None or -STEP_BACK_S <= own.told_s - track.told_s <= STEP_MAX_S:
+        step_s = Fraction(0) if track.told_s is None else own.told_s - track.told_s
+        stepped = not -STEP_BACK_S <= step_s <= STEP_MAX_S
+        if track.is_sound:
+            setting = self._sound_after_step(track, own.heard_s) if stepped else track.setting
+        else:
+            setting = self._picture_setting(track, own.told_s, step_s, stepped=stepped)
+        if setting == track.setting:
             track.told_s = own.told_s if track.told_s is None else max(track.told_s, own.told_s)
             return False
-        if track.setting == last or abs(self._shifts[last] + own.told_s - self._end) > _NEAR_S:
-            self._shifts.append(self._end - own.heard_s)
-        track.setting, track.told_s = len(self._shifts) - 1, own.told_s
-        return True
+        track.setting, track.told_s = setting, own.told_s
+        return track.is_sound
+
+    def _sound_after_step(self, track: "_Track", heard_s: Fraction) -> int:
+        """That of another sound track that has stepped already, or a new one: a track never goes back behind its own end."""
+        other = self._sound_setting
+        if other is not None and other != track.setting:
+            place_s = self._shifts[other] + heard_s
+            if track.end_s - STEP_BACK_S <= place_s <= self._end + _NEAR_S:
+                return other
+        return self._new_setting(self._end - heard_s)
+
+    def _picture_setting(self, track: "_Track", told_s: Fraction, step_s: Fraction, *, stepped: bool) -> int:
+        """Pictures follow the sound: where it is still behind they wait for it, and go over to its clock once it has that."""
+        assert track.setting is not None  # noqa: S101 - the caller has looked
+        sound = self._sound_setting
+        if sound is None:
+            return self._new_setting(self._end - told_s) if stepped else track.setting
+        left_behind = step_s > _NEAR_S and not self._is_beside_sound(told_s, track.setting)
+        if stepped or left_behind:
+            # A gap of the sound, if that comes, is none of its clock's.
+            track.follows_from = sound + 1 if stepped and sound == track.setting else sound
+        elif track.follows_from is None:
+            return track.setting
+        if sound >= track.follows_from and sound != track.setting and self._is_beside_sound(told_s, sound):
+            track.follows_from = None
+            return sound
+        return self._new_setting(self._sound_end - told_s) if stepped or left_behind else track.setting
+
+    def _is_beside_sound(self, told_s: Fraction, setting: int) -> bool:
+        return abs(self._shifts[setting] + told_s - self._sound_end) <= _NEAR_S
+
+    def _new_setting(self, shift_s: Fraction) -> int:
+        self._shifts.append(shift_s)
+        return len(self._shifts) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,12 +175,15 @@ class _OwnTimes:
 class _Track:
     """One track of a file, on its way along the time line."""
 
-    def __init__(self, number: int, tracks: Tracks, *, counts: bool) -> None:
+    def __init__(self, number: int, tracks: Tracks, *, counts: bool, from_zero: bool) -> None:
         self.setting: int | None = None
         self.told_s: Fraction | None = None
-        self._number, self._tracks, self._counts = number, tracks, counts
+        self.end_s = Fraction(0)
+        self.follows_from: int | None = None
+        """Pictures that have stepped before the sound: from which setting of its clock on they go over to that."""
+        self._number, self._tracks, self._counts, self._from_zero = number, tracks, counts, from_zero
         stream = tracks.streams[number]
-        self._is_sound = isinstance(stream, AudioStream)
+        self.is_sound = isinstance(stream, AudioStream)
         # A damaged stream may tell no rate: 0.
         self._rate_hz = stream.codec_context.sample_rate if isinstance(stream, AudioStream) else 0
         self._delay_s = Fraction(0)
@@ -142,21 +196,31 @@ class _Track:
 
     def own_times(self, packet: "Packet[Stream]") -> _OwnTimes:
         unit = packet.time_base
-        header = frame_header(packet) if self._is_sound else None
+        header = frame_header(packet) if self.is_sound else None
         ticks = packet.pts if packet.pts is not None else packet.dts
         counted = ticks is None or (self._counts and header is not None and self._header is not None)
         pts_s = self._next_s if counted or ticks is None else unit * ticks
         padding_s, is_delayed = self._take_skipped(packet)
         length_s = unit * (packet.duration or 0) if header is None else header.duration_s
         self._next_s = pts_s + length_s
-        # Some containers have taken the padding off the last packet's length already, others have not.
+        # MP4 takes a gap for the length of the packet before. Some containers have taken padding off the last one's length already.
+        length_s = length_s if length_s <= _LENGTH_MAX_S else self._length_s
         self._length_s = max(self._length_s, length_s)
         end_s = pts_s + min(length_s, max(self._length_s - padding_s, Fraction(0)))
         dts_s = None if packet.dts is None else pts_s if counted else min(unit * packet.dts, pts_s)
-        # Matroska tells no dts of pictures before FFmpeg has seen enough of their order, and a pts says nothing of it.
-        told_s = None if counted else pts_s if self._is_sound else dts_s
-        # What lies before a recording's own zero is a delay too, as the edit list of an MP4 has it.
-        heard_s = pts_s + self._delay_s if self._delay_s else max(pts_s, Fraction(0))
+        if counted:
+            told_s = None
+        elif self.is_sound or (dts_s is not None and pts_s - dts_s > STEP_MAX_S):
+            # So far ahead no picture is shown: the clock has stepped while pictures were put into another order.
+            told_s = pts_s
+        else:
+            # Matroska tells no dts of pictures before FFmpeg has seen enough of their order, and a pts says nothing of it.
+            told_s = dts_s
+        if not self.is_sound:
+            end_s = pts_s if told_s is None else told_s
+        heard_s = pts_s + self._delay_s
+        if self._from_zero and not self._delay_s:
+            heard_s = max(pts_s, Fraction(0))  # the edit list of an MP4 leaves out what lies before
         return _OwnTimes(pts_s, dts_s, end_s, told_s, heard_s, is_delayed, header)
 
     def _take_skipped(self, packet: "Packet[Stream]") -> tuple[Fraction, bool]:
@@ -171,7 +235,7 @@ class _Track:
     def timed(self, packet: "Packet[Stream]", own: _OwnTimes, shift_s: Fraction, *, set_anew: bool) -> TimedPacket:
         """The packet where it stands on the time line, from which its own clock is `shift_s` away."""
         pts_s, index, shown_s = own.pts_s + shift_s, None, own.pts_s + shift_s
-        if self._is_sound:
+        if self.is_sound:
             # An Ogg link's first packet still has the time of the link before.
             set_anew &= not self._is_first
             set_anew |= self._changed(own.header) or (own.is_delayed and self._first_s is not None)

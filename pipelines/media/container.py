@@ -132,6 +132,8 @@ def tracks_of(container: InputContainer, participants: Channels, what: str) -> T
     picture = next((s for s in container.streams.video if not s.disposition & Disposition.attached_pic), None)
     if not sounds and picture is None:
         raise MediaError(f"{what} holds neither sound nor moving pictures")
+    if not any(participants):
+        raise MediaError(f"{what}: nobody is named, so that nothing of it is heard or seen")
     heard = [SoundTrack(stream, who) for stream, who in _owners(sounds, participants, what) if any(who)]
     chosen = {track.stream.index for track in heard}
     left_out = tuple(_track_name(n, s) for n, s in enumerate(sounds[:_NAMED_MAX], 1) if s.index not in chosen)
@@ -152,31 +154,49 @@ def _owners(sounds: list[AudioStream], participants: Channels, what: str) -> lis
     """Who is on which track; see `tracks_of`."""
     if not sounds:
         return []
+    titled = [TRACK_TITLES.get(stream.metadata.get("title", "").upper()) for stream in sounds]
+    named = _by_title(sounds, titled, participants) if any(titled) else _by_order(sounds, participants)
+    # What a track's title says is never overruled by where it stands.
+    wrong = any(title and set(who) - {title, None} for (_, who), title in zip(named, titled, strict=False))
+    if named and not wrong:
+        return named
     channels = [_channels(stream) for stream in sounds]
-    if len(sounds) == 1:
-        if len(participants) in {1, channels[0]}:
-            return [(sounds[0], participants)]
+    if len(sounds) == 1 and not any(titled):
         raise MediaError(
             f"{len(participants)} participants on {channels[0]} channel(s): name one for each channel, or one for all; "
             "- leaves a channel out"
         )
-    titled = [TRACK_TITLES.get(stream.metadata.get("title", "").upper()) for stream in sounds]
-    if None not in titled and len(set(titled)) == len(titled):
-        wanted = set(titled) if participants == (Participant.MIXED,) else set(participants) - {None}
-        if wanted <= set(titled):
-            return [(stream, (who,)) for stream, who in zip(sounds, titled, strict=True) if who in wanted]
-    elif len(participants) == len(sounds):
-        return [(stream, (who,)) for stream, who in zip(sounds, participants, strict=True)]
-    elif len(participants) == sum(channels):
-        who_is = iter(participants)
-        return [(stream, tuple(islice(who_is, count))) for stream, count in zip(sounds, channels, strict=True)]
-    elif len(participants) == 1 and (only := _chosen(sounds)) is not None:
-        return [(only, participants)]
     tracks = "; ".join(_track_name(n, stream) for n, stream in enumerate(sounds[:_NAMED_MAX], 1))
     raise MediaError(
-        f"{what} holds {len(sounds)} sound tracks ({tracks}), and {format_participants(participants)!r} does not say who is on each: name one "
-        "participant a track, in order, such as agent,customer; - leaves a track out"
+        f"{what} holds {len(sounds)} sound tracks ({tracks}), and {format_participants(participants)!r} does not say who is on each: "
+        "name one participant a track, in order, such as agent,customer; - leaves a track out"
     )
+
+
+def _by_title(
+    sounds: list[AudioStream], titled: list[Participant | None], participants: Channels
+) -> list[tuple[AudioStream, Channels]]:
+    """As the titles have it where they say enough, else in order; the caller looks whether both agree."""
+    known = [who for who in titled if who is not None]
+    wanted = {who for who in participants if who is not None}
+    if participants == (Participant.MIXED,) and None not in titled:
+        wanted = set(known)
+    if len(set(known)) == len(known) and wanted <= set(known):
+        return [(stream, (who if who in wanted else None,)) for stream, who in zip(sounds, titled, strict=True)]
+    return _by_order(sounds, participants) if len(sounds) > 1 and len(participants) > 1 else []
+
+
+def _by_order(sounds: list[AudioStream], participants: Channels) -> list[tuple[AudioStream, Channels]]:
+    """One a track, or one a channel, or one for the only track that can be meant; nothing where none of it fits."""
+    channels = [_channels(stream) for stream in sounds]
+    if len(participants) == len(sounds):
+        return [(stream, (who,)) for stream, who in zip(sounds, participants, strict=True)]
+    if len(participants) == sum(channels):
+        who_is = iter(participants)
+        return [(stream, tuple(islice(who_is, count))) for stream, count in zip(sounds, channels, strict=True)]
+    if len(participants) == 1 and (only := _chosen(sounds)) is not None:
+        return [(stream, participants if stream is only else (None,)) for stream in sounds]
+    return []
 
 
 def _chosen(sounds: list[AudioStream]) -> AudioStream | None:

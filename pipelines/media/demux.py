@@ -29,6 +29,8 @@ from pipelines.media.resample import AudioBlock, Sound, Timeline
 from pipelines.settings import MediaLimits, StreamSettings
 from pipelines.types import SAMPLES_PER_MS, MediaFragment, Participant, VideoFrame
 
+PICTURES_APART_MAX_S = 3600
+"""So long a picture may stand still."""
 _EXPANSION_MAX = 8
 """Matroska may hold packed packets; unpacked they may be this many times the fragment's own limit."""
 
@@ -232,14 +234,17 @@ def _read(container: InputContainer, tracks: Tracks, what: str, limits: MediaLim
     for part in parts.sounds:
         tags = part.track.stream.metadata.get(START_TAG) or container.metadata.get(START_TAG, "")
         _time_sound(part, tags, seq)
-    times = [time_s(packet) for packet in parts.picture_packets] + [part.heard for part in parts.sounds if part.packets]
+    heard = [part.heard for part in parts.sounds if part.packets]
+    times = [time_s(packet) for packet in parts.picture_packets] + heard
     parts.start, parts.end = min(times, default=Fraction(0)), max(times, default=Fraction(0))
-    apart_s = max([parts.end - parts.start, *(part.skip_s for part in parts.sounds)])
-    if apart_s > limits.fragment_max_s:
-        raise MediaError(
-            f"{what}: its times are {float(apart_s):.3g} s apart; at most {limits.fragment_max_s:g} s of media are one "
-            "fragment (settings: stream.limits.fragment_max_s)"
-        )
+    apart_s = max([max(heard, default=parts.start) - parts.start, *(part.skip_s for part in parts.sounds)])
+    # A still picture is followed by one that is decoded before and shown long after, beside the sound of the moment.
+    for found_s, max_s in ((apart_s, limits.fragment_max_s), (parts.end - parts.start, PICTURES_APART_MAX_S)):
+        if found_s > max_s:
+            raise MediaError(
+                f"{what}: its times are {float(found_s):.3g} s apart; at most {max_s:g} s of media are one fragment "
+                "(settings: stream.limits.fragment_max_s)"
+            )
     return parts
 
 

@@ -28,9 +28,24 @@ _BARE_FRAMES: Final = {"aac", "mp3"}
 """FFmpeg's names of containers that hold frames and no times."""
 _FROM_ZERO: Final = {"matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2"}
 """Containers whose zero is the beginning of the recording, so that the file of one party says when they joined."""
-_TELL_LENGTH: Final = _FROM_ZERO | {"flac", "avi", "asf", "flv"}
+_TELL_LENGTH: Final = _FROM_ZERO | {"flac", "asf", "flv"}
 _SHORT_S: Final = 1.0
-_IN_ORDER: Final = {"aac", "flac", "gsm", "matroska,webm", "mp3", "mpegts", "ogg", "wav"}
+_IN_ORDER: Final = {
+    "aac",
+    "flac",
+    "gsm",
+    "matroska,webm",
+    "mp3",
+    "mpegts",
+    "ogg",
+    "wav",
+    "aiff",
+    "caf",
+    "w64",
+    "flv",
+    "amr",
+    "au",
+}
 """Containers of which FFmpeg reads the end last."""
 _HEAD_S: Final = 1
 _HEAD_PACKETS_MAX: Final = 1024
@@ -66,12 +81,14 @@ def source_packets(
     for packet in timed:
         head.append(packet)
         # Neither the first packet of a file nor that of a track need be the earliest.
-        if packet.dts_ms - head[0].dts_ms >= _HEAD_S * 1000 or len(head) == _HEAD_PACKETS_MAX:
+        is_enough = packet.dts_ms - head[0].dts_ms >= _HEAD_S * 1000 or len(head) == _HEAD_PACKETS_MAX
+        if is_enough or packet.tracks is not head[0].tracks:
             break
     if not head:
         raise MediaError(f"{what} opens, but holds no packet of sound or picture")
     start_ms = min(packet.shown_ms for packet in head)
-    is_late = STEP_BACK_S * 1000 < start_ms <= STEP_MAX_S * 1000
+    # By decoding times: an MP4 that begins with B-frames shows its first picture late, and is not.
+    is_late = min(packet.dts_ms for packet in head) > STEP_BACK_S * 1000 and start_ms <= STEP_MAX_S * 1000
     if is_late and head[0].packet.stream.container.format.name in _FROM_ZERO:
         start_ms = 0
     for packet in chain(head, timed):
@@ -94,8 +111,9 @@ def _read(
         _check_rates(tracks, what)
         for name in tracks.left_out:
             warn(f"{what}: sound track {name} is not heard, because nobody is said to be on it")
-        counts = container.format.name in _BARE_FRAMES
-        yield from clock.place(_packets(container, tracks, what, warn), tracks, counts=counts)
+        of = container.format.name
+        read = _packets(container, tracks, what, warn)
+        yield from clock.place(read, tracks, counts=of in _BARE_FRAMES, from_zero=of in _FROM_ZERO)
         _warn_of_end(container, clock, what, warn)
         in_order = isinstance(part, ByteStream) or container.format.name in _IN_ORDER
         if in_order and (left_bytes := unread_bytes(part)):
