@@ -133,6 +133,10 @@ class ByteStream:
             self._held += chunk
         return self._held[:size]
 
+    def held(self) -> bytes:
+        """All bytes that are here and not taken yet."""
+        return self._held
+
 
 def _chunks(source: Readable) -> Iterator[bytes]:
     """A reader as chunks; a read may return fewer bytes than asked for, as sockets do."""

@@ -57,6 +57,8 @@ class SourceClock:
     def __init__(self) -> None:
         self._shifts: list[Fraction] = []
         """For each setting of the clock, by how much its own times are moved."""
+        self._ends: list[Fraction] = []
+        """Where the last of what was placed under it ends."""
         self._end = self._sound_end = Fraction(0)
         """Where the last of what was placed so far ends, and the last sound of it."""
         self._sound_setting: int | None = None
@@ -93,6 +95,7 @@ class SourceClock:
             shift = self._shifts[track.setting or 0]
             track.end_s = shift + own.end_s
             self._end = max(self._end, track.end_s)
+            self._ends[track.setting or 0] = max(self._ends[track.setting or 0], track.end_s)
             if track.is_sound:
                 self._sound_end, self._sound_setting = max(self._sound_end, track.end_s), track.setting
             yield track.timed(packet, own, shift, set_anew=set_anew)
@@ -101,7 +104,7 @@ class SourceClock:
         """Finds the setting of the clock under which the track's next packet is; True when that begins another recording."""
         if begins:
             # The first file of all keeps its own times.
-            self._shifts.append(self._end - own.heard_s if self._shifts else Fraction(0))
+            self._new_setting(self._end - own.heard_s if self._shifts else Fraction(0))
             self._sound_setting = None
         last = len(self._shifts) - 1
         if track.setting is None:
@@ -128,7 +131,9 @@ class SourceClock:
             place_s = self._shifts[other] + heard_s
             if track.end_s - STEP_BACK_S <= place_s <= self._end + _NEAR_S:
                 return other
-        return self._new_setting(self._end - heard_s)
+        # Pictures that have stepped before it, and are stored ahead of it, move it no further.
+        end_s = max(self._sound_end, self._ends[track.setting or 0])
+        return self._new_setting(end_s - heard_s)
 
     def _picture_setting(self, track: "_Track", told_s: Fraction, step_s: Fraction, *, stepped: bool) -> int:
         """Pictures follow the sound: where it is still behind they wait for it, and go over to its clock once it has that."""
@@ -152,6 +157,7 @@ class SourceClock:
 
     def _new_setting(self, shift_s: Fraction) -> int:
         self._shifts.append(shift_s)
+        self._ends.append(Fraction(0))
         return len(self._shifts) - 1
 
 

@@ -65,8 +65,10 @@ ctypes.CDLL(av._core.__file__).av_max_alloc(ctypes.c_size_t(ALLOCATION_MAX_BYTES
 
 
 @contextmanager
-def open_media(file: Any, what: str, picture_max_pixels: int) -> Iterator[InputContainer]:
+def open_media(file: Any, what: str, picture_max_pixels: int, *, looks_far: bool = False) -> Iterator[InputContainer]:
     """Opens `file` (a Python file object; seekable or not) with no way to reach any other file or address.
+
+    FFmpeg looks at the first 2 MiB or 2 s for what the tracks are; 32 MiB and an hour where it `looks_far`.
 
     Raises:
         MediaError: FFmpeg cannot open it; `what` names it in the message.
@@ -81,8 +83,8 @@ def open_media(file: Any, what: str, picture_max_pixels: int) -> Iterator[InputC
                 # FFmpeg decodes while it looks at a file.
                 "codec_whitelist": f"{SOUND_DECODERS},{PICTURE_DECODERS}",
                 "protocol_whitelist": "none",
-                "probesize": str(2 << 20),
-                "analyzeduration": "2000000",
+                "probesize": str((32 if looks_far else 2) << 20),
+                "analyzeduration": "3600000000" if looks_far else "2000000",
             },
             metadata_errors="replace",
             buffer_size=64 << 10,

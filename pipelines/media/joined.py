@@ -1,14 +1,14 @@
 """Files that were joined end to end, told apart where FFmpeg would read the first one only; and what of a file was not read.
 
-A joined Matroska, Ogg, transport stream, MP3 or FLAC is read by FFmpeg to its end, and `SourceClock` finds where each begins. A WAV ends
-for FFmpeg where its header says so, and an MP4 has one index.
+Joined Oggs, transport streams and Matroskas of unknown length are read by FFmpeg to their end, and `SourceClock` finds where each begins. A WAV
+ends for FFmpeg where its header says so, an MP4 has one index, a Matroska that knows its length ends there, and FLAC loses frames around a header.
 """
 
 import io
 import os
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import IO, Any, Final
 
@@ -23,9 +23,10 @@ _UNKNOWN_BYTES: Final = (0, 0x7FFFF000, 0xFFFFFFFF)
 _CHUNK_NAME: Final = re.compile(rb"[A-Za-z][A-Za-z0-9_ ]{3}")
 _CHUNK_MAX_BYTES: Final = 16 << 20
 """Of a chunk before or after the sound (Multimedia Programming Interface and Data Specifications 1.0, "RIFF")."""
-FILES_MAX: Final = 64
-"""Each is held open until the whole is cut."""
-_BOX_MAX: Final = 100_000
+FILES_MAX: Final = 10_000
+_PIECES_MAX: Final = 100_000
+_MAGIC_BYTES: Final = 16
+"""No magic is longer."""
 
 File = IO[bytes] | ByteStream
 
@@ -38,16 +39,20 @@ def joined_files(file: File) -> Iterator[File]:
     Raises:
         MediaError: there are more than `FILES_MAX`.
     """
-    head = file.peek(12) if isinstance(file, ByteStream) else _peeked(file, 12)
+    head = file.peek(16) if isinstance(file, ByteStream) else _peeked(file, 16)
+    walk = next((walk for magic, walk in _WALKS if magic.match(head)), None)
+    magic = next((magic for magic in _MAGICS if magic.match(head)), None)
     if _is_wav(head):
         parts = _wavs(file if isinstance(file, ByteStream) else ByteStream(file))
-    elif head[4:8] == b"ftyp" and not isinstance(file, ByteStream):
-        parts = _mp4s(file)
+    elif walk is not None:
+        parts = _walked(file, walk)
+    elif magic is not None:
+        parts = _scanned(file, magic)
     else:
         parts = iter([file])
     for count, part in enumerate(parts, 1):
         if count > FILES_MAX:
-            raise MediaError(f"more than {FILES_MAX} files of other formats joined to one; send them one by one")
+            raise MediaError(f"more than {FILES_MAX} files joined to one; send them as several")
         yield part
 
 
@@ -147,36 +152,125 @@ def _copied(whole: ByteStream, count: int | None) -> Iterator[bytes]:
         yield chunk
 
 
-def _mp4s(file: IO[bytes]) -> Iterator[File]:
-    """MP4s joined end to end: a file type box (ISO/IEC 14496-12 §4.3) behind an index begins the next."""
-    begin, begins = file.tell(), _mp4_begins(file)
-    file.seek(begin)
+def _box(head: bytes) -> int | None:
+    """The length of a box of ISO base media (ISO/IEC 14496-12 §4.2); None where it ends with the file, or is none."""
+    size = int.from_bytes(head[:4], "big")
+    if size == 1:
+        size = int.from_bytes(head[8:16], "big")
+    return size if size >= 8 else None
+
+
+def _element(head: bytes) -> int | None:
+    """The length of an element of EBML (RFC 8794 §4 to §6), as of Matroska; likewise."""
+    id_bytes, size_bytes = 9 - head[0].bit_length(), 0
+    if id_bytes <= 4 and len(head) > id_bytes:
+        size_bytes = 9 - head[id_bytes].bit_length()
+    if not 1 <= size_bytes <= 8 or len(head) < id_bytes + size_bytes:
+        return None
+    size = int.from_bytes(head[id_bytes : id_bytes + size_bytes], "big") & ((1 << 7 * size_bytes) - 1)
+    return None if size == (1 << 7 * size_bytes) - 1 else id_bytes + size_bytes + size
+
+
+def _chunk(head: bytes) -> int | None:
+    """The length of a chunk of IFF, as of AIFF, or of RIFF, as of AVI; likewise."""
+    size = int.from_bytes(head[4:8], "little" if head[:4] == b"RIFF" else "big")
+    return 8 + size + size % 2 if size else None
+
+
+Walk = Callable[[bytes], int | None]
+_WALKS: Final[tuple[tuple[re.Pattern[bytes], Walk], ...]] = (
+    (re.compile(rb"....ftyp", re.DOTALL), _box),
+    (re.compile(rb"\x1aE\xdf\xa3"), _element),
+    (re.compile(rb"FORM....AIF[FC]|RIFF....AVI ", re.DOTALL), _chunk),
+)
+"""How a file of each kind begins, and how long a piece of it is: behind its last piece another file may begin."""
+_MAGICS: Final = (
+    re.compile(rb"fLaC[\x00\x80]\x00\x00\x22"),
+    re.compile(rb"#!AMR(?:-WB)?\n"),
+    re.compile(rb"ID3[\x02-\x04]\x00[\x00-\xff][\x00-\x7f]{4}", re.DOTALL),
+    re.compile(rb"FLV\x01[\x01\x04\x05]\x00\x00\x00\x09"),
+    re.compile(rb"caff\x00\x01\x00\x00"),
+    re.compile(rb"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb"),
+)
+"""How other files begin: at nothing that looks so by chance may one be found within its sound."""
+
+
+def _walked(file: File, walk: Walk) -> Iterator[File]:
+    begins = next(magic for magic, own in _WALKS if own is walk)
+    if isinstance(file, ByteStream):
+        while file.peek(1):
+            part = ByteStream(_pieces(file, walk, begins))
+            yield part
+            while part.read():  # what its reader left
+                continue
+        return
+    at = start = file.tell()
+    found: list[int] = []
+    for _ in range(_PIECES_MAX):
+        file.seek(at)
+        head = file.read(16)
+        if at > start and begins.match(head):
+            found.append(at)
+        length = walk(head) if len(head) >= 8 else None
+        if length is None:
+            break
+        at += length
+    yield from _windows(file, start, found)
+
+
+def _pieces(whole: ByteStream, walk: Walk, begins: re.Pattern[bytes]) -> Iterator[bytes]:
+    """One file, up to where another of its kind begins."""
+    length = walk(whole.peek(16))
+    while length is not None:
+        yield from _copied(whole, length)
+        head = whole.peek(16)
+        if not head or begins.match(head):
+            return
+        length = walk(head)
+    yield from _copied(whole, None)
+
+
+def _scanned(file: File, magic: re.Pattern[bytes]) -> Iterator[File]:
+    if isinstance(file, ByteStream):
+        while file.peek(1):
+            part = ByteStream(_up_to(file, magic))
+            yield part
+            while part.read():  # what its reader left
+                continue
+        return
+    start = file.tell()
+    found: list[int] = []
+    at, tail = start, b""
+    while chunk := file.read(_COPY_BYTES):
+        window = tail + chunk
+        base = at - len(tail)
+        found += [base + match.start() for match in magic.finditer(window) if base + match.start() > start]
+        at += len(chunk)
+        tail = window[-_MAGIC_BYTES:]
+    yield from _windows(file, start, sorted(set(found)))
+
+
+def _up_to(whole: ByteStream, magic: re.Pattern[bytes]) -> Iterator[bytes]:
+    """The next bytes, up to where `magic` stands again."""
+    yield whole.read(1)
+    while window := whole.peek(_MAGIC_BYTES):
+        window = whole.held()
+        if match := magic.search(window):
+            if match.start():
+                yield whole.read(match.start())
+            return
+        yield whole.read(max(len(window) - _MAGIC_BYTES, 1) if len(window) >= _MAGIC_BYTES else len(window))
+
+
+def _windows(file: IO[bytes], start: int, begins: list[int]) -> Iterator[File]:
+    """The file itself, or each of those that begin in it."""
+    end = file.seek(0, os.SEEK_END)
+    file.seek(start)
     if not begins:
         yield file
         return
-    for start, end in pairwise([begin, *begins, file.seek(0, os.SEEK_END)]):
-        yield io.BufferedReader(_Window(file, start, end))
-
-
-def _mp4_begins(file: IO[bytes]) -> list[int]:
-    """Where files behind the first begin."""
-    at, has_index, begins = file.tell(), False, list[int]()
-    for _ in range(_BOX_MAX):
-        file.seek(at)
-        head = file.read(16)
-        if len(head) < 8:
-            break
-        size, kind = struct.unpack(">I4s", head[:8])
-        if kind == b"ftyp" and has_index:
-            begins.append(at)
-            has_index = False
-        has_index |= kind == b"moov"
-        if size == 1 and len(head) == 16:
-            (size,) = struct.unpack(">8xQ", head)
-        if size < 8:
-            break
-        at += size
-    return begins
+    for first, behind in pairwise([start, *begins, end]):
+        yield io.BufferedReader(_Window(file, first, behind))
 
 
 class _Window(io.RawIOBase):

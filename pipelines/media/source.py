@@ -1,15 +1,21 @@
 """One party's media, a file or a byte stream: its packets on one time line, and what of it is not heard."""
 
+import heapq
 import logging
+import math
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import chain
 from typing import Final
 
 import av
+from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Stream
+from av.video.stream import VideoStream
 
 from pipelines.errors import MediaError
 from pipelines.media.byte_stream import ByteStream
@@ -30,6 +36,12 @@ _FROM_ZERO: Final = {"matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2"}
 """Containers whose zero is the beginning of the recording, so that the file of one party says when they joined."""
 _TELL_LENGTH: Final = _FROM_ZERO | {"flac", "asf", "flv"}
 _SHORT_S: Final = 1.0
+_TRACKS_APART: Final = {"mov,mp4,m4a,3gp,3g2,mj2"}
+"""Containers that hold one track behind the other, for as long as a movie fragment lasts; FFmpeg puts them together where it can seek."""
+_FILES_OPEN_MAX: Final = 3
+"""Packets of a file are needed until the first one of the next has come: no fragment holds both."""
+_HELD_MAX_S: Final = 30
+_HELD_MAX_BYTES: Final = 16 << 20
 _IN_ORDER: Final = {
     "aac",
     "flac",
@@ -103,16 +115,21 @@ def _read(
     warn: Warn,
 ) -> Iterator[TimedPacket]:
     clock, what = SourceClock(), _name(file)
+    recent: deque[ExitStack] = deque()
     for part in joined_files(file):
         if decoders is not None:
             decoders.check_opening(part, what, PICTURE_MAX_PIXELS, cpu_max_s=OPEN_MAX_S)
-        container = opened.enter_context(open_media(part, what, PICTURE_MAX_PIXELS))
-        tracks = tracks_of(container, participants, what)
-        _check_rates(tracks, what)
+        recent.append(opened.enter_context(ExitStack()))
+        container = _open(part, recent[-1], what)
+        if len(recent) > _FILES_OPEN_MAX:
+            recent.popleft().close()
+        tracks = _known(tracks_of(container, participants, what), what, warn)
         for name in tracks.left_out:
             warn(f"{what}: sound track {name} is not heard, because nobody is said to be on it")
         of = container.format.name
         read = _packets(container, tracks, what, warn)
+        if isinstance(part, ByteStream) and of in _TRACKS_APART:
+            read = _interleaved(read, len(tracks.streams))
         yield from clock.place(read, tracks, counts=of in _BARE_FRAMES, from_zero=of in _FROM_ZERO)
         _warn_of_end(container, clock, what, warn)
         in_order = isinstance(part, ByteStream) or container.format.name in _IN_ORDER
@@ -136,11 +153,65 @@ def _packets(container: InputContainer, tracks: Tracks, what: str, warn: Warn) -
         raise MediaError(f"{what}: reading stopped ({error.strerror})") from error
 
 
-def _check_rates(tracks: Tracks, what: str) -> None:
+def _interleaved(packets: "Iterator[Packet[Stream]]", tracks: int) -> "Iterator[Packet[Stream]]":
+    """In the order of decoding, as far as that can be told of what `_HELD_MAX_S` and `_HELD_MAX_BYTES` hold."""
+    held: list[tuple[float, int, Packet[Stream]]] = []
+    waiting: Counter[int] = Counter()
+    held_bytes, latest_s = 0, -math.inf
+    for number, packet in enumerate(packets):
+        ticks = packet.dts if packet.dts is not None else packet.pts
+        latest_s = latest_s if ticks is None else float(ticks * packet.time_base)
+        heapq.heappush(held, (latest_s, number, packet))
+        waiting[packet.stream_index] += 1
+        held_bytes += packet.size
+        while held and (len(waiting) == tracks or held_bytes > _HELD_MAX_BYTES or latest_s - held[0][0] > _HELD_MAX_S):
+            _, _, first = heapq.heappop(held)
+            held_bytes -= first.size
+            waiting -= Counter([first.stream_index])
+            yield first
+    yield from (packet for _, _, packet in sorted(held, key=lambda item: item[:2]))
+
+
+def _open(file: File, opened: ExitStack, what: str) -> InputContainer:
+    """The container; a file that does not say at its beginning what its tracks are is looked through for it."""
+    container = opened.enter_context(open_media(file, what, PICTURE_MAX_PIXELS))
+    if isinstance(file, ByteStream) or not any(_is_unknown(stream) for stream in container.streams):
+        return container
+    opened.close()
+    file.seek(0)
+    return opened.enter_context(open_media(file, what, PICTURE_MAX_PIXELS, looks_far=True))
+
+
+def _is_unknown(stream: Stream) -> bool:
+    """Whether its parameters, which no fragment can do without, have not come yet, as of a track that begins later."""
+    if isinstance(stream, AudioStream):
+        return stream.codec_context is not None and stream.codec_context.sample_rate == 0
+    return isinstance(stream, VideoStream) and stream.codec_context is not None and stream.codec_context.width == 0
+
+
+def _known(tracks: Tracks, what: str, warn: Warn) -> Tracks:
+    """The tracks that can be cut.
+
+    Raises:
+        MediaError: there is sound of which nothing is known, or whose rate is too low.
+    """
     for sound in tracks.sounds:
-        if 0 < (rate_hz := sound.stream.codec_context.sample_rate) < RATE_MIN_HZ:
+        rate_hz = sound.stream.codec_context.sample_rate
+        if _is_unknown(sound.stream):
+            raise MediaError(
+                f"{what}: a sound track begins too late for a stream that is read once; send it as a file, as Matroska, or as a stream of its own"
+            )
+        if rate_hz < RATE_MIN_HZ:
             # At 1 Hz a megabyte would be ten days, in as many fragments as seconds.
             raise MediaError(f"{what} holds sound at {rate_hz} Hz; at least {RATE_MIN_HZ} Hz are allowed")
+    if tracks.picture is None or not _is_unknown(tracks.picture):
+        return tracks
+    if not tracks.sounds:
+        raise MediaError(
+            f"{what}: its pictures begin too late for a stream that is read once; send it as a file, or as Matroska"
+        )
+    warn(f"{what}: its pictures begin so late that nothing is known of them yet; they are left out")
+    return replace(tracks, picture=None)
 
 
 def _warn_of_end(container: InputContainer, clock: SourceClock, what: str, warn: Warn) -> None:

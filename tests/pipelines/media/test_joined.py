@@ -71,15 +71,47 @@ def test_what_a_reader_leaves_of_a_wav_is_not_the_next_one() -> None:
     assert len(sound_of(read(files)[0])) == 4000
 
 
-def test_joined_mp4s_are_read_one_by_one() -> None:
+SOUNDS = [
+    ("matroska", "flac", 16_000),
+    ("webm", "libopus", 48_000),
+    ("flac", "flac", 44_100),
+    ("mp3", "libmp3lame", 44_100),
+    ("amr", "libopencore_amrnb", 8000),
+    ("aiff", "pcm_s16be", 16_000),
+    ("caf", "pcm_s16be", 16_000),
+    ("w64", "pcm_s16le", 16_000),
+    ("avi", "pcm_s16le", 16_000),
+    ("flv", "aac", 44_100),
+    ("mp4", "aac", 44_100),
+]
+
+
+@pytest.mark.parametrize(("container", "codec", "rate_hz"), SOUNDS)
+def test_joined_files_are_read_one_by_one_from_a_file_and_from_a_stream(
+    container: str, codec: str, rate_hz: int
+) -> None:
+    files = [
+        media.film(container, sound_codec=codec, samples=media.sound(seconds, rate_hz), rate_hz=rate_hz)
+        for seconds in (1, 0.3, 2)
+    ]
+    whole = b"".join(files)
+    assert read(joined_files(io.BytesIO(whole))) == files
+    assert read(joined_files(ByteStream([whole[:7], whole[7:9000], whole[9000:]]))) == files
+    (only,) = joined_files(alone := io.BytesIO(files[0]))
+    assert only is alone
+    assert alone.tell() == 0
+    first = next(halves := joined_files(ByteStream([whole])))
+    assert first.read(100) in {files[0][:length] for length in range(1, 101)}
+    assert read(halves) == files[1:]
+
+
+def test_movies_of_fragments_are_told_apart_too() -> None:
     films = [
         media.film("mp4", picture_codec="libx264", seconds=1, options=options)
         for options in ({}, {"movflags": "faststart"}, {"movflags": "frag_keyframe+empty_moov"})
     ]
     assert read(joined_files(io.BytesIO(b"".join(films)))) == films
-    (only,) = joined_files(alone := io.BytesIO(films[1]))
-    assert only is alone
-    assert alone.tell() == 0
+    assert read(joined_files(ByteStream(films))) == films
 
 
 @pytest.mark.parametrize(
@@ -93,6 +125,14 @@ def test_joined_mp4s_are_read_one_by_one() -> None:
         struct.pack(">I4s", 8, b"ftyp") + struct.pack(">I4s", 0, b"moov"),
         struct.pack(">I4sQ", 1, b"ftyp", 3),
         (struct.pack(">I4s", 8, b"ftyp") + struct.pack(">I4s", 8, b"moov")) * 20,
+        b"\x1aE\xdf\xa3",
+        b"\x1aE\xdf\xa3\x00" * 20,
+        b"\x1aE\xdf\xa3\x80" * 20,
+        b"\x1aE\xdf\xa3\xff" * 20,
+        b"FORM\xff\xff\xff\xffAIFF",
+        b"RIFF\0\0\0\0AVI " * 20,
+        b"#!AMR\n" * 100,
+        b"fLaC\0\0\0\x22" * 100,
     ],
 )
 def test_spoilt_headers_end(whole: bytes) -> None:
@@ -100,8 +140,8 @@ def test_spoilt_headers_end(whole: bytes) -> None:
 
 
 def test_too_many_files_are_refused() -> None:
-    parts = [wav(10, rate_hz=8000 + n) for n in range(FILES_MAX + 1)]
-    with pytest.raises(MediaError, match="one by one"):
+    parts = [wav(1, rate_hz=8000 + n % 2) for n in range(FILES_MAX + 1)]
+    with pytest.raises(MediaError, match="send them as several"):
         read(joined_files(ByteStream(parts)))
 
 
