@@ -1,7 +1,8 @@
 """Files that were joined end to end, told apart where FFmpeg would read the first one only; and what of a file was not read.
 
-Joined Oggs, transport streams and Matroskas of unknown length are read by FFmpeg to their end, and `SourceClock` finds where each begins. A WAV
-ends for FFmpeg where its header says so, an MP4 has one index, a Matroska that knows its length ends there, and FLAC loses frames around a header.
+FFmpeg reads a WAV to where its header says, an MP4 by one index, a Matroska that knows its length up to there, loses frames of FLAC around a header,
+and takes whatever joined files hold for what the first one said. Joined transport streams and bare frames it reads to their end, and `SourceClock`
+finds where each begins.
 """
 
 import io
@@ -9,6 +10,8 @@ import os
 import re
 import struct
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import IO, Any, Final
 
@@ -24,8 +27,10 @@ _CHUNK_NAME: Final = re.compile(rb"[A-Za-z][A-Za-z0-9_ ]{3}")
 _CHUNK_MAX_BYTES: Final = 16 << 20
 """Of a chunk before or after the sound (Multimedia Programming Interface and Data Specifications 1.0, "RIFF")."""
 FILES_MAX: Final = 10_000
-_PIECES_MAX: Final = 100_000
-_MAGIC_BYTES: Final = 16
+_PIECES_MAX: Final = 10_000_000
+_HEAD_BYTES: Final = 300
+"""Of a page of Ogg 282 bytes tell its length; of other pieces 16."""
+_MAGIC_BYTES: Final = 24
 """No magic is longer."""
 
 File = IO[bytes] | ByteStream
@@ -39,13 +44,13 @@ def joined_files(file: File) -> Iterator[File]:
     Raises:
         MediaError: there are more than `FILES_MAX`.
     """
-    head = file.peek(16) if isinstance(file, ByteStream) else _peeked(file, 16)
-    walk = next((walk for magic, walk in _WALKS if magic.match(head)), None)
+    head = file.peek(_MAGIC_BYTES) if isinstance(file, ByteStream) else _peeked(file, _MAGIC_BYTES)
+    kind = next((kind for kind in _KINDS if kind.begins.match(head)), None)
     magic = next((magic for magic in _MAGICS if magic.match(head)), None)
     if _is_wav(head):
-        parts = _wavs(file if isinstance(file, ByteStream) else ByteStream(file))
-    elif walk is not None:
-        parts = _walked(file, walk)
+        parts = _each(file if isinstance(file, ByteStream) else ByteStream(file), _wav)
+    elif kind is not None:
+        parts = _walked(file, kind)
     elif magic is not None:
         parts = _scanned(file, magic)
     else:
@@ -78,9 +83,10 @@ def _is_wav(head: bytes) -> bool:
     return head[:4] == b"RIFF" and head[8:12] == b"WAVE"
 
 
-def _wavs(whole: ByteStream) -> Iterator[File]:
-    while _is_wav(whole.peek(12)):
-        part = ByteStream(_wav(whole))
+def _each(whole: ByteStream, cut: Callable[[ByteStream], Iterator[bytes]]) -> Iterator[File]:
+    """Each file that `cut` takes from the front of what is left of `whole`."""
+    while whole.peek(1):
+        part = ByteStream(cut(whole))
         yield part
         while part.read():  # what its reader left
             continue
@@ -89,13 +95,15 @@ def _wavs(whole: ByteStream) -> Iterator[File]:
 def _wav(whole: ByteStream) -> Iterator[bytes]:
     """WAVs of one format as one, with the length of its sound taken out of its header, for it may be wrong."""
     kind = _wav_format(whole)
+    block_bytes = int.from_bytes(kind[20:22], "little") or 1
     yield whole.read(12)
     yield from _chunks_before_sound(whole)
     if not whole.peek(1):
         return
     length_bytes = _length(whole.read(8))
     yield b"data\xff\xff\xff\xff"
-    while length_bytes not in _UNKNOWN_BYTES:
+    # A length that is no whole number of samples is none either.
+    while length_bytes not in _UNKNOWN_BYTES and length_bytes % block_bytes == 0:
         yield from _copied(whole, length_bytes)
         _skip_chunks(whole, padding=length_bytes % 2)
         if not whole.peek(1) or (_is_wav(whole.peek(12)) and _wav_format(whole) != kind):
@@ -160,15 +168,10 @@ def _box(head: bytes) -> int | None:
     return size if size >= 8 else None
 
 
-def _element(head: bytes) -> int | None:
-    """The length of an element of EBML (RFC 8794 §4 to §6), as of Matroska; likewise."""
-    id_bytes, size_bytes = 9 - head[0].bit_length(), 0
-    if id_bytes <= 4 and len(head) > id_bytes:
-        size_bytes = 9 - head[id_bytes].bit_length()
-    if not 1 <= size_bytes <= 8 or len(head) < id_bytes + size_bytes:
-        return None
-    size = int.from_bytes(head[id_bytes : id_bytes + size_bytes], "big") & ((1 << 7 * size_bytes) - 1)
-    return None if size == (1 << 7 * size_bytes) - 1 else id_bytes + size_bytes + size
+def _page(head: bytes) -> int | None:
+    """The length of a page of Ogg (RFC 3533 §6); None of what is none."""
+    segments = head[27 : 27 + head[26]] if len(head) > 26 and head[:4] == b"OggS" else b""
+    return 27 + len(segments) + sum(segments) if segments else None
 
 
 def _chunk(head: bytes) -> int | None:
@@ -177,14 +180,27 @@ def _chunk(head: bytes) -> int | None:
     return 8 + size + size % 2 if size else None
 
 
-Walk = Callable[[bytes], int | None]
-_WALKS: Final[tuple[tuple[re.Pattern[bytes], Walk], ...]] = (
-    (re.compile(rb"....ftyp", re.DOTALL), _box),
-    (re.compile(rb"\x1aE\xdf\xa3"), _element),
-    (re.compile(rb"FORM....AIF[FC]|RIFF....AVI ", re.DOTALL), _chunk),
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """Files that say how long each of their pieces is: behind a piece another file may begin."""
+
+    begins: re.Pattern[bytes]
+    length: Callable[[bytes], int | None]
+    begins_once: bool = True
+    """False: several pieces in a row may look like the first, of one file."""
+
+    def is_next(self, head: bytes, before: bytes) -> bool:
+        """Whether a piece with this `head` behind the one `before` begins another file."""
+        return self.begins.match(head) is not None and (self.begins_once or not self.begins.match(before))
+
+
+_KINDS: Final = (
+    _Kind(re.compile(rb"....ftyp", re.DOTALL), _box),
+    _Kind(re.compile(rb"FORM....AIF[FC]|RIFF....AVI ", re.DOTALL), _chunk),
+    _Kind(re.compile(rb"OggS\x00[\x02\x06]"), _page, begins_once=False),
 )
-"""How a file of each kind begins, and how long a piece of it is: behind its last piece another file may begin."""
 _MAGICS: Final = (
+    re.compile(rb"\x1aE\xdf\xa3(?:[\x80-\xfe]|\x01.{7})\x42\x86\x81\x01", re.DOTALL),
     re.compile(rb"fLaC[\x00\x80]\x00\x00\x22"),
     re.compile(rb"#!AMR(?:-WB)?\n"),
     re.compile(rb"ID3[\x02-\x04]\x00[\x00-\xff][\x00-\x7f]{4}", re.DOTALL),
@@ -192,51 +208,42 @@ _MAGICS: Final = (
     re.compile(rb"caff\x00\x01\x00\x00"),
     re.compile(rb"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb"),
 )
-"""How other files begin: at nothing that looks so by chance may one be found within its sound."""
+"""How other files begin (Matroska, FLAC, AMR, MP3 with a tag, FLV, CAF, W64): at nothing that is found in sound or pictures by chance."""
 
 
-def _walked(file: File, walk: Walk) -> Iterator[File]:
-    begins = next(magic for magic, own in _WALKS if own is walk)
+def _walked(file: File, kind: _Kind) -> Iterator[File]:
     if isinstance(file, ByteStream):
-        while file.peek(1):
-            part = ByteStream(_pieces(file, walk, begins))
-            yield part
-            while part.read():  # what its reader left
-                continue
+        yield from _each(file, partial(_pieces, kind=kind))
         return
     at = start = file.tell()
     found: list[int] = []
+    head = b""
     for _ in range(_PIECES_MAX):
         file.seek(at)
-        head = file.read(16)
-        if at > start and begins.match(head):
+        before, head = head, file.read(_HEAD_BYTES)
+        if before and kind.is_next(head, before):
             found.append(at)
-        length = walk(head) if len(head) >= 8 else None
+        length = kind.length(head) if len(head) >= 8 else None
         if length is None:
             break
         at += length
     yield from _windows(file, start, found)
 
 
-def _pieces(whole: ByteStream, walk: Walk, begins: re.Pattern[bytes]) -> Iterator[bytes]:
+def _pieces(whole: ByteStream, kind: _Kind) -> Iterator[bytes]:
     """One file, up to where another of its kind begins."""
-    length = walk(whole.peek(16))
-    while length is not None:
+    head = whole.peek(_HEAD_BYTES)
+    while (length := kind.length(head)) is not None:
         yield from _copied(whole, length)
-        head = whole.peek(16)
-        if not head or begins.match(head):
+        before, head = head, whole.peek(_HEAD_BYTES)
+        if not head or kind.is_next(head, before):
             return
-        length = walk(head)
     yield from _copied(whole, None)
 
 
 def _scanned(file: File, magic: re.Pattern[bytes]) -> Iterator[File]:
     if isinstance(file, ByteStream):
-        while file.peek(1):
-            part = ByteStream(_up_to(file, magic))
-            yield part
-            while part.read():  # what its reader left
-                continue
+        yield from _each(file, partial(_up_to, magic=magic))
         return
     start = file.tell()
     found: list[int] = []

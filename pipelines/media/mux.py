@@ -7,6 +7,8 @@ from itertools import chain
 
 import av
 from av.audio.stream import AudioStream
+from av.container import OutputContainer
+from av.packet import Packet
 from av.stream import Stream
 from av.video.stream import VideoStream
 
@@ -16,6 +18,8 @@ from pipelines.media.container import START_TAG, Tracks
 from pipelines.types import Channels, Participant
 
 _MILLISECOND = Fraction(1, 1000)
+_EXPANDED = {"pcm_mulaw", "pcm_alaw"}
+"""What Matroska cannot hold, and several tracks have no other file for: written as what it decodes to, 16 bits, whose samples are the same."""
 
 TrackKey = tuple[int, int]
 """A track of a fragment: the number of its party, and its own among that party's tracks."""
@@ -67,26 +71,42 @@ def _holds(muxer: str, streams: list[Stream]) -> bool:
     with av.open(io.BytesIO(), "w", format=muxer) as container:
         try:
             for stream in streams:
-                container.add_stream_from_template(stream, opaque=True)
+                _add_track(container, stream, expands=len(streams) > 1)
         except ValueError:
             return False
     return True
+
+
+def _add_track(container: OutputContainer, stream: Stream, *, expands: bool) -> Stream:
+    if expands and isinstance(stream, AudioStream) and stream.codec_context.name in _EXPANDED:
+        copy = container.add_stream("pcm_s16le", rate=stream.codec_context.sample_rate)
+        copy.codec_context.layout = stream.codec_context.layout
+        return copy
+    return container.add_stream_from_template(stream, opaque=True)
+
+
+def _expanded(packet: "Packet[Stream]", stream: AudioStream) -> "Packet[Stream]":
+    """The packet's samples, 16 bits each."""
+    frames = stream.codec_context.decode(packet)
+    step_bytes = 2 * stream.codec_context.channels
+    return Packet(b"".join(bytes(frame.planes[0])[: frame.samples * step_bytes] for frame in frames))
 
 
 def muxed(group: list[tuple[TrackKey, TimedPacket]], layout: Layout, start_ms: int) -> bytes:
     """One file, its times counted from `start_ms`; equal packets give equal bytes."""
     file = io.BytesIO()
     with av.open(file, "w", format=layout.muxer, container_options={"fflags": "+bitexact"}) as container:
-        copies = {
-            key: container.add_stream_from_template(stream, opaque=True) for key, stream in layout.streams.items()
-        }
+        expands = len(layout.streams) > 1
+        copies = {key: _add_track(container, stream, expands=expands) for key, stream in layout.streams.items()}
         for key, timed in group:
             stream, copy = layout.streams[key], copies[key]
             if isinstance(stream, AudioStream) and timed.index is not None and START_TAG not in copy.metadata:
                 copy.metadata[START_TAG] = f"{timed.index}/{stream.codec_context.sample_rate}"
         for key, timed in group:
-            packet = timed.packet
+            packet, stream = timed.packet, layout.streams[key]
             duration_ms = round((packet.duration or 0) * packet.time_base * 1000)
+            if expands and isinstance(stream, AudioStream) and stream.codec_context.name in _EXPANDED:
+                packet = _expanded(packet, stream)
             packet.stream = copies[key]
             packet.pts, packet.dts, packet.duration = timed.pts_ms - start_ms, timed.dts_ms - start_ms, duration_ms
             packet.time_base = _MILLISECOND

@@ -20,9 +20,8 @@ from pipelines.types import SAMPLES_PER_MS, Channels, Participant
 GAP_MIN_SAMPLES = 100 * SAMPLES_PER_MS
 """How far a fragment's own time may be from the count before the count is given up: 100 ms, for drifting clocks."""
 
-_CANCELS = 8
-"""By how much the power of the difference of two channels passes that of their mean where one is the other upside down: 9 dB, which two
-channels of other sound never are apart."""
+_CANCELS = 2
+"""By how much less is left of the channels than of a single one of them among silent ones: where one is the other upside down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,13 +165,15 @@ class _Run:
 
 
 def mixed(samples: FloatArray) -> FloatArray:
-    """All channels (channels, N) as one (N,): their mean, or of two that cancel each other out, half their difference."""
+    """All channels (channels, N) as one (N,): their mean, or the loudest where they cancel each other out."""
     mean: FloatArray = samples.mean(axis=0, dtype=np.float32)
-    if samples.shape[0] == 2:
-        difference: FloatArray = (samples[0] - samples[1]) / 2
-        if np.square(difference).sum() > _CANCELS * np.square(mean).sum():
-            return difference
-    return mean
+    if len(samples) == 1 or not mean.size:
+        return mean
+    # Of one channel that sounds and silent ones the mean has 1/n of its amplitude.
+    loudness = samples.var(axis=1)
+    loudest = int(loudness.argmax())
+    cancelled = mean.var() * (_CANCELS * len(samples)) ** 2 < loudness[loudest]
+    return samples[loudest] if cancelled else mean
 
 
 def _resampled(resampler: av.AudioResampler, samples: FloatArray | None, rate_hz: int) -> FloatArray:

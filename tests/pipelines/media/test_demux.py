@@ -299,3 +299,15 @@ def test_tracks_of_foreign_fragments_keep_apart_whose_packets_come() -> None:
             assert np.abs(block.samples - truth).max() < 1e-4
     with pytest.raises(MediaError, match="2 sound tracks"):
         demuxer.feed(fragment(media.two_tracks(), "video/x-matroska", 4, 12_000))
+
+
+@pytest.mark.parametrize("codec", ["pcm_mulaw", "pcm_alaw"])
+def test_telephone_sound_of_one_file_a_party_keeps_its_samples(codec: str, tmp_path: Path) -> None:
+    samples = media.sound(3, 8000, 2)
+    both = media.hear(media.cut(io.BytesIO(media.film("wav", sound_codec=codec, samples=samples, rate_hz=8000)), BOTH))
+    for n in (0, 1):
+        one = media.film("wav", sound_codec=codec, samples=samples[n : n + 1], rate_hz=8000)
+        (tmp_path / f"{n}.wav").write_bytes(one)
+    files = media.hear(media.cut(tmp_path / "0.wav", BOTH, besides=[tmp_path / "1.wav"]))
+    for participant in BOTH:
+        assert np.array_equal(files.samples[participant], both.samples[participant])

@@ -108,12 +108,20 @@ def test_channels_that_are_left_out_are_not_there(rate_hz: int) -> None:
 
 def test_channels_that_cancel_each_other_out_are_heard() -> None:
     (voice,) = sound(1, 16_000)
-    assert np.allclose(mixed(np.stack([voice, -0.5 * voice])), 0.75 * voice, atol=1e-6)
-    assert np.allclose(mixed(np.stack([voice, voice])), voice, atol=1e-6)
-    assert np.allclose(mixed(np.stack([voice, 0 * voice])), voice / 2, atol=1e-6)
+    for others in ((-1,), (-0.8,), (-1, 0, 0), (-0.5, -0.5)):
+        assert np.allclose(mixed(np.stack([voice, *(by * voice for by in others)])), voice, atol=1e-6), others
+    assert np.allclose(mixed(np.stack([voice + 0.1, 0.1 - voice])), voice + 0.1, atol=1e-6)
+
+
+def test_channels_that_do_not_are_mixed() -> None:
+    (voice,) = sound(1, 16_000)
+    for others in ((1,), (0,), (0, 0, 0), (-0.4,)):
+        every = np.stack([voice, *(by * voice for by in others)])
+        assert np.allclose(mixed(every), every.mean(axis=0), atol=1e-6), others
     both = sound(1, 16_000, 2)
     assert np.allclose(mixed(both), both.mean(axis=0), atol=1e-6)
     assert np.allclose(mixed(np.zeros((2, 100), np.float32)), 0)
+    assert mixed(np.zeros((2, 0), np.float32)).size == 0
 
 
 def test_another_recording_starts_a_run_of_its_own_where_it_says() -> None:
