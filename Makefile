@@ -49,6 +49,9 @@ COUNT ?= 2000
 fuzz: setup ## Push hostile media of every format through cutting and decoding (SEED=1 COUNT=2000)
 	@OMP_NUM_THREADS=1 $(RUN) python -m tests.fuzz.fuzz --seed $(SEED) --count $(COUNT)
 
+cases: setup ## Media as it really comes: input, how sent, right, found (UNDERTONE_DATA names the data folder)
+	@OMP_NUM_THREADS=1 $(RUN) python -m tests.pipelines.media.media_cases
+
 MINUTES ?= 10
 soak: setup ## Live calls without a pause; memory, lag and latency over time in soak.png (MINUTES=10)
 	@$(RUN) python -m tests.benchmarks.soak --minutes $(MINUTES)
@@ -61,4 +64,4 @@ format: setup ## Format the code and mend what ruff can mend
 	@$(RUN) ruff check --fix .
 	@$(RUN) ruff format .
 
-.PHONY: help setup demo serve test check lint kafka bench soak fuzz chaos format
+.PHONY: help setup demo serve test check lint kafka bench soak fuzz cases chaos format
