@@ -134,8 +134,11 @@ def tracks_of(container: InputContainer, participants: Channels, what: str) -> T
     picture = next((s for s in container.streams.video if not s.disposition & Disposition.attached_pic), None)
     if not sounds and picture is None:
         raise MediaError(f"{what} holds neither sound nor moving pictures")
-    if not any(participants):
-        raise MediaError(f"{what}: nobody is named, so that nothing of it is heard or seen")
+    named = [who for who in participants if who is not None]
+    if not named or len(set(named)) < len(named):
+        raise MediaError(
+            f"{what}: {format_participants(participants)!r} names nobody, or somebody twice: name each at most once"
+        )
     heard = [SoundTrack(stream, who) for stream, who in _owners(sounds, participants, what) if any(who)]
     chosen = {track.stream.index for track in heard}
     left_out = tuple(_track_name(n, s) for n, s in enumerate(sounds[:_NAMED_MAX], 1) if s.index not in chosen)
