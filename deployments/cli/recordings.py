@@ -42,8 +42,10 @@ class Recording:
     customer: str | None = None
 
 
-def fragments_of(recording: Recording, call_id: str) -> Iterator[MediaFragment]:
+def fragments_of(recording: Recording, call_id: str, *, recorded: bool = True) -> Iterator[MediaFragment]:
     """The fragments of the recording: one file as it is, or one file per participant merged into one stream.
+
+    `recorded`: nobody waits for what comes of it, as somebody does where it is sent in real time.
 
     Raises:
         CommandError: a file is missing, or participants or consent do not fit.
@@ -60,6 +62,7 @@ def fragments_of(recording: Recording, call_id: str) -> Iterator[MediaFragment]:
         participants=participants,
         consent=consent,
         content_type=merged_content_type(len(paths)) if merged else None,
+        recorded=recorded,
     )
 
 

@@ -165,6 +165,7 @@ class Intake:
             content_type=content_type,
             start_ms=metadata.start_ms,
             customer=held.customer,
+            recorded=not live,
             decoders=self.decoders,
             spool=self.spool,
         )

@@ -50,6 +50,7 @@ def fragments(
     fragment_ms: int = 1000,
     start_ms: int = 0,
     customer: str | None = None,
+    recorded: bool = False,
     decoders: DecoderProcesses | None = None,
     spool: SpoolBudget | None = None,
 ) -> Iterator[MediaFragment]:
@@ -70,6 +71,7 @@ def fragments(
         fragment_ms: the wanted length of a fragment; a fragment over `FRAGMENT_MAX_BYTES` is cut earlier.
         start_ms: where the media starts in the call.
         customer: whose call it is, as a keyed hash.
+        recorded: whether nobody waits for what comes of it.
         decoders: open media there before it is opened here, which bounds what FFmpeg decodes when it opens something to `OPEN_MAX_S`.
         spool: of which an MP4 that cannot be read in order takes its part while it is cut.
 
@@ -101,6 +103,7 @@ def fragments(
                 final=piece.final,
                 media=piece.media,
                 customer=customer,
+                recorded=recorded,
             )
 
 

@@ -44,6 +44,7 @@ async def test_an_upload_becomes_fragments_in_the_log(site: Site) -> None:
     assert [piece.seq for piece in found] == list(range(len(found)))
     assert [piece.final for piece in found] == [False] * (len(found) - 1) + [True]
     assert {piece.call_id for piece in found} == {"a-17"}
+    assert {piece.recorded for piece in found} == {True}
     assert found[0].participants == (AGENT, CUSTOMER)
     assert found[0].consent == {AGENT: frozenset({Modality.TEXT}), CUSTOMER: frozenset({Modality.AUDIO, Modality.TEXT})}
 
