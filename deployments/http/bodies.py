@@ -123,7 +123,7 @@ def _checked(field: str, parse: Callable[[str], object], text: str) -> str:
 
 
 class Links(BaseModel):
-    """Where to look for a call's results; the call is there once an ingest worker has read its first fragment."""
+    """Where to look for a call's results. An upload's call is there from the answer on; a live one once an ingest worker has read of it."""
 
     call: str
     utterances: str
@@ -161,7 +161,8 @@ class Accepted(BaseModel):
 class CallOut(BaseModel):
     """A call. `last_ms` is the end of its latest utterance, from the start of the call; `streams` maps each to its state.
 
-    `stalled` has been silent for a while without a final fragment; `closed` for so long that it counts as over.
+    `waiting` is one that no ingest worker has opened yet. `stalled` has been silent for a while without a final fragment;
+    `closed` for so long that it counts as over.
     """
 
     call_id: str

@@ -247,8 +247,7 @@ async def reserved(
         yield Reservation(resume, seal, await _noted_customer(store, call, metadata))
         if keep_seal:
             await store.seals.keep(seal)
-        else:
-            await _refuse_deleted(store, call)
+        await store.ledger.await_worker(call)
     except BaseException as error:
         if isinstance(error, ProblemError) and error.reason == FIELDS_AFTER_FILE:
             raise await asyncio.shield(_taken_back(store, call, error, is_new=found is None)) from error

@@ -4,7 +4,7 @@ All keys of one call carry its tenant and its id as hash tag, CALL being `TENANT
 may touch them all on a Cluster, and no tenant can reach another's call, whatever id it names. They expire together,
 `ttl_s` after the last result.
 
-    ut:{CALL}:call            hash: `status` (as the most open of its streams), `started_ms` (wall clock), `last_ms` (end
+    ut:{CALL}:call            hash: `status` (as the most open of its streams; `waiting` before it has one), `started_ms` (wall clock), `last_ms` (end
                               of the latest utterance), `utterances` (count)
     ut:{CALL}:streams         hash: stream -> live | stalled | closed | final
     ut:{CALL}:stream:STREAM   hash, the checkpoint (docs/architecture.md#nothing-lost-nothing-twice): `owner`, `partition`, `final`, `resume_at` (offset),

@@ -7,7 +7,8 @@ from typing import Any
 
 from pipelines.errors import CallDeletedError, FencedError
 from pipelines.store.client import lua, redis_errors
-from pipelines.store.keys import CHECKPOINT_TTL_S, LETTER_STATES, CallKeys, letter_name, open_key, work_key
+from pipelines.store.deletion import delete_call
+from pipelines.store.keys import CHECKPOINT_TTL_S, LETTER_STATES, CallKeys, calls_key, letter_name, open_key, work_key
 from pipelines.types import RETENTION_DAYS, TOPIC_DEAD_LETTER, CallRef, Coordinates
 
 LETTERS_KEPT_MAX = 1_000
@@ -43,6 +44,7 @@ class Ledger:
         """`run` is the name under which results are written."""
         self._redis, self._run = client, run
         self._attempt_script = client.register_script(lua("attempt"))
+        self._await_script = client.register_script(lua("await_worker"))
         self._letter_script = client.register_script(lua("letter"))
 
     async def mark_in_progress(self, at: Coordinates, worker: str, ended: Iterable[int] = ()) -> int:
@@ -99,6 +101,26 @@ class Ledger:
         with redis_errors():
             if await self._redis.hget(key, stream) == word:
                 await self._redis.hdel(key, stream)
+
+    async def await_worker(self, call: CallRef) -> None:
+        """A call of which something is in the log is known from now on, as `waiting` until a worker opens it; again changes nothing.
+
+        Raises:
+            CallDeletedError: the call was deleted.
+        """
+        keys = CallKeys(call, self._run)
+        with redis_errors():
+            answer = await self._await_script(keys=[keys("call"), keys("deleted")], args=[CHECKPOINT_TTL_S])
+            if answer not in {
+                "",
+                "deleted",
+            }:  # the index has a slot of its own, and what was deleted meanwhile is erased again
+                await self._redis.zadd(calls_key(self._run, call.tenant), {call.call_id: int(answer)}, nx=True)
+                if await self._redis.exists(keys("deleted")):
+                    await delete_call(self._redis, call, expected=True)
+                    answer = "deleted"
+        if answer == "deleted":
+            raise CallDeletedError(f"{call} was deleted, and nothing more is taken of it; take another call id")
 
     async def is_dead_letter(self, call: CallRef, at: Coordinates, owned: Owned | None = None) -> bool:
         """Whether the record is counted among the dead letters of its call.
