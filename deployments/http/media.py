@@ -19,7 +19,8 @@ from deployments.http.caller import Identity, Sender, while_granted
 from deployments.http.limits import refuse_encoded, refuse_oversize
 from deployments.http.multipart import FIELDS_MAX_BYTES, MultipartForm
 from deployments.http.problems import ProblemError, problem_of
-from deployments.http.uploads import Intake, reserved
+from deployments.http.reservations import reserved
+from deployments.http.uploads import Intake
 from pipelines.store.store import Store
 from pipelines.types import CallId, CallRef
 
@@ -90,9 +91,10 @@ def _add_upload(routes: APIRouter, store: Store, intake: Intake) -> None:
         """Cut a recording into fragments and append them to the log while it comes; the answer waits for all of them.
 
         `participants` is required, in the query or in the form. FFmpeg looks at the bytes: the content type matters
-        for raw sound only (`audio/L16;rate=8000;channels=2`, `audio/PCMU`, `audio/PCMA`). An upload that broke off
-        may be sent again with the same `call_id` and the same `resume`: nothing is analysed twice. Of two senders
-        that want one stream of a call at once, one gets it.
+        for raw sound only (`audio/L16;rate=8000;channels=2`, `audio/PCMU`, `audio/PCMA`). An upload that broke off is sent
+        again, all of it, with the same `call_id` and the same `resume`, and goes on where it ended: nothing stands in the log or is
+        analysed twice. Whoever named none is told one where an answer can still be given (408, 503). Of two senders that want one
+        stream of a call at once, one gets it.
         """
         refuse_oversize(request, intake.limits.upload_max_bytes + FIELDS_MAX_BYTES)
         chunks, fields, content_type = await read_body(request, NO_MEDIA, intake.limits.idle_max_s)

@@ -15,7 +15,8 @@ may touch them all on a Cluster, and no tenant can reach another's call, whateve
     ut:{CALL}:digests         hash: member -> `participant|polarity|emotion|score`, for filters and trends
     ut:{CALL}:kinds           hash: `participant|polarity|emotion` -> `lowest,highest` score of such utterances, for filters
     ut:{CALL}:events          stream of `kind` and, of an utterance, `member`, cut to about `EVENTS_MAX`
-    ut:{CALL}:senders         hash: stream -> hash of the word with which its sender goes on, where it came over HTTP
+    ut:{CALL}:senders         hash: stream -> hash of the word with which its sender goes on, where it came over HTTP; of one that
+                              broke off `STREAM/taken` -> how many fragments the log has, and the SHA-256 of the last one's media
     ut:{CALL}:seals:TOPIC     hash: seal -> the key (hex) of what that topic of the log holds of the call (`seals.py`)
     ut:{CALL}:letters         sorted set: `partition:offset` of the call's latest dead letters, by offset
     ut:{CALL}:letter-counts   hash: reason -> how many of the call's records are dead letters

@@ -37,6 +37,14 @@ class Owned:
     owner: str
 
 
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """How many fragments of a stream that its sender reserved the log has, from the first on, and the SHA-256 of the last one's media."""
+
+    fragments: int = 0
+    digest: str = ""
+
+
 class Ledger:
     """Notes beside the checkpoints, in the same Redis; every method raises `StoreUnavailableError` as `Store`'s do."""
 
@@ -76,8 +84,8 @@ class Ledger:
             await self._redis.zremrangebyscore(key, "-inf", time.time() - CHECKPOINT_TTL_S)
             return [_read(name) for name in await self._redis.zrange(key, 0, -1)]
 
-    async def reserve_stream(self, call: CallRef, stream: str, word: str, *, first: bool) -> bool:
-        """Reserve a stream for the sender that names `word`; False if it is another's.
+    async def reserve_stream(self, call: CallRef, stream: str, word: str, *, first: bool) -> Taken | None:
+        """Reserve a stream for the sender that names `word`: how much of it the log has from earlier tries; None if it is another's.
 
         Only the `first` to send of it reserves one that nobody has: it may be open through the log itself, which needs no
         reservation.
@@ -92,15 +100,26 @@ class Ledger:
                 if await self._redis.exists(CallKeys(call)("deleted")):  # since the sender began
                     await self._redis.delete(key)
                     raise CallDeletedError(f"{call} was deleted")
-                return True
-            return bool(await self._redis.hget(key, stream) == word)
+                return Taken()
+            owner, taken = await self._redis.hmget(key, [stream, _taken_field(stream)])
+        if owner != word:
+            return None
+        fragments, _, digest = (taken or "0:").partition(":")
+        return Taken(int(fragments), digest)
+
+    async def note_taken(self, call: CallRef, stream: str, word: str, taken: Taken) -> None:
+        """Keep how much of a stream the log has acknowledged, if it is still this sender's."""
+        key = CallKeys(call, self._run)("senders")
+        with redis_errors():
+            if await self._redis.hget(key, stream) == word:
+                await self._redis.hset(key, _taken_field(stream), f"{taken.fragments}:{taken.digest}")
 
     async def release_stream(self, call: CallRef, stream: str, word: str) -> None:
         """Give a reservation back, if it is still this sender's."""
         key = CallKeys(call, self._run)("senders")
         with redis_errors():
             if await self._redis.hget(key, stream) == word:
-                await self._redis.hdel(key, stream)
+                await self._redis.hdel(key, stream, _taken_field(stream))
 
     async def await_worker(self, call: CallRef) -> None:
         """A call of which something is in the log is known from now on, as `waiting` until a worker opens it; again changes nothing.
@@ -190,6 +209,10 @@ class Ledger:
 def fenced(call: CallRef, stream: str) -> FencedError:
     """The error for a writer that does not own the stream any more."""
     return FencedError(f"{call}, stream {stream}: another writer owns it; drop its state")
+
+
+def _taken_field(stream: str) -> str:
+    return f"{stream}/taken"  # no stream is called so: a name holds no slash
 
 
 def _written(note: StreamId) -> str:
