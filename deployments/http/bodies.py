@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, field_validator
 
+from deployments.http.problems import RESUME_PATTERN
 from pipelines.checkpoints import Account
 from pipelines.consent import parse_consent
 from pipelines.customer import REFERENCE_MAX_BYTES, parse_reference
@@ -19,9 +20,6 @@ TEXT_MAX_CHARS = 10_000
 _LATEST = datetime.max.replace(microsecond=0, tzinfo=UTC)
 
 Tenant = Annotated[str, Field(pattern=NAME_PATTERN)]
-
-
-RESUME_PATTERN = r"^[A-Za-z0-9_-]{16,64}$"
 
 
 class Part(BaseModel):

@@ -20,6 +20,7 @@ from pipelines.media.byte_stream import ByteStream, Source, SpoolBudget, opened
 from pipelines.media.container import START_TAG, open_media, packets, skipped_samples, sound_and_picture
 from pipelines.media.decoder_process import DecoderProcesses
 from pipelines.media.raw_audio import RATE_MIN_HZ, RawAudio, raw_audio
+from pipelines.media.resample import require_channels
 from pipelines.types import FRAGMENT_MAX_BYTES, START_MAX_MS, Consent, MediaFragment, Participant
 
 PICTURE_MAX_PIXELS = 5120 * 2880
@@ -81,6 +82,8 @@ def fragments(
         BusyError: it has to be spooled, and there is no room.
     """
     raw = raw_audio(content_type) if content_type is not None else None
+    if raw is not None:
+        require_channels(raw.channels, participants)
     with opened(source, spool=spool) as file:
         pieces = (
             _cut_raw(file, raw, content_type or "", fragment_ms) if raw else _cut_media(file, fragment_ms, decoders)

@@ -21,6 +21,18 @@ GAP_MIN_SAMPLES = 100 * SAMPLES_PER_MS
 """How far a fragment's own time may be from the count before the count is given up: 100 ms, for drifting clocks."""
 
 
+def require_channels(channels: int, participants: tuple[Participant, ...]) -> None:
+    """Return where there is one participant, or one for each channel.
+
+    Raises:
+        MediaError: there is neither.
+    """
+    if len(participants) not in {1, channels}:
+        raise MediaError(
+            f"{len(participants)} participants on {channels} channel(s): name one for each channel, or one for all"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class AudioBlock:
     """A run of decoded sound of one participant: mono (N,) float32 in [-1, 1] at 16 kHz.
@@ -73,11 +85,7 @@ class Timeline:
         Raises:
             MediaError: there is neither one participant nor one for each channel.
         """
-        channels = sound.samples.shape[0]
-        if len(participants) not in {1, channels}:
-            raise MediaError(
-                f"{len(participants)} participants on {channels} channel(s): name one for each channel, or one for all"
-            )
+        require_channels(sound.samples.shape[0], participants)
         if not sound.samples.shape[1]:
             return []
         start_sample = self.next_sample(start_ms)
