@@ -141,9 +141,8 @@ class NetworkReplica:
         self._under_way = 0
         self._turns = Turns(0)
         self._set_batch_max(self._network.batch_max or BATCH_MAX)
-        for (
-            item
-        ) in self._network.warm_up:  # before anybody is told that it serves: the first pass takes many times as long
+        # Before anybody is told that it serves: a first pass takes many times as long as the others.
+        for item in self._network.warm_up:
             self._network.run([item])
 
     @property
