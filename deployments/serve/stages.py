@@ -70,7 +70,8 @@ def served_analyser(config: AppConfig, handles: Handles, answer_s: float | None 
         named = {field.name: getattr(handles, field.name).options(_by_reference=False) for field in fields(handles)}
         return {name: partial(ask, handle, method=method) for name, handle in named.items()}
 
-    return _analyser(config, asking("infer"), asking("infer_behind"), answer_s)
+    is_waited_for = answer_s is not None
+    return _analyser(config, asking("infer"), asking("infer" if is_waited_for else "infer_behind"), answer_s)
 
 
 def idle_transcriber(handles: Handles) -> Callable[[FloatArray], Awaitable[Transcript | None]]:
