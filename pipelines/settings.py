@@ -112,7 +112,7 @@ class WorkerSettings(Configuration):
     utterances_in_flight: int = Field(16, ge=1, le=1024)
     """Beyond this nothing more is taken up, while heartbeats go on. One call may have half of them, and all that nobody
     waits for (recordings, replays) half together, so that a live call finds room."""
-    held_max_bytes: int = Field(128 << 20, ge=0)
+    held_max_bytes: int = Field(128 << 20, ge=1)
     """Records that are read before it is their turn: a live call waits for its own only, where it is no further behind an
     upload in the log than this. Beyond it the partitions pause."""
     ahead_per_track: int = Field(4, ge=1, le=64)
