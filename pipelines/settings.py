@@ -110,7 +110,11 @@ class WorkerSettings(Configuration):
     """Bounds of one ingest worker."""
 
     utterances_in_flight: int = Field(16, ge=1, le=1024)
-    """Beyond this the partitions pause, while heartbeats go on."""
+    """Beyond this nothing more is taken up, while heartbeats go on. One call may have half of them, and all that nobody
+    waits for (recordings, replays) half together, so that a live call finds room."""
+    held_max_bytes: int = Field(128 << 20, ge=1)
+    """Records that are read before it is their turn: a live call waits for its own only, where it is no further behind an
+    upload in the log than this. Beyond it the partitions pause."""
     ahead_per_track: int = Field(4, ge=1, le=64)
     """How many utterances of one track may be under analysis at once; their results are stored in order."""
     stalled_after_s: Seconds = 30.0

@@ -1,6 +1,6 @@
 """What differs by tenant: how long results stay, what may be analysed, what is not kept of the words."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -27,11 +27,18 @@ class TimeoutSettings(Configuration):
 
     then: Literal["go_on", "wait"] = "go_on"
     """`go_on`: the result comes without that modality and says why. `wait`: the utterance is tried again, and its
-    call held, until every network that it needs has answered."""
+    call held, until every network that it needs has answered; so it is always with what nobody waits for."""
 
     transcribe_s: Seconds = 30.0
     encode_s: Seconds = 15.0
     fuse_s: Seconds = 15.0
+    recorded_s: Seconds = 600.0
+    """Each of the three, of what nobody waits for: recordings, replays and shadows. A network that hangs is asked anew then."""
+
+    def of_recording(self, then: Literal["go_on", "wait"], step_max_s: float) -> Self:
+        """The same for what nobody waits for; a step takes at most `step_max_s`, too."""
+        step_s = min(self.recorded_s, step_max_s)
+        return self.model_copy(update={"then": then, "transcribe_s": step_s, "encode_s": step_s, "fuse_s": step_s})
 
 
 class RedactSettings(Configuration):

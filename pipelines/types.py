@@ -1,6 +1,6 @@
 """The values that flow from a fragment to a result (docs/architecture.md#contracts). Times are integer ms from the start of the call."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated, Literal
@@ -123,6 +123,8 @@ class MediaFragment:
     withheld: bool = False
     """Whether its media was left out, because nothing of it may be analysed."""
     customer: str | None = None
+    recorded: bool = False
+    """Whether nobody waits for what comes of it: a recording, and no call that goes on."""
 
     @property
     def heard(self) -> tuple[Participant, ...]:
@@ -162,6 +164,8 @@ class Utterance:
     frames: tuple[VideoFrame, ...] = field(default=(), repr=False)
     text: str | None = None
     """Words that came with the input and need no transcriber (`POST /v1/analyze` with a text)."""
+    recorded: bool = False
+    """Whether it was `recorded`, as its last fragment says: then it waits for a slow network."""
 
     @property
     def utterance_id(self) -> str:
@@ -230,6 +234,8 @@ MissingReason = Literal[
     "timeout",
 ]
 """Why a modality is missing."""
+FAULTS: frozenset[MissingReason] = frozenset({"encoder_unavailable", "timeout"})
+"""Those that are the service's fault: the modality was there, might be judged, and would have been at another time."""
 
 
 class ModalityOut(ResultModel):
@@ -267,6 +273,32 @@ class UtteranceSentiment(ResultModel):
     step_ms: dict[str, float] = Field(default_factory=dict)
     """Milliseconds spent in each step that was taken: `transcribe`, `redact`, `text`, `audio`, `video`, `fusion`; and `total`."""
     analysed_at: AwareDatetime
+
+    @property
+    def faults(self) -> Mapping[Modality, MissingReason]:
+        """The modalities that are missing by a fault of the service, and by which."""
+        found = {modality: out.missing for modality, out in self.modalities.items()}
+        return {modality: reason for modality, reason in found.items() if reason is not None and reason in FAULTS}
+
+
+Faults = dict[Modality, dict[MissingReason, int]]
+"""How many results lack a modality by a fault of the service, by modality and fault; what is not lacking is not named."""
+
+
+def count_faults(results: Iterable[UtteranceSentiment]) -> Faults:
+    """The faults of all these results."""
+    found: Faults = {}
+    for result in results:
+        add_faults(found, {modality: {reason: 1} for modality, reason in result.faults.items()})
+    return found
+
+
+def add_faults(to: Faults, more: Faults) -> None:
+    """Count `more` in."""
+    for modality, counts in more.items():
+        for reason, count in counts.items():
+            own = to.setdefault(modality, {})
+            own[reason] = own.get(reason, 0) + count
 
 
 def read_result(text: str | bytes) -> UtteranceSentiment:

@@ -41,7 +41,7 @@ def audit(
     source: Source = None,
     as_json: Json = False,
 ) -> None:
-    """Compare the log's offsets, the store and the dead letters: exit code 1 if anything is missing or double."""
+    """Compare the log's offsets, the store and the dead letters: exit code 1 if anything is missing or double, or an utterance lacks a modality by a fault of the service."""
     from pipelines.review import audit as review  # noqa: PLC0415  # imports kafka and redis
 
     system = connect(source, config)
@@ -79,6 +79,11 @@ def _totals(report: "AuditReport") -> Table:
         else:
             table.add_row(name, str(value))
     table.add_row("utterances", f"{report.utterances} in {report.calls} call(s), {report.streams} stream(s)")
+    for modality, counts in report.faults.items():
+        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(counts.items()))
+        table.add_row(
+            f"without {modality}", f"{sum(counts.values())} utterance(s) by a fault of the service ({reasons})"
+        )
     if report.streams_cut:
         table.add_row("not seen whole", f"{report.streams_cut} stream(s) that began before what was read of the log")
     return table
@@ -87,6 +92,11 @@ def _totals(report: "AuditReport") -> Table:
 def _findings(report: "AuditReport") -> list[Table | str]:
     if report.clean:
         return ["", "everything adds up"]
+    if not report.findings:
+        return [
+            "",
+            "every fragment is accounted for, and not every utterance was judged by all that it has: `undertone replay` does it again",
+        ]
     table = Table("finding", "count", "tenant", "call", "stream", "detail", box=None, pad_edge=False)
     for one in report.findings:
         table.add_row(one.kind, str(one.count), one.tenant, one.call_id, one.stream, one.detail)

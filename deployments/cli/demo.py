@@ -88,7 +88,7 @@ def _start(stack: ExitStack, config: AppConfig, port: int, console: Console) -> 
 
 
 def _play(config: AppConfig, system: "Embedded", call_id: str, pace: Pace) -> None:
-    cut = fragments_of(Recording((ANGRY_TO_CONTENT,), "agent,customer"), call_id)
+    cut = fragments_of(Recording((ANGRY_TO_CONTENT,), "agent,customer"), call_id, recorded=pace is not Pace.REALTIME)
     connected = System(config, system.settings)
     with closing(connected.producer()) as producer, connected.sealing(CallRef(TENANT, call_id)) as seal_fragment:
         for _ in send_fragments(producer, cut, seal_fragment, realtime=pace is Pace.REALTIME):

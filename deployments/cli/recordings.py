@@ -35,8 +35,10 @@ class Recording:
     customer: str | None = None
 
 
-def fragments_of(recording: Recording, call_id: str) -> Iterator[MediaFragment]:
+def fragments_of(recording: Recording, call_id: str, *, recorded: bool = True) -> Iterator[MediaFragment]:
     """The fragments of the recording: one file as it is, or one file per participant put together to one stream.
+
+    `recorded`: nobody waits for what comes of it, as somebody does where it is sent in real time.
 
     Raises:
         CommandError: a file is missing, or participants or consent do not fit.
@@ -52,6 +54,7 @@ def fragments_of(recording: Recording, call_id: str) -> Iterator[MediaFragment]:
         participants=participants,
         consent=consent,
         besides=paths[1:],
+        recorded=recorded,
     )
 
 

@@ -155,6 +155,9 @@ def summary(call: CallSummary) -> Panel:
         lines.append(Text(f"pulled down by: {why} (points of score, mean of the negative utterances)"))
     interruptions = ", ".join(f"{found.participant} at {clock(found.at_ms)}" for found in call.interruptions)
     lines.append(Text(f"silence {call.silence_ms / 1000:.0f} s; interruptions: {interruptions or 'none'}"))
+    for modality, counts in call.faults.items():
+        reasons = ", ".join(f"{MISSING_NAME.get(reason, reason)}: {count}" for reason, count in counts.items())
+        lines.append(Text(f"{MODALITY_NAME[modality]} missing by a fault of the service ({reasons})", style="yellow"))
     return Panel(Group(*lines), title="Call summary" if call.final else "Call so far", title_align="left")
 
 

@@ -1,6 +1,7 @@
 """`undertone replay` and `undertone compare`: what another model makes of calls that are over, and where it differs."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,7 +30,7 @@ from pipelines.review.compare import Comparison, Tally
 from pipelines.settings import AppConfig, with_live_tenants
 from pipelines.store.chain import ALL_CALLS
 from pipelines.store.queries import CallFilter
-from pipelines.types import LIVE_RUN, TOPIC_MEDIA, CallRef, UtteranceSentiment
+from pipelines.types import LIVE_RUN, TOPIC_MEDIA, CallRef, Faults, UtteranceSentiment
 
 if TYPE_CHECKING:  # both import kafka or redis, which `undertone --help` spares
     from pipelines.store.store import Store
@@ -187,7 +188,9 @@ def _figures(found: Comparison) -> Table:
     table = Table("", *found.runs, "both", box=None, pad_edge=False)
     table.add_row("bundle", *(", ".join(names) for names in found.bundles), "")
     table.add_row("utterances only there", *map(str, found.only_in), str(found.utterances))
-    table.add_row("judged", "", "", str(found.judged))
+    table.add_row("judged", *map(str, found.judged_only_in), str(found.judged))
+    if any(found.faults):
+        table.add_row("missing by a fault", *map(_fault_words, found.faults), "")
     table.add_row("polarity agrees", "", "", _share(found.polarity_agreement))
     table.add_row("Cohen's kappa", "", "", "-" if found.polarity_kappa is None else f"{found.polarity_kappa:.2f}")
     table.add_row("emotion agrees", "", "", _share(found.emotion_agreement))
@@ -208,11 +211,17 @@ def _changes(found: Comparison) -> Table | str:
         ]
         at = f"{one.start_ms // 60_000}:{one.start_ms % 60_000 / 1000:04.1f}"
         table.add_row(one.call_id, at, one.participant, *said, one.text)
-    hidden = len(found.changed) - CHANGES_SHOWN_MAX
+    hidden = found.changed_polarity - CHANGES_SHOWN_MAX
     if hidden > 0:
         table.add_row(f"and {hidden} more: --json")
     return table
 
 
+def _fault_words(faults: Faults) -> str:
+    return ", ".join(f"{modality} {sum(counts.values())}" for modality, counts in faults.items()) or "-"
+
+
 def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.0%}"
+    return (
+        "-" if value is None else f"{math.floor(1000 * value) / 10:.4g} %"
+    )  # rounded up, 100 % would hide what changed

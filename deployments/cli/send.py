@@ -73,7 +73,7 @@ def send(
     chosen_id = _checked(recording, call_id)
     if resume and call_id is None:
         raise CommandError("--resume needs the --call-id that the interrupted send printed", EXIT_USAGE)
-    cut = fragments_of(recording, chosen_id)
+    cut = fragments_of(recording, chosen_id, recorded=pace is not Pace.REALTIME)
     reference = None if customer is None else reference_of(customer)
     system = connect(source, needs_store=reference is not None)
     if reference is not None:

@@ -19,15 +19,17 @@ from deployments.http.media import metadata_of, read_body, validated
 from deployments.http.multipart import FIELDS_MAX_BYTES
 from deployments.http.problems import ProblemError
 from pipelines.consent import granted
-from pipelines.errors import MediaTooLongError
+from pipelines.errors import EncoderUnavailableError, MediaTooLongError
 from pipelines.media.byte_stream import ByteBudget
 from pipelines.media.decoder_process import DecoderProcesses
 from pipelines.media.raw_audio import names_raw_audio
 from pipelines.settings import AppConfig
-from pipelines.types import Participant, Utterance, UtteranceSentiment
+from pipelines.types import Participant, Utterance, UtteranceSentiment, count_faults
 
 Analyse = Callable[[Utterance], Awaitable[UtteranceSentiment]]
 
+NOT_JUDGED = "not_judged"
+"""The reason of an analysis that came to nothing because networks were late or away."""
 ANALYSES_MAX = 8
 """Utterances of one request under analysis at once."""
 JSON_MAX_BYTES = 256 << 10
@@ -91,7 +93,8 @@ def analyze_routes(
     async def analyze(request: Request, caller: Analyst) -> Analysis:
         """The results of everything that is said in it; a text or a picture gives one.
 
-        FFmpeg looks at the bytes; the content type matters for JSON and raw sound only. Nothing is stored.
+        FFmpeg looks at the bytes; the content type matters for JSON and raw sound only. Nothing is stored. A network that is slow
+        is waited for. Where nothing could be judged because the networks were late or away, the problem is `not_judged` (504).
         """
         refuse_oversize(request, limits.analyze_max_bytes + FIELDS_MAX_BYTES)
         chunks, fields, content_type = await read_body(request, NOTHING_SENT, limits.idle_max_s)
@@ -122,9 +125,24 @@ def analyze_routes(
                 until_it_ends = held.pop_all()
                 running.add_done_callback(lambda _: until_it_ends.close())
                 utterances = await asyncio.shield(running)
-        return Analysis(results=await _analysed(analyse, utterances))
+        return Analysis(results=_judged(await _analysed(analyse, utterances)))
 
     return routes
+
+
+def _judged(results: list[UtteranceSentiment]) -> list[UtteranceSentiment]:
+    """The results, unless nothing could be judged in them, and something was not by a fault of the service.
+
+    Raises:
+        ProblemError: so it is (504).
+    """
+    faults = count_faults(results)
+    if faults and not any(result.judgement for result in results):
+        late = ", ".join(f"{modality} ({' and '.join(counts)})" for modality, counts in faults.items())
+        raise ProblemError(
+            HTTPStatus.GATEWAY_TIMEOUT, NOT_JUDGED, f"no network answered in time: {late}. Send it again later"
+        )
+    return results
 
 
 async def _analysed(analyse: Analyse, utterances: Sequence[Utterance]) -> list[UtteranceSentiment]:
@@ -139,7 +157,10 @@ async def _analysed(analyse: Analyse, utterances: Sequence[Utterance]) -> list[U
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(one(utterance)) for utterance in utterances]
     except ExceptionGroup as failed:
-        raise failed.exceptions[0] from failed
+        first = failed.exceptions[0]
+        if isinstance(first, EncoderUnavailableError):
+            raise ProblemError(HTTPStatus.GATEWAY_TIMEOUT, NOT_JUDGED, f"{first}. Send it again later") from failed
+        raise first from failed
     return [task.result() for task in tasks]
 
 

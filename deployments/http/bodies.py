@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, field_validator
 
+from deployments.http.problems import RESUME_PATTERN
 from pipelines.checkpoints import Account
 from pipelines.consent import parse_consent
 from pipelines.customer import REFERENCE_MAX_BYTES, parse_reference
@@ -27,9 +28,6 @@ TEXT_MAX_CHARS = 10_000
 _LATEST = datetime.max.replace(microsecond=0, tzinfo=UTC)
 
 Tenant = Annotated[str, Field(pattern=NAME_PATTERN)]
-
-
-RESUME_PATTERN = r"^[A-Za-z0-9_-]{16,64}$"
 
 
 class Part(BaseModel):
@@ -135,7 +133,7 @@ def _checked(field: str, parse: Callable[[str], object], text: str) -> str:
 
 
 class Links(BaseModel):
-    """Where to look for a call's results; the call is there once an ingest worker has read its first fragment."""
+    """Where to look for a call's results. An upload's call is there from the answer on; a live one once an ingest worker has read of it."""
 
     call: str
     utterances: str
@@ -173,7 +171,8 @@ class Accepted(BaseModel):
 class CallOut(BaseModel):
     """A call. `last_ms` is the end of its latest utterance, from the start of the call; `streams` maps each to its state.
 
-    `stalled` has been silent for a while without a final fragment; `closed` for so long that it counts as over.
+    `waiting` is one that no ingest worker has opened yet. `stalled` has been silent for a while without a final fragment;
+    `closed` for so long that it counts as over.
     """
 
     call_id: str

@@ -189,7 +189,7 @@ def unknown_call(call: CallRef) -> ProblemError:
         HTTPStatus.NOT_FOUND,
         "unknown_call",
         f"There is no call {call.call_id!r} of tenant {call.tenant!r}; GET /v1/calls lists the calls there are. "
-        "A call just sent appears when an ingest worker has read its first fragment.",
+        "A call that was sent through the log itself appears when an ingest worker has read its first fragment.",
     )
 
 

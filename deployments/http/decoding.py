@@ -45,6 +45,7 @@ def decoded(  # noqa: PLR0917  # what goes to another process goes by position
         consent=consent,
         content_type=content_type,
         start_ms=metadata.start_ms,
+        recorded=True,
     )
     with contextlib.closing(pieces):  # type: ignore[type-var]  # a generator, which has `close`
         return list(
@@ -72,4 +73,5 @@ def utterance(
         samples=np.zeros(0, np.float32),
         frames=frames,
         text=text,
+        recorded=True,
     )

@@ -1,8 +1,10 @@
 """The page `/docs`, which asks nothing of another site: Swagger UI out of a wheel, and a policy that allows nothing else."""
 
+from http import HTTPStatus
 from importlib.resources import files
 
 from fastapi import APIRouter, Response
+from fastapi.responses import RedirectResponse
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; "
@@ -25,8 +27,12 @@ _KIND_BY_FILE = {
 
 
 def docs_routes() -> APIRouter:
-    """`/docs` and what it loads."""
+    """`/docs` and what it loads, to which `/` leads."""
     routes = APIRouter(include_in_schema=False)
+
+    @routes.get("/")
+    def root() -> Response:
+        return RedirectResponse("docs", HTTPStatus.SEE_OTHER)  # relative: whatever name it is reached under
 
     @routes.get("/docs")
     def page() -> Response:

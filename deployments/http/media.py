@@ -18,8 +18,9 @@ from deployments.http.bodies import Accepted, Links, LiveMetadata, MediaMetadata
 from deployments.http.caller import Identity, Sender, while_granted
 from deployments.http.limits import refuse_encoded, refuse_oversize
 from deployments.http.multipart import FIELDS_MAX_BYTES, MultipartForm
-from deployments.http.problems import ProblemError, problem_of
-from deployments.http.uploads import Intake, reserved
+from deployments.http.problems import FORM, ProblemError, problem_of
+from deployments.http.reservations import reserved
+from deployments.http.uploads import Intake
 from pipelines.store.store import Store
 from pipelines.types import CallId, CallRef
 
@@ -91,12 +92,15 @@ def _add_upload(routes: APIRouter, store: Store, intake: Intake) -> None:
 
         `participants` is required, in the query or in the form. FFmpeg looks at the bytes: the content type matters
         for raw sound only (`audio/L16;rate=8000;channels=2`, `audio/PCMU`, `audio/GSM`, …), as does a file's extension in
-        a form. An upload that broke off may be sent again with the same `call_id` and the same `resume`: nothing is
-        analysed twice. Of two senders that want one stream of a call at once, one gets it.
+        a form. An upload that broke off is sent
+        again, all of it, with the same `call_id` and the same `resume`, and goes on where it ended: nothing stands in the log or is
+        analysed twice. Whoever named none is told one where an answer can still be given (408, 503). Of two senders that want one
+        stream of a call at once, one gets it.
         """
         refuse_oversize(request, intake.limits.upload_max_bytes + FIELDS_MAX_BYTES)
         chunks, fields, content_type = await read_body(request, NO_MEDIA, intake.limits.idle_max_s)
-        metadata = metadata_of(caller, MediaMetadata, {**request.query_params, **fields}, "query")
+        at = FORM if is_form(request) else "query"
+        metadata = metadata_of(caller, MediaMetadata, {**request.query_params, **fields}, at)
         call_id = metadata.call_id or uuid.uuid4().hex
         call, client, apart = CallRef(metadata.tenant, call_id), client_of(request), intake.log_is_apart
         async with reserved(store, call, metadata, live=False, keep_seal=apart) as held:
@@ -159,10 +163,15 @@ async def read_body(
         ) from None
 
 
+def is_form(request: Request) -> bool:
+    """Whether the body is a multipart form."""
+    return request.headers.get("content-type", "").lower().startswith("multipart/form-data")
+
+
 async def _begun_body(request: Request, when_empty: str) -> tuple[AsyncIterator[bytes], dict[str, str], str | None]:
     content_type = request.headers.get("content-type", "")
     body = aiter(request.stream())
-    if content_type.lower().startswith("multipart/form-data"):
+    if is_form(request):
         form = MultipartForm(content_type, body)
         fields = await form.fields()
         if not form.has_file and "text" not in fields:

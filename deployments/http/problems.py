@@ -1,6 +1,7 @@
 """Every error of the API as problem details (RFC 9457, `application/problem+json`); nothing else leaves on an error."""
 
 import logging
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -28,6 +29,7 @@ from pipelines.errors import (
     TopicMissingError,
     UndertoneError,
 )
+from pipelines.types import CALL_ID_PATTERN, NAME_PATTERN
 
 logger = logging.getLogger(__name__)
 
@@ -52,9 +54,18 @@ _UNTOLD: dict[type[Exception], str] = {
     IdentityProviderError: "The identity provider's keys cannot be had now; the gateway's log says why.",
 }
 """What a caller without a token is told of errors whose own words name places."""
+RESUME_PATTERN = r"^[A-Za-z0-9_-]{16,64}$"
+"""Of a word with which a sender goes on."""
 CUSTOMERS_PATH = "/v1/customers"
 """What stands behind it is a customer's reference, which is neither logged nor repeated."""
 RETRY_AFTER_S: dict[int, str] = {HTTPStatus.TOO_MANY_REQUESTS: "10", HTTPStatus.SERVICE_UNAVAILABLE: "2"}
+FORM = "form"
+"""Where an input stands that came in a form."""
+_WORDS_OF_PATTERN = {
+    CALL_ID_PATTERN: "1 to 128 characters of A-Z a-z 0-9 . _ : -, not . or ..",
+    NAME_PATTERN: "1 to 64 characters of A-Z a-z 0-9 . _ -, not . or ..",
+    RESUME_PATTERN: "16 to 64 characters of A-Z a-z 0-9 _ -",
+}
 _REASON_BY_STATUS = {
     HTTPStatus.BAD_REQUEST: "bad_request",
     HTTPStatus.NOT_FOUND: "not_found",
@@ -126,7 +137,7 @@ def problem_of(error: Exception, instance: str) -> Problem:
             return _problem(error.status, error.reason, error.detail, instance)
         case RequestValidationError():
             invalid = [
-                InvalidInput(at=".".join(str(part) for part in item["loc"]), detail=item["msg"])
+                InvalidInput(at=".".join(str(part) for part in item["loc"]), detail=_what_is_accepted(item))
                 for item in error.errors()
             ]
             detail = "; ".join(f"{item.at}: {item.detail}" for item in invalid)
@@ -207,6 +218,16 @@ def _method_not_allowed(api: FastAPI, path: str, error: HTTPException) -> HTTPEx
     }
     allow = {"Allow": ", ".join(sorted(methods))} if methods else error.headers
     return HTTPException(error.status_code, error.detail, allow)
+
+
+def _what_is_accepted(item: Mapping[str, Any]) -> str:
+    """What is wrong with an input, in words: pydantic would show the pattern, and knows not that a form is read in order."""
+    match item["type"]:
+        case "string_pattern_mismatch":
+            return f"not accepted: write {_WORDS_OF_PATTERN.get(item['ctx']['pattern'], 'it as /docs says')}"
+        case "missing" if item["loc"][0] == FORM:
+            return "it is missing: put it before the file in the form, since what follows a file is not read, or into the query"
+    return str(item["msg"])
 
 
 def _problem(

@@ -2,9 +2,7 @@
 
 import asyncio
 import contextlib
-import hashlib
 import queue
-import secrets
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,18 +11,16 @@ from typing import Any, TypeVar
 
 from deployments.http.bodies import MediaMetadata
 from deployments.http.limits import HttpLimits, MediaThreads, PacedMedia
-from deployments.http.multipart import FIELDS_AFTER_FILE
 from deployments.http.problems import ProblemError
-from pipelines.errors import CallDeletedError, MediaError, SourceUnavailableError
+from deployments.http.reservations import Reservation
+from pipelines.errors import MediaError, SourceUnavailableError
 from pipelines.log.producer import Producer
 from pipelines.log.records import fragment_headers, seal_fragment
 from pipelines.media.byte_stream import SpoolBudget
 from pipelines.media.decoder_process import DecoderProcesses
 from pipelines.media.fragment import fragments
-from pipelines.seal import Seal
 from pipelines.settings import AppConfig
-from pipelines.store.store import Store
-from pipelines.types import TOPIC_MEDIA, CallRef, Consent, MediaFragment
+from pipelines.types import TOPIC_MEDIA, Consent, MediaFragment
 
 T = TypeVar("T")
 
@@ -71,14 +67,16 @@ class LogWriter:
 
         Raises:
             SourceUnavailableError: the log did not take them all; send the same media again.
-            MediaError: `pieces` raised it.
+            Exception: `pieces` raised it; what came before is acknowledged, unless `SourceUnavailableError` is raised instead.
         """
         # A producer that lost one record has dropped what every stream had waiting in it.
         losses, count = self._losses, 0
-        for piece in pieces:
-            self._thread.submit(self._send, piece, losses).result()
-            count += 1
-        self._thread.submit(self._flush, losses).result()
+        try:
+            for piece in pieces:
+                self._thread.submit(self._send, piece, losses).result()
+                count += 1
+        finally:
+            self._thread.submit(self._flush, losses).result()
         return count
 
     def close(self) -> None:
@@ -102,16 +100,6 @@ class LogWriter:
         except SourceUnavailableError:
             self._losses += 1
             raise
-
-
-@dataclass(frozen=True, slots=True)
-class Reservation:
-    """A stream that is a sender's: the word that continues it, the seal under which its media goes into the log, and whose call it is."""
-
-    resume: str
-    seal: Seal
-    customer: str | None = None
-    """As a keyed hash, which the store knows the call by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,11 +133,11 @@ class Intake:
         """Cuts `chunks` into fragments and appends them, sealed, while they arrive, for the stream that is `held`; the number of fragments.
 
         When the sender fails, an upload stops where it is, without a final fragment, so that sending it again goes on
-        from there; a live stream ends there, with one.
+        from there: what the log has acknowledged is not appended again. A live stream ends there, with a final fragment.
 
         Raises:
-            ProblemError: too many bytes (413; what came until then is analysed), too few (408), all threads busy (503), or as many
-                as `client` may have (429).
+            ProblemError: too many bytes (413; what came until then is analysed), too few (408), other media than an upload that
+                is taken up again had before (409), all threads busy (503), or as many as `client` may have (429).
             MediaError: not media.
             BusyError: an MP4 that has to be spooled finds no room.
             SourceUnavailableError: the log does not take it.
@@ -165,17 +153,19 @@ class Intake:
             content_type=content_type,
             start_ms=metadata.start_ms,
             customer=held.customer,
+            recorded=not live,
             decoders=self.decoders,
             spool=self.spool,
         )
         policy = self.config.tenant(metadata.tenant).policy
-        appended = self.threads.start(lambda: self._append(pieces, held.seal, policy), client)
+        appended = self.threads.start(lambda: self._append(pieces, held, policy), client)
         min_bytes = self.limits.idle_min_bytes if live else self.limits.upload_min_bytes
         media = PacedMedia(chunks, self.limits, self.limits.stream_max_s, min_bytes=min_bytes)
         try:
             oversize = await self._carry(media, bridge, appended)
         except BaseException:
             bridge.end(None if live else MediaError("the sender went away"))
+            await asyncio.shield(asyncio.wait([appended]))  # how far it has come is known then
             raise
         # The thread works on when the request is cancelled, and stays counted as busy: hence the shield.
         if not oversize:
@@ -189,9 +179,16 @@ class Intake:
             "Send the media in several calls",
         )
 
-    def _append(self, pieces: Iterator[MediaFragment], seal: Seal, policy: Consent) -> int:
+    def _append(self, pieces: Iterator[MediaFragment], held: Reservation, policy: Consent) -> int:
+        """The number of all fragments, those included that are in the log from an earlier try."""
+        reached = held.progress
         with contextlib.closing(pieces):  # type: ignore[type-var]  # a generator, which has `close`
-            return self.writer.append(seal_fragment(piece, seal, policy) for piece in pieces)
+            try:
+                self.writer.append(seal_fragment(piece, held.seal, policy) for piece in held.left(pieces))
+            except SourceUnavailableError:
+                held.progress, held.broke_off = reached, True  # what was sent since may be lost
+                raise
+        return held.progress.fragments
 
     async def _carry(self, media: PacedMedia, bridge: ByteBridge, appended: "asyncio.Future[int]") -> bool:
         """Whether the media passed the limit; ends early when the reader has."""
@@ -206,78 +203,6 @@ class Intake:
                 await _unless_done(bridge.put(chunk), appended)
         bridge.end()
         return oversize
-
-
-@contextlib.asynccontextmanager
-async def reserved(
-    store: Store, call: CallRef, metadata: MediaMetadata, *, live: bool, keep_seal: bool
-) -> AsyncIterator[Reservation]:
-    """The stream reserved for this sender while its media is taken; `keep_seal`: its seal is kept once more at the end.
-
-    Whose call it is the store knows before anything of it is in the log: a customer who is forgotten before it is read is forgotten.
-    Where it fails, the reservation of a sender that named no word of its own is given back: nobody could go on with it.
-
-    Raises:
-        CallDeletedError: the call was deleted, before or meanwhile.
-        ProblemError: the stream is in use, or another sender's (409).
-    """
-    stream = metadata.stream
-    await _refuse_deleted(store, call)
-    found = await store.archive.call(call)
-    state = None if found is None else found.streams.get(stream)
-    resume = metadata.resume or secrets.token_urlsafe(16)
-    word = hashlib.sha256(resume.encode()).hexdigest()
-    is_ours = await store.ledger.reserve_stream(call, stream, word, first=state is None)
-    if is_ours and state == "final" and not live:
-        raise ProblemError(
-            HTTPStatus.CONFLICT,
-            "stream_complete",
-            f"{call} has all of its stream {stream!r}, from an earlier try: nothing is to be sent again",
-        )
-    if not is_ours or (live and state is not None):
-        raise ProblemError(
-            HTTPStatus.CONFLICT,
-            "stream_exists",
-            f"{call} has a stream {stream!r} already; take another stream name, or another call id. An upload that broke "
-            "off is sent again with the `resume` that its first try named",
-        )
-    try:
-        seal = await store.seals.of_call(call, TOPIC_MEDIA)
-        yield Reservation(resume, seal, await _noted_customer(store, call, metadata))
-        if keep_seal:
-            await store.seals.keep(seal)
-        else:
-            await _refuse_deleted(store, call)
-    except BaseException as error:
-        if isinstance(error, ProblemError) and error.reason == FIELDS_AFTER_FILE:
-            raise await asyncio.shield(_taken_back(store, call, error, is_new=found is None)) from error
-        if metadata.resume is None:
-            await asyncio.shield(store.ledger.release_stream(call, stream, word))
-        raise
-
-
-async def _taken_back(store: Store, call: CallRef, error: ProblemError, *, is_new: bool) -> ProblemError:
-    """The error of an upload whose consent, or customer, came too late; what was taken of a new call is forgotten."""
-    if is_new:
-        await store.delete_call(call)
-        what = f"Nothing of {call} is kept; send it again under another call id"
-    else:
-        what = f"{call} was there before: forget all of it with DELETE /v1/calls/{call.call_id} if that must not stay"
-    return ProblemError(HTTPStatus(error.status), error.reason, f"{error.detail}. {what}")
-
-
-async def _refuse_deleted(store: Store, call: CallRef) -> None:
-    if await store.deleted(call):
-        raise CallDeletedError(f"{call} was deleted, and nothing more is taken of it; take another call id")
-
-
-async def _noted_customer(store: Store, call: CallRef, metadata: MediaMetadata) -> str | None:
-    """The keyed hash of the customer whom the metadata name, once the store knows whose call it is; None where they name none."""
-    if metadata.customer is None:
-        return None
-    customer = await store.customers.hash(call.tenant, metadata.customer.get_secret_value())
-    await store.customers.note(call, customer)
-    return customer
 
 
 async def _unless_done(step: Coroutine[Any, Any, T], reader: "asyncio.Future[int]") -> T | None:

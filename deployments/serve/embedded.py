@@ -15,8 +15,10 @@ from deployments.http.browser import LOOPBACK
 from deployments.http.tokens import ALL_SCOPES, ANY_TENANT, TokenFile, new_token, token_path
 from deployments.serve import WORKER_SETUP, pandas_kept_out
 from deployments.serve.embedded_redis import InUseError, delete_store, embedded_redis, locked
-from deployments.serve.local_ray import is_ray_alive, local_ray
+from deployments.serve.local_ray import in_a_sentence, is_ray_alive, local_ray, patient_serve
 from models.encoders.speech import absolute_source
+from models.errors import ModelError
+from pipelines.errors import UndertoneError
 from pipelines.ingest.analyse import Analyser
 from pipelines.settings import AppConfig, Settings
 
@@ -151,11 +153,27 @@ def _served(config: AppConfig, host: str, port: int) -> Iterator[None]:
         logging.getLogger("ray").setLevel(logging.WARNING)
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         try:
-            serve.start(http_options={"host": host, "port": port, "request_timeout_s": 600})
-            serve.run(build(config), name=APP_NAME, route_prefix="/")
+            with in_one_sentence(), patient_serve():
+                serve.start(http_options={"host": host, "port": port, "request_timeout_s": 600})
+                serve.run(build(config), name=APP_NAME, route_prefix="/")
             yield
         finally:
             _end(APP_NAME)
+
+
+@contextmanager
+def in_one_sentence() -> Iterator[None]:
+    """Raise as a `RuntimeError` of one sentence whatever keeps Serve from starting, and as they are what no start would mend.
+
+    Raises:
+        RuntimeError: something does.
+    """
+    try:
+        yield
+    except (UndertoneError, ModelError):
+        raise
+    except Exception as error:  # Ray and Serve raise their own, and Python's
+        raise RuntimeError(in_a_sentence("Ray Serve does not start here", error)) from error
 
 
 def _end(application: str) -> None:

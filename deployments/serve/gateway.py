@@ -21,6 +21,8 @@ from pipelines.settings import AppConfig, Settings
 from pipelines.store.store import Store
 
 PART_S = 1.5
+ANSWER_S = 120.0
+"""How long a step of `POST /v1/analyze` may take: somebody waits for the answer, and would rather have it late than without."""
 
 
 class Gateway:
@@ -31,7 +33,7 @@ class Gateway:
         self._config, self._handles, self._ingest = config, handles, ingest
         self._store = Store.connect(settings.redis.get_secret_value())
         self._producer = open_producer(config, settings)
-        self._analyser = served_analyser(config, handles)
+        self._analyser = served_analyser(config, handles, ANSWER_S)
         self._access = TokenAccess.of(settings)
         self._hosts = frozenset(name.strip().lower() for name in settings.hosts.split(",") if name.strip())
         self._bundle = bundle_of(config).label

@@ -18,7 +18,10 @@ RAY_DEFAULTS = {
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.serve.back_pressure:middlewares",
     # Serve replaces a proxy that is not ready in three checks of 5 s; on a busy laptop every new one would be late, too, until
     # the 60 s are over that Serve waits in all.
-    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "300",
+    # Processes that import what was never compiled, beside busy others, are late: as `START_S`.
+    "RAY_worker_register_timeout_seconds": "600",
+    "RAY_agent_register_timeout_ms": "600000",
     # No idle process is kept for tasks: there are none.
     "RAY_num_workers_soft_limit": "0",
     # Else glibc gives every thread of a process memory of its own to hold on to.
@@ -38,8 +41,8 @@ OF_A_CLUSTER = ("RAY_ADDRESS", "RAY_NAMESPACE", "RAY_AUTH_TOKEN_PATH", "RAY_ENAB
 """What a user's environment may say of a cluster, which is none of this one's business."""
 
 FOLDER_PREFIX = "undertone-"
-START_S = 120.0
-"""How long Ray's own processes may take to start; beside busy others they need more than the 30 s that Ray gives them."""
+START_S = 600.0
+"""How long Ray's own processes, and Serve's, may take to start; beside busy others they need more than the 30 s and the 60 s that they have."""
 
 
 def set_ray_defaults() -> None:
@@ -106,10 +109,28 @@ def local_ray(**options: Any) -> Iterator[None]:
                     # Ray lets everybody write in the folder that it is given: that is one within ours.
                     ray.init(address="local", include_dashboard=False, _temp_dir=str(folder / "r"), **options)
             except Exception as error:  # Ray raises this very kind
-                raise RuntimeError(f"Ray does not start here: {error}") from error
+                raise RuntimeError(in_a_sentence("Ray does not start here", error)) from error
             yield
         finally:
             ray.shutdown()  # also of what had started when the rest did not
+
+
+def in_a_sentence(what: str, error: Exception) -> str:
+    """`what` happened, why, and what to do: of an error of Ray's, which may hold the tracebacks of other processes, its ends."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    why = lines[0] if len(lines) == 1 else f"{lines[0].rstrip(':')}: {lines[-1]}"
+    return f"{what} ({why}); where the machine is busy or this is the first start, run `make setup` and try again"
+
+
+@contextmanager
+def patient_serve() -> Iterator[None]:
+    """Let `serve.start` wait `START_S` for its proxy: the 60 s are a constant of Serve's."""
+    from ray.serve._private import api, client  # noqa: PLC0415  # see above
+
+    with ExitStack() as patches:
+        for module in (api, client):
+            patches.enter_context(_replaced(module, "HTTP_PROXY_TIMEOUT", START_S))
+        yield
 
 
 @contextmanager

@@ -5,6 +5,7 @@ before a picture comes.
 """
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
@@ -16,6 +17,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from deployments.serve.encoders import Role, bundle_of, load
+from deployments.serve.turns import Turns
 from models.errors import FaceNotFoundError, ModelError
 from models.families import FUSION, Family, imported
 from models.types import Features, FloatArray, FusedPrediction, Modality, Transcript
@@ -60,14 +62,16 @@ class Handles:
     fusion: DeploymentHandle[Any]
 
 
-def served_analyser(config: AppConfig, handles: Handles) -> Analyser:
-    """An analyser that asks the deployments."""
+def served_analyser(config: AppConfig, handles: Handles, answer_s: float | None = None) -> Analyser:
+    """An analyser that asks the deployments; `answer_s` as `Analyser` has it."""
 
-    def asking(handle: DeploymentHandle[Any]) -> Infer:
+    def asking(method: str) -> Mapping[str, Infer]:
         # Below ~600 KB a payload travels fastest by value (docs/architecture.md#ray-serve-and-kafka-measured).
-        return partial(ask, handle.options(_by_reference=False))
+        named = {field.name: getattr(handles, field.name).options(_by_reference=False) for field in fields(handles)}
+        return {name: partial(ask, handle, method=method) for name, handle in named.items()}
 
-    return _analyser(config, {field.name: asking(getattr(handles, field.name)) for field in fields(handles)})
+    is_waited_for = answer_s is not None
+    return _analyser(config, asking("infer"), asking("infer" if is_waited_for else "infer_behind"), answer_s)
 
 
 def idle_transcriber(handles: Handles) -> Callable[[FloatArray], Awaitable[Transcript | None]]:
@@ -76,7 +80,7 @@ def idle_transcriber(handles: Handles) -> Callable[[FloatArray], Awaitable[Trans
 
 
 def local_analyser(config: AppConfig) -> Analyser:
-    """An analyser with every network in this process, one thread each."""
+    """An analyser with every network in this process, one thread each; a replay's tries again, else nobody does."""
 
     def running(role: Role) -> Infer:
         network = load(role, config)
@@ -88,49 +92,65 @@ def local_analyser(config: AppConfig) -> Analyser:
 
         return infer
 
-    return _analyser(config, {role: running(role) for role in get_args(Role)})
+    networks = {role: running(role) for role in get_args(Role)}
+    return _analyser(config, networks, networks, answer_s=math.inf if config.is_live else None)
 
 
-def _analyser(config: AppConfig, networks: Mapping[str, Infer]) -> Analyser:
+def _analyser(
+    config: AppConfig, networks: Mapping[str, Infer], behind: Mapping[str, Infer], answer_s: float | None
+) -> Analyser:
     """What differs by tenant reaches the analyser as the one value that `AppConfig.tenant` gives."""
     for tenant in config.tenants.values():
         _ = tenant.redact.redactor  # a recogniser of names that is not installed is said at the start
     bundle = bundle_of(config)
     timed = bundle.family(FUSION).wants_sequences
+    preparations = {
+        modality: _Preparation(modality, _preparation(bundle.family(modality), timed=timed)) for modality in Modality
+    }
+    labels = {name: f"{bundle.name}/{name}@{part.sha256[:8]}" for name, part in bundle.parts.items()}
+    names = ModelNames(bundle.label, labels[FUSION], {modality: labels[modality] for modality in Modality})
 
-    def encoding(modality: Modality) -> Callable[[Any], Awaitable[Features]]:
-        place = _preparation(bundle.family(modality), timed=timed)
-        # One at a time: a detector's pyramids of 16 pictures are large. Words and voices need not wait for it.
-        thread = ThreadPoolExecutor(1, f"prepare-{modality}")
+    def stages(networks: Mapping[str, Infer], *, behind: bool) -> Stages:
+        async def fuse(features: Mapping[Modality, Features]) -> FusedPrediction:
+            fused: FusedPrediction = await networks[FUSION](dict(features))
+            return fused
 
-        async def encode(raw: Any) -> Features:
-            loop = asyncio.get_running_loop()
+        def encoding(modality: Modality) -> Callable[[Any], Awaitable[Features]]:
+            async def encode(raw: Any) -> Features:
+                features: Features = await networks[modality](await preparations[modality].of(raw, behind=behind))
+                return features
+
+            return encode
+
+        encode = {modality: encoding(modality) for modality in Modality}
+        return Stages(networks["transcriber"], encode, fuse, names, bundle.languages)
+
+    ahead = stages(networks, behind=False)
+    return Analyser(ahead, config.tenant, stages(behind, behind=True), live=config.is_live, answer_s=answer_s)
+
+
+class _Preparation:
+    """What makes of a raw input of one modality what its network takes, on a thread of its own.
+
+    One at a time: a detector's pyramids of 16 pictures are large. Words and voices need not wait for it.
+    """
+
+    def __init__(self, modality: Modality, place: str) -> None:
+        """`place` is where the function is (`Family.prepare`)."""
+        self._place, self._thread, self._turns = place, ThreadPoolExecutor(1, f"prepare-{modality}"), Turns(1)
+
+    async def of(self, raw: Any, *, behind: bool) -> Any:
+        """The prepared input; raises `NoFaceError` and `UnusableInputError`."""
+        loop = asyncio.get_running_loop()
+        async with self._turns.turn(behind=behind):
             # A detector of faces takes seconds to import, which a telephone call never needs.
-            prepare = await loop.run_in_executor(thread, imported, place)
+            prepare = await loop.run_in_executor(self._thread, imported, self._place)
             try:
-                prepared = await loop.run_in_executor(thread, prepare, raw)
+                return await loop.run_in_executor(self._thread, prepare, raw)
             except FaceNotFoundError as error:
                 raise NoFaceError(str(error)) from error
             except ModelError as error:
                 raise UnusableInputError(str(error)) from error
-            features: Features = await networks[modality](prepared)
-            return features
-
-        return encode
-
-    async def fuse(features: Mapping[Modality, Features]) -> FusedPrediction:
-        fused: FusedPrediction = await networks[FUSION](dict(features))
-        return fused
-
-    labels = {name: f"{bundle.name}/{name}@{part.sha256[:8]}" for name, part in bundle.parts.items()}
-    stages = Stages(
-        transcribe=networks["transcriber"],
-        encode={modality: encoding(modality) for modality in Modality},
-        fuse=fuse,
-        names=ModelNames(bundle.label, labels[FUSION], {modality: labels[modality] for modality in Modality}),
-        languages=bundle.languages,
-    )
-    return Analyser(stages, config.tenant)
 
 
 def _preparation(family: Family, *, timed: bool) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from pipelines.errors import EncoderUnavailableError, NoFaceError, UnusableInput
 from pipelines.ingest.results import contribution_out, judgement, transcript_out
 from pipelines.tenants import TenantSettings, TimeoutSettings
 from pipelines.types import (
+    FAULTS,
     MissingReason,
     ModalityOut,
     Utterance,
@@ -71,7 +73,16 @@ class Missing:
     reason: MissingReason
 
 
-_NO_ANSWER = (Missing("encoder_unavailable"), Missing("timeout"))
+_NO_ANSWER = tuple(Missing(reason) for reason in FAULTS)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """Whom one utterance is asked of and how long each may take; `step_ms` gets how long each took."""
+
+    stages: Stages
+    timeouts: TimeoutSettings
+    step_ms: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +90,14 @@ class Analyser:
     """`await analyser(utterance)` gives its `UtteranceSentiment`.
 
     A network that fails or passes its time-out costs its modality and no more, unless the tenant's `timeouts` say to wait
-    for it.
+    for it. What nobody waits for (a recording, or anything where it is not `live`) always waits, `recorded_s` a step.
 
     Args:
         stages: The networks.
         tenant: `AppConfig.tenant`: everything that differs by tenant, by the tenant's name.
+        behind: The same networks for what nobody waits for: asked behind whatever somebody waits for. By default `stages`.
+        live: Whether somebody may wait for what comes of it, as nobody does for a replay's or a shadow's results.
+        answer_s: Where the result is the answer to a request, so that nobody tries again: the most that a step may take.
 
     Raises:
         EncoderUnavailableError: the fusion does not answer, or none of the encoders that this utterance needs, or one
@@ -92,16 +106,17 @@ class Analyser:
 
     stages: Stages
     tenant: Callable[[str], TenantSettings]
+    behind: Stages | None = None
+    live: bool = True
+    answer_s: float | None = None
 
     async def __call__(self, utterance: Utterance) -> UtteranceSentiment:
         """Analyse the modalities that the utterance carries and its consent allows."""
         started = time.perf_counter()
         step_ms: dict[str, float] = {}
-        timeouts = self.tenant(utterance.tenant).timeouts or TimeoutSettings()
+        asked = self._asked(utterance, step_ms)
         (transcript, text), audio, video = await asyncio.gather(
-            self._words(utterance, timeouts, step_ms),
-            self._voice(utterance, timeouts, step_ms),
-            self._face(utterance, timeouts, step_ms),
+            self._words(utterance, asked), self._voice(utterance, asked), self._face(utterance, asked)
         )
         outcomes = {Modality.AUDIO: audio, Modality.VIDEO: video, Modality.TEXT: text}
         present = {modality: found for modality, found in outcomes.items() if isinstance(found, Features)}
@@ -109,9 +124,9 @@ class Analyser:
         if away and not present:
             raise EncoderUnavailableError("no encoder that this utterance needs answers; check the deployments")
         late = [modality for modality, outcome in outcomes.items() if outcome in _NO_ANSWER]
-        if late and timeouts.then == "wait":
+        if late and asked.timeouts.then == "wait":
             raise EncoderUnavailableError(f"no answer on {', '.join(late)}, which this configuration waits for")
-        fused = await self._fuse(present, timeouts, step_ms) if present else None
+        fused = await self._fuse(present, asked) if present else None
         step_ms["total"] = _elapsed_ms(started)
         try:
             return self._result(utterance, transcript, outcomes, fused, step_ms)
@@ -120,6 +135,15 @@ class Analyser:
             unusable = Missing(UnusableInputError.reason)
             refused = {modality: unusable if modality in present else outcomes[modality] for modality in Modality}
             return self._result(utterance, None, refused, None, step_ms)
+
+    def _asked(self, utterance: Utterance, step_ms: dict[str, float]) -> _Asked:
+        timeouts = self.tenant(utterance.tenant).timeouts or TimeoutSettings()
+        if self.live and not utterance.recorded:
+            return _Asked(self.stages, timeouts, step_ms)
+        patient = timeouts.of_recording("wait", math.inf)
+        if self.answer_s is not None:
+            patient = timeouts.of_recording(timeouts.then, self.answer_s)
+        return _Asked(self.behind or self.stages, patient, step_ms)
 
     def _result(
         self,
@@ -149,14 +173,12 @@ class Analyser:
             analysed_at=datetime.now(UTC),
         )
 
-    async def _words(
-        self, utterance: Utterance, timeouts: TimeoutSettings, step_ms: dict[str, float]
-    ) -> tuple[Transcript | None, Features | Missing]:
+    async def _words(self, utterance: Utterance, asked: _Asked) -> tuple[Transcript | None, Features | Missing]:
         if Modality.TEXT not in utterance.consent:
             return None, Missing("not_consented")
         if utterance.text is None and not utterance.samples.size:
             return None, Missing("absent")
-        transcript = await self._said(utterance, timeouts, step_ms)
+        transcript = await self._said(utterance, asked)
         if isinstance(transcript, Missing):
             return None, transcript
         if not transcript.text.strip():
@@ -167,50 +189,40 @@ class Analyser:
         if transcript.unreliable is not None:
             return transcript, Missing("unreliable_text")
         said = Spoken(transcript, utterance.participant)
-        return transcript, await self._encoded(Modality.TEXT, said, timeouts, step_ms)
+        return transcript, await self._encoded(Modality.TEXT, said, asked)
 
-    async def _said(
-        self, utterance: Utterance, timeouts: TimeoutSettings, step_ms: dict[str, float]
-    ) -> Transcript | Missing:
+    async def _said(self, utterance: Utterance, asked: _Asked) -> Transcript | Missing:
         """The words without what must not be kept: nothing behind this place knows it."""
         heard: Transcript | Missing = Transcript(utterance.text or "", UNKNOWN_LANGUAGE, (), "given")
         if utterance.text is None:
-            transcribing = self.stages.transcribe(utterance.samples)
-            heard = await _timed("transcribe", transcribing, timeouts.transcribe_s, step_ms)
+            transcribing = asked.stages.transcribe(utterance.samples)
+            heard = await _timed("transcribe", transcribing, asked.timeouts.transcribe_s, asked.step_ms)
         if isinstance(heard, Missing):
             return heard
         redacting = asyncio.to_thread(self.tenant(utterance.tenant).redact.redactor, heard)
-        return await _timed("redact", redacting, None, step_ms)
+        return await _timed("redact", redacting, None, asked.step_ms)
 
-    async def _voice(
-        self, utterance: Utterance, timeouts: TimeoutSettings, step_ms: dict[str, float]
-    ) -> Features | Missing:
+    async def _voice(self, utterance: Utterance, asked: _Asked) -> Features | Missing:
         if Modality.AUDIO not in utterance.consent:
             return Missing("not_consented")
         if not utterance.samples.size:
             return Missing("absent")
-        return await self._encoded(Modality.AUDIO, utterance.samples, timeouts, step_ms)
+        return await self._encoded(Modality.AUDIO, utterance.samples, asked)
 
-    async def _face(
-        self, utterance: Utterance, timeouts: TimeoutSettings, step_ms: dict[str, float]
-    ) -> Features | Missing:
+    async def _face(self, utterance: Utterance, asked: _Asked) -> Features | Missing:
         if Modality.VIDEO not in utterance.consent:
             return Missing("not_consented")
         if not utterance.frames:
             return Missing("absent")
         frames = [(frame.time_ms - utterance.start_ms, frame.pixels) for frame in utterance.frames]
-        return await self._encoded(Modality.VIDEO, frames, timeouts, step_ms)
+        return await self._encoded(Modality.VIDEO, frames, asked)
 
-    async def _encoded(
-        self, modality: Modality, raw: Any, timeouts: TimeoutSettings, step_ms: dict[str, float]
-    ) -> Features | Missing:
-        return await _timed(modality.value, self.stages.encode[modality](raw), timeouts.encode_s, step_ms)
+    async def _encoded(self, modality: Modality, raw: Any, asked: _Asked) -> Features | Missing:
+        return await _timed(modality.value, asked.stages.encode[modality](raw), asked.timeouts.encode_s, asked.step_ms)
 
-    async def _fuse(
-        self, present: Mapping[Modality, Features], timeouts: TimeoutSettings, step_ms: dict[str, float]
-    ) -> FusedPrediction | None:
+    async def _fuse(self, present: Mapping[Modality, Features], asked: _Asked) -> FusedPrediction | None:
         """None where the fusion answers and refuses: asked again it would refuse again, and hold up the call for ever."""
-        fused = await _timed("fusion", self.stages.fuse(present), timeouts.fuse_s, step_ms)
+        fused = await _timed("fusion", asked.stages.fuse(present), asked.timeouts.fuse_s, asked.step_ms)
         if fused in _NO_ANSWER:
             raise EncoderUnavailableError("the fusion does not answer; check that the Fusion deployment is healthy")
         return None if isinstance(fused, Missing) else fused

@@ -1,10 +1,12 @@
 """The partitions that the group has assigned to one worker."""
 
+import time
 from collections.abc import Iterable, Iterator, Mapping
 
 from pipelines.ingest.context import WorkerContext
 from pipelines.ingest.partition import Partition
-from pipelines.log.source import Polled
+from pipelines.ingest.waiting import Waiting
+from pipelines.log.source import Backlog, Polled
 
 
 class Assignment:
@@ -65,15 +67,36 @@ class Assignment:
         if number in self._partitions:
             self._begin(number, offset)
 
-    def next(self) -> Partition | None:
-        """The partition whose turn it is, one record each; none while one of them must be read again."""
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the records that wait for their turn."""
+        return sum(partition.waiting.held_bytes for partition in self)
+
+    def next(self) -> tuple[Partition, Waiting] | None:
+        """The record whose turn it is, and its partition: one each, what nobody waits for behind the rest.
+
+        None while one of them must be read again, or where there is room for none.
+        """
         if self.rewinds:
             return None
-        for number, partition in self._partitions.items():
-            if partition.waiting:
-                self._partitions[number] = self._partitions.pop(number)  # the others' turns come first now
-                return partition
+        for recorded in (False, True):
+            for number, partition in self._partitions.items():
+                if (one := partition.next(recorded=recorded)) is not None:
+                    self._partitions[number] = self._partitions.pop(number)  # the others' turns come first now
+                    return partition, one
         return None
+
+    def behind(self, unread: Mapping[int, Backlog]) -> Mapping[int, Backlog]:
+        """How far each partition is behind, what waits here counted in; `unread` is what the log holds besides."""
+        return {number: self._with_waiting(number, backlog) for number, backlog in unread.items()}
+
+    def _with_waiting(self, number: int, unread: Backlog) -> Backlog:
+        partition = self._partitions.get(number)
+        if partition is None or not partition.waiting:
+            return unread
+        oldest_ms = min((record.appended_ms for record in partition.waiting if record.appended_ms), default=0)
+        age_ms = max(0, round(time.time() * 1000) - oldest_ms) if oldest_ms else 0
+        return Backlog(unread.lag_records + len(partition.waiting), max(unread.oldest_age_ms, age_ms))
 
     def committable(self, now_s: float) -> Mapping[int, int]:
         """The offsets that may be committed at `now_s` by the monotonic clock."""

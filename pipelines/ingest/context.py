@@ -1,6 +1,7 @@
 """What the partitions of one worker share: its store, its log, its limits, its one decoder thread."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from itertools import count
@@ -24,18 +25,39 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class InFlight:
-    """How many utterances a worker has found and not stored yet; `freed` is set whenever that is one less."""
+    """How many utterances a worker has found and not stored yet, at most about `most`; `freed` is set whenever that is one less."""
 
     gauge: Gauge
+    most: int
     count: int = 0
     freed: asyncio.Event = field(default_factory=asyncio.Event)
+    _calls: Counter[CallRef] = field(default_factory=Counter)
+    _recorded: int = 0
 
-    def change(self, by: int) -> None:
-        """Count an utterance that was found (1), or one that is stored or dropped (-1)."""
+    def has_room(self, call: CallRef | None, recorded: bool) -> bool:  # noqa: FBT001  # a `HasRoom`
+        """Whether more of this call may be taken up: it may have half of the room, and all that nobody waits for half together."""
+        share = max(1, self.most // 2)
+        if self.count >= self.most or (recorded and self._recorded >= share):
+            return False
+        return call is None or self._calls[call] < share
+
+    def add(self, utterance: Utterance) -> None:
+        """Count an utterance that was found."""
+        self._change(utterance, 1)
+
+    def remove(self, utterance: Utterance) -> None:
+        """Count one that is stored or dropped."""
+        self._change(utterance, -1)
+        self.freed.set()
+
+    def _change(self, utterance: Utterance, by: int) -> None:
+        call = CallRef(utterance.tenant, utterance.call_id)
         self.count += by
+        self._recorded += by * utterance.recorded
+        self._calls[call] += by
+        if not self._calls[call]:
+            del self._calls[call]
         self.gauge.set(self.count)
-        if by < 0:
-            self.freed.set()
 
 
 @dataclass(frozen=True, slots=True)

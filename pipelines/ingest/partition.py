@@ -9,7 +9,6 @@ What becomes of a record:
 
 import logging
 import time
-from collections import deque
 from collections.abc import Iterable
 from functools import partial
 
@@ -29,6 +28,7 @@ from pipelines.ingest.orphans import OrphanedStreams
 from pipelines.ingest.progress import Progress
 from pipelines.ingest.quarantine import begin_work, dead_letter, feed_or_dead_letter
 from pipelines.ingest.stream_task import StreamTask
+from pipelines.ingest.waiting import Waiting, WaitingRecords
 from pipelines.log.records import in_share, parse_record
 from pipelines.log.source import Backlog, Gap
 from pipelines.store.ledger import StreamId
@@ -48,11 +48,11 @@ class Partition:
     ) -> None:
         """`rewind_to` is where it must be read again from, if it must."""
         self.number, self.rewind_to = number, rewind_to
-        self.waiting: deque[Record] = deque()
+        self.waiting = WaitingRecords()
         self.progress = Progress(context.config.worker.commit_delay_s)
         self._context, self._ledger, self._metrics = context, context.store.ledger, context.metrics
-        self._lost_before = 0
-        """Where the log goes on after the last gap found in it."""
+        self._lost_to = self._lost_before = 0
+        """Where the log goes on after the last gap found in it; the same, when the record at hand was read."""
         self._streams: dict[StreamId, StreamTask] = {}
         self._gone_back_to: set[tuple[StreamId, int | None]] = set()
         """Places already rewound to, of streams that are not open yet."""
@@ -77,13 +77,13 @@ class Partition:
     def enqueue(self, record: Record) -> None:
         """Keep a record until its turn; one that was polled while a rewind is due will come again."""
         if self.rewind_to is None:
-            self.waiting.append(record)
+            self.waiting.put(record, self._lost_to)
 
     def note_gap(self, gap: Gap) -> None:
         """The log has dropped records before they were read; reading again may report the same gap again."""
         logger.error("partition %d: the log has lost the records from %d to %d", self.number, gap.first, gap.next - 1)
-        self._metrics.records_lost.inc(max(0, gap.next - max(gap.first, self._lost_before)))
-        self._lost_before = max(gap.next, self._lost_before)
+        self._metrics.records_lost.inc(max(0, gap.next - max(gap.first, self._lost_to)))
+        self._lost_to = max(gap.next, self._lost_to)
 
     def rewind(self, offset: int) -> None:
         """Read again from `offset`, from the next poll on; what waits will come again."""
@@ -99,17 +99,23 @@ class Partition:
             stream.cancel()
         self._metrics.open_streams.dec(len(self._streams))
 
-    async def process_next(self) -> None:
-        """Parse the oldest waiting record, open its stream and feed it, unless a rewind is due; utterances are stored later.
+    def next(self, *, recorded: bool) -> Waiting | None:
+        """The record whose turn it is, among those that nobody waits for or the others; None where there is none with room."""
+        return self.waiting.next(self._context.in_flight.has_room, recorded=recorded)
+
+    async def process(self, one: Waiting) -> None:
+        """Parse a waiting record, open its stream and feed it, unless a rewind is due; utterances are stored later.
 
         Raises:
             StoreUnavailableError, SourceUnavailableError: asked to stop while one of them was away.
         """
         self._drop_ended()
-        if self.rewind_to is not None or not self.waiting:
+        if self.rewind_to is not None:
             return
-        record = self.waiting.popleft()
-        self.progress.note_read(record.at.offset)  # before the work: opening a stream may move it back
+        self.waiting.take(one)
+        record, self._lost_before = one.record, one.lost_before
+        # Before the work: opening a stream may move it back.
+        self.progress.note_read(record.at.offset, self.waiting.first)
         if not in_share(record.key, self._context.config.share):
             return
         try:
@@ -140,23 +146,27 @@ class Partition:
     async def watch(self, backlog: Backlog | None, now_s: float) -> None:
         """Mark streams that fell silent without a final fragment, and close them in the end, so that offsets can move.
 
-        No stream is silent while records wait here, or have waited in the log for an unknown time, or while the log does
-        not answer (`backlog` is None). `now_s` is the monotonic clock's at the time of `backlog`.
+        No stream is silent while records of its call wait here, or any have waited in the log for an unknown time, or while
+        the log does not answer (`backlog` is None). `now_s` is the monotonic clock's at the time of `backlog`.
         """
         streams = [one for one in self._streams.values() if one.closing_as is None and not one.ended]
-        if self.waiting or backlog is None or (backlog.lag_records and not backlog.oldest_age_ms):
-            for stream in streams:
+        unknown = backlog is None or (backlog.lag_records and not backlog.oldest_age_ms)
+        for stream in streams:
+            if unknown or self.waiting.holds(stream.id.call):
                 stream.fragment_at_s = now_s
+        if self.waiting or unknown:
             self._orphans.restart(now_s)
+        if backlog is None or unknown:
             return
         since_s = now_s - backlog.oldest_age_ms / 1000
         for stream in streams:
             try:
-                await stream.watch(since_s, self._lost_before)
+                await stream.watch(since_s, self._lost_to)
             except StuckDecoderError:
                 self._open_anew(stream, stream.needed_offset)
         self._drop_ended()
-        await self._orphans.watch(since_s, self._streams, self._lost_before)
+        if not self.waiting:
+            await self._orphans.watch(since_s, self._streams, self._lost_to)
 
     async def _process(self, record: Record) -> None:
         try:

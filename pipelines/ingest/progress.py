@@ -16,18 +16,22 @@ class Progress:
     first: int | None = None
     """The offset of the first record taken up."""
     read_to: int | None = None
-    """The offset after the last record taken up."""
+    """The offset below which every record was taken up."""
+    _taken_to: int = 0
+    """The offset after the highest record taken up."""
     _kept: deque[tuple[float, int]] = field(default_factory=deque)
 
-    def note_read(self, offset: int) -> None:
-        """Note that the record at `offset` is being processed."""
-        self.first = offset if self.first is None else self.first
-        self.read_to = offset + 1
+    def note_read(self, offset: int, waiting_from: int | None = None) -> None:
+        """Note that the record at `offset` is being processed; those from `waiting_from` on that were read are not yet."""
+        lowest = offset if waiting_from is None else min(offset, waiting_from)
+        self.first = lowest if self.first is None else self.first
+        self._taken_to = max(self._taken_to, offset + 1)
+        self.read_to = self._taken_to if waiting_from is None else min(self._taken_to, waiting_from)
 
     def rewind(self, offset: int) -> None:
         """Everything from `offset` on will be read again."""
         if self.read_to is not None:
-            self.read_to = min(self.read_to, offset)
+            self.read_to = self._taken_to = min(self.read_to, offset)
         self._kept = deque((at_s, min(kept, offset)) for at_s, kept in self._kept)
 
     def committable(self, now_s: float, needed: int | None) -> int | None:

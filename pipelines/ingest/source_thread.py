@@ -31,8 +31,13 @@ class SourceThread:
         self._paused: bool | None = False
         """Whether every partition is paused; None when a new assignment has made that uncertain."""
 
-    async def poll(self, assigned: Collection[int], seeks: Mapping[int, int], *, paused: bool) -> Polled:
-        """Read on, after going to the offsets of `seeks`; `paused`: only keep the membership, every partition paused."""
+    async def poll(
+        self, assigned: Collection[int], seeks: Mapping[int, int], *, paused: bool, wait: bool = True
+    ) -> Polled:
+        """Read on, after going to the offsets of `seeks`; `paused`: only keep the membership, every partition paused.
+
+        `wait` for a first record, up to `POLL_S`; without it only what is there now is read.
+        """
 
         def poll() -> Polled:
             for partition, offset in seeks.items():
@@ -40,7 +45,7 @@ class SourceThread:
             if paused != self._paused:
                 (self._source.pause if paused else self._source.resume)(assigned)
                 self._paused = paused
-            polled = self._source.poll(0 if paused else POLL_S, RECORDS_MAX)
+            polled = self._source.poll(POLL_S if wait and not paused else 0, RECORDS_MAX)
             if polled.assigned:
                 self._paused = None
             return polled

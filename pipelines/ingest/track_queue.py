@@ -35,20 +35,20 @@ class TrackQueue:
         analysis = None
         if event.utterance is not None:
             analysis = asyncio.create_task(self._analyse(event.utterance))
-            self._context.in_flight.change(1)
+            self._context.in_flight.add(event.utterance)
         self._pending.put_nowait(_Pending(event, analysis, logged_at_s))
 
     async def store_next(self, store: Callable[[TrackEvent, UtteranceSentiment | None], Awaitable[None]]) -> None:
         """Wait for the next event and the result of its analysis, and `store` them; what that raises is raised here."""
         pending = await self._pending.get()
-        if pending.analysis is None:
+        if pending.analysis is None or pending.event.utterance is None:
             await store(pending.event, None)
         else:
             try:
                 result = await pending.analysis
                 await store(pending.event, result)
             finally:
-                self._context.in_flight.change(-1)
+                self._context.in_flight.remove(pending.event.utterance)
             count_result(self._context.metrics, result, time.time() - pending.logged_at_s)
         self._pending.task_done()
 
@@ -60,9 +60,9 @@ class TrackQueue:
         """Drop the events that wait for their turn, and end their analyses."""
         while not self._pending.empty():
             pending = self._pending.get_nowait()
-            if pending.analysis is not None:
+            if pending.analysis is not None and pending.event.utterance is not None:
                 pending.analysis.cancel()
-                self._context.in_flight.change(-1)
+                self._context.in_flight.remove(pending.event.utterance)
 
     async def _analyse(self, utterance: Utterance) -> UtteranceSentiment:
         async with self._ahead:

@@ -23,7 +23,8 @@ from pipelines.ingest.context import InFlight, WorkerContext
 from pipelines.ingest.decoder_thread import DecoderThread
 from pipelines.ingest.partition import Partition
 from pipelines.ingest.reports import METRICS_INTERVAL_S, report
-from pipelines.ingest.source_thread import POLL_S, SourceThread
+from pipelines.ingest.source_thread import POLL_S, RECORDS_MAX, SourceThread
+from pipelines.ingest.waiting import Waiting
 from pipelines.log.producer import Producer
 from pipelines.log.source import Backlog, Source
 from pipelines.metrics import StreamMetrics, stream_metrics
@@ -74,7 +75,7 @@ class Worker:
             send=self._send,
             retry=self._retry,
             metrics=self.metrics,
-            in_flight=InFlight(self.metrics.in_flight),
+            in_flight=InFlight(self.metrics.in_flight, config.worker.utterances_in_flight),
             decoder=DecoderThread(config.stream.limits),
             transcribe=transcribe if config.shows_interim else None,
         )
@@ -103,8 +104,8 @@ class Worker:
 
     @property
     def backlog(self) -> Mapping[int, Backlog]:
-        """What the log held for this worker when it last looked, by partition."""
-        return self._source.backlog
+        """What the log held for this worker when it last looked, and what waits here, by partition."""
+        return self._assignment.behind(self._source.backlog)
 
     @property
     def idle(self) -> bool:
@@ -149,16 +150,18 @@ class Worker:
 
         1. Before reading a partition again, and at the start, see whether the store was restarted or replaced: it may have
            forgotten what it refused.
-        2. Poll. While records wait here, poll with every partition paused, to stay in the group.
+        2. Poll, also while records wait here, so that a live call is found behind an upload; while `held_max_bytes` of them
+           do, with every partition paused, to stay in the group.
         3. Apply what changed in the assignment, and queue the records.
-        4. Work through them for as long as there is room.
+        4. Work through some of them for as long as there is room for any.
         5. With records waiting and no room, wait up to `POLL_S` for a result to be stored.
         """
         if not self._epoch or self._assignment.rewinds:  # 1
             await self._while_polling(self._ask_epoch())
         rewinds, waiting = self._assignment.rewinds, self._assignment.waiting
+        full = self._assignment.held_bytes >= self._context.config.worker.held_max_bytes
         try:
-            polled = await self._source.poll(self._assignment.numbers, rewinds, paused=waiting)  # 2
+            polled = await self._source.poll(self._assignment.numbers, rewinds, paused=full, wait=not waiting)  # 2
         except SourceUnavailableError as error:
             logger.warning("the log of fragments is away, trying again: %s", error)
             await self._retry.pause(error.retry_after_s)
@@ -166,15 +169,18 @@ class Worker:
         self._assignment.rewound(rewinds)
         self._assignment.apply(polled)  # 3
         await self._while_polling(self._work())  # 4
-        if self._assignment.waiting and not self._has_room() and not self._retry.stopped.is_set():  # 5
+        if self._assignment.waiting and self._next() is None and not self._assignment.rewinds:  # 5
             self._context.in_flight.freed.clear()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._context.in_flight.freed.wait(), POLL_S)
 
     async def _work(self) -> None:
-        while self._has_room() and (partition := self._assignment.next()) is not None:
+        for _ in range(RECORDS_MAX):
+            if (turn := self._next()) is None:
+                break
+            partition, one = turn
             self._beat_s = time.monotonic()
-            await self._work_on(partition, partition.process_next())
+            await self._work_on(partition, partition.process(one))
         for partition in self._assignment:
             await self._work_on(partition, partition.rest())
         await self._context.retry_store(self._assignment.clear_revoked)
@@ -191,9 +197,8 @@ class Worker:
         finally:
             self._working_on = None
 
-    def _has_room(self) -> bool:
-        room = self._context.in_flight.count < self._context.config.worker.utterances_in_flight
-        return room and not self._retry.stopped.is_set()
+    def _next(self) -> tuple[Partition, Waiting] | None:
+        return None if self._retry.stopped.is_set() else self._assignment.next()
 
     async def _while_polling(self, work: Coroutine[Any, Any, None]) -> None:
         """Await `work`, which may wait for the store however long, and poll meanwhile with every partition paused.

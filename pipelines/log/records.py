@@ -28,6 +28,8 @@ from pipelines.types import (
 
 VERSION = "1"
 SEQ_MAX = 2**31 - 1
+RECORDED = "recorded"
+"""The header that says that nobody waits for what comes of a fragment."""
 HEADERS_MAX = 64
 HEADER_MAX_BYTES = 4096
 
@@ -60,6 +62,7 @@ def parse_record(record: Record, limits: MediaLimits) -> MediaFragment:
         raise BadFragmentError("unknown_version", f"is {version[:20]!r}, understood is {VERSION!r}", header="v")
     final = _one_of(headers, "final", {"0": False, "1": True}, default=False)
     withheld = _one_of(headers, "withheld", {"0": False, "1": True}, default=False)
+    recorded = _one_of(headers, RECORDED, {"0": False, "1": True}, default=False)
     if not record.value and not final and not withheld:
         raise BadFragmentError("undecodable", "the value is empty, which only a fragment with final=1 may be")
     return MediaFragment(
@@ -77,6 +80,7 @@ def parse_record(record: Record, limits: MediaLimits) -> MediaFragment:
         seal=_name(headers, SEAL, "") if SEAL in headers else None,
         withheld=withheld,
         customer=_customer(headers),
+        recorded=recorded,
     )
 
 
@@ -93,7 +97,7 @@ def fragment_headers(fragment: MediaFragment) -> Headers:
     }
     if fragment.consent is not None:
         headers["consent"] = format_consent(fragment.consent)
-    for name, said in (("final", fragment.final), ("withheld", fragment.withheld)):
+    for name, said in (("final", fragment.final), ("withheld", fragment.withheld), (RECORDED, fragment.recorded)):
         if said:
             headers[name] = "1"
     if fragment.seal is not None:

@@ -87,7 +87,7 @@ class CallStream:
         """One past the highest sequence number that has come, decodable or not."""
         self._missing = 0
         self._after_gap = self._ended = False
-        self._identity = ("", "", "")
+        self._identity, self._recorded = ("", "", ""), False
         self._events: list[TrackEvent] = []
         """Emitted, and not returned by a call yet."""
         self._tracks = {
@@ -116,7 +116,7 @@ class CallStream:
         skipped = self._skip_reason(fragment)
         if skipped is not None:
             return FeedResult([], skipped, 0, 0)
-        self._identity = (fragment.call_id, fragment.tenant, fragment.stream)
+        self._identity, self._recorded = (fragment.call_id, fragment.tenant, fragment.stream), fragment.recorded
         self._see(fragment)
         if self._after_gap or (self._expected_seq is not None and fragment.seq > self._expected_seq):
             self._end_open_speech()
@@ -136,14 +136,8 @@ class CallStream:
         self._apply_consent(fragment, start_sample)
         self._analyse(demuxed)
         self._advance_past_silence(start_sample)
-        analysed = any(own.consent for own in self._tracks.values())
-        return FeedResult(
-            self._drain(),
-            None if analysed else "not_consented",
-            demuxed.damaged,
-            demuxed.media_ms,
-            self.take_missing(),
-        )
+        skipped = None if any(own.consent for own in self._tracks.values()) else "not_consented"
+        return FeedResult(self._drain(), skipped, demuxed.damaged, demuxed.media_ms, self.take_missing())
 
     def _pass_over(self, fragment: MediaFragment) -> FeedResult:
         """A fragment whose media was left out: whatever its tenant allows by now, there is nothing to analyse."""
@@ -297,4 +291,5 @@ class CallStream:
             # The words are found in the sound, so a text needs it too.
             samples=found.samples if consent & {Modality.AUDIO, Modality.TEXT} else np.zeros(0, np.float32),
             frames=found.frames,
+            recorded=self._recorded,
         )

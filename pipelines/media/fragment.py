@@ -19,6 +19,7 @@ from pipelines.media.clock import TimedPacket
 from pipelines.media.decoder_process import DecoderProcesses
 from pipelines.media.mux import Layout, TrackKey, layout_of, muxed
 from pipelines.media.raw_audio import RawAudio, content_type_of, is_container, raw_audio
+from pipelines.media.resample import require_channels
 from pipelines.media.source import Warn, source_packets
 from pipelines.types import FRAGMENT_MAX_BYTES, START_MAX_MS, Channels, Consent, MediaFragment
 
@@ -44,6 +45,7 @@ def fragments(
     fragment_ms: int = 1000,
     start_ms: int = 0,
     customer: str | None = None,
+    recorded: bool = False,
     decoders: DecoderProcesses | None = None,
     spool: SpoolBudget | None = None,
     warn: Warn = logger.warning,
@@ -66,6 +68,7 @@ def fragments(
         fragment_ms: the wanted length of a fragment; a fragment over `FRAGMENT_MAX_BYTES` is cut earlier.
         start_ms: where the media starts in the call.
         customer: whose call it is, as a keyed hash.
+        recorded: whether nobody waits for what comes of it.
         decoders: open media there before it is opened here, which bounds what FFmpeg decodes when it opens something to `OPEN_MAX_S`.
         spool: of which an MP4 that cannot be read in order takes its part while it is cut.
         warn: is told, in a sentence each, what of the source is not heard: bytes that were not read, tracks, a missing end.
@@ -87,6 +90,7 @@ def fragments(
                 f"{source} holds sound without a container; convert it to WAV or FLAC to send it with others"
             )
         if raw is not None:
+            require_channels(raw.channels, participants)
             pieces = _cut_raw(first, raw, content_type or "", fragment_ms, participants)
         else:
             owners = [(who,) for who in participants] if others else [participants]
@@ -113,6 +117,7 @@ def fragments(
                 final=piece.final,
                 media=piece.media,
                 customer=customer,
+                recorded=recorded,
             )
 
 

@@ -24,6 +24,18 @@ _CANCELS = 2
 """By how much less is left of the channels than of a single one of them among silent ones: where one is the other upside down."""
 
 
+def require_channels(channels: int, participants: Channels) -> None:
+    """Return where there is one participant, or one for each channel.
+
+    Raises:
+        MediaError: there is neither.
+    """
+    if len(participants) not in {1, channels}:
+        raise MediaError(
+            f"{len(participants)} participants on {channels} channel(s): name one for each channel, or one for all"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class AudioBlock:
     """A run of decoded sound of one participant: mono (N,) float32 in [-1, 1] at 16 kHz.
@@ -77,11 +89,7 @@ class Timeline:
         Raises:
             MediaError: there is neither one participant nor one for each channel.
         """
-        channels = sound.samples.shape[0]
-        if len(participants) not in {1, channels}:
-            raise MediaError(
-                f"{len(participants)} participants on {channels} channel(s): name one for each channel, or one for all"
-            )
+        require_channels(sound.samples.shape[0], participants)
         if not sound.samples.shape[1]:
             return []
         begins = sound.index == 0

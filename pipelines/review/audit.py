@@ -20,7 +20,7 @@ from pipelines.log.topic_reader import Extent
 from pipelines.settings import MediaLimits
 from pipelines.store.ledger import StreamId
 from pipelines.store.store import Store
-from pipelines.types import LIVE_RUN, CallRef, Coordinates, Record, UtteranceSentiment
+from pipelines.types import LIVE_RUN, CallRef, Coordinates, Faults, Record, UtteranceSentiment, add_faults, count_faults
 
 FINDINGS_MAX = 1_000
 
@@ -70,12 +70,14 @@ class AuditReport(BaseModel):
     missing: int
     lost: int
     utterances: int
+    faults: Faults
+    """Results that are there and lack a modality by a fault of the service: nothing is missing of the call, but of them."""
     findings: list[Finding]
 
     @property
     def clean(self) -> bool:
-        """Whether there are no findings."""
-        return not self.findings
+        """Whether there are no findings, and no result lacks anything by a fault."""
+        return not self.findings and not self.faults
 
 
 @dataclass(slots=True)
@@ -150,6 +152,7 @@ class _Totals:
     counts: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
     deleted: int = 0
+    faults: Faults = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     by_call: dict[CallRef | None, list[Letter]] = field(default_factory=lambda: defaultdict(list))
 
@@ -223,6 +226,7 @@ class _Totals:
     ) -> None:
         """A call's results against the number of utterances in its checkpoints, and against each other."""
         self.counts["utterances"] += len(results)
+        add_faults(self.faults, count_faults(results))
         for stream, checkpoint in checkpoints.items():
             for participant, cut in checkpoint.tracks.items():
                 track = [one for one in results if (one.stream, one.participant) == (stream, participant)]
@@ -251,6 +255,7 @@ class _Totals:
             missing=self.counts["missing"],
             lost=self.counts["lost"],
             utterances=self.counts["utterances"],
+            faults=self.faults,
             findings=self.findings,
         )
 

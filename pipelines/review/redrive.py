@@ -67,7 +67,7 @@ def redrives(
             yield Redrive(letter, None, "cut", "the dead-letter topic did not take all of it")
             continue
         try:
-            fragment = parse_record(letter.record, limits)
+            fragment = replace(parse_record(letter.record, limits), recorded=True)  # whoever waited does so no more
         except BadFragmentError as error:
             yield Redrive(letter, None, "still_refused", str(error))
             continue

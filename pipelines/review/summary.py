@@ -7,9 +7,11 @@ anybody spoke is not known from results.
 import math
 from collections.abc import Sequence
 
+from pydantic import Field
+
 from models.types import Modality
 from pipelines.review.participant import FEELING_SCORE, ParticipantSummary, participant_summary, score_of, union_ms
-from pipelines.types import Participant, ResultModel, UtteranceSentiment
+from pipelines.types import Faults, Participant, ResultModel, UtteranceSentiment, count_faults
 
 INTERRUPTION_MIN_MS = 300
 """Shorter overlaps are the padding of two utterances, or "mhm"."""
@@ -50,6 +52,8 @@ class CallSummary(ResultModel):
     unhappy: tuple[Participant, ...]
     negative_by: dict[Modality, float]
     negative_mostly_by: Modality | None
+    faults: Faults = Field(default_factory=dict)
+    """How many utterances lack a modality because its network was late or away."""
 
 
 def summarise(results: Sequence[UtteranceSentiment], *, final: bool) -> CallSummary:
@@ -75,6 +79,7 @@ def summarise(results: Sequence[UtteranceSentiment], *, final: bool) -> CallSumm
         unhappy=unhappy,
         negative_by=negative_by,
         negative_mostly_by=mostly_by,
+        faults=count_faults(ordered),
     )
 
 

@@ -4,7 +4,7 @@ All keys of one call carry its tenant and its id as hash tag, CALL being `TENANT
 may touch them all on a Cluster, and no tenant can reach another's call, whatever id it names. They expire together,
 `ttl_s` after the last result.
 
-    ut:{CALL}:call            hash: `status` (as the most open of its streams), `started_ms` (wall clock), `last_ms` (end
+    ut:{CALL}:call            hash: `status` (as the most open of its streams; `waiting` before it has one), `started_ms` (wall clock), `last_ms` (end
                               of the latest utterance), `utterances` (count)
     ut:{CALL}:streams         hash: stream -> live | stalled | closed | final
     ut:{CALL}:stream:STREAM   hash, the checkpoint (docs/architecture.md#nothing-lost-nothing-twice): `owner`, `partition`, `final`, `resume_at` (offset),
@@ -15,7 +15,8 @@ may touch them all on a Cluster, and no tenant can reach another's call, whateve
     ut:{CALL}:digests         hash: member -> `participant|polarity|emotion|score`, for filters and trends
     ut:{CALL}:kinds           hash: `participant|polarity|emotion` -> `lowest,highest` score of such utterances, for filters
     ut:{CALL}:events          stream of `kind` and, of an utterance, `member`, cut to about `EVENTS_MAX`
-    ut:{CALL}:senders         hash: stream -> hash of the word with which its sender goes on, where it came over HTTP
+    ut:{CALL}:senders         hash: stream -> hash of the word with which its sender goes on, where it came over HTTP; of one that
+                              broke off `STREAM/taken` -> how many fragments the log has, and the SHA-256 of the last one's media
     ut:{CALL}:seals:TOPIC     hash: seal -> the key (hex) of what that topic of the log holds of the call (`seals.py`)
     ut:{CALL}:letters         sorted set: `partition:offset` of the call's latest dead letters, by offset
     ut:{CALL}:letter-counts   hash: reason -> how many of the call's records are dead letters

@@ -7,7 +7,8 @@ from typing import Any
 
 from pipelines.errors import CallDeletedError, FencedError
 from pipelines.store.client import lua, redis_errors
-from pipelines.store.keys import CHECKPOINT_TTL_S, LETTER_STATES, CallKeys, letter_name, open_key, work_key
+from pipelines.store.deletion import delete_call
+from pipelines.store.keys import CHECKPOINT_TTL_S, LETTER_STATES, CallKeys, calls_key, letter_name, open_key, work_key
 from pipelines.types import RETENTION_DAYS, TOPIC_DEAD_LETTER, CallRef, Coordinates
 
 LETTERS_KEPT_MAX = 1_000
@@ -36,6 +37,14 @@ class Owned:
     owner: str
 
 
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """How many fragments of a stream that its sender reserved the log has, from the first on, and the SHA-256 of the last one's media."""
+
+    fragments: int = 0
+    digest: str = ""
+
+
 class Ledger:
     """Notes beside the checkpoints, in the same Redis; every method raises `StoreUnavailableError` as `Store`'s do."""
 
@@ -43,6 +52,7 @@ class Ledger:
         """`run` is the name under which results are written."""
         self._redis, self._run = client, run
         self._attempt_script = client.register_script(lua("attempt"))
+        self._await_script = client.register_script(lua("await_worker"))
         self._letter_script = client.register_script(lua("letter"))
 
     async def mark_in_progress(self, at: Coordinates, worker: str, ended: Iterable[int] = ()) -> int:
@@ -74,8 +84,8 @@ class Ledger:
             await self._redis.zremrangebyscore(key, "-inf", time.time() - CHECKPOINT_TTL_S)
             return [_read(name) for name in await self._redis.zrange(key, 0, -1)]
 
-    async def reserve_stream(self, call: CallRef, stream: str, word: str, *, first: bool) -> bool:
-        """Reserve a stream for the sender that names `word`; False if it is another's.
+    async def reserve_stream(self, call: CallRef, stream: str, word: str, *, first: bool) -> Taken | None:
+        """Reserve a stream for the sender that names `word`: how much of it the log has from earlier tries; None if it is another's.
 
         Only the `first` to send of it reserves one that nobody has: it may be open through the log itself, which needs no
         reservation.
@@ -90,15 +100,46 @@ class Ledger:
                 if await self._redis.exists(CallKeys(call)("deleted")):  # since the sender began
                     await self._redis.delete(key)
                     raise CallDeletedError(f"{call} was deleted")
-                return True
-            return bool(await self._redis.hget(key, stream) == word)
+                return Taken()
+            owner, taken = await self._redis.hmget(key, [stream, _taken_field(stream)])
+        if owner != word:
+            return None
+        fragments, _, digest = (taken or "0:").partition(":")
+        return Taken(int(fragments), digest)
+
+    async def note_taken(self, call: CallRef, stream: str, word: str, taken: Taken) -> None:
+        """Keep how much of a stream the log has acknowledged, if it is still this sender's."""
+        key = CallKeys(call, self._run)("senders")
+        with redis_errors():
+            if await self._redis.hget(key, stream) == word:
+                await self._redis.hset(key, _taken_field(stream), f"{taken.fragments}:{taken.digest}")
 
     async def release_stream(self, call: CallRef, stream: str, word: str) -> None:
         """Give a reservation back, if it is still this sender's."""
         key = CallKeys(call, self._run)("senders")
         with redis_errors():
             if await self._redis.hget(key, stream) == word:
-                await self._redis.hdel(key, stream)
+                await self._redis.hdel(key, stream, _taken_field(stream))
+
+    async def await_worker(self, call: CallRef) -> None:
+        """A call of which something is in the log is known from now on, as `waiting` until a worker opens it; again changes nothing.
+
+        Raises:
+            CallDeletedError: the call was deleted.
+        """
+        keys = CallKeys(call, self._run)
+        with redis_errors():
+            answer = await self._await_script(keys=[keys("call"), keys("deleted")], args=[CHECKPOINT_TTL_S])
+            if answer not in {
+                "",
+                "deleted",
+            }:  # the index has a slot of its own, and what was deleted meanwhile is erased again
+                await self._redis.zadd(calls_key(self._run, call.tenant), {call.call_id: int(answer)}, nx=True)
+                if await self._redis.exists(keys("deleted")):
+                    await delete_call(self._redis, call, expected=True)
+                    answer = "deleted"
+        if answer == "deleted":
+            raise CallDeletedError(f"{call} was deleted, and nothing more is taken of it; take another call id")
 
     async def is_dead_letter(self, call: CallRef, at: Coordinates, owned: Owned | None = None) -> bool:
         """Whether the record is counted among the dead letters of its call.
@@ -168,6 +209,10 @@ class Ledger:
 def fenced(call: CallRef, stream: str) -> FencedError:
     """The error for a writer that does not own the stream any more."""
     return FencedError(f"{call}, stream {stream}: another writer owns it; drop its state")
+
+
+def _taken_field(stream: str) -> str:
+    return f"{stream}/taken"  # no stream is called so: a name holds no slash
 
 
 def _written(note: StreamId) -> str:

@@ -17,8 +17,9 @@ _STARTED_MAX_MS = 1 << 63
 """What Kafka has bits for: an older version stored whatever a producer said."""
 """Whole numbers below this are exact as the floating-point scores of Redis."""
 
-CallState = Literal["live", "stalled", "closed", "final"]
-"""Of a stream, and of a call, which is as open as the most open of its streams. `stalled`: silent without a final
+CallState = Literal["waiting", "live", "stalled", "closed", "final"]
+"""Of a stream, and of a call, which is as open as the most open of its streams. `waiting`: a call that is in the log, and that
+no worker has opened yet, so that none of its streams is known. `stalled`: silent without a final
 fragment; `closed`: for so long that no more is expected; a fragment that comes after all makes it `live` again."""
 CallChange = Literal["call-live", "call-stalled", "call-final"]
 

@@ -172,7 +172,7 @@ def test_a_talking_head_uses_voice_and_face(running: Embedded, data_dir: Path, c
     assert any(one["modalities"]["audio"]["used"] and one["modalities"]["video"]["used"] for one in found)
 
 
-def test_an_encoder_that_is_killed_costs_no_call(
+def test_an_encoder_that_is_killed_costs_a_recording_nothing(
     running: Embedded, beginning: Path, begun: list[dict[str, Any]]
 ) -> None:
     encoder = serve.get_deployment_handle("AudioEncoder", APP_NAME)
@@ -181,7 +181,7 @@ def test_an_encoder_that_is_killed_costs_no_call(
     found = final_utterances(running, "deaf")
     assert [one["start_ms"] for one in found] == [one["start_ms"] for one in begun]
     reasons = {one["modalities"]["audio"]["missing"] for one in found if one["participant"] == "customer"}
-    assert reasons <= {None, "timeout", "encoder_unavailable"}
+    assert reasons == {None}  # nobody waits for it: it is tried again until the encoder is back
 
 
 @pytest.mark.parametrize("endless", [b"X-1: a\r\n" * 1_024, b"a" * 8_192])

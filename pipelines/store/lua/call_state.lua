@@ -14,7 +14,7 @@ local function set_state(call, streams, events, events_max, stream, state)
     local before = redis.call('HGET', call, 'status')
     if before == status then return end
     redis.call('HSET', call, 'status', status)
-    if before then
+    if before and before ~= 'waiting' then
         redis.call('XADD', events, 'MAXLEN', '~', events_max, '*', 'kind', EVENT[status])
         redis.call('EXPIRE', events, math.max(redis.call('TTL', call), 1))
     end

@@ -20,6 +20,7 @@ if not redis.call('HGET', KEYS[3], 'final') then
         started_ms = string.format('%.0f', now[1] * 1000 + math.floor(now[2] / 1000))
     end
     redis.call('HSETNX', KEYS[1], 'started_ms', started_ms)
+    if redis.call('HGET', KEYS[1], 'status') == 'waiting' then redis.call('PERSIST', KEYS[1]) end  -- it gets the ttl of an open one
     redis.call('HSET', KEYS[3], 'owner', ARGV[1], 'partition', ARGV[7])
     set_state(KEYS[1], KEYS[2], KEYS[5], ARGV[6], ARGV[2], 'live')
     for key, ttl_s in ipairs({ARGV[4], ARGV[5], ARGV[5]}) do

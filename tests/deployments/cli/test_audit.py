@@ -3,6 +3,7 @@ from typer.testing import CliRunner
 
 from deployments.cli.main import app
 from tests.deployments.cli.running import json_lines
+from tests.deployments.results import keep, result
 
 
 def test_an_audit_that_adds_up_says_so(redis_cli: CliRunner, analysed: str) -> None:
@@ -24,6 +25,17 @@ def test_an_audit_that_finds_something_missing_ends_with_1(redis_cli: CliRunner,
     printed = redis_cli.invoke(app, ["audit"])
     assert printed.exit_code == 1
     assert "fragments_missing" in printed.stdout
+
+
+def test_results_that_lack_a_modality_by_a_fault_do_not_add_up(redis_cli: CliRunner, analysed: str) -> None:
+    keep(analysed, "c1", [result(0, "nobody helps me", -2.1)])
+    (report,) = json_lines(redis_cli, "audit", exit_code=1)
+    assert (report["clean"], report["findings"]) == (False, [])
+    assert report["faults"] == {"audio": {"timeout": 1}}
+    printed = redis_cli.invoke(app, ["audit"])
+    assert printed.exit_code == 1
+    assert "everything adds up" not in printed.stdout
+    assert "1 utterance(s) by a fault of the service (timeout 1)" in printed.stdout
 
 
 def test_an_audit_of_a_call_that_the_log_does_not_hold_is_a_wrong_question(redis_cli: CliRunner, analysed: str) -> None:

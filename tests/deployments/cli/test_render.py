@@ -103,3 +103,10 @@ def test_calls_show_a_dash_where_a_value_is_missing() -> None:
     shown = seen(render.calls([{"call_id": "a", "utterances": 3, "ended": None}], {"call_id": "call", "ended": "end"}))
 
     assert shown.splitlines()[1].split() == ["a", "-"]
+
+
+def test_a_summary_says_what_lacks_by_a_fault_and_nothing_else() -> None:
+    assert "voice missing by a fault of the service (too slow: 2)" in seen(
+        render.summary(summarise([ANGRY, CONTENT], final=True))
+    )
+    assert "fault" not in seen(render.summary(summarise([], final=True)))

@@ -85,3 +85,19 @@ def test_a_replay_keeps_the_consent_policies_of_the_file(redis_cli: CliRunner, t
     done = redis_cli.invoke(app, ["replay", "--call", "c1", "--into", "x", "--config", str(path)])
     assert done.exit_code == 2
     assert "consent" in done.stderr
+
+
+def test_what_one_run_could_not_judge_is_seen_in_the_figures(redis_cli: CliRunner, redis_url: str) -> None:
+    call = [result(number * 3_000, "a", 1.0) for number in range(300)]
+    keep(redis_url, "c1", call)
+    keep(redis_url, "c1", [result(0, "a", None), *call[1:]], run="mine")
+
+    shown = redis_cli.invoke(app, ["compare", "live", "mine"]).stdout
+
+    assert "99.6 %" in shown
+    assert "100" not in shown.partition("changed")[0].partition("polarity agrees")[2].partition("\n")[0]
+    assert "not judged" in shown
+    assert "missing by a fault" in shown
+    (found,) = json_lines(redis_cli, "compare", "live", "mine")
+    assert (found["judged"], found["judged_only_in"], found["changed_polarity"]) == (299, [1, 0], 1)
+    assert found["faults"] == [{"audio": {"timeout": 300}}] * 2

@@ -14,6 +14,7 @@ import httpx
 from fastapi import FastAPI
 
 from deployments.http.access import Grantee
+from deployments.http.analyze import Analyse
 from deployments.http.api import create_api
 from deployments.http.bodies import Health, Part
 from deployments.http.limits import HttpLimits
@@ -121,7 +122,7 @@ class Site:
 
 @contextlib.asynccontextmanager
 async def serving(
-    redis_url: str, limits: HttpLimits = LIMITS, at_once: HttpSettings | None = None
+    redis_url: str, limits: HttpLimits = LIMITS, at_once: HttpSettings | None = None, analyse: Analyse = judge
 ) -> AsyncIterator[Site]:
     """A gateway over this Redis until the block ends."""
     store, producer = Store.connect(redis_url), RedisStreamProducer(redis_url)
@@ -138,7 +139,7 @@ async def serving(
     api = create_api(
         store=store,
         producer=producer,
-        analyse=judge,
+        analyse=analyse,
         health=health,
         config=AppConfig(tenants=tenants, http=at_once or HttpSettings()),
         access=Everyone(),

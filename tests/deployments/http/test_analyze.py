@@ -10,8 +10,8 @@ import pytest
 from deployments.sample import ANGRY_TO_CONTENT
 from models.types import FloatArray, Modality
 from pipelines.settings import HttpSettings
-from pipelines.types import UtteranceSentiment
-from tests.deployments.http.site import LIMITS, Site, png, problem, serving, wav
+from pipelines.types import MissingReason, ModalityOut, Utterance, UtteranceSentiment
+from tests.deployments.http.site import LIMITS, Site, png, problem, result, serving, wav
 from tests.eventually import eventually
 from tests.pipelines.media_files import film
 from tests.pipelines.stored import CUSTOMER
@@ -102,6 +102,25 @@ async def test_a_request_gets_what_it_asks_for_of_what_the_tenants_policy_allows
     assert [found["consent"] for found in judged] == [consent, consent]
 
 
+@pytest.mark.parametrize("reason", ["timeout", "encoder_unavailable"])
+async def test_where_nothing_is_judged_by_a_fault_of_the_service_there_is_no_result(
+    redis_url: str, reason: MissingReason
+) -> None:
+    async def late(utterance: Utterance) -> UtteranceSentiment:
+        assert utterance.recorded  # it waits
+        missing = {Modality.TEXT: ModalityOut(used=False, missing=reason)}
+        judgement = None if utterance.text == "late" else result(0).judgement
+        return result(0).model_copy(update={"judgement": judgement, "modalities": missing})
+
+    async with serving(redis_url, analyse=late) as site:
+        nothing = await site.client.post("/v1/analyze", json={"text": "late"})
+        some = await site.client.post("/v1/analyze", json={"text": "some of it"})
+
+    found = problem(nothing, 504, "not_judged")
+    assert reason in found["detail"]
+    assert some.json()["results"][0]["modalities"]["text"]["missing"] == reason
+
+
 async def test_a_recording_in_which_nobody_speaks_gives_nothing(site: Site) -> None:
     answer = await site.client.post("/v1/analyze", content=wav(np.zeros((1, 8000), np.float32)))
 
@@ -119,7 +138,7 @@ async def test_a_recording_in_which_nobody_speaks_gives_nothing(site: Site) -> N
         ("application/json", b'{"text": ""}', 422, "invalid_input"),
         ("application/json", b'{"text": "a", "voice": "b"}', 422, "invalid_input"),
         ("application/json", json.dumps({"text": "a" * 10_001}).encode(), 422, "invalid_input"),
-        ("application/json", b'{"text": "fail"}', 503, "encoder_unavailable"),
+        ("application/json", b'{"text": "fail"}', 504, "not_judged"),
         ("image/png", b"not a picture at all", 415, "undecodable"),
         ("image/png", png(40, 40)[:60], 415, "undecodable"),
         ("image/png", png(9000, 9000), 415, "undecodable"),

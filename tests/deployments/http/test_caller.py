@@ -21,6 +21,7 @@ WITHOUT_CALLER = {
     "/readyz": "as /healthz",
     "/login": "it takes the token itself",
     "/openapi.json": "the description of the API, the same for everybody",
+    "/": "it leads to /docs",
     "/docs": "as /openapi.json",
     "/docs/begin.js": "as /openapi.json",
     "/docs/favicon-32x32.png": "as /openapi.json",

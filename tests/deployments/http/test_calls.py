@@ -6,10 +6,15 @@ import pytest
 import redis
 
 from deployments.http.bodies import CallOut, CallPage, CallWithSummary, Trends, UtterancePage
+from pipelines.errors import CallDeletedError
 from pipelines.store.keys import CallKeys, calls_key
+from pipelines.store.store import OPEN_TTL_S
 from pipelines.types import CALL_ID_PATTERN, NAME_PATTERN
 from tests.deployments.http.site import Site, problem, result, wav
 from tests.pipelines.stored import AGENT, STARTED_MS, default
+from tests.pipelines.working import kinds, until, working
+
+SILENCE = wav(np.zeros((1, 16_000), np.float32))
 
 
 async def test_a_call_comes_with_its_summary(site: Site) -> None:
@@ -141,6 +146,56 @@ async def test_a_call_that_no_worker_has_opened_is_deleted_and_what_was_sent_can
     refused = await site.client.post("/v1/calls?participants=customer&call_id=c", content=wav(sound))
     problem(refused, 410, "call_deleted")
     problem(await site.client.delete("/v1/calls/c"), 404, "unknown_call")
+
+
+async def test_an_upload_is_a_call_from_its_answer_on_before_a_worker_opens_it(site: Site) -> None:
+    await site.call(result(0), call_id="before")
+    sent = await site.client.post("/v1/calls?participants=customer&call_id=c", content=SILENCE)
+    assert sent.status_code == 202
+
+    links = sent.json()["links"]
+    waiting = CallWithSummary.model_validate((await site.client.get(links["call"])).json())
+    assert (waiting.status, waiting.streams, waiting.utterances, waiting.summary.final) == ("waiting", {}, 0, False)
+    assert (await site.client.get(links["utterances"])).json()["utterances"] == []
+    listed = CallPage.model_validate((await site.client.get("/v1/calls")).json())
+    assert [(one.call_id, one.status) for one in listed.calls] == [("c", "waiting"), ("before", "live")]
+    assert (
+        CallPage.model_validate((await site.client.get("/v1/calls?polarity=negative")).json()).calls[0].call_id != "c"
+    )
+
+    async with working(site.redis_url):
+        await until("final", site.redis_url, "c")
+    over = CallWithSummary.model_validate((await site.client.get(links["call"])).json())
+    assert (over.streams, over.started_at) == ({"main": "final"}, waiting.started_at)
+    assert await kinds(site.redis_url, "c") == ["call-final"]  # it did not come back to life: it had not begun
+
+
+async def test_a_call_that_waits_and_is_deleted_stays_deleted_when_a_worker_comes_to_it(site: Site) -> None:
+    for call_id in ("gone", "kept"):
+        await site.client.post(f"/v1/calls?participants=customer&call_id={call_id}", content=SILENCE)
+    assert (await site.client.delete("/v1/calls/gone")).status_code == 204
+    problem(await site.client.get("/v1/calls/gone"), 404, "unknown_call")
+
+    async with working(site.redis_url):
+        await until("final", site.redis_url, "kept")
+
+    problem(await site.client.get("/v1/calls/gone"), 404, "unknown_call")
+    listed = CallPage.model_validate((await site.client.get("/v1/calls")).json())
+    assert [one.call_id for one in listed.calls] == ["kept"]
+
+
+async def test_a_call_that_a_worker_has_opened_is_not_made_to_wait(site: Site) -> None:
+    await site.call(result(0), final=True)
+    await site.store.ledger.await_worker(default("a-17"))
+    assert (await site.client.get("/v1/calls/a-17")).json()["status"] == "final"
+    await site.store.ledger.await_worker(default("c"))
+    await site.store.open_stream(default("c"), "main", "w", 0)
+    with redis.Redis.from_url(site.redis_url) as client:
+        assert 0 < client.ttl("ut:{default/c}:call") <= OPEN_TTL_S  # as of any call of which nothing was ever stored
+    await site.store.delete_call(default("a-17"))
+    with pytest.raises(CallDeletedError):
+        await site.store.ledger.await_worker(default("a-17"))
+    problem(await site.client.get("/v1/calls/a-17"), 404, "unknown_call")
 
 
 @pytest.mark.parametrize("name", [".", ".."])

@@ -12,6 +12,12 @@ from tests.deployments.gateway_process import gateway_process
 from tests.deployments.http.site import Site
 
 
+async def test_the_root_leads_to_the_page_under_whatever_name_it_is_reached(site: Site) -> None:
+    answer = await site.client.get("/", headers={"host": "t"})
+    assert (answer.status_code, answer.headers["location"]) == (303, "docs")
+    assert (await site.client.get("/", follow_redirects=True)).headers["content-type"].startswith("text/html")
+
+
 async def test_the_page_and_all_that_it_loads_come_from_the_gateway(site: Site) -> None:
     page = await site.client.get("/docs")
     assert page.headers["content-type"].startswith("text/html")

@@ -30,6 +30,7 @@ async def test_live_bytes_become_fragments_until_the_end_is_said(site: Site, add
     assert accepted.fragments == len(found)
     assert sum(len(piece.media) for piece in found) == 40_000
     assert found[-1].final
+    assert not any(piece.recorded for piece in found)  # somebody waits
 
 
 async def test_a_browsers_webm_is_live_media_too_and_a_lost_connection_ends_the_stream(

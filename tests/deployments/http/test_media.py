@@ -44,6 +44,7 @@ async def test_an_upload_becomes_fragments_in_the_log(site: Site) -> None:
     assert [piece.seq for piece in found] == list(range(len(found)))
     assert [piece.final for piece in found] == [False] * (len(found) - 1) + [True]
     assert {piece.call_id for piece in found} == {"a-17"}
+    assert {piece.recorded for piece in found} == {True}
     assert found[0].participants == (AGENT, CUSTOMER)
     assert found[0].consent == {AGENT: frozenset({Modality.TEXT}), CUSTOMER: frozenset({Modality.AUDIO, Modality.TEXT})}
 
@@ -333,3 +334,23 @@ async def test_what_a_form_took_before_it_forbade_it_is_forgotten(site: Site, *,
         with redis.Redis.from_url(site.redis_url) as client:
             assert client.xlen("ut:log:{call-media}") > 0
             assert list(client.scan_iter("*{default/late}*")) == [b"ut:{default/late}:deleted"]
+
+
+async def test_who_puts_the_file_first_is_told_where_the_fields_belong(site: Site) -> None:
+    content = form_with_its_file_first(site, wav(sound(0.5, 8000)), participants="customer")
+    headers = {"content-type": "multipart/form-data; boundary=b"}
+
+    found = problem(await site.client.post("/v1/calls", content=content, headers=headers), 422, "invalid_input")
+
+    assert found["errors"] == [{"at": "form.participants", "detail": found["errors"][0]["detail"]}]
+    assert "before the file" in found["detail"]
+
+
+async def test_more_participants_than_channels_are_refused_before_anything_is_taken(site: Site) -> None:
+    answer = await site.client.post(
+        "/v1/calls?participants=agent,customer&call_id=c", content=bytes(16_000), headers={"content-type": "audio/PCMU"}
+    )
+
+    assert "one for each channel, or one for all" in problem(answer, 415, "undecodable")["detail"]
+    assert site.fragments() == []
+    problem(await site.client.get("/v1/calls/c"), 404, "unknown_call")

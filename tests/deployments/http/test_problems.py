@@ -1,4 +1,4 @@
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
 from typing import Any
 
 import httpx
@@ -6,6 +6,7 @@ import pytest
 import redis
 
 from deployments.http.api import create_api
+from deployments.http.problems import _WORDS_OF_PATTERN, RESUME_PATTERN
 from pipelines.settings import AppConfig
 from pipelines.types import Utterance, UtteranceSentiment
 from tests.deployments.http.site import LIMITS, PROBLEM, Everyone, LosingProducer, Site, never_healthy, problem
@@ -79,3 +80,40 @@ async def test_a_failure_inside_tells_nothing_of_the_inside(site: Site, caplog: 
     problem(answer, 500, "internal")
     assert "secret" not in answer.text
     assert "secret" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "words"),
+    [
+        ("POST", "/v1/calls?participants=customer&call_id=a%20b", "1 to 128 characters"),
+        ("POST", "/v1/calls?participants=customer&stream=a%2Fb", "1 to 64 characters"),
+        ("POST", "/v1/calls?participants=customer&resume=short", "16 to 64 characters"),
+        ("GET", "/v1/calls/a%20b", "1 to 128 characters"),
+        ("GET", "/v1/calls?tenant=a%2Fb", "1 to 64 characters"),
+        ("GET", "/v1/calls/a/utterances?run=a%2Fb", "1 to 64 characters"),
+        ("GET", "/v1/accesses?call_id=a%20b", "1 to 128 characters"),
+    ],
+)
+async def test_what_an_input_may_be_is_said_in_words(site: Site, method: str, path: str, words: str) -> None:
+    found = problem(
+        await site.client.request(method, path, content=b"x" if method == "POST" else None), 422, "invalid_input"
+    )
+    assert words in found["detail"]
+    assert "^" not in found["detail"]
+    assert "(?:" not in found["detail"]
+
+
+async def test_every_pattern_of_the_api_has_words(site: Site) -> None:
+    def patterns(part: Any) -> Iterator[str]:
+        if isinstance(part, dict):
+            if isinstance(part.get("pattern"), str):
+                yield part["pattern"]
+            part = list(part.values())
+        if isinstance(part, list):
+            for one in part:
+                yield from patterns(one)
+
+    routes = [route for methods in site.api.openapi()["paths"].values() for route in methods.values()]
+    found = set(patterns([[route.get("parameters"), route.get("requestBody")] for route in routes]))
+    assert RESUME_PATTERN in found
+    assert found <= set(_WORDS_OF_PATTERN)

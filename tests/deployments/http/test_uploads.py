@@ -8,13 +8,13 @@ import pytest
 from deployments.http.bodies import MediaMetadata
 from deployments.http.limits import HttpLimits, MediaThreads
 from deployments.http.problems import ProblemError
-from deployments.http.uploads import CHUNKS_WAITING_MAX, ByteBridge, Intake, LogWriter, Reservation, reserved
-from pipelines.errors import CallDeletedError, MediaError, SourceUnavailableError
+from deployments.http.reservations import Reservation
+from deployments.http.uploads import CHUNKS_WAITING_MAX, ByteBridge, Intake, LogWriter
+from pipelines.errors import MediaError, SourceUnavailableError
 from pipelines.media.byte_stream import SpoolBudget
 from pipelines.media.decoder_process import DecoderProcesses
 from pipelines.seal import Seal
 from pipelines.settings import AppConfig
-from pipelines.store.store import Store
 from pipelines.types import TOPIC_MEDIA, CallRef, Headers
 from tests.eventually import eventually
 from tests.pipelines.stored import fragment
@@ -131,14 +131,3 @@ async def test_an_upload_slower_than_any_call_ends_and_a_live_stream_may_be_near
         assert (refused.value.status, refused.value.reason) == (408, ends)
     intake.threads.close()
     intake.writer.close()
-
-
-@pytest.mark.parametrize("keep_seal", [False, True], ids=["the log is the store", "the log is apart"])
-async def test_a_call_that_is_deleted_while_its_media_comes_is_refused_at_the_end(
-    redis_url: str, *, keep_seal: bool
-) -> None:
-    store, call = Store.connect(redis_url), CallRef("default", "c")
-    with pytest.raises(CallDeletedError):
-        async with reserved(store, call, MediaMetadata(participants="customer"), live=False, keep_seal=keep_seal):
-            assert await store.delete_call(call)
-    await store.close()

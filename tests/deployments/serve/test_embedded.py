@@ -1,5 +1,6 @@
 """What the embedded system is for whom: its user, a stranger on the same network or machine, a second one on its port."""
 
+import importlib
 import os
 import signal
 import socket
@@ -9,17 +10,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 import redis
+from ray.exceptions import GetTimeoutError
 
 from deployments.serve import WORKER_SETUP, pandas_kept_out
-from deployments.serve.embedded import delete_embedded_store, embedded, require_free
+from deployments.serve.embedded import delete_embedded_store, embedded, in_one_sentence, require_free
 from deployments.serve.embedded_redis import InUseError, embedded_redis
-from deployments.serve.local_ray import RAY_DEFAULTS, private_folder
+from deployments.serve.local_ray import RAY_DEFAULTS, START_S, patient_serve, private_folder
 from models.bundles import EMBEDDED
+from models.errors import CheckpointError
+from pipelines.errors import StoreUnavailableError
 from pipelines.log.redis_streams import RedisStreamProducer
 from pipelines.settings import AppConfig, Settings
 from tests.deployments import stranger
@@ -265,4 +270,39 @@ print(constants.PROXY_READY_CHECK_TIMEOUT_S, constants.RAY_SERVE_HTTP_PROXY_CALL
         check=True,
         env={**os.environ, **RAY_DEFAULTS},
     )
-    assert found.stdout == "60.0 deployments.serve.back_pressure:middlewares\n"
+    assert found.stdout == "300.0 deployments.serve.back_pressure:middlewares\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (TimeoutError("HTTP proxies not available after 600s."), "HTTP proxies not available after 600s."),
+        (GetTimeoutError(""), "GetTimeoutError"),
+        (
+            RuntimeError(
+                "Deploying application undertone failed:\nTraceback (most recent call last):\n  File …\nOSError: no room"
+            ),
+            "Deploying application undertone failed: OSError: no room",
+        ),
+    ],
+)
+def test_whatever_keeps_serve_from_starting_is_one_sentence_that_says_what_to_do(error: Exception, said: str) -> None:
+    with pytest.raises(RuntimeError) as raised, in_one_sentence():
+        raise error
+    assert str(raised.value) == (
+        f"Ray Serve does not start here ({said}); where the machine is busy or this is the first start, run `make setup` and try again"
+    )
+
+
+@pytest.mark.parametrize("error", [StoreUnavailableError("away"), CheckpointError("damaged"), KeyboardInterrupt()])
+def test_what_no_other_start_would_mend_is_said_as_it_is(error: BaseException) -> None:
+    with pytest.raises(type(error)) as raised, in_one_sentence():
+        raise error
+    assert raised.value is error
+
+
+def test_serve_waits_as_long_as_ray_for_processes_that_compile_what_they_import() -> None:
+    constants: list[Any] = [importlib.import_module(f"ray.serve._private.{name}") for name in ("api", "client")]
+    with patient_serve():
+        assert [one.HTTP_PROXY_TIMEOUT for one in constants] == [START_S, START_S]
+    assert all(one.HTTP_PROXY_TIMEOUT < START_S for one in constants)

@@ -3,15 +3,17 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from deployments.serve.stages import local_analyser
+from deployments.serve.stages import Handles, local_analyser, served_analyser
 from models import checkpoint
 from models.bundles import EMBEDDED, INDEX, load_bundle
 from models.families import FAMILIES, Family
@@ -128,3 +130,35 @@ def test_the_embedded_bundle_judges_voice_and_words() -> None:
     assert {modality for modality, one in result.modalities.items() if one.used} == {Modality.AUDIO, Modality.TEXT}
     assert result.modalities[Modality.VIDEO].missing == "not_consented"
     assert {"text", "audio", "fusion", "total"} <= set(result.step_ms)
+
+
+@dataclass
+class Asked:
+    """A handle that notes which method it is asked for, as Serve's own gives one for any name."""
+
+    methods: list[str] = field(default_factory=list)
+    deployment_name: str = "Transcriber"
+
+    def options(self, **_options: object) -> "Asked":
+        return self
+
+    def __getattr__(self, method: str) -> object:
+        async def remote(item: object) -> object:
+            self.methods.append(method)
+            return item
+
+        return SimpleNamespace(remote=remote)
+
+
+@pytest.mark.parametrize(("answer_s", "method"), [(None, "infer_behind"), (9.0, "infer")])
+async def test_what_nobody_waits_for_is_asked_behind_the_rest_and_an_answer_is_waited_for(
+    answer_s: float | None, method: str
+) -> None:
+    handle: Any = Asked()
+    analyser = served_analyser(AppConfig(), Handles(*[handle] * 5), answer_s)
+    assert analyser.behind is not None
+
+    await analyser.stages.transcribe(voice(0.1))
+    await analyser.behind.transcribe(voice(0.1))
+
+    assert handle.methods == ["infer", method]

@@ -22,16 +22,16 @@ def context(
     async def send(topic: str, key: str, value: bytes, headers: Headers) -> None:
         del topic, key, value, headers
 
-    metrics = stream_metrics()
+    metrics, worker = stream_metrics(), worker or WorkerSettings()
     return WorkerContext(
         owner="w",
-        config=AppConfig(worker=worker or WorkerSettings()),
+        config=AppConfig(worker=worker),
         store=Store.connect(url),
         analyse=analyse,
         send=send,
         retry=Retry(0.1, metrics.retries),
         metrics=metrics,
-        in_flight=InFlight(metrics.in_flight),
+        in_flight=InFlight(metrics.in_flight, worker.utterances_in_flight),
         decoder=DecoderThread(MediaLimits()),
         transcribe=transcribe,
     )

@@ -22,7 +22,7 @@ from pipelines.ingest.analyse import Analyser, Stages, loudness_dbfs
 from pipelines.redaction.redact import Redactor
 from pipelines.settings import AppConfig
 from pipelines.tenants import RedactSettings, TenantSettings, TimeoutSettings
-from pipelines.types import Participant, Utterance, UtteranceSentiment, VideoFrame
+from pipelines.types import FAULTS, ModalityOut, Participant, Utterance, UtteranceSentiment, VideoFrame, count_faults
 from tests.pipelines.ingest.networks import NAMES, PREDICTION, fuses
 
 ALL = frozenset(Modality)
@@ -364,3 +364,85 @@ def test_loudness_is_the_root_mean_square_in_decibels() -> None:
     assert loudness_dbfs(np.full(100, 0.1, np.float32)) == pytest.approx(-20, abs=0.01)
     assert loudness_dbfs(np.zeros(100, np.float32)) == -120
     assert loudness_dbfs(np.zeros(0, np.float32)) is None
+
+
+class Late:
+    """An encoder that answers when it is `let`."""
+
+    def __init__(self) -> None:
+        self.let, self.asked = asyncio.Event(), 0
+
+    async def __call__(self, _samples: FloatArray) -> Features:
+        self.asked += 1
+        await self.let.wait()
+        return features(Modality.AUDIO)
+
+
+@pytest.mark.parametrize("nobody_waits", ["recording", "replay"])
+async def test_what_nobody_waits_for_waits_for_a_slow_network(nobody_waits: str) -> None:
+    late, hurried = Late(), TenantSettings(timeouts=TimeoutSettings(encode_s=0.001, transcribe_s=0.001, fuse_s=0.001))
+    judge = Analyser(stages(audio=late), lambda _tenant: hurried, live=nobody_waits == "recording")
+    asked = utterance(recorded=nobody_waits == "recording")
+
+    judging = asyncio.create_task(judge(asked))
+    while not late.asked:
+        await asyncio.sleep(0)
+    await asyncio.sleep(0.05)  # fifty times as long as a live call would wait
+    late.let.set()
+
+    assert (await judging).modalities[Modality.AUDIO].used
+
+
+@pytest.mark.parametrize("fault", ["away", "hangs"])
+async def test_a_recording_is_tried_again_rather_than_judged_without(fault: str) -> None:
+    async def missing(_samples: FloatArray) -> Features:
+        if fault == "hangs":
+            await asyncio.Event().wait()
+        raise EncoderUnavailableError("away")
+
+    with pytest.raises(EncoderUnavailableError, match="audio"):
+        await analyser(TimeoutSettings(recorded_s=0.05), audio=missing)(utterance(recorded=True))
+
+
+async def test_an_answer_that_somebody_waits_for_comes_without_a_network_that_hangs() -> None:
+    hangs = Late()
+    judge = Analyser(stages(audio=hangs), lambda _tenant: TenantSettings(), answer_s=0.05)
+
+    result = await judge(utterance(recorded=True))
+
+    assert result.judgement is not None
+    assert result.faults == {Modality.AUDIO: "timeout"}
+
+
+async def test_what_nobody_waits_for_is_asked_behind_the_rest() -> None:
+    asked: list[str] = []
+
+    def named(name: str) -> Stages:
+        async def hear(_samples: FloatArray) -> Features:
+            asked.append(name)
+            return features(Modality.AUDIO)
+
+        return stages(audio=hear)
+
+    judge = Analyser(named("ahead"), lambda _tenant: TenantSettings(), named("behind"))
+    await judge(utterance())
+    await judge(utterance(recorded=True))
+
+    assert asked == ["ahead", "behind"]
+
+
+def test_only_faults_of_the_service_are_counted() -> None:
+    assert {"encoder_unavailable", "timeout"} == FAULTS
+    (out,) = [
+        result.model_copy(
+            update={
+                "modalities": {
+                    Modality.TEXT: ModalityOut(used=False, missing="timeout"),
+                    Modality.AUDIO: ModalityOut(used=False, missing="not_consented"),
+                    Modality.VIDEO: ModalityOut(used=False, missing="no_face"),
+                }
+            }
+        )
+        for result in [asyncio.run(analyse(utterance()))]
+    ]
+    assert count_faults([out, out]) == {Modality.TEXT: {"timeout": 2}}

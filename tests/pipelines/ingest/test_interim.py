@@ -317,7 +317,7 @@ async def test_a_worker_that_has_as_much_in_flight_as_it_may_and_a_transcriber_a
         dropped = own.metrics.interim_texts.labels("busy")
         requests.show([utterance(3_000)])
         await eventually(lambda: counter(dropped) == 1)
-        own.in_flight.change(2)
+        own.in_flight.count = 2
         requests.show([utterance(5_000)])
         assert counter(dropped) == 2
 

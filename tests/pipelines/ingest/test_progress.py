@@ -34,3 +34,16 @@ def test_what_will_be_read_again_was_never_to_be_committed() -> None:
     progress.rewind(3)
     assert progress.committable(105.0, None) == 3
     assert (progress.first, progress.read_to) == (9, 3)
+
+
+def test_what_waits_for_its_turn_is_committed_by_nobody() -> None:
+    progress = Progress(0.0)
+    progress.note_read(50, 10)  # a live call's, before an upload's
+    assert (progress.first, progress.committable(0, None)) == (10, 10)
+    progress.note_read(10, 30)
+    assert progress.committable(1, None) == 30
+    progress.note_read(30)
+    assert progress.committable(2, None) == 51
+    progress.rewind(20)
+    progress.note_read(20)
+    assert progress.committable(3, None) == 21

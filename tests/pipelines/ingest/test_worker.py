@@ -1,5 +1,7 @@
 import asyncio
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import redis
 
@@ -9,6 +11,7 @@ from pipelines.log.redis_streams import RedisStreamProducer, RedisStreamSource
 from pipelines.settings import AppConfig, WorkerSettings
 from pipelines.store.store import Store
 from pipelines.types import (
+    MediaFragment,
     Participant,
     Utterance,
     UtteranceSentiment,
@@ -17,7 +20,9 @@ from tests.eventually import eventually
 from tests.pipelines.stored import default
 from tests.pipelines.working import (
     GROUP,
+    account,
     call,
+    committed,
     counter,
     found,
     judge,
@@ -100,6 +105,77 @@ async def test_work_in_flight_is_bounded_and_the_rest_waits_in_the_log(redis_url
             assert len(await results(redis_url, f"c{index}")) == 4
     # One fragment may end two utterances at once, one of each party.
     assert most <= 3
+
+
+def recorded(sound: FloatArray, call_id: str) -> list[MediaFragment]:
+    """A call of ten times the length, sent at once as an upload is."""
+    return [replace(one, recorded=True) for one in call(np.tile(sound, 10), call_id)]
+
+
+async def test_a_live_call_does_not_wait_behind_uploads(redis_url: str, sound: FloatArray) -> None:
+    """All of it is stored before an utterance of the uploads that were sent before is judged."""
+    producer, live_is_stored = RedisStreamProducer(redis_url), asyncio.Event()
+
+    async def hold(utterance: Utterance) -> UtteranceSentiment:
+        if utterance.recorded:
+            await live_is_stored.wait()
+        return await judge(utterance)
+
+    uploads = ["up-1", "up-2"]
+    for call_id in uploads:
+        send(producer, recorded(sound, call_id))
+    send(producer, call(sound, "live"))
+    async with working(redis_url, analyse=hold) as worker:
+        live = found(await results(redis_url, "live"))
+        assert [await results(redis_url, call_id, final=False) for call_id in uploads] == [[], []]
+        assert (
+            counter(worker.metrics.fragments_analysed) < 200
+        )  # of 420: the uploads have their share of the room, no more
+        with redis.Redis.from_url(redis_url) as client:
+            assert committed(client) == 0  # where the uploads must be read from again
+        live_is_stored.set()
+        uploaded = [found(await results(redis_url, call_id)) for call_id in uploads]
+    assert len(live) == 4
+    assert uploaded[0] == uploaded[1]
+    assert len(uploaded[0]) >= 40
+
+
+async def test_a_successor_of_a_worker_that_read_ahead_loses_nothing(redis_url: str, sound: FloatArray) -> None:
+    """It did a live call, and an upload that was before it only in part; what it had read of both is read again."""
+    send(RedisStreamProducer(redis_url), recorded(sound, "undisturbed"))
+    async with working(redis_url):
+        undisturbed = found(await results(redis_url, "undisturbed"))
+    send(RedisStreamProducer(redis_url), [*recorded(sound, "torn"), *call(sound, "live")])
+
+    async def a_few(utterance: Utterance) -> UtteranceSentiment:
+        if utterance.recorded and utterance.start_ms > 30_000:
+            await asyncio.Event().wait()
+        return await judge(utterance)
+
+    quick = WorkerSettings(commit_delay_s=0, commit_interval_s=0.05)
+    async with working(redis_url, "first", analyse=a_few, worker=quick):
+        live = found(await results(redis_url, "live"))
+    async with working(redis_url, "second", worker=quick):
+        assert found(await results(redis_url, "torn")) == undisturbed
+        assert found(await results(redis_url, "live", final=False)) == live
+    torn = await account(redis_url, "torn")
+    assert (torn.analysed, torn.missing, torn.lost) == (200, 0, 0)
+
+
+async def test_no_more_than_so_much_is_read_ahead(redis_url: str, sound: FloatArray) -> None:
+    async def hold(utterance: Utterance) -> UtteranceSentiment:
+        await held.wait()
+        return await judge(utterance)
+
+    held = asyncio.Event()
+    send(RedisStreamProducer(redis_url), recorded(sound, "upload"))
+    size = len(call(sound, "upload")[0].media)
+    async with working(redis_url, analyse=hold, worker=WorkerSettings(held_max_bytes=20 * size)) as worker:
+        await eventually(lambda: worker._assignment.held_bytes >= 20 * size)
+        await asyncio.sleep(0.5)  # it polls on
+        assert worker._assignment.held_bytes <= (20 + 16) * size
+        held.set()
+        assert len(await results(redis_url, "upload")) >= 40
 
 
 async def test_results_that_cannot_be_published_are_work_in_flight_too(

@@ -73,6 +73,14 @@ def test_what_is_optional_has_its_default() -> None:
     fragment = parse_record(record(tenant=None, stream=None, consent=None), LIMITS)
     assert (fragment.tenant, fragment.stream, fragment.final) == ("default", "main", False)
     assert fragment.consent is None
+    assert not fragment.recorded  # somebody waits for what says nothing: a foreign producer's call goes on
+
+
+@pytest.mark.parametrize(("said", "recorded"), [(b"1", True), (b"0", False)])
+def test_a_fragment_says_that_nobody_waits_for_it(said: bytes, recorded: bool) -> None:  # noqa: FBT001  # a parameter
+    fragment = parse_record(record(recorded=said), LIMITS)
+    assert fragment.recorded is recorded
+    assert dict(fragment_headers(fragment)).get("recorded") == (b"1" if recorded else None)
 
 
 def test_an_agents_voice_is_analysed_only_where_the_header_names_it() -> None:
@@ -139,6 +147,7 @@ def test_a_reference_itself_is_no_part_of_a_fragment() -> None:
         ("bad_header", record(consent=b"customer=smell")),
         ("bad_header", record(consent=b"customer=text;customer=audio")),
         ("bad_header", record(final=b"yes")),
+        ("bad_header", record(recorded=b"yes")),
         ("bad_header", record(customer=b"")),
         ("bad_header", record(customer=b"secret\n1")),
         ("bad_header", record(customer=b"secret" * 50)),

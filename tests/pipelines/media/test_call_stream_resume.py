@@ -6,7 +6,7 @@ import pytest
 
 from models.types import FloatArray
 from pipelines.checkpoints import Checkpoint, ResumePoint, TrackCut
-from pipelines.media.call_stream import CallStream
+from pipelines.media.call_stream import CallStream, TrackEvent
 from pipelines.media.resume import PRE_ROLL_MS
 from pipelines.settings import SegmentSettings, StreamSettings
 from tests.pipelines.streams import (
@@ -148,3 +148,18 @@ def test_sound_that_starts_late_is_heard_at_its_place_after_a_resume_too(vowels:
     assert len(runs) >= 5
     for before, after in runs:
         assert by_participant(before + after) == by_participant(events)
+
+
+def test_a_new_owner_knows_as_well_as_the_first_what_nobody_waits_for(call: FloatArray) -> None:
+    """Also of a stream that was sent in real time and went on at once."""
+    media = fragments(call, [700, 400])
+    media = [replace(one, recorded=number >= len(media) // 2) for number, one in enumerate(media)]
+    undisturbed = said_of(run(CallStream(SETTINGS, NEW), media))
+    assert {recorded for _, recorded in undisturbed} == {False, True}
+    for before, after in resumed_everywhere(media, SETTINGS):
+        assert said_of(before + after) == undisturbed
+
+
+def said_of(events: list[TrackEvent]) -> list[tuple[str, bool]]:
+    found = [event.utterance for event in events if event.utterance is not None]
+    return sorted((one.utterance_id, one.recorded) for one in found)

@@ -5,16 +5,16 @@ from typing import Any
 import pytest
 import redis
 
-from models.types import FloatArray
+from models.types import FloatArray, Modality
 from pipelines.log.dead_letter import Letter, read_letters
 from pipelines.log.redis_streams import RedisStreamProducer, RedisTopicReader
 from pipelines.review.audit import AuditReport, LogIndex, audit
 from pipelines.settings import MediaLimits, WorkerSettings
 from pipelines.store.store import Store
-from pipelines.types import TOPIC_DEAD_LETTER, TOPIC_MEDIA
+from pipelines.types import TOPIC_DEAD_LETTER, TOPIC_MEDIA, MissingReason, ModalityOut, Utterance, UtteranceSentiment
 from tests.eventually import eventually
 from tests.pipelines.stored import default
-from tests.pipelines.working import Voice, call, records, results, send, speech, working
+from tests.pipelines.working import Voice, call, judge, records, results, send, speech, working
 
 LOG = "ut:log:{call-media}"
 
@@ -174,3 +174,27 @@ async def test_dead_letters_are_counted_on_the_call_of_their_tenant(redis_url: s
     assert report.findings == []
     assert report.dead_lettered == {"undecodable": 1}
     assert report.calls == 2
+
+
+async def test_results_that_lack_a_modality_by_a_fault_do_not_add_up(redis_url: str, sound: FloatArray) -> None:
+    missing: dict[Modality, MissingReason] = {
+        Modality.TEXT: "timeout",
+        Modality.AUDIO: "not_consented",
+        Modality.VIDEO: "encoder_unavailable",
+    }
+
+    async def late(utterance: Utterance) -> UtteranceSentiment:
+        outs = {modality: ModalityOut(used=False, missing=reason) for modality, reason in missing.items()}
+        return (await judge(utterance)).model_copy(update={"modalities": outs})
+
+    send(RedisStreamProducer(redis_url), call(sound, "c1"))
+    async with working(redis_url, analyse=late):
+        await results(redis_url, "c1")
+
+    report = await audited(redis_url)
+    assert report.findings == []
+    assert not report.clean
+    assert report.faults == {
+        Modality.TEXT: {"timeout": report.utterances},
+        Modality.VIDEO: {"encoder_unavailable": report.utterances},
+    }

@@ -39,10 +39,24 @@ def test_what_moved_and_what_changed_its_polarity_is_named() -> None:
     assert (changed.text, changed.polarities, changed.scores) == ("b", ("positive", "negative"), (1.0, -1.0))
 
 
-def test_an_utterance_that_one_run_could_not_judge_is_a_change_and_no_figure() -> None:
-    found = compare(("live", "mine"), [([result(0, "a", -2.0)], [result(0, "a", None)])])
-    assert (found.utterances, found.judged, found.polarity_agreement) == (1, 0, None)
+def test_an_utterance_that_one_run_could_not_judge_is_a_change_and_no_agreement() -> None:
+    first = [result(0, "a", -2.0), result(2000, "b", 1.0), result(4000, "c", None)]
+    found = compare(("live", "mine"), [(first, [result(0, "a", None), *first[1:]])])
+    assert (found.utterances, found.judged, found.judged_only_in) == (3, 1, (1, 0))
+    assert (found.polarity_agreement, found.emotion_agreement) == (0.5, 0.5)
+    assert (found.score_difference_mean, found.changed_polarity) == (0, 1)
     assert [one.polarities for one in found.changed] == [("negative", None)]
+
+
+def test_agreement_is_whole_only_where_all_agree() -> None:
+    alike = [result(number, "a", 1.0) for number in range(0, 60_000, 2)]
+    found = compare(("live", "mine"), [(alike, [result(0, "a", -1.0), *alike[1:]])])
+    assert found.polarity_agreement == 0.9999
+
+
+def test_what_lacks_by_a_fault_is_counted_in_either_run() -> None:
+    found = compare(("live", "mine"), [([result(0, "a", -2.0), result(2000, "b", -2.0)], [result(0, "a", -2.0)])])
+    assert found.faults == ({"audio": {"timeout": 2}}, {"audio": {"timeout": 1}})
 
 
 def test_nothing_to_compare_gives_no_figures() -> None:
