@@ -1,5 +1,6 @@
 """Recordings on disk: who is on which channel, one file per party as one stream, cut into fragments and sent."""
 
+import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -11,7 +12,8 @@ import av
 import numpy as np
 from av.container import InputContainer
 
-from deployments.cli.console import EXIT_USAGE, CommandError
+from deployments.cli.console import EXIT_NOT_FOUND, EXIT_USAGE, CommandError
+from deployments.sample import ANGRY_TO_CONTENT
 from models.types import SAMPLE_RATE_HZ
 from pipelines.consent import parse_consent
 from pipelines.errors import BadFragmentError, MediaError
@@ -40,6 +42,12 @@ class Recording:
     stream: str = "main"
     tenant: str = "default"
     customer: str | None = None
+
+
+def sample_path() -> str:
+    """The sample call's path, short where it lies below the current folder: to be typed."""
+    path = ANGRY_TO_CONTENT
+    return shlex.quote(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))
 
 
 def fragments_of(recording: Recording, call_id: str) -> Iterator[MediaFragment]:
@@ -135,7 +143,7 @@ def participants_of(paths: Sequence[Path], text: str | None) -> tuple[Participan
         if path.is_dir():
             raise CommandError(f"{path} is a folder: name the files in it", EXIT_USAGE)
         if not path.is_file():
-            raise CommandError(f"no such file: {path}", EXIT_USAGE)
+            raise CommandError(f"no such file: {path}", EXIT_NOT_FOUND)
     if text is None:
         return _default_participants(paths)
     try:

@@ -11,7 +11,16 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from deployments.cli.console import EXIT_USAGE, CommandError, clear_errors, print_out, stderr, write_json
+from deployments.cli.console import (
+    EXIT_NOT_FOUND,
+    EXIT_USAGE,
+    CommandError,
+    clear_errors,
+    print_out,
+    stderr,
+    write_json,
+)
+from deployments.cli.listing import Column, Listing
 from deployments.cli.options import DEFAULTS, Bundle, Json, Transcriber
 from deployments.sample import ANGRY_TO_CONTENT
 from models.encoders.speech import Engine
@@ -49,7 +58,7 @@ commands = typer.Typer()
 )
 @clear_errors
 def train(
-    recipe: Annotated[str, typer.Argument(help="A function of models/recipes/.")],
+    recipe: Annotated[str, typer.Argument(help="As `undertone recipes` lists them.")],
     *,
     data: Annotated[Path, typer.Option(help="The folder of the data sets.")],
     out: Annotated[
@@ -74,7 +83,7 @@ def train(
     if recipe not in known:
         names = ", ".join(sorted(known)) or "(there is none)"
         what = "recipe with folds" if folds else "recipe"
-        raise CommandError(f"no {what} {recipe!r}: choose one of {names}", EXIT_USAGE)
+        raise CommandError(f"no {what} {recipe!r}: choose one of {names} (undertone recipes)", EXIT_NOT_FOUND)
     _needs(data)
     if stderr().is_terminal:  # in a log an expected error is the only line
         stderr().print(f"preparing {recipe} from {data} (this may take minutes)", soft_wrap=True)
@@ -90,6 +99,21 @@ def train(
     else:
         print_out(_trained(recipe, results))
         print_out(f"results.json and checkpoints in {out}, {results['seconds']} s")
+
+
+@commands.command(epilog="Examples: undertone recipes · undertone recipes --json")
+@clear_errors
+def recipes(*, as_json: Json = False) -> None:
+    """List what `undertone train` can train, and whether it can be cross-validated (--folds)."""
+    _needs_train_group()
+    from models.recipes import FOLDS, RECIPES, described  # noqa: PLC0415  # imports torch
+
+    rows = [{"recipe": name, "folds": name in FOLDS, "what": described(name)} for name in sorted(RECIPES)]
+    if as_json:
+        write_json(rows)
+        return
+    cells = ((str(row["recipe"]), "--folds" if row["folds"] else "", str(row["what"])) for row in rows)
+    print_out(Listing((Column("recipe"), Column(""), Column("", below=True)), cells))
 
 
 @commands.command(
@@ -277,8 +301,10 @@ def _table(title: str, rows: Sequence[tuple[str, ...]], words: int) -> Table:
 
 def _needs(data: Path | None) -> Path:
     if data is None or not data.exists():
-        what = "no data folder is given" if data is None else f"there is no {data}"
-        raise CommandError(f"{what}: name the folder of the data sets with --data", EXIT_USAGE)
+        what, code = (
+            ("no data folder is given", EXIT_USAGE) if data is None else (f"there is no {data}", EXIT_NOT_FOUND)
+        )
+        raise CommandError(f"{what}: name the folder of the data sets with --data", code)
     return data
 
 
