@@ -16,14 +16,16 @@ setup: ## Install uv if it is missing, then the locked environment
 	@$(UV) --version >/dev/null 2>&1 || { echo "installing uv into $(HOME)/.local" >&2; \
 		$(PYTHON) -m pip install --quiet --user uv 2>/dev/null \
 		|| $(PYTHON) -m pip install --quiet --user --break-system-packages uv 2>/dev/null \
-		|| $(PYTHON) -m pip install --quiet uv; }
+		|| $(PYTHON) -m pip install --quiet uv \
+		|| { echo "uv cannot be installed: install pip for $(PYTHON), or uv itself (https://docs.astral.sh/uv)" >&2; exit 1; }; }
 	@$(UV) sync --frozen $(if $(wildcard .venv),--quiet)
+	@$(if $(filter setup,$(MAKECMDGOALS)),echo "ready; next: ./undertone demo (a sample call, a minute), or ./undertone serve")
 
-demo: setup ## Start everything in one place, send the sample call, show its utterances
-	@$(RUN) undertone demo
+demo: setup ## Start everything in one place, send the sample call, show its utterances; the first thing to try
+	@./undertone demo
 
 serve: setup ## Start everything in one place and serve HTTP on port 8000 until Ctrl-C
-	@$(RUN) undertone serve
+	@./undertone serve
 
 test: lint ## Every test; those with Ray after the others, one by one
 	@OMP_NUM_THREADS=1 $(RUN) pytest -q -n 2 --dist loadfile -m "not ray"
