@@ -6,6 +6,10 @@ PYTHON ?= python3
 UV = $(shell command -v uv || echo $(PYTHON) -m uv)
 RUN := $(UV) run --no-sync
 export PATH := $(HOME)/.local/bin:$(PATH)
+# The certificates of this machine, as pip takes them: behind a company's proxy those that uv brings along are not enough.
+ifneq ($(wildcard /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt),)
+export UV_SYSTEM_CERTS := 1
+endif
 # Where it is set, every one of Ray's processes compiles torch anew.
 unexport PYTHONDONTWRITEBYTECODE
 
