@@ -23,7 +23,7 @@ setup: ## Install uv if it is missing, then the locked environment
 		|| $(PYTHON) -m pip install --quiet uv \
 		|| { echo "uv cannot be installed: install pip for $(PYTHON), or uv itself (https://docs.astral.sh/uv)" >&2; exit 1; }; }
 	@$(UV) sync --frozen $(if $(wildcard .venv),--quiet)
-	@$(if $(filter setup,$(MAKECMDGOALS)),echo "ready; next: ./undertone demo (a sample call, a minute), or ./undertone serve")
+	@[ "$(MAKECMDGOALS)" != setup ] || echo "ready; next: ./undertone demo (a sample call, a minute), or ./undertone serve"
 
 demo: setup ## Start everything in one place, send the sample call, show its utterances; the first thing to try
 	@./undertone demo
