@@ -63,8 +63,11 @@ FAULTS ?= 200
 chaos: setup ## Calls through the whole system while its parts are killed, stopped and cut off (SEED=1 FAULTS=200)
 	@OMP_NUM_THREADS=1 $(RUN) python -m tests.chaos.chaos --seed $(SEED) --faults $(FAULTS)
 
+schema: setup ## Write docs/result.schema.json anew after a change of what a result is
+	@$(RUN) python -m tools.result_schema > docs/result.schema.json
+
 format: setup ## Format the code and mend what ruff can mend
 	@$(RUN) ruff check --fix .
 	@$(RUN) ruff format .
 
-.PHONY: help setup demo serve test check lint kafka bench soak fuzz chaos format
+.PHONY: help setup demo serve test check lint kafka bench soak fuzz chaos schema format

@@ -71,8 +71,8 @@ def demo(
             print_out(render.summary(summary))
             console.print(render.names_of_models(found))
             hint(
-                "the demo has stopped and kept nothing; to keep calls: undertone serve, and in another window "
-                f"undertone send {sample_path()} --participants agent,customer, then undertone calls"
+                "The demo has stopped and kept nothing. To keep calls:\n  undertone serve\nand in another window:\n"
+                f"  undertone send {sample_path()} --participants agent,customer\n  undertone calls"
             )
     if len(found) < UTTERANCES_MIN:
         raise CommandError(f"only {len(found)} utterances came out, at least {UTTERANCES_MIN} should; undertone doctor")

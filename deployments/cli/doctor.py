@@ -28,7 +28,7 @@ MEMORY_MIN_GIB = 4.0
 DISK_MIN_GIB = 2.0
 ANSWER_S = 3.0
 GIB = 1 << 30
-SYNC = "uv sync --frozen in the repository (or make test, which does it)"
+SYNC = "make setup in the checkout"
 STYLE: dict[State, str] = {"ok": "green", "optional": "yellow", "missing": "red"}
 
 commands = typer.Typer()

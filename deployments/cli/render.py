@@ -67,7 +67,8 @@ def feeling(result: UtteranceSentiment) -> Text:
         return Text("not judged", style="bright_black")
     share = judged.emotion_probabilities.get(judged.emotion, 0.0)
     text = Text(judged.polarity, style=POLARITY_STYLE.get(judged.polarity, ""))
-    return text.append(f", {judged.emotion} {share:.0%}", style="default")
+    emotion = "" if judged.emotion == judged.polarity else f", {judged.emotion}"  # both know `neutral`
+    return text.append(f"{emotion} {share:.0%}", style="default")
 
 
 def words(result: UtteranceSentiment) -> Text:

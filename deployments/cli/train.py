@@ -310,4 +310,4 @@ def _needs(data: Path | None) -> Path:
 
 def _needs_train_group() -> None:
     if importlib.util.find_spec("sklearn") is None:
-        raise CommandError("the packages for training and evaluating are not installed: uv sync --group train")
+        raise CommandError("the packages for training and evaluating are not installed: make setup in the checkout")
