@@ -11,7 +11,7 @@ from deployments.cli import render
 from deployments.cli.client import call_path, events, gateway, get, pages, summary_of, utterances
 from deployments.cli.console import EXIT_NOT_FOUND, CommandError, clear_errors, hint, print_out, settings, write_json
 from deployments.cli.follow import follow
-from deployments.cli.options import AskedTenant, Json
+from deployments.cli.options import ASKS_GATEWAY, AskedTenant, Json
 from pipelines.review.summary import CallSummary
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ commands = typer.Typer()
 
 @commands.command(
     epilog="Examples: undertone calls · undertone calls --polarity negative --max-score -1 · "
-    "undertone calls --since 2026-11-21T08:00:00Z --sort score --limit 200"
+    f"undertone calls --since 2026-11-21T08:00:00Z --sort score --limit 200{ASKS_GATEWAY}"
 )
 @clear_errors
 def calls(
@@ -78,7 +78,7 @@ def calls(
         hint("no call matches; send one with: undertone send PATH")
 
 
-@commands.command(epilog="Example: undertone show demo-1")
+@commands.command(epilog=f"Example: undertone show demo-1{ASKS_GATEWAY}")
 @clear_errors
 def show(
     call: Annotated[str, typer.Argument(help="The call's id, as `undertone calls` shows it.")],
@@ -98,7 +98,7 @@ def show(
     print_out(Group(render.Transcript(found), "", render.sentiment_line(found), "", summary, models))
 
 
-@commands.command(epilog="Examples: undertone watch · undertone watch demo-1 --json")
+@commands.command(epilog=f"Examples: undertone watch · undertone watch demo-1 --json{ASKS_GATEWAY}")
 @clear_errors
 def watch(
     call: Annotated[str | None, typer.Argument(help="The call's id; the newest open call when not given.")] = None,

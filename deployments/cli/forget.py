@@ -8,7 +8,7 @@ import typer
 from deployments.cli.client import ask, call_path, gateway, get
 from deployments.cli.console import EXIT_USAGE, CommandError, clear_errors, print_out, settings, stderr, write_json
 from deployments.cli.listing import Column, Listing
-from deployments.cli.options import AskedTenant, Json, reference_of
+from deployments.cli.options import ASKS_GATEWAY, AskedTenant, Json, reference_of
 
 if TYPE_CHECKING:
     import httpx
@@ -25,6 +25,7 @@ commands = typer.Typer()
 @commands.command(
     epilog="Examples: undertone forget --customer - · undertone forget --customer 4711 --dry-run · "
     "undertone forget --call demo-1 · pass account/4711 | undertone forget --customer - --yes --json > receipt.json"
+    f"{ASKS_GATEWAY}"
 )
 @clear_errors
 def forget(
@@ -55,7 +56,7 @@ def forget(
             _forget_customer(client, reference_of(customer), tenant, dry_run=dry_run, yes=yes, as_json=as_json)
 
 
-@commands.command(epilog="Examples: undertone delete demo-1 · undertone delete demo-1 --dry-run")
+@commands.command(epilog=f"Examples: undertone delete demo-1 · undertone delete demo-1 --dry-run{ASKS_GATEWAY}")
 @clear_errors
 def delete(
     call: Annotated[str, typer.Argument(help="The call's id, as `undertone calls` shows it.")],

@@ -17,6 +17,7 @@ from deployments.cli import (
     dlq,
     doctor,
     forget,
+    recipes,
     replay,
     send,
     serve,
@@ -41,7 +42,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-for group in (demo, serve, send, calls, forget, analyze, train, audit, accesses, replay, doctor):
+for group in (demo, serve, send, calls, forget, analyze, recipes, train, audit, accesses, replay, doctor):
     app.add_typer(group.commands)
 app.add_typer(dlq.commands, name="dlq")
 app.add_typer(token.commands, name="token")

@@ -20,7 +20,6 @@ from deployments.cli.console import (
     stderr,
     write_json,
 )
-from deployments.cli.listing import Column, Listing
 from deployments.cli.options import DEFAULTS, Bundle, Json, Transcriber
 from deployments.sample import ANGRY_TO_CONTENT
 from models.encoders.speech import Engine
@@ -99,21 +98,6 @@ def train(
     else:
         print_out(_trained(recipe, results))
         print_out(f"results.json and checkpoints in {out}, {results['seconds']} s")
-
-
-@commands.command(epilog="Examples: undertone recipes · undertone recipes --json")
-@clear_errors
-def recipes(*, as_json: Json = False) -> None:
-    """List what `undertone train` can train, and whether it can be cross-validated (--folds)."""
-    _needs_train_group()
-    from models.recipes import FOLDS, RECIPES, described  # noqa: PLC0415  # imports torch
-
-    rows = [{"recipe": name, "folds": name in FOLDS, "what": described(name)} for name in sorted(RECIPES)]
-    if as_json:
-        write_json(rows)
-        return
-    cells = ((str(row["recipe"]), "--folds" if row["folds"] else "", str(row["what"])) for row in rows)
-    print_out(Listing((Column("recipe"), Column(""), Column("", below=True)), cells))
 
 
 @commands.command(

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 from typer.testing import CliRunner
@@ -36,6 +37,17 @@ def test_every_command_explains_itself_with_an_example(cli: CliRunner, command: 
 
     assert shown.exit_code == 0
     assert f"undertone {command}" in " ".join(shown.output.split("Example")[-1].split())
+
+
+@pytest.mark.parametrize("command", [[], ["calls"], ["show"], ["watch"], ["forget"], ["delete"]])
+def test_help_says_where_a_command_asks(cli: CliRunner, command: list[str]) -> None:
+    shown = " ".join(cli.invoke(app, [*command, "--help"]).output.split())
+    assert "UNDERTONE_URL" in shown
+    assert "UNDERTONE_TOKEN" in shown
+
+
+def test_the_version_is_that_of_the_package(cli: CliRunner) -> None:
+    assert cli.invoke(app, ["--version"]).output == f"undertone {version('undertone')}\n"
 
 
 def test_importing_every_command_loads_nothing_that_takes_long() -> None:
