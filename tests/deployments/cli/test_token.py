@@ -1,3 +1,4 @@
+import shlex
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -33,6 +34,16 @@ def test_a_token_is_printed_alone(cli: CliRunner, tmp_path: Path) -> None:
     grant = TokenFile(tmp_path / "tokens").find(done.stdout.strip(), datetime.now(UTC))
     assert grant is not None
     assert (grant.tenant, grant.scopes, grant.expires_at) == ("default", ALL_SCOPES, None)
+
+
+def test_the_hint_how_to_revoke_a_token_can_be_typed_as_it_is(cli: CliRunner, tmp_path: Path) -> None:
+    made = cli.invoke(app, ["token", "create", "--scope", "read", "--file", str(tmp_path / "my tokens")])
+    words = shlex.split(made.stderr.partition("revoked by: undertone ")[2])
+
+    assert cli.invoke(app, words).exit_code == 0
+    again = cli.invoke(app, words)
+    assert again.exit_code == 3
+    assert f"undertone token list --file '{tmp_path}/my tokens'" in again.stderr
 
 
 def test_the_environment_names_the_file(cli: CliRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
