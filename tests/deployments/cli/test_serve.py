@@ -51,6 +51,10 @@ def test_serve_prints_one_json_object_when_it_is_up_and_ends_on_a_signal(
                 os.killpg(serving.pid, ends)
             else:
                 serving.send_signal(ends)
-            serving.wait(50)
+            try:
+                serving.wait(50)
+            finally:
+                if serving.poll() is None:
+                    os.killpg(serving.pid, signal.SIGTERM)
     assert serving.returncode == 0
     assert not [one for one in cache.iterdir() if one.name.startswith("token")]
