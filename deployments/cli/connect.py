@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr, ValidationError
 
-from deployments.cli.console import EXIT_AWAY, EXIT_USAGE, CommandError, settings, stderr
+from deployments.cli.console import EXIT_AWAY, EXIT_NOT_FOUND, EXIT_USAGE, CommandError, settings, stderr
 from deployments.cli.options import LogName
 from pipelines.consent import UNLIMITED
 from pipelines.log.producer import Producer
@@ -180,7 +180,8 @@ def configuration(path: Path | None, changes: Mapping[str, object]) -> AppConfig
             args = yaml.safe_load(path.read_text())["applications"][0]["args"]
         return AppConfig.model_validate({**args, **changes})
     except (OSError, yaml.YAMLError, LookupError, TypeError, UnicodeDecodeError, ValidationError) as error:
-        raise CommandError(f"{path or 'the command line'} gives no configuration: {error}", EXIT_USAGE) from error
+        code = EXIT_NOT_FOUND if isinstance(error, FileNotFoundError) else EXIT_USAGE
+        raise CommandError(f"{path or 'the command line'} gives no configuration: {error}", code) from error
 
 
 def with_local_redis(where: Settings) -> Settings:

@@ -207,12 +207,22 @@ def clear_errors(command: Callable[P, R]) -> Callable[P, R]:
         except BrokenPipeError:
             raise _unread() from None
         except (UndertoneError, OSError) as error:
-            code = next((code for kind, code in _EXIT_BY_ERROR.items() if isinstance(error, kind)), EXIT_FAILED)
-            raise _fail(str(error) or type(error).__name__, code) from None
+            raise _fail(str(error) or type(error).__name__, exit_code_of(error)) from None
         except KeyboardInterrupt:
             raise _fail("stopped", EXIT_INTERRUPTED) from None
 
     return guarded
+
+
+def exit_code_of(error: BaseException) -> int:
+    """What an error that can be foreseen ends a command with: by its kind, else by whether a file was not there."""
+    for kind, code in _EXIT_BY_ERROR.items():
+        if isinstance(error, kind):
+            return code
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, FileNotFoundError):
+        cause = cause.__cause__
+    return EXIT_FAILED if cause is None else EXIT_NOT_FOUND
 
 
 def _unread() -> typer.Exit:

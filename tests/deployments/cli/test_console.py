@@ -11,8 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from deployments.cli.console import (
+    EXIT_AWAY,
     EXIT_FAILED,
     EXIT_INTERRUPTED,
+    EXIT_NOT_FOUND,
     EXIT_USAGE,
     CommandError,
     SafeConsole,
@@ -24,7 +26,7 @@ from deployments.cli.console import (
     steps,
     write_json,
 )
-from pipelines.errors import MediaError
+from pipelines.errors import CallDeletedError, MediaError, SourceUnavailableError, StoreUnavailableError
 
 
 @pytest.mark.parametrize(
@@ -34,6 +36,10 @@ from pipelines.errors import MediaError
         (CommandError("it is\n  away"), EXIT_FAILED, "undertone: it is away\n"),
         (MediaError("no media"), EXIT_FAILED, "undertone: no media\n"),
         (PermissionError(), EXIT_FAILED, "undertone: PermissionError\n"),
+        (FileNotFoundError("gone"), EXIT_NOT_FOUND, "undertone: gone\n"),
+        (CallDeletedError("it was deleted"), EXIT_NOT_FOUND, "undertone: it was deleted\n"),
+        (StoreUnavailableError("away"), EXIT_AWAY, "undertone: away\n"),
+        (SourceUnavailableError("away"), EXIT_AWAY, "undertone: away\n"),
         (KeyboardInterrupt(), EXIT_INTERRUPTED, "undertone: stopped\n"),
     ],
 )

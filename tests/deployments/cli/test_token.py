@@ -41,6 +41,7 @@ def test_the_hint_how_to_revoke_a_token_can_be_typed_as_it_is(cli: CliRunner, tm
     words = shlex.split(made.stderr.partition("revoked by: undertone ")[2])
 
     assert cli.invoke(app, words).exit_code == 0
+    assert cli.invoke(app, ["token", "list", "--file", str(tmp_path / "gone")]).exit_code == 3
     again = cli.invoke(app, words)
     assert again.exit_code == 3
     assert f"undertone token list --file '{tmp_path}/my tokens'" in again.stderr
