@@ -62,9 +62,9 @@ def test_the_environment_names_the_file(cli: CliRunner, tmp_path: Path, monkeypa
         (["create", "--file", "gone", "--scope", "read", "--days", "nan"], 2, "--days"),
         (["create", "--file", "gone", "--scope", "everything"], 2, "--scope everything"),
         (["create", "--file", "gone", "--scope", "read", "--tenant", "a/b"], 2, "--tenant"),
-        (["list", "--file", "gone"], 1, "gone"),
-        (["revoke", "000000000000", "--file", "gone"], 1, "gone"),
-        (["create", "--file", "/proc/tokens", "--scope", "read"], 1, "/proc"),
+        (["list", "--file", "gone"], 3, "gone"),
+        (["revoke", "000000000000", "--file", "gone"], 3, "gone"),
+        (["create", "--file", "/proc/tokens", "--scope", "read"], 3, "/proc"),
     ],
 )
 def test_what_cannot_be_done_is_said(cli: CliRunner, words: list[str], exit_code: int, said: str) -> None:
