@@ -17,8 +17,8 @@ from deployments.cli.connect import System
 from deployments.cli.console import CommandError, clear_errors, hint, print_out, settings, stderr, steps, write_json
 from deployments.cli.follow import follow
 from deployments.cli.options import Interim, Json, Pace, PaceOption
-from deployments.cli.recordings import Recording, fragments_of, sample_path, send_fragments
-from deployments.sample import ANGRY_TO_CONTENT
+from deployments.cli.recordings import Recording, fragments_of, send_fragments
+from deployments.sample import ANGRY_TO_CONTENT, sample_path
 from pipelines.settings import AppConfig, InterimSettings
 from pipelines.types import CallRef, UtteranceSentiment
 

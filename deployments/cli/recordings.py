@@ -1,6 +1,5 @@
 """Recordings on disk: who is on which channel, one file per party as one stream, cut into fragments and sent."""
 
-import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -13,7 +12,6 @@ import numpy as np
 from av.container import InputContainer
 
 from deployments.cli.console import EXIT_NOT_FOUND, EXIT_USAGE, CommandError
-from deployments.sample import ANGRY_TO_CONTENT
 from models.types import SAMPLE_RATE_HZ
 from pipelines.consent import parse_consent
 from pipelines.errors import BadFragmentError, MediaError
@@ -42,12 +40,6 @@ class Recording:
     stream: str = "main"
     tenant: str = "default"
     customer: str | None = None
-
-
-def sample_path() -> str:
-    """The sample call's path, short where it lies below the current folder: to be typed."""
-    path = ANGRY_TO_CONTENT
-    return shlex.quote(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))
 
 
 def fragments_of(recording: Recording, call_id: str) -> Iterator[MediaFragment]:

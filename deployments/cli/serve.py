@@ -10,8 +10,8 @@ import typer
 from deployments.cli.connect import DEFAULT_PORT, source_of
 from deployments.cli.console import CommandError, clear_errors, hint, settings, stderr, steps, write_json
 from deployments.cli.options import DEFAULTS, Bundle, Interim, Json, Source, Transcriber
-from deployments.cli.recordings import sample_path
 from deployments.http.tokens import token_of
+from deployments.sample import sample_path
 from pipelines.settings import AppConfig, InterimSettings
 
 commands = typer.Typer()
