@@ -15,6 +15,8 @@ from typer.main import get_command
 
 from deployments.cli.console import COMMAND_NAMES, EXIT_CODES
 from deployments.cli.main import app
+from deployments.http.bodies import Accepted, LiveMetadata
+from deployments.http.media import _CLOSE_BY_STATUS, _POLICY_VIOLATION
 from pipelines.log.records import parse_record
 from pipelines.settings import MediaLimits, Settings
 from pipelines.types import Coordinates, Participant, Record, UtteranceSentiment
@@ -120,6 +122,17 @@ def test_the_exit_codes_are_those_of_the_page_and_of_help() -> None:
     assert {int(code): means.replace("`", "") for code, means in told} == EXIT_CODES
     for code, means in EXIT_CODES.items():
         assert f"{code} {means}" in COMMAND.epilog
+
+
+def test_the_protocol_of_live_media_on_the_page_has_every_field_and_every_way_it_closes() -> None:
+    protocol = page("api").partition("## Live media")[2]
+    asked = next(line for line in protocol.splitlines() if line.startswith("| client | text | one JSON object"))
+    answered = next(line for line in protocol.splitlines() if '"fragments"' in line)
+    closes = {*_CLOSE_BY_STATUS.values(), _POLICY_VIOLATION}
+
+    assert set(re.findall(r"`([a-z_]+)`", asked)) == LiveMetadata.model_fields.keys() - {"call_id"}
+    assert set(re.findall(r'"([a-z_]+)": …', answered)) == Accepted.model_fields.keys()
+    assert set(map(int, re.findall(r"\b(10\d\d) \(", protocol))) == closes
 
 
 def test_the_schema_on_the_page_is_that_of_the_type() -> None:
