@@ -6,6 +6,10 @@ PYTHON ?= python3
 UV = $(shell command -v uv || echo $(PYTHON) -m uv)
 RUN := $(UV) run --no-sync
 export PATH := $(HOME)/.local/bin:$(PATH)
+# The certificates of this machine, as pip takes them: behind a company's proxy those that uv brings along are not enough.
+ifneq ($(wildcard /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt),)
+export UV_SYSTEM_CERTS := 1
+endif
 # Where it is set, every one of Ray's processes compiles torch anew.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -20,14 +24,16 @@ setup: ## Install uv if it is missing, then the locked environment
 	@$(UV) --version >/dev/null 2>&1 || { echo "installing uv into $(HOME)/.local" >&2; \
 		$(PYTHON) -m pip install --quiet --user uv 2>/dev/null \
 		|| $(PYTHON) -m pip install --quiet --user --break-system-packages uv 2>/dev/null \
-		|| $(PYTHON) -m pip install --quiet uv; }
+		|| $(PYTHON) -m pip install --quiet uv \
+		|| { echo "uv cannot be installed: install pip for $(PYTHON), or uv itself (https://docs.astral.sh/uv)" >&2; exit 1; }; }
 	@$(UV) sync --frozen $(if $(wildcard .venv),--quiet)
+	@[ "$(MAKECMDGOALS)" != setup ] || echo "ready; next: ./undertone demo (a sample call, a minute), or ./undertone serve"
 
-demo: setup ## Start everything in one place, send the sample call, show its utterances
-	@$(RUN) undertone demo
+demo: setup ## Start everything in one place, send the sample call, show its utterances; the first thing to try
+	@./undertone demo
 
 serve: setup ## Start everything in one place and serve HTTP on port 8000 until Ctrl-C
-	@$(RUN) undertone serve
+	@./undertone serve
 
 test: lint ## Every test; those with Ray after the others, one by one
 	@OMP_NUM_THREADS=1 $(RUN) pytest -q -n 2 --dist loadfile -m "not ray"
@@ -64,8 +70,11 @@ FAULTS ?= 200
 chaos: setup ## Calls through the whole system while its parts are killed, stopped and cut off (SEED=1 FAULTS=200)
 	@OMP_NUM_THREADS=1 $(RUN) python -m tests.chaos.chaos --seed $(SEED) --faults $(FAULTS)
 
+schema: setup ## Write docs/result.schema.json anew after a change of what a result is
+	@$(RUN) python -m tools.result_schema > docs/result.schema.json
+
 format: setup ## Format the code and mend what ruff can mend
 	@$(RUN) ruff check --fix .
 	@$(RUN) ruff format .
 
-.PHONY: help setup demo serve test check lint kafka bench soak fuzz cases chaos format
+.PHONY: help setup demo serve test check lint kafka bench soak fuzz cases chaos schema format

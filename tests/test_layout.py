@@ -7,6 +7,7 @@ COVERED = {
     "deployments/app.py": "deployments/serve/test_app.py",
     "deployments/cli/demo.py": "integration/test_demo.py",
     "deployments/sample/make_sample.py": "deployments/sample/test_sample.py",
+    "deployments/http/receipts.py": "deployments/http/test_customers.py",
     "deployments/serve/back_pressure.py": "deployments/http/test_api_hostile.py",
     "deployments/serve/gateway.py": "integration/test_calls.py",
     "deployments/serve/ingest.py": "integration/test_calls.py",

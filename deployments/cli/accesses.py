@@ -11,13 +11,15 @@ from rich.table import Table
 from deployments.cli.connect import System, connect
 from deployments.cli.console import (
     EXIT_FAILED,
+    EXIT_NOT_FOUND,
     EXIT_USAGE,
     CommandError,
     clear_errors,
+    hint,
     print_out,
-    stderr,
     write_json,
 )
+from deployments.cli.listing import listing
 from deployments.cli.options import Json, Tenant, since_ms
 from pipelines.store.chain import Entry, Mark
 from pipelines.store.chain_check import TrailReport
@@ -45,7 +47,10 @@ def accesses(
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many at most.")] = 50,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Whether nothing was altered or removed: exit code 1 if it was.")
+        bool,
+        typer.Option(
+            "--verify", help="Whether nothing was altered or removed: exit code 1 if it was, 3 if there is no trail."
+        ),
     ] = False,
     expect: Annotated[
         str | None,
@@ -68,12 +73,11 @@ def accesses(
     if as_json:
         write_json(found)
         return
-    table = Table("when", "action", "call", "who", "from", "what", box=None, pad_edge=False)
-    for one in found:
-        table.add_row(_moment(one.at_ms), one.action, one.call_id, one.who, one.origin, one.detail)
-    print_out(table)
+    rows = [{**one.model_dump(), "when": _moment(one.at_ms)} for one in found]
+    first = {"when": "when", "action": "action", "call_id": "call"}
+    print_out(listing(rows, first, {"who": "who", "origin": "from", "detail": "what"}))
     if not found:
-        stderr().print(f"the trail of tenant {tenant} holds no such access")
+        hint(f"the trail of tenant {tenant} holds no such access")
 
 
 async def _entries(store: "Store", tenant: str, call: str | None, earliest_ms: int, limit: int) -> AsyncIterator[Entry]:
@@ -81,7 +85,7 @@ async def _entries(store: "Store", tenant: str, call: str | None, earliest_ms: i
     while limit:
         page = await store.accesses.page(tenant, cursor, min(limit, PAGE), call_id=call, since_ms=earliest_ms)
         if page.corrupt:
-            stderr().print(f"{len(page.corrupt)} entries cannot be read: undertone accesses --tenant {tenant} --verify")
+            hint(f"{len(page.corrupt)} entries cannot be read: undertone accesses --tenant {tenant} --verify")
         for entry in page.items:
             yield entry
         limit -= len(page.items)
@@ -97,10 +101,17 @@ def _verify(system: System, tenant: str, expect: str | None, *, as_json: bool) -
         raise CommandError(f"--expect: {error}", EXIT_USAGE) from None
     report = system.with_store(lambda store: store.accesses.verify(tenant, expected), LIVE_RUN)
     if as_json:
-        write_json([{**report.model_dump(), "whole": report.whole}])
+        write_json([{**report.model_dump(), "whole": report.whole and _is_there(report)}])
     else:
         print_out(Group(*_said(report)))
-    raise typer.Exit(0 if report.whole else EXIT_FAILED)
+    if report.whole:
+        raise typer.Exit(0 if _is_there(report) else EXIT_NOT_FOUND)
+    raise typer.Exit(EXIT_FAILED)
+
+
+def _is_there(report: TrailReport) -> bool:
+    """Whether anything was ever noted: of what never was nobody can say that it is whole."""
+    return report.head is not None or report.entries > 0
 
 
 def _said(report: TrailReport) -> list[Table | str]:
@@ -122,8 +133,11 @@ def _said(report: TrailReport) -> list[Table | str]:
             said.append(
                 "the expected head is past its retention, and proves nothing any more: note a newer one in time"
             )
-    if not report.findings:
+    if not _is_there(report):
+        said.append("there is no trail: nothing was noted in this store yet, or all of it was removed")
+    elif not report.findings:
         said.append("nothing was altered or removed" if report.whole else "nothing else was found")
+    if not report.findings:
         return said
     table = Table("finding", "entry", "detail", box=None, pad_edge=False)
     for one in report.findings:

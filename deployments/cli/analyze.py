@@ -52,7 +52,7 @@ def analyze(
         found.sort(key=lambda result: result.start_ms)
         summary = render.summary(summarise(found, final=True))
         models = render.names_of_models(found)
-        print_out(Group(render.transcript(found), "", render.sentiment_line(found), "", summary, models))
+        print_out(Group(render.Transcript(found), "", render.sentiment_line(found), "", summary, models))
 
 
 async def analyse(

@@ -10,13 +10,14 @@ from rich.table import Table
 from deployments.cli.connect import connect
 from deployments.cli.console import (
     EXIT_FAILED,
-    EXIT_USAGE,
+    EXIT_NOT_FOUND,
     CommandError,
     clear_errors,
     print_out,
     stderr,
     write_json,
 )
+from deployments.cli.listing import Listing, listing
 from deployments.cli.options import ConfigFile, Json, LogSince, OnlyCall, OnlyTenant, Source, since_ms
 from pipelines.log.records import concerns
 from pipelines.types import LIVE_RUN, TOPIC_MEDIA
@@ -41,7 +42,11 @@ def audit(
     source: Source = None,
     as_json: Json = False,
 ) -> None:
-    """Compare the log's offsets, the store and the dead letters: exit code 1 if anything is missing or double, or an utterance lacks a modality by a fault of the service."""
+    """Compare the log's offsets, the store and the dead letters.
+
+    Exit code 1 if anything is missing or double, or an utterance lacks a modality by a fault of the service; 4 if one of them
+    could not be looked at.
+    """
     from pipelines.review import audit as review  # noqa: PLC0415  # imports kafka and redis
 
     system = connect(source, config)
@@ -58,7 +63,7 @@ def audit(
                     status.update(f"reading the log … {index.records} records")
         if call is not None and not index.records:
             raise CommandError(
-                f"the log holds nothing of the call {call}; `undertone calls` lists the calls", EXIT_USAGE
+                f"the log holds nothing of the call {call}; `undertone calls` lists the calls", EXIT_NOT_FOUND
             )
         status.update("comparing with the store …")
         report = system.with_store(lambda store: review.audit(index, extents, store, system.letters, run), run)
@@ -89,7 +94,7 @@ def _totals(report: "AuditReport") -> Table:
     return table
 
 
-def _findings(report: "AuditReport") -> list[Table | str]:
+def _findings(report: "AuditReport") -> list[Listing | str]:
     if report.clean:
         return ["", "everything adds up"]
     if not report.findings:
@@ -97,7 +102,6 @@ def _findings(report: "AuditReport") -> list[Table | str]:
             "",
             "every fragment is accounted for, and not every utterance was judged by all that it has: `undertone replay` does it again",
         ]
-    table = Table("finding", "count", "tenant", "call", "stream", "detail", box=None, pad_edge=False)
-    for one in report.findings:
-        table.add_row(one.kind, str(one.count), one.tenant, one.call_id, one.stream, one.detail)
-    return ["", table]
+    first = {"kind": "finding", "count": "count", "call_id": "call"}
+    below = {"tenant": "tenant", "stream": "stream", "detail": "detail"}
+    return ["", listing([one.model_dump() for one in report.findings], first, below)]

@@ -1,5 +1,7 @@
 """`undertone calls`, `show` and `watch`: what the gateway knows, as tables or JSON."""
 
+from collections.abc import Callable
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -7,20 +9,39 @@ from rich.console import Group
 
 from deployments.cli import render
 from deployments.cli.client import call_path, events, gateway, get, pages, summary_of, utterances
-from deployments.cli.console import CommandError, clear_errors, print_out, settings, stderr, write_json
+from deployments.cli.console import EXIT_NOT_FOUND, CommandError, clear_errors, hint, print_out, settings, write_json
 from deployments.cli.follow import follow
-from deployments.cli.options import AskedTenant, Json
+from deployments.cli.options import ASKS_GATEWAY, AskedTenant, Json
 from pipelines.review.summary import CallSummary
 
 if TYPE_CHECKING:
     import httpx
 
-CALL_COLUMNS = {"call_id": "call", "status": "status", "started_at": "started", "utterances": "utterances"}
+
+class Order(StrEnum):
+    """By what `calls` sorts."""
+
+    STARTED = "started"
+    SCORE = "score"
+    LENGTH = "length"
+    UTTERANCES = "utterances"
+
+
+ORDERS: dict[Order, Callable[[render.ListedCall], float]] = {
+    Order.STARTED: lambda call: -call.started_at.timestamp(),
+    Order.SCORE: lambda call: 4.0 if call.customer_score is None else call.customer_score,
+    Order.LENGTH: lambda call: -call.last_ms,
+    Order.UTTERANCES: lambda call: -call.utterances,
+}
+"""What of a call decides its place, the smallest first: a call without a score comes after all that have one."""
 
 commands = typer.Typer()
 
 
-@commands.command(epilog="Example: undertone calls --polarity negative --max-score -1")
+@commands.command(
+    epilog="Examples: undertone calls · undertone calls --polarity negative --max-score -1 · "
+    f"undertone calls --since 2026-11-21T08:00:00Z --sort score --limit 200{ASKS_GATEWAY}"
+)
 @clear_errors
 def calls(
     *,
@@ -32,24 +53,32 @@ def calls(
     max_score: Annotated[float | None, typer.Option(min=-3, max=3)] = None,
     since: Annotated[str | None, typer.Option(help="Started at or after, like 2026-11-21T08:00:00Z.")] = None,
     until: Annotated[str | None, typer.Option(help="Started before.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many at most.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many at most, the newest.")] = 50,
+    sort: Annotated[
+        Order,
+        typer.Option(
+            help="Of those: the newest first, the unhappiest customer, the longest call, the most utterances."
+        ),
+    ] = Order.STARTED,
     as_json: Json = False,
 ) -> None:
-    """List calls, newest first."""
-    query = {"tenant": tenant, "participant": participant, "polarity": polarity, "emotion": emotion}
-    query |= {"since": since, "until": until}
+    """List calls with their length, the customer's mean score and the summary's headline, newest first."""
+    query: dict[str, object] = {"tenant": tenant, "participant": participant, "polarity": polarity, "emotion": emotion}
+    query |= {"since": since, "until": until, "min_score": min_score, "max_score": max_score, "summary": "true"}
     with gateway(settings()) as client:
-        rows = pages(client, "/v1/calls", {**query, "min_score": min_score, "max_score": max_score}, "calls", limit)
+        rows = pages(client, "/v1/calls", query, "calls", limit)
+        if sort is not Order.STARTED:
+            rows = iter(sorted(rows, key=lambda row: ORDERS[sort](render.ListedCall.model_validate(row))))
         if as_json:
             write_json(rows)
             return
-        found = list(rows)
-    print_out(render.calls(found, CALL_COLUMNS))
+        found = [render.ListedCall.model_validate(row) for row in rows]
+    print_out(render.calls(found))
     if not found:
-        stderr().print("no call matches; send one with: undertone send PATH")
+        hint("no call matches; send one with: undertone send PATH")
 
 
-@commands.command(epilog="Example: undertone show demo-1")
+@commands.command(epilog=f"Example: undertone show demo-1{ASKS_GATEWAY}")
 @clear_errors
 def show(
     call: Annotated[str, typer.Argument(help="The call's id, as `undertone calls` shows it.")],
@@ -66,10 +95,10 @@ def show(
         return
     summary = render.summary(CallSummary.model_validate(about["summary"]))
     models = render.names_of_models(found)
-    print_out(Group(render.transcript(found), "", render.sentiment_line(found), "", summary, models))
+    print_out(Group(render.Transcript(found), "", render.sentiment_line(found), "", summary, models))
 
 
-@commands.command(epilog="Examples: undertone watch · undertone watch demo-1 --json")
+@commands.command(epilog=f"Examples: undertone watch · undertone watch demo-1 --json{ASKS_GATEWAY}")
 @clear_errors
 def watch(
     call: Annotated[str | None, typer.Argument(help="The call's id; the newest open call when not given.")] = None,
@@ -84,6 +113,8 @@ def watch(
     """
     with gateway(settings()) as client:
         wanted = newest(client, tenant) if call is None else call
+        if call is None:
+            hint(f"watching {wanted}, the newest call that goes on")
         follow(events(client, wanted, {} if tenant is None else {"tenant": tenant}), as_json=as_json)
         if not as_json:
             print_out(render.summary(summary_of(client, wanted, tenant)))
@@ -98,4 +129,6 @@ def newest(client: "httpx.Client", tenant: str | None) -> str:
     for row in pages(client, "/v1/calls", {"tenant": tenant}, "calls", 100):
         if row["status"] == "live":
             return str(row["call_id"])
-    raise CommandError("no call goes on now; name a past one (undertone calls), or send one with: undertone send PATH")
+    raise CommandError(
+        "no call goes on now; name a past one (undertone calls), or send one with: undertone send PATH", EXIT_NOT_FOUND
+    )

@@ -4,10 +4,11 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from deployments.cli.console import CommandError
+from deployments.cli.console import EXIT_AWAY, EXIT_FAILED, EXIT_NOT_FOUND, EXIT_USAGE, CommandError
 from deployments.http.tokens import token_of
 from pipelines.review.summary import CallSummary
 from pipelines.settings import Settings, is_loopback
@@ -24,6 +25,12 @@ RECONNECTS_MAX = 5
 RECONNECT_PAUSE_S = 1.0
 POLL_S = 0.3
 UTTERANCES_MAX = 100_000
+_EXIT_BY_STATUS: dict[int, int] = {
+    HTTPStatus.BAD_REQUEST: EXIT_USAGE,
+    HTTPStatus.NOT_FOUND: EXIT_NOT_FOUND,
+    HTTPStatus.GONE: EXIT_NOT_FOUND,
+    HTTPStatus.UNPROCESSABLE_ENTITY: EXIT_USAGE,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +64,7 @@ def gateway(where: Settings) -> "Iterator[httpx.Client]":
             base_url=where.url, timeout=ANSWER_S, headers=headers, trust_env=not is_loopback(where.url)
         )
     except (httpx.InvalidURL, ValueError) as error:
-        raise CommandError(f"UNDERTONE_URL={where.url!r} is no address: {error}") from error
+        raise CommandError(f"UNDERTONE_URL={where.url!r} is no address: {error}", EXIT_USAGE) from error
     with client:
         yield client
 
@@ -87,10 +94,10 @@ def ask(
     try:
         answer = client.request(method, path, params=asked, json=body, timeout=timeout_s)
         if not answer.is_success:
-            raise CommandError(problem_text(answer))
+            raise refusal(answer)
         found: dict[str, Any] = answer.json() if answer.content else {}
     except (httpx.HTTPError, ValueError) as error:
-        raise CommandError(_away(client, error)) from error
+        raise _away(client, error) from error
     return found
 
 
@@ -140,7 +147,9 @@ def await_call(client: "httpx.Client", call_id: str, query: Mapping[str, str], t
             if client.get(call_path(call_id), params=query).is_success:
                 return
         time.sleep(POLL_S)
-    raise CommandError(f"nothing has read the call {call_id} within {timeout_s:.0f} s: is an ingest worker running?")
+    raise CommandError(
+        f"nothing has read the call {call_id} within {timeout_s:.0f} s: is an ingest worker running?", EXIT_AWAY
+    )
 
 
 def events(client: "httpx.Client", call_id: str, query: Mapping[str, str]) -> Iterator[Event]:
@@ -161,7 +170,7 @@ def events(client: "httpx.Client", call_id: str, query: Mapping[str, str]) -> It
             with client.stream("GET", path, params=query, headers=headers, timeout=timeout) as answer:
                 if not answer.is_success:
                     answer.read()
-                    raise CommandError(problem_text(answer))
+                    raise refusal(answer)
                 if answer.status_code == httpx.codes.NO_CONTENT:
                     return  # everything was sent before: the call is over
                 for event in read_events(answer.iter_lines()):
@@ -172,7 +181,7 @@ def events(client: "httpx.Client", call_id: str, query: Mapping[str, str]) -> It
         except httpx.HTTPError as error:
             failures += 1
             if failures > RECONNECTS_MAX:
-                raise CommandError(_away(client, error)) from error
+                raise _away(client, error) from error
         time.sleep(RECONNECT_PAUSE_S)
 
 
@@ -195,17 +204,22 @@ def read_events(lines: Iterable[str]) -> Iterator[Event]:
             text.append(value)
 
 
-def problem_text(answer: "httpx.Response") -> str:
-    """What a refusal says: the detail of its problem (RFC 9457), else its status."""
+def refusal(answer: "httpx.Response") -> CommandError:
+    """What a refused request ends a command with: the detail of its problem (RFC 9457), else its status."""
+    code = _EXIT_BY_STATUS.get(answer.status_code, EXIT_AWAY if answer.is_server_error else EXIT_FAILED)
     try:
-        detail = answer.json()["detail"]
+        detail = str(answer.json()["detail"])
     except (ValueError, KeyError, TypeError):
-        return f"{answer.url} answers {answer.status_code} {answer.reason_phrase}; is that an Undertone gateway?"
-    return str(detail)
+        said = f"{answer.url} answers {answer.status_code} {answer.reason_phrase}; is that an Undertone gateway?"
+        return CommandError(said, code)
+    if answer.status_code == HTTPStatus.UNAUTHORIZED:
+        detail = f"{detail}; a command takes its token from UNDERTONE_TOKEN=ut_…"
+    return CommandError(detail, code)
 
 
-def _away(client: "httpx.Client", error: Exception) -> str:
-    return (
+def _away(client: "httpx.Client", error: Exception) -> CommandError:
+    return CommandError(
         f"no gateway answers at {client.base_url} ({error}): start one with `undertone serve`, "
-        "or set UNDERTONE_URL to where it is"
+        "or set UNDERTONE_URL to where it is",
+        EXIT_AWAY,
     )

@@ -4,7 +4,7 @@ import asyncio
 import os
 import pwd
 import socket
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr, ValidationError
 
-from deployments.cli.console import EXIT_USAGE, CommandError, settings, stderr
+from deployments.cli.console import EXIT_AWAY, EXIT_NOT_FOUND, EXIT_USAGE, CommandError, settings, stderr
 from deployments.cli.options import LogName
 from pipelines.consent import UNLIMITED
 from pipelines.log.producer import Producer
@@ -104,8 +104,10 @@ class System:
 
         return asyncio.run(connected())
 
-    def note(self, action: Action, calls: Sequence[CallRef], detail: str = "") -> None:
-        """Note in the trails of accesses, for each of the calls, what this user is about to see or do: first this, then show or do it.
+    def note(self, action: Action, calls: Mapping[CallRef, str]) -> None:
+        """Note in the trails of accesses what this user is about to see or do: first this, then show or do it.
+
+        `calls` has for each of the calls what of it, in a few words.
 
         Raises:
             StoreUnavailableError: it cannot be noted, so that nothing may be shown or done.
@@ -115,8 +117,8 @@ class System:
         async def noted(store: "Store") -> None:
             told = await store.service.tenants()
             config = self.config if told is None else self.config.with_tenants(told)
-            for some in chunks(calls):  # those that are noted at once go in one step
-                await asyncio.gather(*(note_by_hand(store, config, action, call, detail) for call in some))
+            for some in chunks(list(calls.items())):  # those that are noted at once go in one step
+                await asyncio.gather(*(note_by_hand(store, config, action, *one) for one in some))
 
         self.with_store(noted, LIVE_RUN)
 
@@ -178,21 +180,26 @@ def configuration(path: Path | None, changes: Mapping[str, object]) -> AppConfig
             args = yaml.safe_load(path.read_text())["applications"][0]["args"]
         return AppConfig.model_validate({**args, **changes})
     except (OSError, yaml.YAMLError, LookupError, TypeError, UnicodeDecodeError, ValidationError) as error:
-        raise CommandError(f"{path or 'the command line'} gives no configuration: {error}", EXIT_USAGE) from error
+        code = EXIT_NOT_FOUND if isinstance(error, FileNotFoundError) else EXIT_USAGE
+        raise CommandError(f"{path or 'the command line'} gives no configuration: {error}", code) from error
 
 
 def with_local_redis(where: Settings) -> Settings:
     """Settings that reach the Redis of `undertone serve` on this machine where the environment names no other.
 
     Raises:
-        CommandError: there is none.
+        CommandError: there is none; the socket of one that was killed is none either.
     """
     if where.redis.get_secret_value():
         return where
-    socket = where.cache_dir / f"redis-{urlsplit(where.url).port or DEFAULT_PORT}" / "redis.sock"
-    if not socket.exists():
-        raise CommandError(
-            "no log and no store run here: start `undertone serve` in another window, or name what "
-            "runs elsewhere with UNDERTONE_KAFKA=host:port or UNDERTONE_REDIS=redis://host:6379"
-        )
-    return where.model_copy(update={"redis": SecretStr(f"unix://{socket}")})
+    path = where.cache_dir / f"redis-{urlsplit(where.url).port or DEFAULT_PORT}" / "redis.sock"
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError as error:
+            raise CommandError(
+                "nothing runs here: start `undertone serve` in another window, or name what runs elsewhere with "
+                "UNDERTONE_KAFKA=host:port or UNDERTONE_REDIS=redis://host:6379",
+                EXIT_AWAY,
+            ) from error
+    return where.model_copy(update={"redis": SecretStr(f"unix://{path}")})

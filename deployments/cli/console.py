@@ -1,28 +1,73 @@
 """What every command shares: standard output and error, JSON, errors and exit codes.
 
-Exit codes: 0 success, 1 failure, 2 wrong usage, 130 stopped by Ctrl-C. An expected failure is one line on stderr that
-says what to do next; a traceback is a bug.
+An expected failure is one line on stderr that says what to do next; a traceback is a bug.
 """
 
 import functools
 import json
+import os
+import re
+import shlex
 import sys
+import time
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 import typer
 from pydantic import BaseModel, ValidationError
 from rich.console import Console, ConsoleOptions, RenderableType
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.segment import Segment
 from rich.text import Text
 
-from pipelines.errors import UndertoneError
+from pipelines.errors import (
+    CallDeletedError,
+    SourceUnavailableError,
+    StoreUnavailableError,
+    TopicMissingError,
+    UndertoneError,
+)
 from pipelines.settings import Settings
 
-EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_FAILED, EXIT_USAGE, EXIT_NOT_FOUND, EXIT_AWAY, EXIT_INTERRUPTED, EXIT_UNREAD = 1, 2, 3, 4, 130, 141
+EXIT_CODES = {
+    0: "done",
+    EXIT_FAILED: "it failed, or found what should not be (audit, accesses --verify, doctor)",
+    EXIT_USAGE: "the command line, the environment or a value in them is wrong",
+    EXIT_NOT_FOUND: "what was named is not there: a call, also a forgotten one, a run, dead letter, token, trail, recipe or file",
+    EXIT_AWAY: "the gateway, the store or the log does not answer, so that nothing could be looked at",
+    EXIT_INTERRUPTED: "stopped by Ctrl-C",
+    EXIT_UNREAD: "whoever read the output has stopped, such as head",
+}
+"""What each exit code means; docs/command_line.md#exit-codes and `--help` say the same."""
+_EXIT_BY_ERROR: dict[type[UndertoneError], int] = {
+    StoreUnavailableError: EXIT_AWAY,
+    SourceUnavailableError: EXIT_AWAY,
+    TopicMissingError: EXIT_AWAY,
+    CallDeletedError: EXIT_NOT_FOUND,
+}
 PIPED_WIDTH = 120
-"""Columns of a table that goes into a file or a pipe, where there is no window to fit."""
+"""Columns of a table that goes into a file or a pipe, where there is no window to fit, unless `COLUMNS` says otherwise."""
+COMMAND_NAMES = (
+    *(
+        "accesses",
+        "analyze",
+        "audit",
+        "calls",
+        "compare",
+        "delete",
+        "demo",
+        "dlq",
+        "doctor",
+        "evaluate",
+        "forget",
+        "recipes",
+    ),
+    *("replay", "send", "serve", "show", "token", "train", "watch"),
+)
+_COMMAND = re.compile(rf"(?<![\w./-])undertone(?= (?:{'|'.join(COMMAND_NAMES)}|--[a-z]+)\b)")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -55,17 +100,32 @@ def _shown(letter: str) -> str:
     return chr(0x2400 + code) if code < 0x20 else "\ufffd"  # Unicode has pictures of the first 32
 
 
+def command_name() -> str:
+    """How this command line was typed: `./undertone` of a checkout (the launcher says so), else `undertone`."""
+    return shlex.quote(os.environ.get("UNDERTONE_COMMAND") or "undertone")
+
+
+def as_typed(text: str) -> str:
+    """`text` with every `undertone COMMAND` in it as it has to be typed here, so that a hint can be copied."""
+    name = command_name()
+    return text if name == "undertone" else _COMMAND.sub(lambda _: name, text)
+
+
 class SafeConsole(Console):
     """A console that shows what would steer it, and knows no markup and no names of emoji."""
 
     def __init__(self, *, on_stderr: bool) -> None:
         stream = sys.stderr if on_stderr else sys.stdout
-        width = None if stream.isatty() else PIPED_WIDTH
+        width = None if stream.isatty() or os.environ.get("COLUMNS", "").isdecimal() else PIPED_WIDTH
         super().__init__(stderr=on_stderr, width=width, highlight=False, markup=False, emoji=False)
+
+    def on_broken_pipe(self) -> None:
+        """Nobody reads on; Rich would end with 1."""
+        raise BrokenPipeError
 
     def render_str(self, text: str, **how: Any) -> Text:
         """What is printed as a string, before it is laid out."""
-        return super().render_str(shown(text), **how)
+        return super().render_str(shown(as_typed(text)), **how)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Everything that is printed comes through here; what Rich itself steers by are segments of another kind."""
@@ -89,8 +149,26 @@ def stderr() -> Console:
 
 
 def print_out(renderable: RenderableType) -> None:
-    """Print something rendered; a text is not broken into lines."""
-    stdout().print(renderable, soft_wrap=isinstance(renderable, str))
+    """Print something rendered; a text is not broken into lines, and nothing that is too wide is cut."""
+    stdout().print(renderable, soft_wrap=isinstance(renderable, str), crop=False)
+
+
+def hint(text: str) -> None:
+    """Print on standard error what to do next, not broken into lines, so that it can be copied."""
+    stderr().print(text, soft_wrap=True)
+
+
+@contextmanager
+def steps() -> Iterator[Callable[[str], None]]:
+    """What is yielded says which step is taken now: on a terminal with the seconds that pass, in a log one line a step."""
+    console, begun_s = stderr(), time.monotonic()
+    if not console.is_terminal:
+        yield lambda step: console.print(f"{time.monotonic() - begun_s:4.0f} s  starting {step} …")
+        return
+    columns = (SpinnerColumn(), TextColumn("starting {task.description} …"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("")
+        yield lambda step: progress.update(task, description=step)
 
 
 def write_json(values: Iterable[object]) -> None:
@@ -126,14 +204,33 @@ def clear_errors(command: Callable[P, R]) -> Callable[P, R]:
             return command(*args, **kwargs)
         except CommandError as error:
             raise _fail(str(error), error.exit_code) from None
+        except BrokenPipeError:
+            raise _unread() from None
         except (UndertoneError, OSError) as error:
-            raise _fail(str(error) or type(error).__name__, EXIT_FAILED) from None
+            raise _fail(str(error) or type(error).__name__, exit_code_of(error)) from None
         except KeyboardInterrupt:
             raise _fail("stopped", EXIT_INTERRUPTED) from None
 
     return guarded
 
 
+def exit_code_of(error: BaseException) -> int:
+    """What an error that can be foreseen ends a command with: by its kind, else by whether a file was not there."""
+    for kind, code in _EXIT_BY_ERROR.items():
+        if isinstance(error, kind):
+            return code
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, FileNotFoundError):
+        cause = cause.__cause__
+    return EXIT_FAILED if cause is None else EXIT_NOT_FOUND
+
+
+def _unread() -> typer.Exit:
+    """Nobody reads what is printed: end as other commands do, and let Python not complain when it flushes at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return typer.Exit(EXIT_UNREAD)
+
+
 def _fail(message: str, exit_code: int) -> typer.Exit:
-    sys.stderr.write(f"undertone: {shown(' '.join(message.split()))}\n")
+    sys.stderr.write(f"undertone: {shown(as_typed(' '.join(message.split())))}\n")
     return typer.Exit(exit_code)

@@ -14,11 +14,11 @@ from rich.console import Console
 from deployments.cli import render
 from deployments.cli.client import await_call, events, gateway, summary_of
 from deployments.cli.connect import System
-from deployments.cli.console import CommandError, clear_errors, print_out, settings, stderr, write_json
+from deployments.cli.console import CommandError, clear_errors, hint, print_out, settings, stderr, steps, write_json
 from deployments.cli.follow import follow
 from deployments.cli.options import Interim, Json, Pace, PaceOption
 from deployments.cli.recordings import Recording, fragments_of, send_fragments
-from deployments.sample import ANGRY_TO_CONTENT
+from deployments.sample import ANGRY_TO_CONTENT, sample_path
 from pipelines.settings import AppConfig, InterimSettings
 from pipelines.types import CallRef, UtteranceSentiment
 
@@ -70,6 +70,10 @@ def demo(
             print_out(render.sentiment_line(sorted(found, key=lambda result: result.start_ms)))
             print_out(render.summary(summary))
             console.print(render.names_of_models(found))
+            hint(
+                "The demo has stopped and kept nothing. To keep calls:\n  undertone serve\nand in another window:\n"
+                f"  undertone send {sample_path()} --participants agent,customer\n  undertone calls"
+            )
     if len(found) < UTTERANCES_MIN:
         raise CommandError(f"only {len(found)} utterances came out, at least {UTTERANCES_MIN} should; undertone doctor")
 
@@ -78,9 +82,9 @@ def _start(stack: ExitStack, config: AppConfig, port: int, console: Console) -> 
     from deployments.serve.embedded import embedded  # noqa: PLC0415  # imports redis
 
     started_s = time.monotonic()
-    console.print("starting Redis, Ray and the networks …")
     try:
-        system = stack.enter_context(embedded(config, port=port))
+        with steps() as begin:
+            system = stack.enter_context(embedded(config, port=port, begin=begin))
     except (RuntimeError, ValueError) as error:
         raise CommandError(f"the demo did not start: {error}; undertone doctor says what is missing") from error
     console.print(f"{system.url} is up after {time.monotonic() - started_s:.0f} s; the sample call goes in now")

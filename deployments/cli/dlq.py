@@ -7,10 +7,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from deployments.cli.connect import System, connect
-from deployments.cli.console import EXIT_USAGE, CommandError, clear_errors, print_out, stderr, write_json
+from deployments.cli.console import EXIT_NOT_FOUND, CommandError, clear_errors, hint, print_out, write_json
+from deployments.cli.listing import listing, values
 from deployments.cli.options import ConfigFile, Json, OnlyTenant, Source, since_ms
 from pipelines.checkpoints import Checkpoint
 from pipelines.errors import CallDeletedError, SealError
@@ -23,6 +23,8 @@ if TYPE_CHECKING:  # all three import kafka or redis, which `undertone --help` s
     from pipelines.log.dead_letter import Letter
     from pipelines.review.redrive import Redrive
     from pipelines.store.store import Store
+
+PLACES_NAMED_MAX = 8
 
 Place = Annotated[str, typer.Argument(help="Where the record stood in the log: PARTITION:OFFSET.")]
 OnlyPlace = Annotated[str | None, typer.Option("--place", help="Only the record at PARTITION:OFFSET.")]
@@ -64,19 +66,10 @@ def list_letters(
 ) -> None:
     """List dead letters with their places and reasons."""
     found = _select(connect(source), LetterFilter(call, tenant, reason, since, decided=decided))
-    if as_json:
-        write_json(_row(letter, state) for letter, state in found)
-        return
-    table = Table(
-        "place", "tenant", "call", "reason", "attempts", "bytes", "refused because", "state", box=None, pad_edge=False
-    )
-    for letter, state in found:
-        row = _row(letter, state)
-        names = ("place", "tenant", "call_id", "reason", "attempts", "bytes", "detail", "state")
-        table.add_row(*(str(row[name]) for name in names))
-    print_out(table)
-    if not found:
-        stderr().print("no dead letter matches")
+    rows = [_row(letter, state) for letter, state in found]
+    first = {"place": "place", "call_id": "call", "reason": "reason", "state": "state"}
+    below = {"tenant": "tenant", "attempts": "attempts", "bytes": "bytes", "detail": "refused because"}
+    _print_rows(rows, first, below, as_json=as_json)
 
 
 @commands.command(epilog="Example: undertone dlq show 3:1207")
@@ -87,19 +80,16 @@ def show(place: Place, *, source: Source = None, as_json: Json = False) -> None:
     found = _select(system, LetterFilter(place=place, decided=True))
     if not found:
         raise CommandError(
-            f"there is no dead letter of the record {place}; `undertone dlq list --all` shows the places", EXIT_USAGE
+            f"there is no dead letter of the record {place}; `undertone dlq list --all` shows the places",
+            EXIT_NOT_FOUND,
         )
     letter, state = found[0]
-    system.note("read", _calls([letter]), f"dead letter {place}")
-    row = _row(letter, state)
-    row["headers"] = {name: value.decode(errors="replace") for name, value in letter.record.headers}
+    system.note("read", _noted([letter]))
+    row, headers = _row(letter, state), {name: value.decode(errors="replace") for name, value in letter.record.headers}
     if as_json:
-        write_json([row])
-        return
-    table = Table("", "", box=None, show_header=False, pad_edge=False)
-    for name, value in row.items():
-        table.add_row(name, "\n".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, dict) else str(value))
-    print_out(table)
+        write_json([{**row, "headers": headers}])
+    else:
+        print_out(values({**row, "headers": "\n".join(f"{name}: {value}" for name, value in headers.items())}))
 
 
 @commands.command(
@@ -128,7 +118,7 @@ def redrive(
     states = {letter.record.at: state for letter, state in found if state is not None}
 
     async def asked(store: "Store") -> tuple[dict[CallRef, dict[str, Checkpoint]], list[CallRef]]:
-        calls = _calls(letters)
+        calls = list(_noted(letters))
         known = {named: await store.checkpoints(named) for named in calls}
         return known, [named for named in calls if await store.deleted(named)]
 
@@ -156,7 +146,7 @@ def drop(
     system = connect(source)
     letters = [letter for letter, _ in _select(system, LetterFilter(call, tenant, reason, since, place))]
     if not dry_run:
-        system.note("drop", _calls(letters))
+        system.note("drop", _noted(letters))
         _record_decisions(system, {letter.record.at: "dropped" for letter in letters})
     done = "would be dropped" if dry_run else "dropped"
     if as_json:
@@ -197,9 +187,7 @@ async def _opened(letters: "Sequence[Letter]", store: "Store") -> list["Letter"]
                 opened.setdefault(letter.record.at, open_letter(letter, seal))
     forgotten = len({letter.record.at for letter in letters} - opened.keys())
     if forgotten:
-        stderr().print(
-            f"{forgotten} dead letter(s) cannot be opened any more and are left out: their calls were forgotten"
-        )
+        hint(f"{forgotten} dead letter(s) cannot be opened any more and are left out: their calls were forgotten")
     return list(opened.values())
 
 
@@ -233,7 +221,7 @@ def _send_call(
     from pipelines.review.redrive import begun  # noqa: PLC0415  # imports kafka
 
     with system.sealing(call) as seal_fragment:
-        system.note("redrive", [call])
+        system.note("redrive", _noted([letter for letter, _ in sent]))
         _record_decisions(system, {letter.record.at: begun(fragment) for letter, fragment in sent})
         for _, fragment in sent:
             whole = seal_fragment(fragment)
@@ -259,15 +247,20 @@ def _print_plan(plan: Sequence["Redrive"], done: str, *, as_json: bool) -> None:
         }
         for one in plan
     ]
+    first = {"place": "place", "call_id": "call", "outcome": "outcome"}
+    below = {"tenant": "tenant", "stream": "stream", "start_ms": "start", "detail": ""}
+    _print_rows(rows, first, below, as_json=as_json)
+
+
+def _print_rows(
+    rows: Sequence[Mapping[str, object]], first: Mapping[str, str], below: Mapping[str, str], *, as_json: bool
+) -> None:
     if as_json:
         write_json(rows)
         return
-    table = Table("place", "tenant", "call", "stream", "start", "outcome", "detail", box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*("" if value is None else str(value) for value in row.values()))
-    print_out(table)
-    if not plan:
-        stderr().print("no dead letter matches")
+    print_out(listing(rows, first, below))
+    if not rows:
+        hint("no dead letter matches")
 
 
 def _row(letter: "Letter", state: str | None) -> dict[str, object]:
@@ -285,9 +278,17 @@ def _row(letter: "Letter", state: str | None) -> dict[str, object]:
     }
 
 
-def _calls(letters: Sequence["Letter"]) -> list[CallRef]:
-    """The calls that the letters are of, each once; one whose record names none is nobody's."""
-    return list(dict.fromkeys(named for one in letters if (named := call_of(one.record)) is not None))
+def _noted(letters: Sequence["Letter"]) -> dict[CallRef, str]:
+    """The calls that the letters are of, and for each, in the few words for which its trail has room, which letters."""
+    places: dict[CallRef, list[str]] = {}
+    for letter in letters:
+        if (call := call_of(letter.record)) is not None:
+            places.setdefault(call, []).append(letter_name(letter.record.at))
+    return {
+        call: f"dead letter {', '.join(some[:PLACES_NAMED_MAX])}"
+        + (f" and {len(some) - PLACES_NAMED_MAX} more" if len(some) > PLACES_NAMED_MAX else "")
+        for call, some in places.items()
+    }
 
 
 def _tenant(letter: "Letter") -> str:

@@ -14,7 +14,15 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from deployments.cli.console import EXIT_FAILED, CommandError, clear_errors, print_out, settings, write_json
+from deployments.cli.console import (
+    EXIT_FAILED,
+    CommandError,
+    as_typed,
+    clear_errors,
+    print_out,
+    settings,
+    write_json,
+)
 from deployments.cli.options import Json
 from models.errors import ModelError
 from pipelines.errors import StoreUnavailableError
@@ -28,7 +36,7 @@ MEMORY_MIN_GIB = 4.0
 DISK_MIN_GIB = 2.0
 ANSWER_S = 3.0
 GIB = 1 << 30
-SYNC = "uv sync --frozen in the repository (or make test, which does it)"
+SYNC = "make setup in the checkout"
 STYLE: dict[State, str] = {"ok": "green", "optional": "yellow", "missing": "red"}
 
 commands = typer.Typer()
@@ -77,10 +85,10 @@ def table(findings: list[Finding]) -> Table:
     """The findings for people."""
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("", "what", "found", "to mend it"):
-        shown.add_column(heading)
+        shown.add_column(heading, overflow="fold")
     for finding in findings:
         state = Text(finding.state, style=STYLE[finding.state])
-        shown.add_row(state, Text(finding.name), Text(finding.found), Text(finding.mend))
+        shown.add_row(state, Text(finding.name), Text(finding.found), Text(as_typed(finding.mend)))
     return shown
 
 

@@ -1,14 +1,14 @@
-"""`undertone forget`: everything that is stored of a customer, or of one call."""
+"""`undertone forget` and `delete`: everything that is stored of a customer, or of one call."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from deployments.cli.client import ask, call_path, gateway, get
 from deployments.cli.console import EXIT_USAGE, CommandError, clear_errors, print_out, settings, stderr, write_json
-from deployments.cli.options import AskedTenant, Json, reference_of
+from deployments.cli.listing import Column, Listing
+from deployments.cli.options import ASKS_GATEWAY, AskedTenant, Json, reference_of
 
 if TYPE_CHECKING:
     import httpx
@@ -16,12 +16,16 @@ if TYPE_CHECKING:
 FORGET_S = 600.0
 """How long one request may take: a call of many thousands of utterances takes seconds."""
 
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+
 commands = typer.Typer()
 
 
 @commands.command(
     epilog="Examples: undertone forget --customer - · undertone forget --customer 4711 --dry-run · "
     "undertone forget --call demo-1 · pass account/4711 | undertone forget --customer - --yes --json > receipt.json"
+    f"{ASKS_GATEWAY}"
 )
 @clear_errors
 def forget(
@@ -35,8 +39,8 @@ def forget(
     ] = None,
     call: Annotated[str | None, typer.Option(help="The id of one call.")] = None,
     tenant: AskedTenant = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    dry_run: DryRun = False,
+    yes: Yes = False,
     as_json: Json = False,
 ) -> None:
     """Forget all calls of a customer, or one call: show what would go, ask, delete, print a receipt.
@@ -50,6 +54,21 @@ def forget(
             _forget_call(client, call, tenant, dry_run=dry_run, yes=yes, as_json=as_json)
         elif customer is not None:
             _forget_customer(client, reference_of(customer), tenant, dry_run=dry_run, yes=yes, as_json=as_json)
+
+
+@commands.command(epilog=f"Examples: undertone delete demo-1 · undertone delete demo-1 --dry-run{ASKS_GATEWAY}")
+@clear_errors
+def delete(
+    call: Annotated[str, typer.Argument(help="The call's id, as `undertone calls` shows it.")],
+    *,
+    tenant: AskedTenant = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Forget one call: `undertone forget --call` by another name."""
+    with gateway(settings()) as client:
+        _forget_call(client, call, tenant, dry_run=dry_run, yes=yes, as_json=as_json)
 
 
 def _forget_customer(
@@ -87,15 +106,14 @@ def _order(client: "httpx.Client", reference: str, tenant: str | None, *, dry_ru
 def _forget_call(
     client: "httpx.Client", call: str, tenant: str | None, *, dry_run: bool, yes: bool, as_json: bool
 ) -> None:
-    row = {**get(client, call_path(call, "/deletion"), {"tenant": tenant}), "dry_run": dry_run}
-    if not dry_run:
-        if not yes:
-            _confirm(f"Forget the call {call} of tenant {row['tenant']}, {row['utterances']} utterance(s), for good?")
-        ask(client, "DELETE", call_path(call), {"tenant": tenant}, timeout_s=FORGET_S)
-    if as_json:
-        write_json([row])
-    else:
-        print_out(f"{call}: {row['utterances']} utterance(s) {'would go' if dry_run else 'forgotten'}")
+    if dry_run or not yes:
+        plan = get(client, call_path(call, "/deletion"), {"tenant": tenant})
+        if dry_run:
+            _print(iter([plan]), as_json=as_json)
+            return
+        _confirm(f"Forget the call {call} of tenant {plan['tenant']}, {plan['utterances']} utterance(s), for good?")
+    receipt = ask(client, "DELETE", call_path(call), {"tenant": tenant}, timeout_s=FORGET_S)
+    _print(iter([receipt]), as_json=as_json)
 
 
 def _confirm(question: str) -> None:
@@ -125,8 +143,6 @@ def _print(receipts: Iterator[dict[str, Any]], *, as_json: bool) -> None:
     print_out(f"forgotten: {calls} call(s), {utterances} utterance(s)")
 
 
-def _table(receipt: dict[str, Any]) -> Table:
-    table = Table("call", "utterances", box=None, pad_edge=False)
-    for one in receipt["calls"]:
-        table.add_row(one["call_id"], str(one["utterances"]))
-    return table
+def _table(receipt: dict[str, Any]) -> Listing:
+    rows = [(one["call_id"], str(one["utterances"])) for one in receipt["calls"]]
+    return Listing((Column("call"), Column("utterances", right=True)), rows)

@@ -16,6 +16,12 @@ from pipelines.settings import AppConfig
 DEFAULTS = AppConfig()
 """Where a command's option is a field of the configuration, this holds its default."""
 
+ASKS_GATEWAY = (
+    "\n\nAsks the gateway at UNDERTONE_URL (http://127.0.0.1:8000 where it is not set), with the token in UNDERTONE_TOKEN "
+    "(else that of `undertone serve` on this machine)."
+)
+"""What the help of such a command ends with."""
+
 LogName = Literal["kafka", "redis"]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import av
 
-from deployments.cli.console import EXIT_USAGE, CommandError
+from deployments.cli.console import EXIT_NOT_FOUND, EXIT_USAGE, CommandError
 from pipelines.consent import parse_consent
 from pipelines.errors import BadFragmentError
 from pipelines.log.producer import Producer
@@ -130,7 +130,7 @@ def participants_of(paths: Sequence[Path], text: str | None) -> Channels:
         if path.is_dir():
             raise CommandError(f"{path} is a folder: name the files in it", EXIT_USAGE)
         if not path.is_file():
-            raise CommandError(f"no such file: {path}", EXIT_USAGE)
+            raise CommandError(f"no such file: {path}", EXIT_NOT_FOUND)
     if text is None:
         return _default_participants(paths)
     try:

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 
-from rich.console import Group, RenderableType
+from pydantic import AwareDatetime, BaseModel
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from deployments.cli.listing import Column, Listing
 from models.types import SCORE_MAX, SCORE_MIN, Modality
 from pipelines.review.participant import ParticipantSummary
 from pipelines.review.summary import CallSummary
@@ -32,6 +34,8 @@ NO_SCORE = "·"
 PULL_MIN_SCORE = 0.005
 """A smaller pull would be shown as 0.00."""
 CONTRIBUTIONS = "words, voice, face: of each, the score less what it would be without it"
+TABLE_MIN_WIDTH = 100
+"""Columns from which on the words of a transcript have room beside the figures."""
 NEUTRAL_BAND = 0.25
 """Scores nearer to 0 than this are shown without a colour."""
 
@@ -63,7 +67,8 @@ def feeling(result: UtteranceSentiment) -> Text:
         return Text("not judged", style="bright_black")
     share = judged.emotion_probabilities.get(judged.emotion, 0.0)
     text = Text(judged.polarity, style=POLARITY_STYLE.get(judged.polarity, ""))
-    return text.append(f", {judged.emotion} {share:.0%}", style="default")
+    emotion = "" if judged.emotion == judged.polarity else f", {judged.emotion}"  # both know `neutral`
+    return text.append(f"{emotion} {share:.0%}", style="default")
 
 
 def words(result: UtteranceSentiment) -> Text:
@@ -89,11 +94,10 @@ def contribution(result: UtteranceSentiment, modality: Modality) -> Text:
 def utterance(result: UtteranceSentiment) -> RenderableType:
     """One utterance as two rows, for calls that go on: who, when and the words; then what was felt and why."""
     value = None if result.judgement is None else result.judgement.score
-    parts = [Text.assemble((f"{name} ", "dim"), contribution(result, m)) for m, name in MODALITY_NAME.items()]
     table = _rows()
     who = Text(result.participant, style=PARTICIPANT_STYLE[result.participant])
     table.add_row(clock(result.start_ms), who, words(result))
-    table.add_row("", "", Text("   ").join([Text.assemble(score(value), "  ", feeling(result)), *parts]))
+    table.add_row("", "", Text("  ").join([score(value), feeling(result), *_contributions(result)]))
     return table
 
 
@@ -105,8 +109,44 @@ def interim(text: InterimText) -> RenderableType:
     return table
 
 
-def transcript(results: Sequence[UtteranceSentiment]) -> Table:
-    """A call's utterances as a table, one a row."""
+class ListedCall(BaseModel):
+    """A call of `GET /v1/calls?summary=true`, as far as a list shows it."""
+
+    call_id: str
+    status: str
+    started_at: AwareDatetime
+    last_ms: int
+    utterances: int
+    summary: CallSummary | None = None
+
+    @property
+    def headline(self) -> str:
+        """The summary's; empty where the gateway gave none."""
+        return "" if self.summary is None else self.summary.headline
+
+    @property
+    def customer_score(self) -> float | None:
+        """The customer's mean score; None where no customer was judged."""
+        parts = () if self.summary is None else self.summary.participants
+        return next((part.score_mean for part in parts if part.participant is Participant.CUSTOMER), None)
+
+
+class Transcript:
+    """A call's utterances: as a table, one a row, where its words have room, else each as two rows."""
+
+    def __init__(self, results: Sequence[UtteranceSentiment]) -> None:
+        self._results = results
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Rich asks this, which knows how wide the window is."""
+        if options.max_width >= TABLE_MIN_WIDTH:
+            yield _transcript_table(self._results)
+        else:
+            yield from map(utterance, self._results)
+            yield Text(CONTRIBUTIONS, style="dim italic")
+
+
+def _transcript_table(results: Sequence[UtteranceSentiment]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold", caption=CONTRIBUTIONS, caption_justify="left")
     table.add_column("time", justify="right")
     table.add_column("who")
@@ -168,14 +208,33 @@ def names_of_models(found: Sequence[UtteranceSentiment]) -> str:
     return f"words by {', '.join(sorted(engines)) or 'nobody'}; judged by {', '.join(sorted(bundles))}"
 
 
-def calls(rows: Sequence[Mapping[str, object]], columns: Mapping[str, str]) -> Table:
-    """Calls as the gateway lists them; `columns` maps a key of the row to its heading."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in columns.values():
-        table.add_column(heading)
-    for row in rows:
-        table.add_row(*(_cell(row.get(key)) for key in columns))
-    return table
+def calls(rows: Sequence[ListedCall]) -> Listing:
+    """Calls as the gateway lists them, each with its headline."""
+    columns = [
+        *(Column("call"), Column("started"), Column("length", right=True), Column("customer", right=True)),
+        *(Column("utterances", right=True), Column("", below=True), Column("", below=True)),
+    ]
+    return Listing(
+        columns,
+        (
+            [
+                *(row.call_id, f"{row.started_at:%Y-%m-%d %H:%M}", clock(row.last_ms).partition(".")[0]),
+                *(score(row.customer_score), str(row.utterances), Text(row.status, style="dim"), row.headline),
+            ]
+            for row in rows
+        ),
+    )
+
+
+def _contributions(result: UtteranceSentiment) -> list[Text]:
+    """`words +0.6`, `voice, face no consent`: what each modality did, those that are missing for one reason together."""
+    told: dict[str, tuple[list[str], Text]] = {}
+    for modality, name in MODALITY_NAME.items():
+        part = result.modalities.get(modality)
+        value = contribution(result, modality)
+        gave = part is not None and part.contribution is not None
+        told.setdefault(name if gave else value.plain, ([], value))[0].append(name)
+    return [Text.assemble((f"{', '.join(names)} ", "dim"), value) for names, value in told.values()]
 
 
 def _rows() -> Table:
@@ -232,9 +291,3 @@ def _score_style(value: float) -> str:
     if abs(value) < NEUTRAL_BAND:
         return "bright_black"
     return "green" if value > 0 else "red"
-
-
-def _cell(value: object) -> Text:
-    if value is None:
-        return Text(NOTHING, style="bright_black")
-    return score(value) if isinstance(value, float) else Text(str(value))

@@ -2,7 +2,8 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +14,17 @@ from rich.table import Table
 
 from deployments.cli import render
 from deployments.cli.connect import System, configuration, connect, note_by_hand
-from deployments.cli.console import EXIT_USAGE, CommandError, clear_errors, print_out, stderr, write_json
+from deployments.cli.console import (
+    EXIT_NOT_FOUND,
+    EXIT_USAGE,
+    CommandError,
+    clear_errors,
+    hint,
+    print_out,
+    stderr,
+    write_json,
+)
+from deployments.cli.listing import Column, Listing
 from deployments.cli.options import (
     TRANSCRIBER_HELP,
     ConfigFile,
@@ -26,11 +37,12 @@ from deployments.cli.options import (
     since_ms,
 )
 from pipelines.errors import SourceUnavailableError, StoreUnavailableError
+from pipelines.log.records import concerns
 from pipelines.review.compare import Comparison, Tally
 from pipelines.settings import AppConfig, with_live_tenants
 from pipelines.store.chain import ALL_CALLS
 from pipelines.store.queries import CallFilter
-from pipelines.types import LIVE_RUN, TOPIC_MEDIA, CallRef, Faults, UtteranceSentiment
+from pipelines.types import LIVE_RUN, RETENTION_DAYS, TOPIC_MEDIA, CallRef, Faults, UtteranceSentiment
 
 if TYPE_CHECKING:  # both import kafka or redis, which `undertone --help` spares
     from pipelines.store.store import Store
@@ -78,18 +90,24 @@ def replay(
     changes |= {"share": 1.0, "worker": {**system.config.worker.model_dump(), **WORKER_SETTINGS}}
     of_run = configuration(config, {**changes, "run": run, "source": system.config.source})
     of_run = with_live_tenants(of_run, system.with_store(lambda store: store.service.tenants(), LIVE_RUN))
+    _require_records(system, call, tenant, since_ms(since))
     with stderr().status("loading the networks …"):
         try:
             analyser = local_analyser(of_run)
         except ValueError as error:  # a checkpoint or bundle that cannot be trusted; it says what to do next
             raise CommandError(str(error)) from error
     wanted = {"since_ms": since_ms(since), "call_id": call, "tenant": tenant}
-    stored = asyncio.run(_replay(system, of_run, wanted, analyser))
+    stored, calls = asyncio.run(_replay(system, of_run, wanted, analyser))
+    deleted = _deleted(system, calls)
+    if call is not None and len(deleted) == len(calls):
+        raise CommandError(f"the call {call} was deleted: nothing of it can be read any more", EXIT_NOT_FOUND)
     if as_json:
-        write_json([{"run": run, **stored}])
+        write_json([{"run": run, **stored, "deleted": sorted(one.call_id for one in deleted)}])
         return
-    print_out(f"{stored['utterances']} new utterances of {stored['calls']} call(s) stand under {run}")
-    stderr().print(f"compare them: undertone compare {LIVE_RUN} {run}")
+    print_out(f"{stored['utterances']} new utterances of {stored['calls'] - len(deleted)} call(s) stand under {run}")
+    if deleted:
+        hint(f"left out, since they were deleted: {', '.join(sorted(one.call_id for one in deleted))}")
+    hint(f"compare them: undertone compare {LIVE_RUN} {run}")
 
 
 @commands.command(epilog="Examples: undertone compare live mine · undertone compare live mine --call demo-1 --json")
@@ -116,16 +134,42 @@ def compare(
     found = system.with_store(both, LIVE_RUN)
     if not found.calls:
         raise CommandError(
-            f"no call has results under both {first} and {second}; undertone replay --into NAME makes them", EXIT_USAGE
+            f"no call has results under both {first} and {second}; undertone replay --into NAME makes them",
+            EXIT_NOT_FOUND,
         )
-    system.note("read", [CallRef(tenant, call or ALL_CALLS)], f"comparison of run {first} with run {second}")
+    system.note("read", {CallRef(tenant, call or ALL_CALLS): f"comparison of run {first} with run {second}"})
     if as_json:
         write_json([found])
     else:
         print_out(Group(_figures(found), "", _changes(found)))
 
 
-async def _replay(system: System, config: AppConfig, wanted: Mapping[str, Any], analyser: Any) -> dict[str, int]:
+def _require_records(system: System, call: str | None, tenant: str | None, earliest_ms: int) -> None:
+    """Return if the log holds anything to replay, before the networks are loaded for it.
+
+    Raises:
+        CommandError: it does not.
+    """
+    with closing(system.reader(TOPIC_MEDIA)) as log:
+        if not any(concerns(record, tenant, call) for record in log.records(log.extents(), earliest_ms)):
+            what = "that late" if call is None else f"of the call {call}"
+            kept = f"it keeps {RETENTION_DAYS[TOPIC_MEDIA]} days; `undertone calls` lists the calls"
+            raise CommandError(f"the log holds nothing {what}: {kept}", EXIT_NOT_FOUND)
+
+
+def _deleted(system: System, calls: Collection[CallRef]) -> list[CallRef]:
+    """Those of the calls that were deleted."""
+
+    async def deleted(store: "Store") -> list[CallRef]:
+        return [call for call in calls if await store.deleted(call)]
+
+    return system.with_store(deleted, LIVE_RUN)
+
+
+async def _replay(
+    system: System, config: AppConfig, wanted: Mapping[str, Any], analyser: Any
+) -> tuple[dict[str, int], set[CallRef]]:
+    """What was read and stored, in figures, and the calls that were met."""
     from pipelines.ingest.worker import Worker, owner_name  # noqa: PLC0415  # imports kafka
     from pipelines.log.producer import SilentProducer  # noqa: PLC0415  # as above
     from pipelines.review.replay import ReplaySource  # noqa: PLC0415  # as above
@@ -161,7 +205,7 @@ async def _replay(system: System, config: AppConfig, wanted: Mapping[str, Any], 
     await store.close()
     families = worker.metrics.utterances.collect()
     new = sum(sample.value for family in families for sample in family.samples if sample.name.endswith("_total"))
-    return {"records": source.read, "calls": len(source.calls), "utterances": round(new)}
+    return {"records": source.read, "calls": len(source.calls), "utterances": round(new)}, source.calls
 
 
 async def _pairs(
@@ -200,21 +244,21 @@ def _figures(found: Comparison) -> Table:
     return table
 
 
-def _changes(found: Comparison) -> Table | str:
+def _changes(found: Comparison) -> Group | str:
     if not found.changed:
         return "no utterance changed its polarity"
-    table = Table("call", "at", "who", *found.runs, "words", box=None, pad_edge=False)
+    rows = []
     for one in found.changed[:CHANGES_SHOWN_MAX]:
         said = [
             "not judged" if polarity is None or score is None else f"{polarity} {render.signed(score)}"
             for polarity, score in zip(one.polarities, one.scores, strict=True)
         ]
         at = f"{one.start_ms // 60_000}:{one.start_ms % 60_000 / 1000:04.1f}"
-        table.add_row(one.call_id, at, one.participant, *said, one.text)
+        rows.append((one.call_id, at, one.participant, *said, one.text))
     hidden = found.changed_polarity - CHANGES_SHOWN_MAX
-    if hidden > 0:
-        table.add_row(f"and {hidden} more: --json")
-    return table
+    below = [Column(heading, below=True) for heading in (*found.runs, "words")]
+    listed = Listing([Column("call"), Column("at"), Column("who"), *below], rows)
+    return Group(listed, *([f"and {hidden} more: --json"] if hidden > 0 else []))
 
 
 def _fault_words(faults: Faults) -> str:

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from deployments.cli.connect import System, connect
 from deployments.cli.console import (
     EXIT_INTERRUPTED,
+    EXIT_NOT_FOUND,
     EXIT_USAGE,
     CommandError,
     clear_errors,
@@ -120,7 +121,9 @@ class Journal:
             CommandError: no send of this call was interrupted system, or it was of something else.
         """
         if not self.path.is_file():
-            raise CommandError(f"nothing to resume: {self.path} is not there; send again without --resume", EXIT_USAGE)
+            raise CommandError(
+                f"nothing to resume: {self.path} is not there; send again without --resume", EXIT_NOT_FOUND
+            )
         kept = json.loads(self.path.read_text())
         if kept["sent"] != self.sent:
             raise CommandError(

@@ -1,14 +1,17 @@
 """`undertone serve`: the whole system on this machine."""
 
 import signal
+import time
+from contextlib import ExitStack
 from typing import Annotated
 
 import typer
 
 from deployments.cli.connect import DEFAULT_PORT, source_of
-from deployments.cli.console import CommandError, clear_errors, settings, stderr, write_json
+from deployments.cli.console import CommandError, clear_errors, hint, settings, stderr, steps, write_json
 from deployments.cli.options import DEFAULTS, Bundle, Interim, Json, Source, Transcriber
 from deployments.http.tokens import token_of
+from deployments.sample import sample_path
 from pipelines.settings import AppConfig, InterimSettings
 
 commands = typer.Typer()
@@ -35,16 +38,19 @@ def serve(
         bundle=bundle,
         interim=InterimSettings(show=interim),
     )
-    console = stderr()
-    console.print("starting Redis, Ray and the networks …")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    console, begun_s = stderr(), time.monotonic()
+    _end_on_signals()
     try:
-        with embedded(config, host=host, port=port) as running:
+        with ExitStack() as stack:
+            with steps() as begin:
+                running = stack.enter_context(embedded(config, host=host, port=port, begin=begin))
             token = token_of(running.settings) if running.made_token else ""
             page = f"{running.url}/login?token={token}" if token else f"{running.url}/docs"
-            console.print(f"ready: {page}", soft_wrap=True)
-            console.print(f"fragments from {config.source}; Ctrl-C stops it")
-            signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray has put its own in its place
+            console.print(f"ready after {time.monotonic() - begun_s:.0f} s: {page}", soft_wrap=True)
+            elsewhere = "" if port == DEFAULT_PORT else f"UNDERTONE_URL={running.url} "
+            console.print(f"fragments from {config.source}; Ctrl-C stops it; in another window:")
+            hint(f"  {elsewhere}undertone send {sample_path()} --participants agent,customer")
+            _end_on_signals()  # Ray has put its own in their place
             if as_json:
                 write_json([{"url": running.url, "token": token or None}])
             signal.pause()
@@ -52,3 +58,9 @@ def serve(
         console.print("stopped")
     except RuntimeError as error:
         raise CommandError(f"it did not start: {error}; undertone doctor says what is missing") from error
+
+
+def _end_on_signals() -> None:
+    """End on SIGTERM as on Ctrl-C, and on SIGINT even where a script started this in the background, whose shell has it ignored."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler)

@@ -1,14 +1,24 @@
 """`undertone token`: who may ask the gateway."""
 
+import shlex
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from pydantic import ValidationError
-from rich.table import Table
 
-from deployments.cli.console import EXIT_USAGE, CommandError, clear_errors, print_out, settings, stderr, write_json
+from deployments.cli.console import (
+    EXIT_NOT_FOUND,
+    EXIT_USAGE,
+    CommandError,
+    clear_errors,
+    hint,
+    print_out,
+    settings,
+    write_json,
+)
+from deployments.cli.listing import Column, Listing
 from deployments.cli.options import Json
 from deployments.http.tokens import ALL_SCOPES, ANY_TENANT, Scope, TokenFile, new_token
 
@@ -49,9 +59,9 @@ def create(
     else:
         print_out(token)
         whose = "any tenant" if tenant == ANY_TENANT else f"tenant {tenant}"
-        stderr().print(
+        hint(
             f"for {whose}: {', '.join(sorted(scopes))}; it is shown this once, and revoked by: "
-            f"undertone token revoke {grant.id}"
+            f"undertone token revoke {grant.id}{_option(file)}"
         )
 
 
@@ -64,14 +74,14 @@ def list_(*, file: File = None, as_json: Json = False) -> None:
         write_json(grant.model_dump(mode="json", exclude={"sha256"}) for grant in grants)
         return
     now = datetime.now(UTC)
-    table = Table("id", "tenant", "scopes", "made", "until", "note", box=None, pad_edge=False)
+    rows = []
     for one in grants:
         until = "-" if one.expires_at is None else f"{one.expires_at:%Y-%m-%d %H:%M}"
         expired = " (expired)" if one.expired(now) else ""
-        table.add_row(
-            one.id, one.tenant, " ".join(sorted(one.scopes)), f"{one.created_at:%Y-%m-%d}", until + expired, one.note
-        )
-    print_out(table)
+        scopes = " ".join(sorted(one.scopes))
+        rows.append((one.id, one.tenant, f"{one.created_at:%Y-%m-%d}", until + expired, scopes, one.note))
+    below = (Column("scopes", below=True), Column("note", below=True))
+    print_out(Listing((Column("id"), Column("tenant"), Column("made"), Column("until"), *below), rows))
 
 
 @commands.command(epilog="Example: undertone token revoke 3f9a1c20b7de")
@@ -81,8 +91,13 @@ def revoke(
 ) -> None:
     """Take a token back: a running gateway refuses it from its next request on."""
     if not _file(file).revoke(token_id):
-        raise CommandError(f"there is no token {token_id}: undertone token list", EXIT_USAGE)
+        raise CommandError(f"there is no token {token_id}: undertone token list{_option(file)}", EXIT_NOT_FOUND)
     print_out(f"{token_id} is revoked")
+
+
+def _option(file: Path | None) -> str:
+    """What has to be said again for another command to mean the same file."""
+    return "" if file is None else f" --file {shlex.quote(str(file))}"
 
 
 def _file(path: Path | None) -> TokenFile:

@@ -11,7 +11,15 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from deployments.cli.console import EXIT_USAGE, CommandError, clear_errors, print_out, stderr, write_json
+from deployments.cli.console import (
+    EXIT_NOT_FOUND,
+    EXIT_USAGE,
+    CommandError,
+    clear_errors,
+    print_out,
+    stderr,
+    write_json,
+)
 from deployments.cli.options import DEFAULTS, Bundle, Json, Transcriber
 from deployments.sample import ANGRY_TO_CONTENT
 from models.encoders.speech import Engine
@@ -49,7 +57,7 @@ commands = typer.Typer()
 )
 @clear_errors
 def train(
-    recipe: Annotated[str, typer.Argument(help="A function of models/recipes/.")],
+    recipe: Annotated[str, typer.Argument(help="As `undertone recipes` lists them.")],
     *,
     data: Annotated[Path, typer.Option(help="The folder of the data sets.")],
     out: Annotated[
@@ -74,7 +82,7 @@ def train(
     if recipe not in known:
         names = ", ".join(sorted(known)) or "(there is none)"
         what = "recipe with folds" if folds else "recipe"
-        raise CommandError(f"no {what} {recipe!r}: choose one of {names}", EXIT_USAGE)
+        raise CommandError(f"no {what} {recipe!r}: choose one of {names} (undertone recipes)", EXIT_NOT_FOUND)
     _needs(data)
     if stderr().is_terminal:  # in a log an expected error is the only line
         stderr().print(f"preparing {recipe} from {data} (this may take minutes)", soft_wrap=True)
@@ -277,11 +285,13 @@ def _table(title: str, rows: Sequence[tuple[str, ...]], words: int) -> Table:
 
 def _needs(data: Path | None) -> Path:
     if data is None or not data.exists():
-        what = "no data folder is given" if data is None else f"there is no {data}"
-        raise CommandError(f"{what}: name the folder of the data sets with --data", EXIT_USAGE)
+        what, code = (
+            ("no data folder is given", EXIT_USAGE) if data is None else (f"there is no {data}", EXIT_NOT_FOUND)
+        )
+        raise CommandError(f"{what}: name the folder of the data sets with --data", code)
     return data
 
 
 def _needs_train_group() -> None:
     if importlib.util.find_spec("sklearn") is None:
-        raise CommandError("the packages for training and evaluating are not installed: uv sync --group train")
+        raise CommandError("the packages for training and evaluating are not installed: make setup in the checkout")

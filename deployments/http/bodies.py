@@ -183,6 +183,7 @@ class CallOut(BaseModel):
     utterances: int
     streams: dict[str, CallState]
     links: Links
+    summary: CallSummary | None = Field(None, description="In a list only where it is asked for.")
 
 
 class AccountOut(BaseModel):
@@ -200,7 +201,7 @@ class AccountOut(BaseModel):
 class CallWithSummary(CallOut):
     """A call with its summary, live while it goes on, final when it is over, and the account of its fragments."""
 
-    summary: CallSummary
+    summary: CallSummary = Field(description="Live while the call goes on, final when it is over.")
     fragments: dict[str, AccountOut]
     """By stream."""
     dead_letters: dict[str, int]
@@ -238,14 +239,6 @@ class CallPage(BaseModel):
 
     calls: list[CallOut]
     next_cursor: str | None
-
-
-class Deletion(BaseModel):
-    """What forgetting a call would remove: so many utterances of the live run; none where no worker has opened it yet."""
-
-    tenant: str
-    call_id: str
-    utterances: int
 
 
 class UtterancePage(BaseModel):

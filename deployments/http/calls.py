@@ -13,7 +13,6 @@ from deployments.http.bodies import (
     CallOut,
     CallPage,
     CallWithSummary,
-    Deletion,
     TrendMinuteOut,
     Trends,
     UtterancePage,
@@ -22,15 +21,18 @@ from deployments.http.bodies import (
 )
 from deployments.http.caller import Deleter, Identity, Reader
 from deployments.http.problems import ProblemError
+from deployments.http.receipts import ForgottenCall, Receipt
 from models.types import EMOTIONS, POLARITIES, SCORE_MAX, SCORE_MIN
 from pipelines.review.summary import CallSummary, summarise
 from pipelines.store.archive import PAGE_MAX
-from pipelines.store.chain import Action
-from pipelines.store.queries import CallFilter, CallInfo
+from pipelines.store.chain import ALL_CALLS, Action
+from pipelines.store.queries import CallFilter, CallInfo, Page, write_cursor
 from pipelines.store.store import Store
 from pipelines.types import CALL_ID_PATTERN, LIVE_RUN, NAME_PATTERN, CallRef, Participant
 
 TREND_DEFAULT = timedelta(days=1)
+SUMMARISED_MAX = 2_000
+"""Utterances that a page of summaries reads, beside those of its first call: about forty calls of five minutes."""
 
 _DATE = re.compile(r"\d{4}-\d\d-\d\d\D")
 
@@ -75,6 +77,10 @@ def _add_list(routes: APIRouter, store: Store) -> None:
         max_score: ScoreQuery = None,
         cursor: Cursor = None,
         limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = 50,
+        summary: Annotated[
+            Literal["true", "false"],
+            Query(description="With each call's summary: a page may be shorter, and is noted as an access to calls."),
+        ] = "false",
     ) -> CallPage:
         """A call matches when one of its utterances meets every condition on participant, label and score."""
         wanted = CallFilter(
@@ -88,7 +94,23 @@ def _add_list(routes: APIRouter, store: Store) -> None:
             score_max=max_score,
         )
         page = await store.archive.calls(wanted, cursor, limit)
+        if summary == "true":
+            return await _with_summaries(store, caller, page)
         return CallPage(calls=[CallOut(**call_fields(call)) for call in page.items], next_cursor=page.next_cursor)
+
+
+async def _with_summaries(store: Store, caller: Identity, page: Page[CallInfo]) -> CallPage:
+    """The page, or its beginning where its calls have so many utterances that one request should not read them all."""
+    await caller.note("read", ALL_CALLS, "list with summaries")
+    calls: list[CallOut] = []
+    read = 0
+    for call in page.items:
+        read += call.utterances
+        if calls and read > SUMMARISED_MAX:
+            last = page.items[len(calls) - 1]
+            return CallPage(calls=calls, next_cursor=write_cursor(last.started_ms, last.call_id))
+        calls.append(CallOut(**call_fields(call), summary=await call_summary(store, call)))
+    return CallPage(calls=calls, next_cursor=page.next_cursor)
 
 
 def _add_trends(routes: APIRouter, store: Store) -> None:
@@ -140,22 +162,26 @@ def _add_call(routes: APIRouter, store: Store) -> None:
         return UtterancePage(utterances=list(page.items), next_cursor=page.next_cursor, corrupt=[*page.corrupt])
 
     @routes.get("/calls/{call_id}/deletion", summary="What forgetting a call would remove")
-    async def deletion(call_id: CallIdPath, caller: Deleter) -> Deletion:
+    async def deletion(call_id: CallIdPath, caller: Deleter) -> Receipt:
         """Nothing is removed, and nothing noted: it shows how much there is, none of it. Also of a call that no worker has opened yet."""
-        call = CallRef(caller.tenant, call_id)
-        if not await store.holds(call):
-            raise unknown_call(call)
-        found = await store.archive.call(call)
-        return Deletion(tenant=call.tenant, call_id=call_id, utterances=0 if found is None else found.utterances)
+        return await _receipt(store, CallRef(caller.tenant, call_id), dry_run=True)
 
-    @routes.delete("/calls/{call_id}", status_code=HTTPStatus.NO_CONTENT, summary="Forget a call")
-    async def delete(call_id: CallIdPath, caller: Deleter) -> None:
+    @routes.delete("/calls/{call_id}", summary="Forget a call")
+    async def delete(call_id: CallIdPath, caller: Deleter) -> Receipt:
         """Removes its results and its part of the trends, makes what the log holds of it unreadable, and refuses what still comes."""
         call = CallRef(caller.tenant, call_id)
-        if not await store.holds(call):  # also one that no worker has opened yet
-            raise unknown_call(call)
+        receipt = await _receipt(store, call, dry_run=False)
         await caller.note("delete", call_id)
         await store.delete_call(call)
+        return receipt
+
+
+async def _receipt(store: Store, call: CallRef, *, dry_run: bool) -> Receipt:
+    """What is stored of a call, also of one that no worker has opened yet."""
+    if not await store.holds(call):
+        raise await absent(store, call)
+    gone = ForgottenCall(call_id=call.call_id, utterances=await store.customers.utterances(call))
+    return Receipt.of(call.tenant, [gone], dry_run=dry_run)
 
 
 async def known_call(
@@ -164,14 +190,14 @@ async def known_call(
     """The caller's call, whose access is noted from now on: every route that shows one call gets it here, and nowhere else.
 
     Raises:
-        ProblemError: it is unknown (404 `unknown_call`), or of no account to `run` (404 `unknown_run`): a name that anybody may make
+        ProblemError: it is unknown (404 `unknown_call`), was deleted (410 `call_deleted`), or of no account to `run` (404 `unknown_run`): a name that anybody may make
             up would make an entry of its own.
         StoreUnavailableError: nothing is known of it now, or what is done with it cannot be noted.
     """
     call = CallRef(caller.tenant, call_id)
     found = await store.archive.call(call)
     if found is None:
-        raise unknown_call(call)
+        raise await absent(store, call)
     if run != LIVE_RUN and await store.of_run(run).archive.call(call) is None:
         raise ProblemError(
             HTTPStatus.NOT_FOUND,
@@ -183,8 +209,14 @@ async def known_call(
     return found
 
 
-def unknown_call(call: CallRef) -> ProblemError:
-    """404: the store knows nothing of the call."""
+async def absent(store: Store, call: CallRef) -> ProblemError:
+    """Why nothing of a call can be shown: it was deleted (410, known for 31 days), or the store knows nothing of it (404)."""
+    if await store.deleted(call):
+        return ProblemError(
+            HTTPStatus.GONE,
+            "call_deleted",
+            f"The call {call.call_id!r} of tenant {call.tenant!r} was deleted: nothing of it is stored any more.",
+        )
     return ProblemError(
         HTTPStatus.NOT_FOUND,
         "unknown_call",

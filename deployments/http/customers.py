@@ -1,19 +1,17 @@
 """Forgetting a customer: every call of theirs is deleted, and a receipt says what went."""
 
 import asyncio
-import hashlib
-import json
-from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from deployments.http.caller import Deleter, Identity
 from deployments.http.limits import HttpLimits, refuse_encoded
 from deployments.http.problems import CUSTOMERS_PATH, ProblemError
+from deployments.http.receipts import ForgottenCall, Receipt
 from pipelines.customer import REFERENCE_MAX_BYTES, parse_reference
 from pipelines.errors import BadFragmentError
 from pipelines.store.store import Store
@@ -41,49 +39,6 @@ class ForgetOrder(BaseModel):
         except BadFragmentError as error:
             raise ValueError(error.message_for("customer")) from None
         return text
-
-
-class ForgottenCall(BaseModel):
-    """A call that went, or would go, and how many utterances were stored of it, those of replays and shadows included."""
-
-    call_id: str
-    utterances: int
-
-
-class Receipt(BaseModel):
-    """What of a customer was forgotten, or would be (`dry_run`); it says nothing of who that is.
-
-    `remaining` calls are left: with a dry run because only the first are listed, else because one request forgets only so many:
-    send it again. `digest` is the SHA-256 of the other fields as JSON, keys sorted, without spaces.
-    """
-
-    tenant: str
-    at: AwareDatetime
-    dry_run: bool
-    calls: list[ForgottenCall]
-    utterances: int
-    remaining: int
-    digest: str
-
-    @classmethod
-    def of(cls, tenant: str, calls: list[ForgottenCall], remaining: int, *, dry_run: bool) -> Self:
-        """A receipt of now."""
-        receipt = cls(
-            tenant=tenant,
-            at=datetime.now(UTC),
-            dry_run=dry_run,
-            calls=calls,
-            utterances=sum(call.utterances for call in calls),
-            remaining=remaining,
-            digest="",
-        )
-        return receipt.model_copy(update={"digest": receipt.expected_digest()})
-
-    def expected_digest(self) -> str:
-        """The digest of what it says."""
-        fields = self.model_dump(mode="json", exclude={"digest"})
-        text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
 
 
 FORGET_OPENAPI: dict[str, Any] = {

@@ -4,7 +4,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,8 +42,12 @@ def local_analyser(config: AppConfig) -> Analyser:
 
 
 @contextmanager
-def embedded(config: AppConfig, *, port: int = 8000, host: str = "127.0.0.1") -> Iterator[Embedded]:
+def embedded(
+    config: AppConfig, *, port: int = 8000, host: str = "127.0.0.1", begin: Callable[[str], None] = lambda _: None
+) -> Iterator[Embedded]:
     """Start what the environment does not name (Redis) and Ray with the whole application; stop all of it at the end.
+
+    `begin` is called with what is started next.
 
     Raises:
         InUseError: another embedded system runs on that port, or another program has it; nothing was started.
@@ -58,6 +62,7 @@ def embedded(config: AppConfig, *, port: int = 8000, host: str = "127.0.0.1") ->
         for name, value in settings:
             if isinstance(value, Path):
                 stack.enter_context(_set(f"UNDERTONE_{name.upper()}", str(value)))
+        begin("the store")
         if settings.redis.get_secret_value():
             stack.enter_context(locked(folder))
             require_free(host, port)
@@ -71,7 +76,7 @@ def embedded(config: AppConfig, *, port: int = 8000, host: str = "127.0.0.1") ->
         if host not in LOOPBACK:
             stack.enter_context(_set("UNDERTONE_HOSTS", f"{settings.hosts},{host}"))
         own = Settings().model_copy(update={"token": token, "url": f"http://{host}:{port}"})
-        stack.enter_context(_served(config, host, port))
+        stack.enter_context(_served(config, host, port, begin))
         yield Embedded(own.url, own, made_token=token is not settings.token)
 
 
@@ -135,7 +140,8 @@ def require_free(host: str, port: int) -> None:
 
 
 @contextmanager
-def _served(config: AppConfig, host: str, port: int) -> Iterator[None]:
+def _served(config: AppConfig, host: str, port: int, begin: Callable[[str], None]) -> Iterator[None]:
+    begin("Ray")
     options = {
         "runtime_env": {"worker_process_setup_hook": WORKER_SETUP},
         "num_cpus": max(2, os.cpu_count() or 2),
@@ -153,6 +159,7 @@ def _served(config: AppConfig, host: str, port: int) -> Iterator[None]:
         logging.getLogger("ray").setLevel(logging.WARNING)
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         try:
+            begin("the gateway and the networks")
             with in_one_sentence(), patient_serve():
                 serve.start(http_options={"host": host, "port": port, "request_timeout_s": 600})
                 serve.run(build(config), name=APP_NAME, route_prefix="/")

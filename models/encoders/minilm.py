@@ -33,7 +33,7 @@ def folder() -> Path:
     """
     spec = importlib.util.find_spec(WHEEL)
     if spec is None or spec.origin is None:
-        raise DataError(f"{WHEEL} is not installed: run `uv sync --group train`.")
+        raise DataError(f"{WHEEL} is not installed: make setup in the checkout.")
     return Path(spec.origin).parent / "model"
 
 

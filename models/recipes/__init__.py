@@ -8,6 +8,7 @@ equal to an undisturbed one.
 """
 
 from collections.abc import Callable, Sequence
+from inspect import getdoc
 from pathlib import Path
 
 from models.families import imported
@@ -30,6 +31,11 @@ FOLDS = {
     "fusion_ravdess_av": "models.recipes.tables:fusion_ravdess_av_folds",
 }
 """What `undertone train RECIPE --folds` knows: functions of the data folder that give one recipe maker per fold."""
+
+
+def described(name: str) -> str:
+    """What the recipe of that name in `RECIPES` trains: the first line of what it says of itself."""
+    return (getdoc(imported(RECIPES[name])) or "").split("\n")[0]
 
 
 def make(name: str, data: Path) -> Recipe:

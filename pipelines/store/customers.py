@@ -82,7 +82,7 @@ class Customers:
         index = customer_key(tenant, customer)
         with redis_errors():
             ids = await self._redis.zrangebyscore(index, int(time.time()), "+inf", start=0, num=limit)
-            return [CustomerCall(name, await self._utterances(CallRef(tenant, name))) for name in ids]
+            return [CustomerCall(name, await self.utterances(CallRef(tenant, name))) for name in ids]
 
     async def forget(self, call: CallRef, customer: str) -> None:
         """Delete a call of the customer, also one that is still to be read from the log; again goes on after an error."""
@@ -90,6 +90,8 @@ class Customers:
             await delete_call(self._redis, call, expected=True)
             await self._redis.zrem(customer_key(call.tenant, customer), call.call_id)
 
-    async def _utterances(self, call: CallRef) -> int:
-        runs = [LIVE_RUN, *await self._redis.smembers(CallKeys(call)("runs"))]
-        return sum([int(await self._redis.hlen(CallKeys(call, run)("results"))) for run in runs])
+    async def utterances(self, call: CallRef) -> int:
+        """How many utterances of a call would go with it: those of replays and shadows too."""
+        with redis_errors():
+            runs = [LIVE_RUN, *await self._redis.smembers(CallKeys(call)("runs"))]
+            return sum([int(await self._redis.hlen(CallKeys(call, run)("results"))) for run in runs])

@@ -33,3 +33,5 @@ def test_the_demo_ends_by_itself_with_both_parties_and_a_summary(tmp_path: Path)
     assert all("words" in lines[index + 1] and "voice" in lines[index + 1] for index in customer)
     assert "Call summary" in done.stdout
     assert "left content" in done.stdout
+    for step in ("starting the store", "starting Ray", "starting the gateway and the networks", "undertone serve\n"):
+        assert step in done.stderr

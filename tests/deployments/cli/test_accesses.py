@@ -87,6 +87,15 @@ def test_a_whole_trail_is_verified_and_its_noted_head_found_again(redis_cli: Cli
     assert "NOT part" in redis_cli.invoke(app, ["accesses", "--verify", "--expect", report["head"]]).stdout
 
 
+def test_a_trail_that_is_not_there_is_not_whole(redis_cli: CliRunner) -> None:
+    printed = redis_cli.invoke(app, ["accesses", "--verify", "--tenant", "nobody"])
+    assert printed.exit_code == 3
+    assert "there is no trail" in printed.stdout
+    assert "nothing was altered" not in printed.stdout
+    (report,) = json_lines(redis_cli, "accesses", "--verify", "--tenant", "nobody", exit_code=3)
+    assert not report["whole"]
+
+
 def test_a_trail_from_which_something_was_removed_ends_with_1(redis_cli: CliRunner, trail: str) -> None:
     with redis.Redis.from_url(trail) as server:
         server.xdel("ut:accesses:{default}:entries", server.xrange("ut:accesses:{default}:entries")[1][0])
@@ -136,8 +145,8 @@ def test_what_is_done_with_dead_letters_is_noted_and_a_dry_run_or_a_list_is_not(
     json_lines(redis_cli, "dlq", "drop")
     noted = json_lines(redis_cli, "accesses")
     assert [(one["action"], one["call_id"], one["detail"]) for one in noted] == [
-        ("drop", "c1", ""),
-        ("redrive", "c1", ""),
+        ("drop", "c1", "dead letter 0:5"),
+        ("redrive", "c1", "dead letter 0:2"),
         ("read", "c1", "dead letter 0:2"),
     ]
     user = f"user:{pwd.getpwuid(os.getuid()).pw_name}"
@@ -150,7 +159,7 @@ def test_what_cannot_be_noted_is_not_done(redis_cli: CliRunner, analysed: str) -
         try:
             for words in (["show", "0:2"], ["redrive"], ["drop"]):
                 done = redis_cli.invoke(app, ["dlq", *words])
-                assert (done.exit_code, done.stdout) == (1, "")
+                assert (done.exit_code, done.stdout) == (4, "")
         finally:
             server.config_set("maxmemory", 0)
         assert server.xlen("ut:log:{call-media}") == 6

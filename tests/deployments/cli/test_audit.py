@@ -1,6 +1,8 @@
+import pytest
 import redis
 from typer.testing import CliRunner
 
+from deployments.cli.console import EXIT_AWAY, EXIT_NOT_FOUND
 from deployments.cli.main import app
 from tests.deployments.cli.running import json_lines
 from tests.deployments.results import keep, result
@@ -38,10 +40,21 @@ def test_results_that_lack_a_modality_by_a_fault_do_not_add_up(redis_cli: CliRun
     assert "1 utterance(s) by a fault of the service (timeout 1)" in printed.stdout
 
 
-def test_an_audit_of_a_call_that_the_log_does_not_hold_is_a_wrong_question(redis_cli: CliRunner, analysed: str) -> None:
+def test_an_audit_that_could_not_look_is_told_from_one_that_found_something(
+    cli: CliRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing_runs = cli.invoke(app, ["audit"])
+    monkeypatch.setenv("UNDERTONE_REDIS", "unix:///nowhere/redis.sock")
+    nothing_answers = cli.invoke(app, ["audit"])
+    assert "start `undertone serve`" in nothing_runs.stderr
+    assert "UNDERTONE_REDIS" in nothing_answers.stderr
+    assert [(done.exit_code, done.stdout) for done in (nothing_runs, nothing_answers)] == [(EXIT_AWAY, "")] * 2
+
+
+def test_an_audit_of_a_call_that_the_log_does_not_hold_finds_no_such_call(redis_cli: CliRunner, analysed: str) -> None:
     assert analysed
     done = redis_cli.invoke(app, ["audit", "--call", "another"])
-    assert done.exit_code == 2
+    assert done.exit_code == EXIT_NOT_FOUND
     assert "undertone calls" in done.stderr
 
 

@@ -1,5 +1,8 @@
 import asyncio
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from deployments.cli.console import EXIT_FAILED, EXIT_NOT_FOUND, EXIT_UNREAD, EXIT_USAGE
 from deployments.cli.main import app
 from deployments.http.tokens import TokenFile, new_token
 from pipelines.store.store import Store
@@ -55,6 +59,53 @@ def test_calls_are_listed_as_a_table_and_as_json(cli: CliRunner, redis_url: str)
     assert [json.loads(line)["call_id"] for line in filtered] == ["angry:1"]
 
 
+def test_calls_are_sorted_by_what_is_asked_and_say_what_they_were_like(cli: CliRunner, redis_url: str) -> None:
+    keep(redis_url, "angry", CALL[1:2])
+    keep(redis_url, "nobody", CALL[:1])
+    keep(redis_url, "long", CALL)
+
+    def order(*words: str) -> list[str]:
+        lines = cli.invoke(app, ["calls", *words, "--json"]).stdout.splitlines()
+        return [json.loads(line)["call_id"] for line in lines]
+
+    assert order("--sort", "score") == ["angry", "long", "nobody"]
+    assert order("--sort", "length") == ["long", "angry", "nobody"]
+    assert order("--sort", "utterances")[0] == "long"
+    assert set(order()) == {"angry", "nobody", "long"}
+    shown = cli.invoke(app, ["calls", "--sort", "length"]).stdout
+    assert "0:14" in shown.splitlines()[1]
+    assert "The customer was unhappy" in shown
+    assert cli.invoke(app, ["calls", "--sort", "colour"]).exit_code == EXIT_USAGE
+
+
+def test_a_call_that_was_deleted_is_told_from_one_that_never_was(cli: CliRunner, redis_url: str) -> None:
+    async def delete() -> None:
+        store = Store.connect(redis_url)
+        await store.delete_call(default("gone"))
+        await store.close()
+
+    keep(redis_url, "gone", CALL)
+    asyncio.run(delete())
+    for words in (["show", "gone"], ["watch", "gone"]):
+        ended = cli.invoke(app, words)
+        assert (ended.exit_code, ended.stdout) == (EXIT_NOT_FOUND, "")
+        assert "was deleted" in ended.stderr
+
+
+@pytest.mark.parametrize("words", [["calls"], ["calls", "--json"], ["show", "a"], ["watch", "a"]])
+def test_output_that_nobody_reads_ends_a_command_without_a_word(
+    cli: CliRunner, redis_url: str, words: list[str]
+) -> None:
+    assert cli
+    keep(redis_url, "a", CALL)
+    reader, writer = os.pipe()
+    os.close(reader)  # as head does when it has seen enough
+    command = [sys.executable, "-c", "from deployments.cli.main import main; main()", *words]
+    ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (EXIT_UNREAD, b"")
+
+
 def test_no_calls_is_an_empty_table_and_a_hint(cli: CliRunner) -> None:
     ended = cli.invoke(app, ["calls"])
 
@@ -65,7 +116,7 @@ def test_no_calls_is_an_empty_table_and_a_hint(cli: CliRunner) -> None:
 def test_a_filter_that_the_gateway_refuses_is_one_clear_line(cli: CliRunner) -> None:
     ended = cli.invoke(app, ["calls", "--polarity", "bad"])
 
-    assert ended.exit_code == 1
+    assert ended.exit_code == EXIT_USAGE
     assert "polarity" in ended.stderr
     assert len(ended.stderr.splitlines()) == 1
 
@@ -112,7 +163,7 @@ def test_show_as_json_is_one_object_with_every_result(cli: CliRunner, redis_url:
 def test_an_unknown_call_is_one_clear_line(cli: CliRunner) -> None:
     ended = cli.invoke(app, ["show", "nobody"])
 
-    assert ended.exit_code == 1
+    assert ended.exit_code == EXIT_NOT_FOUND
     assert "There is no call 'nobody'" in ended.stderr
     assert len(ended.stderr.splitlines()) == 1
 
@@ -127,6 +178,7 @@ def test_watch_follows_a_call_until_it_ends(cli: CliRunner, redis_url: str) -> N
 
     assert ended.exit_code == 0
     assert [json.loads(line)["start_ms"] for line in ended.stdout.splitlines()] == [1000, 4000, 8000, 12_000]
+    assert "watching live" in ended.stderr
 
 
 def test_watching_a_call_that_is_over_shows_all_of_it(cli: CliRunner, redis_url: str) -> None:
@@ -160,7 +212,7 @@ def test_watch_without_a_live_call_says_what_to_do(cli: CliRunner, redis_url: st
 
     ended = cli.invoke(app, ["watch"])
 
-    assert ended.exit_code == 1
+    assert ended.exit_code == EXIT_NOT_FOUND
     assert "undertone send" in ended.stderr
 
 
@@ -168,8 +220,9 @@ def test_without_a_token_a_command_says_how_to_get_one(cli: CliRunner, monkeypat
     for token, said in (("", "undertone token create"), ("ut_wrong", "unknown, expired or revoked")):
         monkeypatch.setenv("UNDERTONE_TOKEN", token)
         done = cli.invoke(app, ["calls"])
-        assert done.exit_code == 1
+        assert done.exit_code == EXIT_FAILED
         assert said in done.stderr
+        assert "UNDERTONE_TOKEN" in done.stderr
         assert "ut_wrong" not in done.stderr
 
 

@@ -1,9 +1,10 @@
+import socket
 from pathlib import Path
 
 import pytest
 
 from deployments.cli.connect import configuration, connect, source_of, with_local_redis
-from deployments.cli.console import EXIT_USAGE, CommandError
+from deployments.cli.console import EXIT_AWAY, EXIT_USAGE, CommandError
 from pipelines.errors import CallDeletedError
 from pipelines.settings import AppConfig, Settings
 from pipelines.tenants import TenantSettings
@@ -33,13 +34,25 @@ def test_the_log_is_kafka_where_kafka_is_named_unless_another_is_asked_for() -> 
         source_of(Settings(), "kafka")
 
 
-def test_the_redis_of_a_system_that_runs_here_is_found_by_its_socket(tmp_path: Path) -> None:
-    with pytest.raises(CommandError, match="undertone serve"):
-        with_local_redis(Settings())
-    (tmp_path / "redis-8000").mkdir()
-    (tmp_path / "redis-8000" / "redis.sock").touch()
+def test_the_redis_of_a_system_that_runs_here_is_found_by_its_socket(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    cache = tmp_path_factory.mktemp("c")  # short enough for a socket
+    monkeypatch.setenv("UNDERTONE_CACHE_DIR", str(cache))
+    path = cache / "redis-8000" / "redis.sock"
 
-    assert with_local_redis(Settings()).redis.get_secret_value() == f"unix://{tmp_path}/redis-8000/redis.sock"
+    def refused() -> None:
+        with pytest.raises(CommandError, match=r"^nothing runs here: start `undertone serve`") as nothing:
+            with_local_redis(Settings())
+        assert nothing.value.exit_code == EXIT_AWAY
+
+    refused()
+    path.parent.mkdir()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+        assert with_local_redis(Settings()).redis.get_secret_value() == f"unix://{path}"
+    refused()  # one that was killed leaves its socket
 
 
 def test_a_redis_that_is_named_wins(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,18 +11,22 @@ from rich.table import Table
 from rich.text import Text
 
 from deployments.cli.console import (
+    EXIT_AWAY,
     EXIT_FAILED,
     EXIT_INTERRUPTED,
+    EXIT_NOT_FOUND,
     EXIT_USAGE,
     CommandError,
     SafeConsole,
+    as_typed,
     clear_errors,
     shown,
     stderr,
     stdout,
+    steps,
     write_json,
 )
-from pipelines.errors import MediaError
+from pipelines.errors import CallDeletedError, MediaError, SourceUnavailableError, StoreUnavailableError
 
 
 @pytest.mark.parametrize(
@@ -32,6 +36,10 @@ from pipelines.errors import MediaError
         (CommandError("it is\n  away"), EXIT_FAILED, "undertone: it is away\n"),
         (MediaError("no media"), EXIT_FAILED, "undertone: no media\n"),
         (PermissionError(), EXIT_FAILED, "undertone: PermissionError\n"),
+        (FileNotFoundError("gone"), EXIT_NOT_FOUND, "undertone: gone\n"),
+        (CallDeletedError("it was deleted"), EXIT_NOT_FOUND, "undertone: it was deleted\n"),
+        (StoreUnavailableError("away"), EXIT_AWAY, "undertone: away\n"),
+        (SourceUnavailableError("away"), EXIT_AWAY, "undertone: away\n"),
         (KeyboardInterrupt(), EXIT_INTERRUPTED, "undertone: stopped\n"),
     ],
 )
@@ -56,6 +64,27 @@ def test_an_error_that_cannot_be_foreseen_keeps_its_traceback() -> None:
 
     with pytest.raises(KeyError):
         command()
+
+
+def test_what_is_started_is_a_line_a_step_in_a_log(capsys: pytest.CaptureFixture[str]) -> None:
+    with steps() as begin:
+        begin("the store")
+        begin("Ray")
+    assert capsys.readouterr() == ("", "   0 s  starting the store …\n   0 s  starting Ray …\n")
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [("", "undertone"), ("./undertone", "./undertone"), ("/a b/undertone", "'/a b/undertone'")],
+)
+def test_commands_in_a_hint_are_named_as_they_were_typed_and_nothing_else_is(
+    monkeypatch: pytest.MonkeyPatch, typed: str, said: str
+) -> None:
+    monkeypatch.setenv("UNDERTONE_COMMAND", typed)
+    hint = "`undertone serve`, undertone --help; another undertone runs, my_undertone serve, ./undertone calls"
+    assert as_typed(hint) == (
+        f"`{said} serve`, {said} --help; another undertone runs, my_undertone serve, ./undertone calls"
+    )
 
 
 def test_json_is_one_value_a_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,7 +27,7 @@ def test_dead_letters_are_listed_filtered_and_shown(redis_cli: CliRunner, analys
     (shown,) = json_lines(redis_cli, "dlq", "show", "0:2")
     assert shown["headers"]["seq"] == "2"
     assert "no media that FFmpeg can open" in redis_cli.invoke(app, ["dlq", "show", "0:2"]).stdout
-    assert redis_cli.invoke(app, ["dlq", "show", "0:77"]).exit_code == 2
+    assert redis_cli.invoke(app, ["dlq", "show", "0:77"]).exit_code == 3
 
 
 def test_a_dropped_letter_is_decided_and_a_dry_run_decides_nothing(redis_cli: CliRunner, analysed: str) -> None:

@@ -3,6 +3,8 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+from deployments.cli.console import stdout
+from deployments.cli.doctor import Finding, table
 from deployments.cli.main import app
 
 
@@ -27,3 +29,14 @@ def test_doctor_fails_when_the_redis_it_is_told_of_is_away(cli: CliRunner, monke
     assert ended.exit_code == 1
     assert "redis" in ended.stderr
     assert "UNDERTONE_REDIS" in ended.stdout
+
+
+def test_nothing_that_is_to_be_copied_is_cut_in_a_narrow_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("UNDERTONE_COMMAND", "./undertone")
+    path = "/a/long/path/" + "x" * 60
+    console = stdout()
+    with console.capture() as captured:
+        console.print(table([Finding("disk", "missing", path, "undertone serve")]))
+    assert captured.get().count("x") == 60
+    assert "./undertone serve" in captured.get()

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from deployments.cli.console import EXIT_NOT_FOUND
 from deployments.cli.main import app
-from deployments.http.customers import CALLS_AT_ONCE_MAX, Receipt
+from deployments.http.customers import CALLS_AT_ONCE_MAX
+from deployments.http.receipts import Receipt
 from deployments.http.tokens import TokenFile, new_token
 from pipelines.store.store import Store
 from pipelines.types import CallRef
@@ -115,14 +117,18 @@ def test_a_customer_whom_nobody_knows_gets_a_receipt_without_a_question(cli: Cli
 
 def test_one_call_is_forgotten(cli: CliRunner, redis_url: str) -> None:
     plan = cli.invoke(app, ["forget", "--call", "a", "--dry-run"])
-    assert "a: 2 utterance(s) would go" in plan.stdout
+    assert "1 call(s) would go; nothing was forgotten" in plan.stdout
+    assert plan.stdout.splitlines()[1].split() == ["a", "2"]
     assert stored(redis_url) == {"a", "b", "c"}
 
     (done,) = json_lines(cli, "forget", "--call", "a", "--yes")
 
-    assert done == {"tenant": "default", "call_id": "a", "utterances": 2, "dry_run": False}
+    receipt = Receipt.model_validate(done)
+    assert (receipt.dry_run, receipt.utterances, receipt.digest) == (False, 2, receipt.expected_digest())
     assert stored(redis_url) == {"b", "c"}
-    assert "There is no call 'a'" in cli.invoke(app, ["forget", "--call", "a", "--yes"]).stderr
+    again = cli.invoke(app, ["forget", "--call", "a", "--yes"])
+    assert again.exit_code == EXIT_NOT_FOUND
+    assert "The call 'a' of tenant 'default' was deleted" in again.stderr
     (rest,) = json_lines(cli, "forget", "--customer", REFERENCE, "--dry-run")
     assert [one["call_id"] for one in rest["calls"]] == ["b"]
 
@@ -132,9 +138,20 @@ def test_a_call_that_no_worker_has_opened_is_forgotten(cli: CliRunner, redis_url
     (plan,) = json_lines(cli, "forget", "--call", "d", "--dry-run")
     (done,) = json_lines(cli, "forget", "--call", "d", "--yes")
 
-    assert plan == {"tenant": "default", "call_id": "d", "utterances": 0, "dry_run": True}
-    assert done == {**plan, "dry_run": False}
-    assert "There is no call 'd'" in cli.invoke(app, ["forget", "--call", "d", "--yes"]).stderr
+    assert (plan["calls"], plan["dry_run"]) == ([{"call_id": "d", "utterances": 0}], True)
+    assert (done["calls"], done["dry_run"]) == (plan["calls"], False)
+    assert "was deleted" in cli.invoke(app, ["forget", "--call", "d", "--yes"]).stderr
+
+
+def test_delete_is_forget_by_another_name(cli: CliRunner, redis_url: str) -> None:
+    plan = cli.invoke(app, ["delete", "a", "--dry-run"])
+    assert plan.stdout == cli.invoke(app, ["forget", "--call", "a", "--dry-run"]).stdout
+    asked = cli.invoke(app, ["delete", "a"], input="y\n")
+    assert asked.exit_code == 0
+    assert "forgotten: 1 call(s), 2 utterance(s)" in asked.stdout
+    assert "sha256" in asked.stdout
+    assert stored(redis_url) == {"b", "c"}
+    assert cli.invoke(app, ["delete", "nosuch", "--yes"]).exit_code == EXIT_NOT_FOUND
 
 
 def test_a_dry_run_leaves_no_entry_and_forgetting_one(cli: CliRunner, redis_url: str) -> None:

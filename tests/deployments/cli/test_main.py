@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 from typer.testing import CliRunner
@@ -16,6 +17,7 @@ COMMANDS = (
     "analyze",
     "demo",
     "train",
+    "recipes",
     "evaluate",
     "audit",
     "accesses",
@@ -25,6 +27,7 @@ COMMANDS = (
     "doctor",
     "token",
     "forget",
+    "delete",
 )
 
 
@@ -34,6 +37,17 @@ def test_every_command_explains_itself_with_an_example(cli: CliRunner, command: 
 
     assert shown.exit_code == 0
     assert f"undertone {command}" in " ".join(shown.output.split("Example")[-1].split())
+
+
+@pytest.mark.parametrize("command", [[], ["calls"], ["show"], ["watch"], ["forget"], ["delete"]])
+def test_help_says_where_a_command_asks(cli: CliRunner, command: list[str]) -> None:
+    shown = " ".join(cli.invoke(app, [*command, "--help"]).output.split())
+    assert "UNDERTONE_URL" in shown
+    assert "UNDERTONE_TOKEN" in shown
+
+
+def test_the_version_is_that_of_the_package(cli: CliRunner) -> None:
+    assert cli.invoke(app, ["--version"]).output == f"undertone {version('undertone')}\n"
 
 
 def test_importing_every_command_loads_nothing_that_takes_long() -> None:
@@ -50,25 +64,25 @@ def test_importing_every_command_loads_nothing_that_takes_long() -> None:
 @pytest.mark.parametrize(
     ("command", "exit_code", "said"),
     [
-        (["send", "gone.wav"], 2, "no such file: gone.wav"),
+        (["send", "gone.wav"], 3, "no such file: gone.wav"),
         (["send", str(ANGRY_TO_CONTENT)], 2, "--participants agent,customer"),
         (["send", str(ANGRY_TO_CONTENT), "--participants", "boss"], 2, "--participants"),
         (["send", str(ANGRY_TO_CONTENT), "--participants", "customer", "--consent", "all"], 2, "--consent"),
         (["send", str(ANGRY_TO_CONTENT), "--call-id", "a b"], 2, "--call-id"),
         (["send", str(ANGRY_TO_CONTENT), "--resume"], 2, "--call-id"),
         (["send", str(ANGRY_TO_CONTENT), "--participants", "customer", "--source", "kafka"], 2, "UNDERTONE_KAFKA"),
-        (["send", str(ANGRY_TO_CONTENT), "--participants", "customer"], 1, "undertone serve"),
-        (["calls"], 1, "undertone serve"),
-        (["show", "a"], 1, "undertone serve"),
-        (["watch"], 1, "undertone serve"),
-        (["analyze", "gone.wav"], 2, "no such file"),
+        (["send", str(ANGRY_TO_CONTENT), "--participants", "customer"], 4, "undertone serve"),
+        (["calls"], 4, "undertone serve"),
+        (["show", "a"], 4, "undertone serve"),
+        (["watch"], 4, "undertone serve"),
+        (["analyze", "gone.wav"], 3, "no such file"),
         (["analyze", __file__], 1, "no media"),
-        (["train", "nothing", "--data", ".", "--out", "out"], 2, "debug"),
-        (["train", "debug", "--data", "gone", "--out", "out"], 2, "--data"),
-        (["train", "debug", "--data", ".", "--out", "out", "--folds"], 2, "no recipe with folds 'debug'"),
+        (["train", "nothing", "--data", ".", "--out", "out"], 3, "debug"),
+        (["train", "debug", "--data", "gone", "--out", "out"], 3, "--data"),
+        (["train", "debug", "--data", ".", "--out", "out", "--folds"], 3, "no recipe with folds 'debug'"),
         (["train", "debug", "--data", ".", "--out", "/dev/null"], 1, "another folder"),
         (["evaluate", "audio", "--dataset", "nothing", "--data", "."], 1, "ravdess"),
-        (["evaluate", "audio", "--dataset", "ravdess", "--data", "gone"], 2, "--data"),
+        (["evaluate", "audio", "--dataset", "ravdess", "--data", "gone"], 3, "--data"),
         (["evaluate", "audio", "--dataset", "ravdess", "--data", ".", "--bundle", "gone"], 1, "embedded"),
     ],
 )

@@ -1,11 +1,13 @@
 from typing import get_args
 
+import pytest
 from rich.console import RenderableType
 
 from deployments.cli import render
 from deployments.cli.console import stdout
-from pipelines.review.summary import summarise
-from pipelines.types import MissingReason, Participant
+from models.types import Modality
+from pipelines.review.summary import CallSummary, summarise
+from pipelines.types import MissingReason, ModalityOut, Participant
 from tests.deployments.results import result
 
 
@@ -45,7 +47,7 @@ def test_every_reason_for_a_missing_modality_has_a_name() -> None:
 
 
 def test_a_transcript_has_a_row_for_every_utterance() -> None:
-    shown = seen(render.transcript([ANGRY, CONTENT]))
+    shown = seen(render.Transcript([ANGRY, CONTENT]))
 
     assert "nobody helps me" in shown
     assert "thank you so much" in shown
@@ -99,10 +101,17 @@ def test_words_cannot_steer_the_terminal_or_the_markup() -> None:
     assert "[bold]hi[/bold]" in shown
 
 
-def test_calls_show_a_dash_where_a_value_is_missing() -> None:
-    shown = seen(render.calls([{"call_id": "a", "utterances": 3, "ended": None}], {"call_id": "call", "ended": "end"}))
-
-    assert shown.splitlines()[1].split() == ["a", "-"]
+def listed(call_id: str, call: CallSummary | None) -> render.ListedCall:
+    return render.ListedCall.model_validate(
+        {
+            "call_id": call_id,
+            "status": "final",
+            "started_at": "2026-11-30T22:15:59Z",
+            "last_ms": 65_432,
+            "utterances": 3,
+            "summary": None if call is None else call.model_dump(mode="json"),
+        }
+    )
 
 
 def test_a_summary_says_what_lacks_by_a_fault_and_nothing_else() -> None:
@@ -110,3 +119,37 @@ def test_a_summary_says_what_lacks_by_a_fault_and_nothing_else() -> None:
         render.summary(summarise([ANGRY, CONTENT], final=True))
     )
     assert "fault" not in seen(render.summary(summarise([], final=True)))
+
+
+def test_calls_show_length_score_and_headline_and_a_dash_where_nobody_was_judged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    call = summarise([ANGRY, CONTENT], final=True)
+    head, row, *headline, other, status = seen(render.calls([listed("a" * 32, call), listed("b", None)])).splitlines()
+
+    assert head.split() == ["call", "started", "length", "customer", "utterances"]
+    assert row.split() == ["a" * 32, "2026-11-30", "22:15", "1:05", "-0.1", "3"]
+    assert " ".join(" ".join(headline).split()) == f"final {call.headline}"
+    assert other.split() == ["b", "2026-11-30", "22:15", "1:05", "-", "3"]
+    assert status.split() == ["final"]
+
+
+@pytest.mark.parametrize("columns", ["80", "120"])
+def test_a_transcript_is_readable_at_any_width(monkeypatch: pytest.MonkeyPatch, columns: str) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    said = "This is the third time that I have called"
+    lines = seen(render.Transcript([result(65_432, said, -2.1)])).splitlines()
+
+    assert max(map(len, lines)) <= int(columns)
+    assert any(said in line for line in lines)
+    assert any("negative, anger 80%" in line for line in lines)
+
+
+def test_what_is_missing_for_one_reason_is_said_once() -> None:
+    missing = {
+        modality: ModalityOut(used=False, missing="not_consented") for modality in (Modality.AUDIO, Modality.VIDEO)
+    }
+    shown = seen(render.utterance(ANGRY.model_copy(update={"modalities": {**ANGRY.modalities, **missing}})))
+
+    assert "words -2.1  voice, face no consent" in shown

@@ -4,10 +4,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from deployments.cli.console import EXIT_NOT_FOUND
 from deployments.cli.main import app
 from deployments.sample import ANGRY_TO_CONTENT
 from pipelines.settings import AppConfig
 from pipelines.store.store import Store
+from pipelines.types import CallRef
 from tests.deployments.cli.running import json_lines
 from tests.deployments.results import keep, result
 
@@ -58,9 +60,38 @@ def test_a_comparison_prints_where_the_runs_differ(redis_cli: CliRunner, redis_u
     assert (entry["action"], entry["call_id"], entry["detail"]) == ("read", "*", "comparison of run live with run mine")
 
 
-def test_runs_that_share_no_call_are_a_wrong_question(redis_cli: CliRunner) -> None:
+@pytest.mark.parametrize("words", [["--call", "nosuch"], ["--since", "2999-01-01T00:00:00Z"]])
+def test_a_replay_of_what_the_log_does_not_hold_ends_at_once_and_is_not_noted(
+    redis_cli: CliRunner, analysed: str, words: list[str]
+) -> None:
+    leave_policies(analysed)
+    done = redis_cli.invoke(app, ["replay", *words, "--into", "x"])
+    assert (done.exit_code, done.stdout) == (EXIT_NOT_FOUND, "")
+    assert "the log holds nothing" in done.stderr
+    assert json_lines(redis_cli, "accesses") == []
+
+
+@pytest.mark.slow  # loads the networks of the embedded bundle
+@pytest.mark.timeout(600)
+def test_a_replay_of_a_deleted_call_says_so(redis_cli: CliRunner, analysed: str) -> None:
+    leave_policies(analysed)
+
+    async def delete() -> None:
+        store = Store.connect(analysed)
+        assert await store.delete_call(CallRef("default", "c1"))
+        await store.close()
+
+    asyncio.run(delete())
+    done = redis_cli.invoke(app, ["replay", "--call", "c1", "--into", "x"])
+    assert (done.exit_code, done.stdout) == (EXIT_NOT_FOUND, "")
+    assert "the call c1 was deleted" in done.stderr
+    (all_calls,) = json_lines(redis_cli, "replay", "--since", "2000-01-01T00:00:00Z", "--into", "y")
+    assert (all_calls["deleted"], all_calls["utterances"]) == (["c1"], 0)
+
+
+def test_runs_that_share_no_call_are_not_found(redis_cli: CliRunner) -> None:
     done = redis_cli.invoke(app, ["compare", "live", "mine"])
-    assert done.exit_code == 2
+    assert done.exit_code == EXIT_NOT_FOUND
     assert "undertone replay --into" in done.stderr
 
 

@@ -152,7 +152,7 @@ def test_a_customer_needs_the_store(cli: CliRunner, half_minute: Path, monkeypat
     monkeypatch.setenv("UNDERTONE_KAFKA", "127.0.0.1:9")
     ended = cli.invoke(app, ["send", str(half_minute), "--customer", "47110815"])
 
-    assert ended.exit_code == 1
+    assert ended.exit_code == 4
     assert "UNDERTONE_REDIS" in ended.stderr
     assert "47110815" not in ended.output
 

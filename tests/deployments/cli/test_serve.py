@@ -13,14 +13,19 @@ from tests.servers import free_port
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_serve_prints_one_json_object_when_it_is_up(tmp_path_factory: pytest.TempPathFactory) -> None:
+@pytest.mark.parametrize("ends", [signal.SIGTERM, signal.SIGINT])
+def test_serve_prints_one_json_object_when_it_is_up_and_ends_on_a_signal(
+    tmp_path_factory: pytest.TempPathFactory, ends: signal.Signals
+) -> None:
     port = free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("UNDERTONE_")}
     cache = tmp_path_factory.mktemp("c")  # short enough for a socket
     environment |= {"UNDERTONE_CACHE_DIR": str(cache), "UNDERTONE_URL": f"http://127.0.0.1:{port}"}
     command = [sys.executable, "-c", "from deployments.cli.main import app; app()", "serve", "--json"]
+    # As a script starts it in the background: its shell has SIGINT ignored.
+    background = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]
     with subprocess.Popen(
-        [*command, "--port", str(port)], env=environment, stdout=subprocess.PIPE, start_new_session=True
+        [*background, *command, "--port", str(port)], env=environment, stdout=subprocess.PIPE, start_new_session=True
     ) as serving:
         try:
             assert serving.stdout is not None
@@ -41,8 +46,15 @@ def test_serve_prints_one_json_object_when_it_is_up(tmp_path_factory: pytest.Tem
             listed = subprocess.run([*command[:3], "calls", "--json"], env=environment, check=True, capture_output=True)
             assert listed.stdout == b""  # no call, and no refusal
         finally:
-            # As a service manager does it: Ray's processes get it, too, and nobody may wait a minute for them.
-            os.killpg(serving.pid, signal.SIGTERM)
-            serving.wait(50)
+            if ends is signal.SIGTERM:
+                # As a service manager does it: Ray's processes get it, too, and nobody may wait a minute for them.
+                os.killpg(serving.pid, ends)
+            else:
+                serving.send_signal(ends)
+            try:
+                serving.wait(50)
+            finally:
+                if serving.poll() is None:
+                    os.killpg(serving.pid, signal.SIGTERM)
     assert serving.returncode == 0
     assert not [one for one in cache.iterdir() if one.name.startswith("token")]

@@ -1,3 +1,4 @@
+import shlex
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -35,6 +36,17 @@ def test_a_token_is_printed_alone(cli: CliRunner, tmp_path: Path) -> None:
     assert (grant.tenant, grant.scopes, grant.expires_at) == ("default", ALL_SCOPES, None)
 
 
+def test_the_hint_how_to_revoke_a_token_can_be_typed_as_it_is(cli: CliRunner, tmp_path: Path) -> None:
+    made = cli.invoke(app, ["token", "create", "--scope", "read", "--file", str(tmp_path / "my tokens")])
+    words = shlex.split(made.stderr.partition("revoked by: undertone ")[2])
+
+    assert cli.invoke(app, words).exit_code == 0
+    assert cli.invoke(app, ["token", "list", "--file", str(tmp_path / "gone")]).exit_code == 3
+    again = cli.invoke(app, words)
+    assert again.exit_code == 3
+    assert f"undertone token list --file '{tmp_path}/my tokens'" in again.stderr
+
+
 def test_the_environment_names_the_file(cli: CliRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UNDERTONE_TOKENS", str(tmp_path / "tokens"))
 
@@ -50,9 +62,9 @@ def test_the_environment_names_the_file(cli: CliRunner, tmp_path: Path, monkeypa
         (["create", "--file", "gone", "--scope", "read", "--days", "nan"], 2, "--days"),
         (["create", "--file", "gone", "--scope", "everything"], 2, "--scope everything"),
         (["create", "--file", "gone", "--scope", "read", "--tenant", "a/b"], 2, "--tenant"),
-        (["list", "--file", "gone"], 1, "gone"),
-        (["revoke", "000000000000", "--file", "gone"], 1, "gone"),
-        (["create", "--file", "/proc/tokens", "--scope", "read"], 1, "/proc"),
+        (["list", "--file", "gone"], 3, "gone"),
+        (["revoke", "000000000000", "--file", "gone"], 3, "gone"),
+        (["create", "--file", "/proc/tokens", "--scope", "read"], 3, "/proc"),
     ],
 )
 def test_what_cannot_be_done_is_said(cli: CliRunner, words: list[str], exit_code: int, said: str) -> None:

@@ -25,7 +25,7 @@ def test_without_the_train_group_one_line_says_what_to_run(
     ended = cli.invoke(app, [*command, "--data", "."])
 
     assert ended.exit_code == 1
-    assert "uv sync --group train" in ended.stderr
+    assert "make setup" in ended.stderr
     assert len(ended.stderr.splitlines()) == 1
 
 

@@ -1,5 +1,7 @@
 import contextlib
 import json
+import re
+from pathlib import Path
 
 import httpx
 
@@ -16,6 +18,9 @@ from tests.deployments.http.site import (
     judge,
     problem,
 )
+from tests.deployments.http.test_caller import SCOPES
+
+LIVE_MEDIA = "WS /v1/calls/{call_id}/media"
 
 
 async def test_without_redis_the_gateway_lives_but_is_not_ready() -> None:
@@ -61,6 +66,21 @@ async def test_metrics_are_those_of_the_workers(site: Site) -> None:
 
     assert answer.headers["content-type"].startswith("text/plain")
     assert 'undertone_fenced_total{worker="w-1"} 3.0' in answer.text
+
+
+async def test_the_page_of_the_api_has_every_route_and_what_it_needs(site: Site) -> None:
+    documented = (await site.client.get("/openapi.json")).json()["paths"]
+    routes = {f"{method.upper()} {path}" for path, methods in documented.items() for method in methods}
+    page = (Path(__file__).parents[3] / "docs" / "api.md").read_text()
+    told = re.findall(r"^\| `([A-Z]+ /[^`]*)` \| (\w*)", page, re.MULTILINE)
+
+    assert {route for route, _ in told} == {*routes, LIVE_MEDIA}
+    assert len(told) == len({route for route, _ in told})
+    scopes = {
+        f"{method} {path.replace('a-17', '{call_id}').replace('4711', '{ref}')}": scope
+        for (method, path), scope in SCOPES.items()
+    }
+    assert {route: scope for route, scope in told if scope} == {**scopes, LIVE_MEDIA: "send"}
 
 
 async def test_the_openapi_page_documents_every_route_and_the_problem(site: Site) -> None:

@@ -6,12 +6,13 @@ import pytest
 import redis
 
 from deployments.http.bodies import CallOut, CallPage, CallWithSummary, Trends, UtterancePage
+from deployments.http.receipts import Receipt
 from pipelines.errors import CallDeletedError
 from pipelines.store.keys import CallKeys, calls_key
 from pipelines.store.store import OPEN_TTL_S
 from pipelines.types import CALL_ID_PATTERN, NAME_PATTERN
 from tests.deployments.http.site import Site, problem, result, wav
-from tests.pipelines.stored import AGENT, STARTED_MS, default
+from tests.pipelines.stored import AGENT, STARTED_MS, default, store_call
 from tests.pipelines.working import kinds, until, working
 
 SILENCE = wav(np.zeros((1, 16_000), np.float32))
@@ -114,9 +115,57 @@ async def test_a_deleted_call_is_gone(site: Site) -> None:
     assert (await site.client.delete("/v1/calls/a-17?tenant=acme")).status_code == 404
     answer = await site.client.delete("/v1/calls/a-17")
 
-    assert (answer.status_code, answer.content) == (204, b"")
-    problem(await site.client.get("/v1/calls/a-17"), 404, "unknown_call")
-    problem(await site.client.delete("/v1/calls/a-17"), 404, "unknown_call")
+    receipt = Receipt.model_validate(answer.json())
+    assert answer.status_code == 200
+    assert (receipt.dry_run, receipt.utterances, receipt.remaining) == (False, 1, 0)
+    assert receipt.digest == receipt.expected_digest()
+    for path in ("", "/utterances", "/events", "/deletion"):
+        assert "was deleted" in problem(await site.client.get(f"/v1/calls/a-17{path}"), 410, "call_deleted")["detail"]
+    problem(await site.client.delete("/v1/calls/a-17"), 410, "call_deleted")
+    problem(await site.client.get("/v1/calls/a-17?tenant=acme"), 404, "unknown_call")
+
+
+async def test_what_goes_with_a_call_is_counted_in_every_run_as_for_a_customer(site: Site) -> None:
+    await site.call(result(0), result(1000))
+    await store_call(site.store.of_run("mine"), "a-17", [result(0)])
+
+    plan = Receipt.model_validate((await site.client.get("/v1/calls/a-17/deletion")).json())
+    receipt = Receipt.model_validate((await site.client.delete("/v1/calls/a-17")).json())
+
+    assert [(one.call_id, one.utterances) for one in plan.calls] == [("a-17", 3)]
+    assert (receipt.calls, receipt.utterances) == (plan.calls, 3)
+
+
+async def test_a_list_with_summaries_says_what_each_call_was_like_and_is_noted(site: Site) -> None:
+    await site.call(result(0, -2.0), result(70_000, -1.0), call_id="bad")
+    await site.call(call_id="silent")
+
+    plain = CallPage.model_validate((await site.client.get("/v1/calls")).json())
+    assert [call.summary for call in plain.calls] == [None, None]
+    assert (await site.store.accesses.page("default")).items == ()
+    told = CallPage.model_validate((await site.client.get("/v1/calls?summary=true")).json())
+    one = CallWithSummary.model_validate((await site.client.get("/v1/calls/bad")).json())
+
+    assert [call.call_id for call in told.calls] == ["silent", "bad"]
+    assert told.calls[1].summary == one.summary
+    noted = [(entry.action, entry.call_id, entry.detail) for entry in (await site.store.accesses.page("default")).items]
+    assert noted == [("read", "bad", "summary"), ("read", "*", "list with summaries")]
+
+
+async def test_a_page_of_summaries_ends_before_it_reads_too_much_and_the_next_goes_on(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deployments.http.calls.SUMMARISED_MAX", 3)
+    for name in "abcd":
+        await site.call(result(0), result(1000), call_id=name)
+    pages: list[list[str]] = []
+    cursor: str | None = None
+    while cursor or not pages:
+        query = {"summary": "true", "limit": "4"} | ({"cursor": cursor} if cursor else {})
+        page = CallPage.model_validate((await site.client.get("/v1/calls", params=query)).json())
+        pages.append([call.call_id for call in page.calls])
+        cursor = page.next_cursor
+    assert pages == [["d"], ["c"], ["b"], ["a"]]
 
 
 async def test_what_deleting_a_call_would_remove_is_told_and_neither_removed_nor_noted(site: Site) -> None:
@@ -127,11 +176,13 @@ async def test_what_deleting_a_call_would_remove_is_told_and_neither_removed_nor
     for call_id, utterances in (("a-17", 2), ("unread", 0)):
         for _ in range(2):
             answer = await site.client.get(f"/v1/calls/{call_id}/deletion")
-            assert answer.json() == {"tenant": "default", "call_id": call_id, "utterances": utterances}
+            plan = Receipt.model_validate(answer.json())
+            assert (plan.dry_run, plan.remaining, plan.tenant) == (True, 0, "default")
+            assert [(one.call_id, one.utterances) for one in plan.calls] == [(call_id, utterances)]
     problem(await site.client.get("/v1/calls/a-17/deletion?tenant=acme"), 404, "unknown_call")
     assert (await site.store.accesses.page("default")).items == ()
-    assert (await site.client.delete("/v1/calls/a-17")).status_code == 204
-    problem(await site.client.get("/v1/calls/a-17/deletion"), 404, "unknown_call")
+    assert (await site.client.delete("/v1/calls/a-17")).is_success
+    problem(await site.client.get("/v1/calls/a-17/deletion"), 410, "call_deleted")
 
 
 async def test_a_call_that_no_worker_has_opened_is_deleted_and_what_was_sent_cannot_be_read(site: Site) -> None:
@@ -140,12 +191,12 @@ async def test_a_call_that_no_worker_has_opened_is_deleted_and_what_was_sent_can
     assert sent.status_code == 202
     (*_, last) = site.fragments()
     assert last.media
-    assert (await site.client.delete("/v1/calls/c")).status_code == 204
+    assert (await site.client.delete("/v1/calls/c")).is_success
     with redis.Redis.from_url(site.redis_url) as client:
         assert list(client.scan_iter("*{default/c}*")) == [b"ut:{default/c}:deleted"]
     refused = await site.client.post("/v1/calls?participants=customer&call_id=c", content=wav(sound))
     problem(refused, 410, "call_deleted")
-    problem(await site.client.delete("/v1/calls/c"), 404, "unknown_call")
+    problem(await site.client.delete("/v1/calls/c"), 410, "call_deleted")
 
 
 async def test_an_upload_is_a_call_from_its_answer_on_before_a_worker_opens_it(site: Site) -> None:

@@ -10,7 +10,8 @@ import pytest
 import websockets
 
 from deployments.http.api import create_api
-from deployments.http.customers import BODY_MAX_BYTES, CALLS_AT_ONCE_MAX, Receipt
+from deployments.http.customers import BODY_MAX_BYTES, CALLS_AT_ONCE_MAX
+from deployments.http.receipts import Receipt
 from pipelines.settings import AppConfig
 from pipelines.store.store import Store
 from pipelines.types import CallRef
@@ -85,7 +86,7 @@ async def test_who_is_forgotten_between_upload_and_analysis_is_forgotten(site: S
     async with working(site.redis_url):
         await results(site.redis_url, "b")
 
-    problem(await site.client.get("/v1/calls/a"), 404, "unknown_call")
+    problem(await site.client.get("/v1/calls/a"), 410, "call_deleted")
     problem(await upload(site, "a", REFERENCE), 410, "call_deleted")
     assert (await upload(site, "later", REFERENCE)).status_code == 202
     assert ids(await forget(site, REFERENCE, dry_run=True)) == {"later"}
