@@ -11,7 +11,7 @@ import av
 import numpy as np
 from av.container import InputContainer
 
-from deployments.cli.console import EXIT_USAGE, CommandError
+from deployments.cli.console import EXIT_USAGE, CommandError, stderr
 from models.types import SAMPLE_RATE_HZ
 from pipelines.consent import parse_consent
 from pipelines.errors import BadFragmentError, MediaError
@@ -52,6 +52,8 @@ def fragments_of(recording: Recording, call_id: str) -> Iterator[MediaFragment]:
     paths = recording.paths
     participants, consent = participants_of(paths, recording.participants), consent_of(recording.consent)
     merged = len(paths) > 1
+    if recording.participants is None:
+        stderr().print(_hint(paths[0]), markup=False, highlight=False)
     return fragments(
         merged_l16(paths) if merged else paths[0],
         call_id=call_id,
@@ -124,11 +126,11 @@ def consent_of(text: str | None) -> Consent | None:
 def participants_of(paths: Sequence[Path], text: str | None) -> tuple[Participant, ...]:
     """Who is on which channel (one file) or in which file (several).
 
-    Where `text` is None, a recording with a picture or with one channel is the customer's. Sound with more channels is
-    never guessed at: whoever is taken for the customer is judged by voice.
+    Where `text` is None, one recording is `mixed`, whatever its channels: whoever is taken for the customer is judged by
+    voice and face. Of several files each is a party's own, and who is in which is never guessed at.
 
     Raises:
-        CommandError: a file is missing, or `text` is, or it does not fit.
+        CommandError: a file is missing, `text` is though there are several files, or it does not fit.
         MediaError: FFmpeg cannot open the file.
     """
     for path in paths:
@@ -136,15 +138,17 @@ def participants_of(paths: Sequence[Path], text: str | None) -> tuple[Participan
             raise CommandError(f"{path} is a folder: name the files in it", EXIT_USAGE)
         if not path.is_file():
             raise CommandError(f"no such file: {path}", EXIT_USAGE)
+    if text is None and len(paths) == 1:
+        return (Participant.MIXED,)
     if text is None:
-        return _default_participants(paths)
+        raise CommandError(f"{len(paths)} files: say who is in which, with --participants agent,customer", EXIT_USAGE)
     try:
         named = parse_participants(text)
     except BadFragmentError as error:
         raise CommandError(error.message_for("--participants"), EXIT_USAGE) from error
     if len(paths) > 1 and len(named) != len(paths):
         raise CommandError(f"{len(paths)} files, but --participants names {len(named)}: one for each file", EXIT_USAGE)
-    channels, _ = _channels(paths[0])
+    channels = _channels(paths[0])
     if len(paths) == 1 and len(named) not in (1, channels):
         raise CommandError(f"{paths[0]} has {channels} channel(s), but --participants names {len(named)}", EXIT_USAGE)
     return named
@@ -188,25 +192,22 @@ def merged_content_type(channels: int) -> str:
     return f"audio/L16;rate={SAMPLE_RATE_HZ};channels={channels}"
 
 
-def _default_participants(paths: Sequence[Path]) -> tuple[Participant, ...]:
-    what = "several files"
-    if len(paths) == 1:
-        channels, has_picture = _channels(paths[0])
-        if channels == 1 or has_picture:
-            return (Participant.CUSTOMER,)
-        what = f"{paths[0]} has {channels} channels"
-    raise CommandError(
-        f"{what}: say who is where with --participants agent,customer (or, where every channel holds the same, "
-        "--participants customer, or mixed)",
-        EXIT_USAGE,
+def _hint(path: Path) -> str:
+    """How to say who is heard in a recording of which nobody has."""
+    channels = _channels(path)
+    named = "--participants agent,customer" if channels == 2 else "--participants with a name for each channel"
+    each = f"its {channels} channels are one party each: {named}; if " if channels > 1 else ""
+    return (
+        f"{path.name} is taken as `mixed`: agent and customer may both be heard, so that only words are judged. "
+        f"If {each}only the customer is heard and seen: --participants customer"
     )
 
 
-def _channels(path: Path) -> tuple[int, bool]:
-    """How many channels the sound has, 1 where there is none; and whether there is a picture."""
+def _channels(path: Path) -> int:
+    """How many channels the sound has, 1 where there is none."""
     with path.open("rb") as file, open_media(file, str(path), MediaLimits().picture_max_pixels) as container:
-        sound, picture = sound_and_picture(container, str(path))
-        return 1 if sound is None else sound.codec_context.channels, picture is not None
+        sound, _ = sound_and_picture(container, str(path))
+        return 1 if sound is None else sound.codec_context.channels
 
 
 def _blocks(path: Path, opened: ExitStack) -> Iterator[Pcm]:

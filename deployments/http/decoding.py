@@ -32,7 +32,7 @@ def decoded(  # noqa: PLR0917  # what goes to another process goes by position
         MediaTooLongError: it is longer than `media_max_ms`.
     """
     if picture_codec(media[:16]) is not None:
-        participant = metadata.participant_list()[0]
+        participant = metadata.speaker()
         frame = VideoFrame(participant, 0, read_picture(media, settings))
         return [utterance(metadata, consent, participant, frames=(frame,))]
     pieces = fragments(

@@ -48,7 +48,6 @@ UPLOAD_OPENAPI: dict[str, Any] = {
         {
             "name": name,
             "in": "query",
-            # In a form the field may stand instead, so that none is required here.
             "required": False,
             "schema": {key: value for key, value in schema.items() if key not in {"description", "examples"}},
             "description": schema.get("description", ""),
@@ -63,7 +62,7 @@ UPLOAD_OPENAPI: dict[str, Any] = {
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
-                    "required": ["participants", "file"],
+                    "required": ["file"],
                     "properties": {**_METADATA["properties"], "file": {"type": "string", "format": "binary"}},
                 },
                 "example": {"participants": "agent,customer", "file": "call.wav"},
@@ -89,8 +88,8 @@ def _add_upload(routes: APIRouter, store: Store, intake: Intake) -> None:
     async def upload(request: Request, caller: Sender) -> Accepted:
         """Cut a recording into fragments and append them to the log while it comes; the answer waits for all of them.
 
-        `participants` is required, in the query or in the form. FFmpeg looks at the bytes: the content type matters
-        for raw sound only (`audio/L16;rate=8000;channels=2`, `audio/PCMU`, `audio/PCMA`). An upload that broke off
+        Without `participants`, in the query or in the form, the recording is `mixed`: of all its channels together only
+        words are judged. FFmpeg looks at the bytes: the content type matters for raw sound only (`audio/L16;rate=8000;channels=2`, `audio/PCMU`, `audio/PCMA`). An upload that broke off
         may be sent again with the same `call_id` and the same `resume`: nothing is analysed twice. Of two senders
         that want one stream of a call at once, one gets it.
         """
@@ -226,7 +225,7 @@ async def _first_message(socket: WebSocket, idle_max_s: float) -> dict[str, Any]
         raise ProblemError(
             HTTPStatus.BAD_REQUEST,
             "no_order",
-            'the first message must be a JSON object, such as {"participants": "customer"}; media follows it',
+            'the first message must be a JSON object, such as {"participants": "agent,customer"}; media follows it',
         )
     return found
 

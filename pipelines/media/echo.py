@@ -154,9 +154,8 @@ class _Voice:
 
     def cells(self, start: int, stop: int) -> Float64:
         """(stop - start, _CELL): cells at 4 kHz in 16-bit steps, low and high tones lowered, so that peaks are sharp."""
-        begin = self.first_cell * CELL_SAMPLES
-        samples = _span(self.samples, start * CELL_SAMPLES - begin, stop * CELL_SAMPLES - begin)
-        steps = np.rint(samples * 32768)
+        first, last = ((cell - self.first_cell) * CELL_SAMPLES for cell in (start, stop))
+        steps = np.rint(_span(self.samples, first, last) * 32768)
         low: Float64 = (steps[::4] + steps[1::4] + steps[2::4] + steps[3::4]).astype(np.float64)
         low[2:] -= low[:-2].copy()
         return low.reshape(-1, _CELL)
@@ -289,8 +288,7 @@ def _weights(cells: Float64, kept: Mask) -> Float64:
 
 
 def _energies(cells: Float64) -> Float64:
-    energies: Float64 = np.einsum("ij,ij->i", cells, cells)
-    return energies
+    return np.asarray(np.einsum("ij,ij->i", cells, cells), np.float64)
 
 
 def _span(values: NDArray[_Kind], start: int, stop: int) -> NDArray[_Kind]:
