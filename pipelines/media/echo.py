@@ -47,6 +47,8 @@ _TAPS, _TAPS_BEFORE, _RIDGE = 32, 4, 1e-3
 """A path is 8 ms long, and begins 1 ms before its peak."""
 _FFT: Final = 2880
 """At least the decimated samples of `DELAY_CELLS + WINDOW_CELLS`, and fast."""
+_AT_ONCE_CELLS: Final = 4
+"""New sound waits until there is so much of it, 128 ms, since small fragments would cost a call of numpy for each."""
 _LATE_SAMPLES: Final = 16_000
 """A participant whose sound is this far behind another's is taken as silent."""
 
@@ -58,18 +60,20 @@ _Kind = TypeVar("_Kind", bound=np.generic)
 class EchoSuppressor:
     """Silences what is only an echo in the sound of one stream's participants, and passes on everything else as it is.
 
-    Sound that cannot be an echo, since it is loud, or nobody else spoke just before, is passed on at once, in whole cells; the
-    rest waits for up to 400 ms of sound behind it.
+    Sound that cannot be an echo, since it is loud, or nobody else spoke just before, is passed on after 160 ms of sound at most;
+    the rest waits for up to 550 ms behind it.
     """
 
     def __init__(self) -> None:
         self._voices: dict[Participant, _Voice] = {}
         self._paths: list[_Path] = []
+        self._known_cell = 0
 
     @property
     def held_bytes(self) -> int:
         """What the sound that is held takes in memory; bounded."""
-        return sum(voice.samples.nbytes for voice in self._voices.values())
+        ends = ((voice.end_sample, voice.first_cell * CELL_SAMPLES) for voice in self._voices.values())
+        return sum(end - start for end, start in ends) * np.dtype(np.float32).itemsize
 
     def feed(self, blocks: Iterable[AudioBlock], participants: Collection[Participant]) -> list[AudioBlock]:
         """Takes blocks, each participant's in order, of a stream with these participants; of one alone nothing is held."""
@@ -89,26 +93,31 @@ class EchoSuppressor:
         ends = [voice.end_sample for voice in self._voices.values()]
         late = max(ends) - _LATE_SAMPLES
         known = max(min(ends), late) if set(participants) <= self._voices.keys() else late
-        return out + self._pass_on(known // CELL_SAMPLES)
+        known_cell = known // CELL_SAMPLES
+        if known_cell - self._known_cell < _AT_ONCE_CELLS:
+            return out
+        self._known_cell = known_cell
+        return out + self._pass_on(known_cell)
 
     def finish(self) -> list[AudioBlock]:
         """What is still held; what is fed next is compared with nothing that came before."""
-        last_cell = max((voice.last_cell for voice in self._voices.values()), default=0)
+        last_cell = -(-max((voice.end_sample for voice in self._voices.values()), default=0) // CELL_SAMPLES)
         for voice in self._voices.values():
-            voice.complete()
+            voice.measure(ended=True)
         for path in self._paths:
             path.look(last_cell, ended=True)
         out = [block for voice in self._voices.values() for block in voice.take(voice.end_sample)]
-        self._voices, self._paths = {}, []
+        self._voices, self._paths, self._known_cell = {}, [], 0
         return out
 
     def _begin(self, block: AudioBlock) -> "_Voice":
-        self._voices[block.participant] = _Voice(block.participant, block.start_sample)
-        voice = self._voices[block.participant]
+        voice = self._voices[block.participant] = _Voice(block.participant, block.start_sample)
         self._paths += [_Path(a, b) for a, b in permutations(self._voices.values(), 2) if voice in (a, b)]
         return voice
 
     def _pass_on(self, complete_cells: int) -> list[AudioBlock]:
+        for voice in self._voices.values():
+            voice.measure()
         for path in self._paths:
             path.look(complete_cells)
         out: list[AudioBlock] = []
@@ -134,23 +143,12 @@ class _Voice:
         self.loudest: Float64 = np.zeros(0)
         """The largest power of the cell and of those whose echo may be in it."""
         self.echo: Mask = np.zeros(0, np.bool_)
-        self._passed_sample = start_sample
-
-    @property
-    def end_sample(self) -> int:
-        return self.first_cell * CELL_SAMPLES + self.samples.size
-
-    @property
-    def last_cell(self) -> int:
-        """One past the last cell of which there is a sample."""
-        return -(-self.end_sample // CELL_SAMPLES)
+        self._passed_sample = self.end_sample = start_sample
+        self._new: list[FloatArray] = []
 
     def add(self, samples: FloatArray) -> None:
-        self.samples = np.concatenate([self.samples, samples])
-        self._measure(self.samples)
-
-    def complete(self) -> None:
-        self._measure(np.pad(self.samples, (0, -self.samples.size % CELL_SAMPLES)))
+        self._new.append(samples)
+        self.end_sample += samples.size
 
     def cells(self, start: int, stop: int) -> Float64:
         """(stop - start, _CELL): cells at 4 kHz in 16-bit steps, low and high tones lowered, so that peaks are sharp."""
@@ -175,16 +173,18 @@ class _Voice:
         return [AudioBlock(self.participant, start, samples)]
 
     def forget_before(self, cell: int) -> None:
-        count = min(cell, self._passed_sample // CELL_SAMPLES) - self.first_cell
-        if count > 0:
-            self.samples = self.samples[count * CELL_SAMPLES :]
-            self.powers, self.loudest, self.echo = self.powers[count:], self.loudest[count:], self.echo[count:]
-            self.first_cell += count
+        count = max(min(cell, self._passed_sample // CELL_SAMPLES) - self.first_cell, 0)
+        self.samples = self.samples[count * CELL_SAMPLES :]
+        self.powers, self.loudest, self.echo = self.powers[count:], self.loudest[count:], self.echo[count:]
+        self.first_cell += count
 
-    def _measure(self, samples: FloatArray) -> None:
+    def measure(self, *, ended: bool = False) -> None:
+        """Joins what was added and takes the powers of its whole cells, and of a last one that is cut off where it has `ended`."""
+        samples = self.samples = np.concatenate([self.samples, *self._new])
+        self._new = []
+        if ended:
+            samples = np.pad(samples, (0, -samples.size % CELL_SAMPLES))
         known, count = self.powers.size, samples.size // CELL_SAMPLES
-        if count == known:
-            return
         # Integers, so that the sums do not depend on their order.
         steps = np.rint(samples[known * CELL_SAMPLES : count * CELL_SAMPLES : _DECIMATION] * 32768).astype(np.float64)
         self.powers = np.concatenate([self.powers, _energies(steps.reshape(-1, _CELL)) / _CELL])
