@@ -21,7 +21,7 @@ commands = typer.Typer()
 
 
 @commands.command(
-    epilog="Examples: undertone analyze clip.mp4 · undertone analyze call.flac --participants agent,customer --json"
+    epilog="Examples: undertone analyze clip.mp4 --participants customer · undertone analyze call.flac --participants agent,customer --json"
 )
 @clear_errors
 def analyze(

@@ -40,7 +40,10 @@ AskedTenant = Annotated[
 Paths = Annotated[list[Path], typer.Argument(help="One file that FFmpeg opens, or one mono file per participant.")]
 Participants = Annotated[
     str | None,
-    typer.Option(help="Who is on which channel, in order: `agent,customer`. Of two files: who is in which."),
+    typer.Option(
+        help="Who is on which channel, in order: `agent,customer`, or who is heard and seen alone: `customer`. Of two files: who is in "
+        "which. By default a file is `mixed`: both may be heard on any channel, and only words are judged."
+    ),
 ]
 Consent = Annotated[
     str | None,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import av
 
-from deployments.cli.console import EXIT_NOT_FOUND, EXIT_USAGE, CommandError
+from deployments.cli.console import EXIT_NOT_FOUND, EXIT_USAGE, CommandError, stderr
 from pipelines.consent import parse_consent
 from pipelines.errors import BadFragmentError
 from pipelines.log.producer import Producer
@@ -46,6 +46,8 @@ def fragments_of(recording: Recording, call_id: str, *, recorded: bool = True) -
     """
     paths = recording.paths
     participants, consent = participants_of(paths, recording.participants), consent_of(recording.consent)
+    if recording.participants is None:
+        stderr().print(_hint(paths[0]), markup=False, highlight=False)
     return fragments(
         paths[0],
         call_id=call_id,
@@ -119,11 +121,11 @@ def consent_of(text: str | None) -> Consent | None:
 def participants_of(paths: Sequence[Path], text: str | None) -> Channels:
     """Who is on which channel (one file) or in which file (several).
 
-    Where `text` is None, a recording with a picture or with one channel is the customer's. Sound with more channels is
-    never guessed at: whoever is taken for the customer is judged by voice.
+    Where `text` is None, one recording is `mixed`, whatever its channels: whoever is taken for the customer is judged by
+    voice and face. Of several files each is a party's own, and who is in which is never guessed at.
 
     Raises:
-        CommandError: a file is missing, or `text` is, or it does not fit.
+        CommandError: a file is missing, `text` is though there are several files, or it does not fit.
         MediaError: FFmpeg cannot open the file.
     """
     for path in paths:
@@ -131,8 +133,10 @@ def participants_of(paths: Sequence[Path], text: str | None) -> Channels:
             raise CommandError(f"{path} is a folder: name the files in it", EXIT_USAGE)
         if not path.is_file():
             raise CommandError(f"no such file: {path}", EXIT_NOT_FOUND)
+    if text is None and len(paths) == 1:
+        return (Participant.MIXED,)
     if text is None:
-        return _default_participants(paths)
+        raise CommandError(f"{len(paths)} files: say who is in which, with --participants agent,customer", EXIT_USAGE)
     try:
         named = parse_participants(text)
     except BadFragmentError as error:
@@ -156,26 +160,23 @@ def length_s(paths: Sequence[Path]) -> float | None:
     return longest
 
 
-def _default_participants(paths: Sequence[Path]) -> Channels:
-    what = "several files"
-    if len(paths) == 1:
-        channels, has_picture = _channels(paths[0])
-        if channels <= 1 or has_picture:
-            return (Participant.CUSTOMER,)
-        what = f"{paths[0]} has {channels} channels"
-    raise CommandError(
-        f"{what}: say who is where with --participants agent,customer (or, where every channel holds the same, "
-        "--participants customer, or mixed)",
-        EXIT_USAGE,
+def _hint(path: Path) -> str:
+    """How to say who is heard in a recording of which nobody has."""
+    channels = _channels(path)
+    named = "--participants agent,customer" if channels == 2 else "--participants with a name for each channel"
+    each = f"its {channels} channels are one party each: {named}; if " if channels > 1 else ""
+    return (
+        f"{path.name} is taken as `mixed`: agent and customer may both be heard, so that only words are judged. "
+        f"If {each}only the customer is heard and seen: --participants customer"
     )
 
 
-def _channels(path: Path) -> tuple[int, bool]:
-    """How many channels the sound has, of all tracks; and whether there is a picture."""
+def _channels(path: Path) -> int:
+    """How many channels the sound has, of all tracks; 1 where there is none."""
     if (raw := _raw_of(path)) is not None:
-        return raw.channels, False
+        return raw.channels
     with path.open("rb") as file, open_media(file, str(path), MediaLimits().picture_max_pixels) as container:
-        return sum(stream.codec_context.channels for stream in container.streams.audio), bool(container.streams.video)
+        return sum(stream.codec_context.channels for stream in container.streams.audio) or 1
 
 
 def _raw_of(path: Path) -> RawAudio | None:

@@ -194,7 +194,8 @@ def summary(call: CallSummary) -> Panel:
     if why:
         lines.append(Text(f"pulled down by: {why} (points of score, mean of the negative utterances)"))
     interruptions = ", ".join(f"{found.participant} at {clock(found.at_ms)}" for found in call.interruptions)
-    lines.append(Text(f"silence {call.silence_ms / 1000:.0f} s; interruptions: {interruptions or 'none'}"))
+    silence = "not known (a party was not heard)" if call.silence_ms is None else f"{call.silence_ms / 1000:.0f} s"
+    lines.append(Text(f"silence {silence}; interruptions: {interruptions or 'none'}"))
     for modality, counts in call.faults.items():
         reasons = ", ".join(f"{MISSING_NAME.get(reason, reason)}: {count}" for reason, count in counts.items())
         lines.append(Text(f"{MODALITY_NAME[modality]} missing by a fault of the service ({reasons})", style="yellow"))
@@ -263,7 +264,7 @@ def _moments(part: ParticipantSummary) -> list[Text]:
     lines = []
     if part.turn is not None:
         turn = part.turn
-        after = f" after “{turn.after_words}”" if turn.after_words else ""
+        after = f" after {turn.after_participant}'s “{turn.after_words}”" if turn.after_words else ""
         before_to_after = Text.assemble(score(turn.score_before), " to ", score(turn.score_after))
         lines.append(Text.assemble(f"{part.participant} turned at {clock(turn.at_ms)}{after}: ", before_to_after))
     for name, moment in (("lowest", part.most_negative), ("highest", part.most_positive)):

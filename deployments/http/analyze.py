@@ -24,7 +24,7 @@ from pipelines.media.byte_stream import ByteBudget
 from pipelines.media.decoder_process import DecoderProcesses
 from pipelines.media.raw_audio import names_raw_audio
 from pipelines.settings import AppConfig
-from pipelines.types import Participant, Utterance, UtteranceSentiment, count_faults
+from pipelines.types import Utterance, UtteranceSentiment, count_faults
 
 Analyse = Callable[[Utterance], Awaitable[UtteranceSentiment]]
 
@@ -53,7 +53,11 @@ ANALYZE_OPENAPI: dict[str, Any] = {
             "example": example,
         }
         for name, description, example in (
-            ("participants", "Who is heard, seen or quoted; one channel each. By default `customer`.", "customer"),
+            (
+                "participants",
+                "Who is heard, one channel each, seen or quoted. By default a recording is `mixed`, a text or a picture the `customer`'s.",
+                "agent,customer",
+            ),
             (
                 "consent",
                 "What may be analysed, of what the tenant's policy allows; by default all of that.",
@@ -99,8 +103,7 @@ def analyze_routes(
         refuse_oversize(request, limits.analyze_max_bytes + FIELDS_MAX_BYTES)
         chunks, fields, content_type = await read_body(request, NOTHING_SENT, limits.idle_max_s)
         text = fields.pop("text", None)
-        values = {"participants": Participant.CUSTOMER, **request.query_params, **fields}
-        metadata = metadata_of(caller, MediaMetadata, values, "query")
+        metadata = metadata_of(caller, MediaMetadata, {**request.query_params, **fields}, "query")
         consent = granted(metadata.consent_policy(), config.tenant(metadata.tenant).policy)
         with contextlib.ExitStack() as held:
             reserve = held.enter_context(memory.reservation())
@@ -111,7 +114,7 @@ def analyze_routes(
                 text = validated(TextOrder, _json_of(media), "body").text
             if text is not None:
                 text = validated(TextOrder, {"text": text}, "body").text
-                utterances = [utterance(metadata, consent, metadata.first_participant(), text=text)]
+                utterances = [utterance(metadata, consent, metadata.speaker(), text=text)]
             elif not media:
                 raise ProblemError(HTTPStatus.BAD_REQUEST, "no_body", NOTHING_SENT)
             elif media[:16].lstrip()[:1] == b"{" and not names_raw_audio(content_type or ""):

@@ -66,7 +66,9 @@ class MediaMetadata(BaseModel):
         "can be forgotten by it. Kept as a keyed hash only. A query stands in the logs of proxies: use a form.",
     )
     participants: str = Field(
-        description="Who is on which channel or in the picture: `agent,customer`, `customer`, `mixed`.",
+        Participant.MIXED.value,
+        description="Who is on which channel or in the picture: `agent,customer`, `customer`. By default `mixed`: nobody has said that "
+        "a recording is one party's alone, so that of all channels together only words are judged.",
         examples=["agent,customer"],
     )
     consent: str | None = Field(
@@ -106,9 +108,10 @@ class MediaMetadata(BaseModel):
         """The participants, one a channel or sound track in order."""
         return parse_participants(self.participants)
 
-    def first_participant(self) -> Participant:
-        """The first who is not left out."""
-        return next(who for who in self.participant_list() if who is not None)
+    def speaker(self) -> Participant:
+        """Whose a text or a picture alone is: the first who is named, else the customer's, since one person wrote or shows it."""
+        named = "participants" in self.model_fields_set
+        return next(who for who in self.participant_list() if who is not None) if named else Participant.CUSTOMER
 
     def consent_policy(self) -> Consent | None:
         """What may be analysed; None leaves it to the tenant's policy."""

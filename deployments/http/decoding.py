@@ -33,7 +33,7 @@ def decoded(  # noqa: PLR0917  # what goes to another process goes by position
         MediaTooLongError: it is longer than `media_max_ms`.
     """
     if not names_raw_audio(content_type or "") and picture_codec(media[:16]) is not None:
-        participant = metadata.first_participant()
+        participant = metadata.speaker()
         frame = VideoFrame(participant, 0, read_picture(media, settings))
         return [utterance(metadata, consent, participant, frames=(frame,))]
     pieces = fragments(

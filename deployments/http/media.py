@@ -49,7 +49,6 @@ UPLOAD_OPENAPI: dict[str, Any] = {
         {
             "name": name,
             "in": "query",
-            # In a form the field may stand instead, so that none is required here.
             "required": False,
             "schema": {key: value for key, value in schema.items() if key not in {"description", "examples"}},
             "description": schema.get("description", ""),
@@ -64,7 +63,7 @@ UPLOAD_OPENAPI: dict[str, Any] = {
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
-                    "required": ["participants", "file"],
+                    "required": ["file"],
                     "properties": {**_METADATA["properties"], "file": {"type": "string", "format": "binary"}},
                 },
                 "example": {"participants": "agent,customer", "file": "call.wav"},
@@ -90,12 +89,12 @@ def _add_upload(routes: APIRouter, store: Store, intake: Intake) -> None:
     async def upload(request: Request, caller: Sender) -> Accepted:
         """Cut a recording into fragments and append them to the log while it comes; the answer waits for all of them.
 
-        `participants` is required, in the query or in the form. FFmpeg looks at the bytes: the content type matters
-        for raw sound only (`audio/L16;rate=8000;channels=2`, `audio/PCMU`, `audio/GSM`, …), as does a file's extension in
-        a form. An upload that broke off is sent
-        again, all of it, with the same `call_id` and the same `resume`, and goes on where it ended: nothing stands in the log or is
-        analysed twice. Whoever named none is told one where an answer can still be given (408, 503). Of two senders that want one
-        stream of a call at once, one gets it.
+        Without `participants`, in the query or in the form, the recording is `mixed`: of all its channels together only
+        words are judged. FFmpeg looks at the bytes: the content type matters for raw sound only
+        (`audio/L16;rate=8000;channels=2`, `audio/PCMU`, `audio/GSM`, …), as does a file's extension in a form. An upload that
+        broke off is sent again, all of it, with the same `call_id` and the same `resume`, and goes on where it ended: nothing
+        stands in the log or is analysed twice. Whoever named none is told one where an answer can still be given (408, 503).
+        Of two senders that want one stream of a call at once, one gets it.
         """
         refuse_oversize(request, intake.limits.upload_max_bytes + FIELDS_MAX_BYTES)
         chunks, fields, content_type = await read_body(request, NO_MEDIA, intake.limits.idle_max_s)
@@ -235,7 +234,7 @@ async def _first_message(socket: WebSocket, idle_max_s: float) -> dict[str, Any]
         raise ProblemError(
             HTTPStatus.BAD_REQUEST,
             "no_order",
-            'the first message must be a JSON object, such as {"participants": "customer"}; media follows it',
+            'the first message must be a JSON object, such as {"participants": "agent,customer"}; media follows it',
         )
     return found
 

@@ -7,7 +7,7 @@ come, and however often another `CallStream` takes over from a stored checkpoint
 
 from dataclasses import dataclass, replace
 from threading import Lock
-from typing import Final, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -15,14 +15,14 @@ from models.types import Modality
 from pipelines.checkpoints import Checkpoint, ResumePoint
 from pipelines.consent import granted
 from pipelines.media.demux import Demuxed, Demuxer
+from pipelines.media.echo import EchoSuppressor
+from pipelines.media.resample import AudioBlock
 from pipelines.media.resume import ResumePoints
-from pipelines.media.track import Track, TrackSegment
+from pipelines.media.track import NOTHING, ConsentedTrack, Track, TrackSegment
 from pipelines.settings import StreamSettings
-from pipelines.types import DEFAULT_CONSENT, SAMPLES_PER_MS, Consent, MediaFragment, Participant, Utterance
+from pipelines.types import DEFAULT_CONSENT, SAMPLES_PER_MS, Consent, MediaFragment, Participant, Utterance, VideoFrame
 
 SkipReason = Literal["already_stored", "duplicate", "after_final", "not_consented"]
-
-NOTHING: Final[frozenset[Modality]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,21 +52,6 @@ class FeedResult:
     missing: int = 0
 
 
-@dataclass(slots=True)
-class _ConsentedTrack:
-    """A participant's track and what may be analysed of it now (None: no fragment has said so yet)."""
-
-    track: Track
-    needed_sample: int
-    """A new owner of the stream must analyse the track from here on."""
-    consent: frozenset[Modality] | None = None
-
-    @property
-    def nothing_pending(self) -> bool:
-        """Whether it may not be analysed now, and everything found before is stored."""
-        return self.consent == NOTHING and self.needed_sample >= self.track.cut_sample
-
-
 class CallStream:
     """Demuxes the fragments of one stream and finds the utterances of every participant in it.
 
@@ -82,6 +67,9 @@ class CallStream:
         self._settings, self._policy = settings, policy
         self._checkpoint = checkpoint
         self._demuxer: Demuxer | None = None
+        self._echo = EchoSuppressor()
+        self._participants: tuple[Participant, ...] = ()
+        """Of the last fragment that was decoded."""
         self._expected_seq = checkpoint.resume_seq
         self._unseen_seq = checkpoint.resume_seq or 0
         """One past the highest sequence number that has come, decodable or not."""
@@ -91,7 +79,7 @@ class CallStream:
         self._events: list[TrackEvent] = []
         """Emitted, and not returned by a call yet."""
         self._tracks = {
-            participant: _ConsentedTrack(Track(settings, cut.cut_sample), cut.cut_sample)
+            participant: ConsentedTrack(Track(settings, cut.cut_sample), cut.cut_sample)
             for participant, cut in checkpoint.tracks.items()
         }
         self._resume_points = ResumePoints()
@@ -100,7 +88,7 @@ class CallStream:
     @property
     def held_bytes(self) -> int:
         """Bytes of sound and pictures held in memory; bounded, however long the stream."""
-        return sum(own.track.held_bytes for own in self._tracks.values())
+        return self._echo.held_bytes + sum(own.track.held_bytes for own in self._tracks.values())
 
     @property
     def nothing_pending(self) -> bool:
@@ -134,6 +122,7 @@ class CallStream:
             start_sample = fragment.start_ms * SAMPLES_PER_MS
         self._remember(fragment, start_sample, starts_at_key_frame=demuxed.starts_at_key_frame)
         self._apply_consent(fragment, start_sample)
+        self._participants = fragment.heard
         self._analyse(demuxed)
         self._advance_past_silence(start_sample)
         skipped = None if any(own.consent for own in self._tracks.values()) else "not_consented"
@@ -214,6 +203,7 @@ class CallStream:
         if self._demuxer is not None:
             self._analyse(self._demuxer.finish())
             self._demuxer = None
+            self._feed(self._echo.finish(), [])
 
     def _new_demuxer(self, fragment: MediaFragment) -> Demuxer:
         exact = self._checkpoint.resume_sample
@@ -235,12 +225,13 @@ class CallStream:
         for participant in fragment.heard:
             if participant not in self._tracks and policy.get(participant):
                 with self._lock:
-                    self._tracks[participant] = _ConsentedTrack(Track(self._settings, 0), start_sample, NOTHING)
+                    self._tracks[participant] = ConsentedTrack(Track(self._settings, 0), start_sample, NOTHING)
         for participant, own in self._tracks.items():
             allowed = policy.get(participant, NOTHING) if participant in fragment.participants else NOTHING
             if allowed == own.consent:
                 continue
             if own.consent:
+                self._feed(self._echo.finish(), [])
                 self._emit(participant, own, own.track.interrupt())
             if own.consent is not None:
                 own.track.skip_to(start_sample)
@@ -250,13 +241,16 @@ class CallStream:
                 own.consent = allowed
 
     def _analyse(self, demuxed: Demuxed) -> None:
+        # Sound of whom nothing may be analysed is compared with the others', so that it is not taken for theirs.
+        self._feed(self._echo.feed(demuxed.blocks, self._participants), demuxed.frames)
+
+    def _feed(self, blocks: list[AudioBlock], frames: list[VideoFrame]) -> None:
         for participant, own in self._tracks.items():
             if not own.consent:
                 continue
-            blocks = [block for block in demuxed.blocks if block.participant is participant]
-            frames = [frame for frame in demuxed.frames if frame.participant is participant]
-            seen = frames if Modality.VIDEO in own.consent else []
-            self._emit(participant, own, own.track.feed(blocks, seen))
+            heard = [block for block in blocks if block.participant is participant]
+            seen = [frame for frame in frames if frame.participant is participant and Modality.VIDEO in own.consent]
+            self._emit(participant, own, own.track.feed(heard, seen))
 
     def _advance_past_silence(self, start_sample: int) -> None:
         """Moves the cuts of tracks without sound or pictures: nothing of them before this fragment is needed again."""
@@ -264,7 +258,7 @@ class CallStream:
             if own.consent:
                 self._emit(participant, own, own.track.advance_past_silence(start_sample))
 
-    def _emit(self, participant: Participant, own: _ConsentedTrack, found: list[TrackSegment]) -> None:
+    def _emit(self, participant: Participant, own: ConsentedTrack, found: list[TrackSegment]) -> None:
         # Kept until a call returns: when `feed` raises, what its gap has ended is returned by the next call.
         for one in found:
             utterance = self._utterance(participant, own, one)
@@ -275,7 +269,7 @@ class CallStream:
         events, self._events = self._events, []
         return events
 
-    def _utterance(self, participant: Participant, own: _ConsentedTrack, found: TrackSegment) -> Utterance | None:
+    def _utterance(self, participant: Participant, own: ConsentedTrack, found: TrackSegment) -> Utterance | None:
         segment, consent = found.segment, own.consent or NOTHING
         if segment.start_sample == segment.end_sample:
             return None

@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from models.types import SAMPLE_RATE_HZ, FloatArray
+from models.types import SAMPLE_RATE_HZ, FloatArray, Modality
 from pipelines.media.resample import AudioBlock
 from pipelines.media.segment import Segment, Segmenter, SpeechState
 from pipelines.media.vad import WINDOW_SAMPLES, SpeechDetector
@@ -15,6 +15,7 @@ from pipelines.types import SAMPLES_PER_MS, VideoFrame
 
 FRAMES_MAX: Final = 80
 """Pictures kept per utterance: 16 s at the default 5 per s."""
+NOTHING: Final[frozenset[Modality]] = frozenset()
 _WINDOWS_AT_ONCE: Final = 32
 """As many share the cost of a call of numpy; those behind a cut are taken again, so no more."""
 
@@ -219,3 +220,18 @@ class Track:
         self._has_sound = False
         self._frames = self._pictures()
         return found
+
+
+@dataclass(slots=True)
+class ConsentedTrack:
+    """A participant's track and what may be analysed of it now (None: no fragment has said so yet)."""
+
+    track: Track
+    needed_sample: int
+    """A new owner of the stream must analyse the track from here on."""
+    consent: frozenset[Modality] | None = None
+
+    @property
+    def nothing_pending(self) -> bool:
+        """Whether it may not be analysed now, and everything found before is stored."""
+        return self.consent == NOTHING and self.needed_sample >= self.track.cut_sample

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
-from models.types import NEUTRAL_SCORE_MAX
+from models.types import NEUTRAL_SCORE_MAX, Modality
 from pipelines.types import Participant, ResultModel, Score, UtteranceSentiment
 
 QUARTERS = 4
@@ -14,6 +14,14 @@ FEELING_SCORE = NEUTRAL_SCORE_MAX
 goes up to it (`models.types.NEUTRAL_SCORE_MAX`), and who was neutral throughout was calm."""
 TURN_MIN_SCORE = 0.6
 """A change of mean score smaller than this is no turn."""
+COURSE_MIN_UTTERANCES, COURSE_MIN_MS = 4, 30_000
+"""A trend or a turn is told of at least so many judged utterances over so long, from the first's start to the last's end."""
+SIDE_MIN_UTTERANCES = 2
+"""So many stand on either side of a turn: one odd remark is none."""
+UNDERSTOOD_MIN_SHARE = 0.5
+"""Less of their speech judged, or fewer of its words reliable, and nothing is said of how somebody felt."""
+PADDING_MS = 300
+"""What ends this little after another begins was said before: utterances hold some silence on either side."""
 WORDS_MAX_CHARS = 80
 
 
@@ -29,21 +37,25 @@ class Moment(ResultModel):
 class Turn(ResultModel):
     """The largest lasting change of a participant's score: `at_ms` is the first utterance after it.
 
-    `score_before` and `score_after` are the means of all their utterances on either side; `after_words` is what the
-    other participant had said last.
+    `score_before` and `score_after` are the means of all their utterances on either side; `after_words` is what
+    `after_participant` said between the utterance before the turn and the one at it, None where nobody did, or not reliably.
     """
 
     at_ms: int
     score_before: float
     score_after: float
     after_words: str | None
+    after_participant: Participant | None
 
 
 class ParticipantSummary(ResultModel):
     """One participant's part of the call. Means are over utterances that have a score; None without any.
 
     `score_by_quarter` divides the call's span in four; an utterance belongs to the quarter that holds its middle.
-    `score_trend_per_min` is the least-squares slope of the score. `talk_share` is of all talk, in [0, 1].
+    `score_trend_per_min` is the least-squares slope of the score; it and `turn` are None of fewer than four judged utterances or less
+    than 30 s. `talk_share` is of all talk, in [0, 1]. `judged_share` is of their own talk, by time; `reliable_share` of the talk that was
+    written down, None without any. `understood` says whether both are at least a half: else `unhappy` is false, as it is of an agent
+    whose voice and face were not judged: an apology's words are negative, and say nothing of who makes it.
     `loudness_dbfs` is the mean power of their speech, weighted by its length.
     """
 
@@ -52,6 +64,9 @@ class ParticipantSummary(ResultModel):
     talk_ms: int
     talk_share: float
     loudness_dbfs: float | None
+    judged_share: float
+    reliable_share: float | None
+    understood: bool
     score_mean: float | None
     score_by_quarter: tuple[float | None, ...] = Field(min_length=QUARTERS, max_length=QUARTERS)
     score_trend_per_min: float | None
@@ -69,7 +84,11 @@ def participant_summary(
     scored = [result for result in own if result.judgement is not None]
     scores = [score_of(result) for result in scored]
     turn = _turn(scored, [result for result in ordered if result.participant is not who])
-    phases = [turn.score_before, turn.score_after] if turn else [_mean(scores)]
+    judged_share, reliable_share = _share(scored, own) or 0.0, _reliable_share(own)
+    understood = min(judged_share, 1.0 if reliable_share is None else reliable_share) >= UNDERSTOOD_MIN_SHARE
+    shown = scored if who is not Participant.AGENT else [result for result in scored if _is_seen_or_heard(result)]
+    own_turn = turn if shown == scored else None
+    phases = [own_turn.score_before, own_turn.score_after] if own_turn else [_mean([score_of(one) for one in shown])]
     talk_all = sum(talk.values())
     return ParticipantSummary(
         participant=who,
@@ -77,19 +96,49 @@ def participant_summary(
         talk_ms=talk[who],
         talk_share=round(talk[who] / talk_all, 4) if talk_all else 0.0,
         loudness_dbfs=_loudness_dbfs(own),
+        judged_share=judged_share,
+        reliable_share=reliable_share,
+        understood=understood,
         score_mean=_mean(scores),
         score_by_quarter=_by_quarter(scored, ordered[0].start_ms, max(result.end_ms for result in ordered)),
         score_trend_per_min=_trend_per_min(scored),
         most_negative=_moment(min(scored, key=score_of, default=None)),
         most_positive=_moment(max(scored, key=score_of, default=None)),
         turn=turn,
-        unhappy=any(phase is not None and phase < -FEELING_SCORE for phase in phases),
+        unhappy=understood and any(phase is not None and phase < -FEELING_SCORE for phase in phases),
     )
 
 
 def score_of(result: UtteranceSentiment) -> float:
     """The utterance's score; 0 where it could not be judged."""
     return 0.0 if result.judgement is None else result.judgement.score
+
+
+def is_course(scored: Sequence[UtteranceSentiment]) -> bool:
+    """Whether there are enough judged utterances, over enough time, to say how somebody's mood went."""
+    return (
+        len(scored) >= COURSE_MIN_UTTERANCES
+        and max(result.end_ms for result in scored) - scored[0].start_ms >= COURSE_MIN_MS
+    )
+
+
+def _is_seen_or_heard(result: UtteranceSentiment) -> bool:
+    found = (result.modalities.get(modality) for modality in (Modality.AUDIO, Modality.VIDEO))
+    return any(part is not None and part.used for part in found)
+
+
+def _share(some: Sequence[UtteranceSentiment], of: Sequence[UtteranceSentiment]) -> float | None:
+    """Their share of the time of speech; by number where none takes any, None of nothing."""
+    if not of:
+        return None
+    whole_ms = sum(result.end_ms - result.start_ms for result in of)
+    part = sum(result.end_ms - result.start_ms for result in some) / whole_ms if whole_ms else len(some) / len(of)
+    return round(part, 4)
+
+
+def _reliable_share(own: Sequence[UtteranceSentiment]) -> float | None:
+    written = [result for result in own if result.transcript is not None]
+    return _share([result for result in written if result.transcript and result.transcript.reliable], written)
 
 
 def _mean(values: Sequence[float]) -> float | None:
@@ -130,7 +179,7 @@ def _by_quarter(scored: Sequence[UtteranceSentiment], start_ms: int, end_ms: int
 
 
 def _trend_per_min(scored: Sequence[UtteranceSentiment]) -> float | None:
-    if not scored:
+    if not is_course(scored):
         return None
     minutes = [_middle_ms(result) / 60_000 for result in scored]
     mean_min = math.fsum(minutes) / len(minutes)
@@ -163,6 +212,8 @@ def _turn(scored: Sequence[UtteranceSentiment], others: Sequence[UtteranceSentim
 
     It weighs the size of the change by how many utterances stand on either side, so one odd remark is no turn.
     """
+    if not is_course(scored):
+        return None
     scores = [score_of(result) for result in scored]
     count = len(scores)
 
@@ -170,11 +221,12 @@ def _turn(scored: Sequence[UtteranceSentiment], others: Sequence[UtteranceSentim
         change = math.fsum(scores[split:]) / (count - split) - math.fsum(scores[:split]) / split
         return split * (count - split) / count * change**2
 
-    split = max(range(1, count), key=explained, default=0)
+    split = max(range(SIDE_MIN_UTTERANCES, count - SIDE_MIN_UTTERANCES + 1), key=explained)
     before, after = _mean(scores[:split]), _mean(scores[split:])
     if before is None or after is None or abs(after - before) < TURN_MIN_SCORE:
         return None
-    at_ms = scored[split].start_ms
-    heard = [result for result in others if result.start_ms < at_ms]
+    at_ms, since_ms = scored[split].start_ms, scored[split - 1].start_ms
+    heard = [other for other in others if since_ms <= other.start_ms < at_ms and other.end_ms <= at_ms + PADDING_MS]
     said = _words(heard[-1] if heard else None)
-    return Turn(at_ms=at_ms, score_before=before, score_after=after, after_words=said)
+    by = heard[-1].participant if said else None
+    return Turn(at_ms=at_ms, score_before=before, score_after=after, after_words=said, after_participant=by)

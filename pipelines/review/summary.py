@@ -10,7 +10,14 @@ from collections.abc import Sequence
 from pydantic import Field
 
 from models.types import Modality
-from pipelines.review.participant import FEELING_SCORE, ParticipantSummary, participant_summary, score_of, union_ms
+from pipelines.review.participant import (
+    FEELING_SCORE,
+    ParticipantSummary,
+    is_course,
+    participant_summary,
+    score_of,
+    union_ms,
+)
 from pipelines.types import Faults, Participant, ResultModel, UtteranceSentiment, count_faults
 
 INTERRUPTION_MIN_MS = 300
@@ -22,6 +29,8 @@ _WHO = {
     Participant.MIXED: "The conversation",
     Participant.AGENT: "The agent",
 }
+MOSTLY = 0.75
+"""A mood that so many of the judged utterances share lasted throughout."""
 _SHOWN_BY = {Modality.TEXT: "the words", Modality.AUDIO: "the voice", Modality.VIDEO: "the face"}
 
 
@@ -38,7 +47,8 @@ class CallSummary(ResultModel):
 
     `negative_by` tells how strongly each modality pulled the score down (points of score, mean over the unhappy
     participants' negative utterances, 0 where it was missing or pulled up) and `negative_mostly_by` the strongest.
-    `silence_ms` is time within the span in which nobody speaks.
+    `silence_ms` is time within the span in which nobody speaks; None where it is not known: nobody was heard, or only one of
+    agent and customer, so that the other may have spoken unheard.
     """
 
     final: bool
@@ -46,7 +56,7 @@ class CallSummary(ResultModel):
     utterances: int
     start_ms: int | None
     end_ms: int | None
-    silence_ms: int
+    silence_ms: int | None
     participants: tuple[ParticipantSummary, ...]
     interruptions: tuple[Interruption, ...]
     unhappy: tuple[Participant, ...]
@@ -67,13 +77,19 @@ def summarise(results: Sequence[UtteranceSentiment], *, final: bool) -> CallSumm
     mostly_by = max(negative_by, key=lambda modality: negative_by[modality], default=None)
     start_ms = ordered[0].start_ms if ordered else None
     end_ms = max((result.end_ms for result in ordered), default=None)
+    lacking = sum(1 for result in ordered if result.faults)
+    headline = _headline(parts, ordered, mostly_by, final=final)
+    if lacking:
+        headline += f" Of {lacking} of {len(ordered)} utterances a network did not answer."
     return CallSummary(
         final=final,
-        headline=_headline(parts, mostly_by, final=final),
+        headline=headline,
         utterances=len(ordered),
         start_ms=start_ms,
         end_ms=end_ms,
-        silence_ms=0 if start_ms is None or end_ms is None else end_ms - start_ms - union_ms(ordered),
+        silence_ms=end_ms - start_ms - union_ms(ordered)
+        if start_ms is not None and end_ms is not None and _heard_all(present)
+        else None,
         participants=parts,
         interruptions=_interruptions(ordered),
         unhappy=unhappy,
@@ -81,6 +97,10 @@ def summarise(results: Sequence[UtteranceSentiment], *, final: bool) -> CallSumm
         negative_mostly_by=mostly_by,
         faults=count_faults(ordered),
     )
+
+
+def _heard_all(present: set[Participant]) -> bool:
+    return Participant.MIXED in present or {Participant.AGENT, Participant.CUSTOMER} <= present
 
 
 def _interruptions(ordered: Sequence[UtteranceSentiment]) -> tuple[Interruption, ...]:
@@ -115,14 +135,21 @@ def _negative_by(results: Sequence[UtteranceSentiment]) -> dict[Modality, float]
     return {modality: round(pull / len(negative), 4) for modality, pull in pulls.items() if pull > 0}
 
 
-def _headline(parts: Sequence[ParticipantSummary], mostly_by: Modality | None, *, final: bool) -> str:
+def _headline(
+    parts: Sequence[ParticipantSummary],
+    ordered: Sequence[UtteranceSentiment],
+    mostly_by: Modality | None,
+    *,
+    final: bool,
+) -> str:
     """One to three sentences: how the customer (else whoever was judged) felt, when it turned, what showed it."""
     if not parts:
         return "No speech that may be analysed." if final else "No speech that may be analysed yet."
     subject = next((part for part in parts if part.score_mean is not None), None)
     if subject is None:
         return "Somebody spoke, but nothing that was said could be judged."
-    sentences = [_course(subject, final=final)]
+    scored = [one for one in ordered if one.participant is subject.participant and one.judgement is not None]
+    sentences = [_course(subject, scored, final=final)]
     if mostly_by is not None:
         sentences.append(f"It showed most in {_SHOWN_BY[mostly_by]}.")
     too = " too" if subject.unhappy else ""
@@ -130,12 +157,26 @@ def _headline(parts: Sequence[ParticipantSummary], mostly_by: Modality | None, *
     return " ".join(sentences)
 
 
-def _course(subject: ParticipantSummary, *, final: bool) -> str:
+def _course(subject: ParticipantSummary, scored: Sequence[UtteranceSentiment], *, final: bool) -> str:
     who, turn = _WHO[subject.participant], subject.turn
+    if not subject.understood:
+        spoken = who[0].lower() + who[1:]
+        return f"Too little of what {spoken} said was understood to tell a mood{'' if final else ' so far'}."
+    if (
+        subject.participant is Participant.AGENT
+        and (subject.score_mean or 0.0) < -FEELING_SCORE
+        and not subject.unhappy
+    ):
+        return "Only the agent was heard, by words alone, which do not tell a mood."
     if turn is None or _feeling(turn.score_before) == _feeling(turn.score_after):
-        course = f"{who} was {_feeling(subject.score_mean or 0.0)}"
-        return f"{course}{' throughout' if final else ' so far'}." if subject.utterances > 1 else f"{course}."
-    when = _clock(turn.at_ms) + (f" after “{turn.after_words}”" if turn.after_words else "")
+        feeling = _feeling(subject.score_mean or 0.0)
+        lasting = sum(_feeling(score_of(result)) == feeling for result in scored) >= MOSTLY * len(scored)
+        how_long = (" throughout" if lasting else " on the whole") if final else " so far"
+        return f"{who} was {feeling}{how_long if is_course(scored) else ''}."
+    when = _clock(turn.at_ms)
+    if turn.after_words and turn.after_participant:
+        by = "somebody" if turn.after_participant is Participant.MIXED else f"the {turn.after_participant}"
+        when += f" after {by} said “{turn.after_words}”"
     left = "ended" if subject.participant is Participant.MIXED else "left"
     after = _feeling(turn.score_after)
     end = f"{left} {after}" if final else f"is {after} now"

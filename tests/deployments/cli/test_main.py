@@ -65,7 +65,7 @@ def test_importing_every_command_loads_nothing_that_takes_long() -> None:
     ("command", "exit_code", "said"),
     [
         (["send", "gone.wav"], 3, "no such file: gone.wav"),
-        (["send", str(ANGRY_TO_CONTENT)], 2, "--participants agent,customer"),
+        (["send", str(ANGRY_TO_CONTENT), str(ANGRY_TO_CONTENT)], 2, "--participants agent,customer"),
         (["send", str(ANGRY_TO_CONTENT), "--participants", "boss"], 2, "--participants"),
         (["send", str(ANGRY_TO_CONTENT), "--participants", "customer", "--consent", "all"], 2, "--consent"),
         (["send", str(ANGRY_TO_CONTENT), "--call-id", "a b"], 2, "--call-id"),

@@ -36,13 +36,21 @@ def test_files_of_raw_sound_are_known_by_their_extension(tmp_path: Path) -> None
         list(fragments_of(Recording((sln, ulaw), "agent,customer"), "a-17"))
 
 
-def test_one_channel_is_the_customers_when_nobody_says_otherwise(tmp_path: Path) -> None:
-    assert participants_of([wav(tmp_path / "a.wav", 1600, 0)], None) == (CUSTOMER,)
+def test_a_file_is_mixed_when_nobody_says_otherwise_and_the_hint_says_how(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mono = wav(tmp_path / "a.wav", 1600, 0)
+    for path, hint in ((mono, "--participants customer"), (ANGRY_TO_CONTENT, "--participants agent,customer")):
+        (first, *_) = fragments_of(Recording((path,)), "a")
+        assert first.participants == (Participant.MIXED,)
+        assert hint in " ".join(capsys.readouterr().err.split())
+    list(fragments_of(Recording((mono,), "customer"), "a"))
+    assert not capsys.readouterr().err
 
 
-def test_sound_with_two_channels_is_not_guessed_at() -> None:
+def test_of_several_files_it_is_not_guessed_who_is_in_which(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="--participants agent,customer") as caught:
-        participants_of([ANGRY_TO_CONTENT], None)
+        participants_of([wav(tmp_path / "a.wav", 1600, 0)] * 2, None)
     assert caught.value.exit_code == EXIT_USAGE
 
 
@@ -68,7 +76,7 @@ def test_a_file_that_is_missing_or_no_media_is_named(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="is a folder"):
         participants_of([tmp_path], None)
     with pytest.raises(MediaError, match=r"song\.mp4"):
-        participants_of([text], None)
+        participants_of([text], "customer")
 
 
 def test_the_length_is_that_of_the_longest_file(tmp_path: Path) -> None:

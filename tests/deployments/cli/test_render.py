@@ -81,12 +81,14 @@ def test_the_sentiment_line_has_a_line_for_each_participant() -> None:
 
 
 def test_the_summary_shows_its_sentence_and_its_figures() -> None:
-    call = summarise([ANGRY, CONTENT], final=True)
+    call = summarise([ANGRY], final=True)
     shown = seen(render.summary(call))
 
     assert call.headline.split(".")[0][:40] in shown
     assert "Call summary" in shown
     assert "words -2.10" in shown
+    assert "silence not known (a party was not heard)" in shown
+    assert "utterances without an answer of a network: too slow of 1" in shown
     assert "lowest -2.1 at 1:05.4 “nobody helps me”" in shown
 
 

@@ -72,8 +72,11 @@ async def test_a_film_in_a_form_is_analysed(site: Site, speech: FloatArray) -> N
         seconds=3.0,
     )
 
-    answer = await site.client.post("/v1/analyze", files={"file": ("film.mp4", media, "image/png")})
+    files, customer = {"file": ("film.mp4", media, "image/png")}, {"participants": "customer"}
+    answer = await site.client.post("/v1/analyze", data=customer, files=files)
+    mixed = await site.client.post("/v1/analyze", files=files)
 
+    assert [(one["participant"], one["consent"]) for one in mixed.json()["results"]] == [("mixed", ["text"])]
     (judged,) = [UtteranceSentiment.model_validate(found) for found in answer.json()["results"]]
     assert judged.modalities[Modality.AUDIO].used
     assert judged.modalities[Modality.VIDEO].used
@@ -96,7 +99,7 @@ async def test_a_request_gets_what_it_asks_for_of_what_the_tenants_policy_allows
     recording = wav(np.concatenate([speech, np.zeros(16_000, np.float32)])[None], 16_000)
 
     of_text = await site.client.post("/v1/analyze", params=params, json={"text": "Three weeks!"})
-    of_sound = await site.client.post("/v1/analyze", params=params, content=recording)
+    of_sound = await site.client.post("/v1/analyze", params={"participants": "customer", **params}, content=recording)
 
     judged = [*of_text.json()["results"], *of_sound.json()["results"]]
     assert [found["consent"] for found in judged] == [consent, consent]

@@ -17,6 +17,14 @@ def test_an_order_reads_participants_and_consent() -> None:
     assert MediaMetadata(participants="mixed").consent_policy() is None
 
 
+def test_a_recording_of_which_nobody_says_who_is_heard_is_mixed_and_a_text_or_picture_one_customers() -> None:
+    for metadata in (MediaMetadata(), LiveMetadata(), MediaMetadata.model_validate_json("{}")):
+        assert metadata.participant_list() == (Participant.MIXED,)
+        assert metadata.speaker() is Participant.CUSTOMER
+    assert MediaMetadata(participants="mixed").speaker() is Participant.MIXED
+    assert MediaMetadata(participants="agent,customer").speaker() is Participant.AGENT
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [

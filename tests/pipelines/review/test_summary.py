@@ -82,7 +82,7 @@ def test_the_headline_tells_who_was_unhappy_when_it_turned_and_what_showed_it() 
     summary = summarise(mended_call(), final=True)
 
     assert summary.headline == (
-        "The customer was unhappy, turned at 0:41 after “I have refunded you the whole amount”, "
+        "The customer was unhappy, turned at 0:41 after the agent said “I have refunded you the whole amount”, "
         "and left content. It showed most in the voice."
     )
     assert summary.unhappy == (CUSTOMER,)
@@ -93,7 +93,7 @@ def test_the_headline_tells_who_was_unhappy_when_it_turned_and_what_showed_it() 
 def test_a_live_call_is_told_in_the_present() -> None:
     assert "and is content now." in summarise(mended_call(), final=False).headline
     assert summarise([], final=False).headline == "No speech that may be analysed yet."
-    assert summarise(mended_call()[1:3], final=False).headline.startswith("The customer was unhappy so far.")
+    assert summarise(mended_call()[1:3], final=False).headline.startswith("The customer was unhappy. It")
 
 
 def test_a_participant_is_scored_by_quarter_with_mean_trend_talk_and_extremes() -> None:
@@ -120,7 +120,7 @@ def test_the_trend_is_the_slope_per_minute() -> None:
 
 def test_one_odd_remark_is_no_turn() -> None:
     scores = [0.1, 0.0, 0.1, -0.9, 0.1, 0.0, 0.1, 0.0, 0.1, 0.1]
-    results = [said(CUSTOMER, at * 1000, at * 1000 + 900, score) for at, score in enumerate(scores)]
+    results = [said(CUSTOMER, at * 5000, at * 5000 + 4500, score) for at, score in enumerate(scores)]
 
     summary = summarise(results, final=True)
 
@@ -162,14 +162,18 @@ def test_loudness_is_the_mean_power_weighted_by_length() -> None:
 
 def test_words_of_an_unreliable_transcript_are_not_quoted() -> None:
     results = [
-        said(CUSTOMER, 0, 1_000, -2.0, "no no no no", reliable=False),
-        said(AGENT, 1_000, 2_000, 0.0, "you you you", reliable=False),
-        said(CUSTOMER, 2_000, 3_000, 2.0),
+        said(CUSTOMER, 0, 2_000, -2.0, "no no no no", reliable=False),
+        said(CUSTOMER, 3_000, 9_000, -1.5, "Nobody listens."),
+        said(AGENT, 20_000, 24_000, 0.0, "you you you", reliable=False),
+        said(CUSTOMER, 25_000, 29_000, 2.0),
+        said(CUSTOMER, 30_000, 33_000, 2.0),
     ]
 
     summary = summarise(results, final=True)
 
-    assert summary.headline == "The customer was unhappy, turned at 0:02, and left content."
+    assert summary.headline == "The customer was unhappy, turned at 0:25, and left content."
+    assert summary.participants[0].turn is not None
+    assert summary.participants[0].turn.after_participant is None
     assert summary.participants[0].most_negative is not None
     assert summary.participants[0].most_negative.words is None
 
@@ -214,10 +218,87 @@ def test_one_instant_utterance_is_enough_for_a_summary() -> None:
     assert summary.participants[0].score_trend_per_min is None
 
 
-def test_an_unhappy_agent_is_named_after_the_customer() -> None:
-    results = [said(CUSTOMER, 0, 1_000, -1.0), said(AGENT, 2_000, 3_000, -1.0)]
+def test_an_agent_is_unhappy_by_voice_or_face_and_not_by_an_apologys_words() -> None:
+    customer, sorry = said(CUSTOMER, 0, 1_000, -1.0), "I am so sorry."
+    by_voice = said(AGENT, 2_000, 3_000, -1.0, sorry, pulls={Modality.AUDIO: -1.0})
+    by_words = said(AGENT, 2_000, 3_000, -1.0, sorry, pulls={Modality.TEXT: -1.0})
 
-    assert summarise(results, final=True).headline == "The customer was unhappy. The agent was unhappy too."
+    assert "The agent was unhappy too." in summarise([customer, by_voice], final=True).headline
+    summary = summarise([customer, by_words], final=True)
+    assert summary.headline == "The customer was unhappy."
+    assert summary.unhappy == (CUSTOMER,)
+    alone = summarise([by_words], final=True).headline
+    assert alone == "Only the agent was heard, by words alone, which do not tell a mood."
+
+
+@pytest.mark.parametrize(("reliable_ms", "understood"), [(4_999, False), (5_000, True)])
+def test_a_headline_needs_half_of_the_words_to_be_reliable(reliable_ms: int, *, understood: bool) -> None:
+    results = [
+        said(CUSTOMER, 0, reliable_ms, -2.0, "I am angry."),
+        said(CUSTOMER, 20_000, 30_000 - reliable_ms, -2.0, "a a a a", reliable=False),
+    ]
+    results[1] = results[1].model_copy(update={"end_ms": 20_000 + 10_000 - reliable_ms})
+
+    summary = summarise(results, final=True)
+
+    assert summary.headline.startswith(
+        "The customer was unhappy" if understood else "Too little of what the customer said"
+    )
+    assert (summary.unhappy == (CUSTOMER,)) == summary.participants[0].understood == understood
+
+
+@pytest.mark.parametrize(("judged_ms", "understood"), [(4_000, False), (6_000, True)])
+def test_a_headline_needs_half_of_the_speech_to_be_judged(judged_ms: int, *, understood: bool) -> None:
+    results = [said(CUSTOMER, 0, judged_ms, -2.0), said(CUSTOMER, 10_000, 20_000 - judged_ms, None)]
+
+    assert summarise(results, final=False).headline.startswith("The customer was" if understood else "Too little")
+
+
+@pytest.mark.parametrize(("count", "apart_ms"), [(3, 20_000), (4, 7_000)])
+def test_a_trend_and_a_turn_need_four_utterances_over_half_a_minute(count: int, apart_ms: int) -> None:
+    results = [said(CUSTOMER, at * apart_ms, at * apart_ms + 1_000, -2.0 + at) for at in range(count)]
+
+    part = summarise(results, final=True).participants[0]
+
+    assert part.score_trend_per_min is None
+    assert part.turn is None
+    assert "throughout" not in summarise(results, final=True).headline
+
+
+@pytest.mark.parametrize("start_ms", [2_000, 40_500])
+def test_what_was_said_before_the_last_bad_words_or_over_the_first_good_ones_led_to_no_turn(start_ms: int) -> None:
+    told = [one for one in mended_call() if one.participant is CUSTOMER]
+
+    turn = summarise([*told, said(AGENT, start_ms, start_ms + 3_000, 0.0, "Hold on.")], final=True).participants[0].turn
+
+    assert turn is not None
+    assert (turn.at_ms, turn.after_words, turn.after_participant) == (41_000, None, None)
+
+
+def test_a_mood_that_others_interrupt_did_not_last_throughout() -> None:
+    results = [said(CUSTOMER, at * 9_000, at * 9_000 + 1_000, score) for at, score in enumerate([-3, 1, -3, 1, -3])]
+
+    assert summarise(results, final=True).headline == "The customer was unhappy on the whole."
+
+
+def test_silence_is_not_known_where_a_party_may_have_spoken_unheard() -> None:
+    assert summarise([said(CUSTOMER, 0, 1_000), said(CUSTOMER, 5_000, 6_000)], final=True).silence_ms is None
+    assert summarise([said(MIXED, 0, 1_000), said(MIXED, 5_000, 6_000)], final=True).silence_ms == 4_000
+    assert summarise([], final=True).silence_ms is None
+
+
+def test_what_a_network_did_not_answer_is_counted_and_said() -> None:
+    lacking = {
+        Modality.AUDIO: ModalityOut(used=False, missing="timeout"),
+        Modality.VIDEO: ModalityOut(used=False, missing="no_face"),
+    }
+    results = [said(CUSTOMER, 0, 1_000, -1.0), said(CUSTOMER, 2_000, 3_000, -1.0)]
+    results[0] = results[0].model_copy(update={"modalities": lacking})
+
+    summary = summarise(results, final=True)
+
+    assert summary.faults == {Modality.AUDIO: {"timeout": 1}}
+    assert summary.headline.endswith("Of 1 of 2 utterances a network did not answer.")
 
 
 utterances = st.builds(
@@ -237,5 +318,5 @@ def test_any_results_in_any_order_give_one_and_the_same_summary(unique: list[Utt
 
     assert summary == summarise(unique[::-1], final=True)
     assert CallSummary.model_validate_json(summary.model_dump_json()) == summary
-    assert summary.silence_ms >= 0
+    assert summary.silence_ms is None or summary.silence_ms >= 0
     assert sum(part.utterances for part in summary.participants) == len(unique)
