@@ -150,7 +150,10 @@ class Links(BaseModel):
 
 
 class Accepted(BaseModel):
-    """The media stands in the log, cut into `fragments`, and will be analysed. `resume` continues the stream."""
+    """The media stands in the log, cut into `fragments`, and will be analysed. `resume` continues the stream.
+
+    `warnings` say what of it is not heard: bytes that were not read, tracks on which nobody is said to be, an end that is missing.
+    """
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -160,6 +163,7 @@ class Accepted(BaseModel):
                 "fragments": 62,
                 "resume": "kW1x5lq0yTzqWkT0b3mC3g",
                 "links": Links.of("a-17").model_dump(),
+                "warnings": [],
             }
         }
     )
@@ -169,6 +173,7 @@ class Accepted(BaseModel):
     fragments: int
     resume: str
     links: Links
+    warnings: list[str] = []
 
 
 class CallOut(BaseModel):

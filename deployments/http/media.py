@@ -19,7 +19,7 @@ from deployments.http.caller import Identity, Sender, while_granted
 from deployments.http.limits import refuse_encoded, refuse_oversize
 from deployments.http.multipart import FIELDS_MAX_BYTES, MultipartForm
 from deployments.http.problems import FORM, ProblemError, problem_of
-from deployments.http.reservations import reserved
+from deployments.http.reservations import Reservation, reserved
 from deployments.http.uploads import Intake
 from pipelines.store.store import Store
 from pipelines.types import CallId, CallRef
@@ -104,9 +104,7 @@ def _add_upload(routes: APIRouter, store: Store, intake: Intake) -> None:
         call, client, apart = CallRef(metadata.tenant, call_id), client_of(request), intake.log_is_apart
         async with reserved(store, call, metadata, live=False, keep_seal=apart) as held:
             count = await intake.take(chunks, metadata, call_id, content_type, held=held, client=client, live=False)
-        return Accepted(
-            call_id=call_id, stream=metadata.stream, fragments=count, resume=held.resume, links=Links.of(call_id)
-        )
+        return _accepted(call, metadata.stream, count, held)
 
 
 def _add_live_media(routes: APIRouter, store: Store, intake: Intake) -> None:
@@ -132,15 +130,24 @@ def _add_live_media(routes: APIRouter, store: Store, intake: Intake) -> None:
                     chunks, metadata, call_id, metadata.content_type, held=held, client=client, live=True
                 )
             if socket.client_state is WebSocketState.CONNECTED:
-                accepted = Accepted(
-                    call_id=call_id, stream=metadata.stream, fragments=count, resume=held.resume, links=links
-                )
+                accepted = _accepted(call, metadata.stream, count, held)
                 await socket.send_text(accepted.model_dump_json())
                 await socket.close()
         except WebSocketDisconnect:
             return  # the sender has closed the connection: there is nothing to answer
         except Exception as error:  # noqa: BLE001  # FastAPI has no handlers for errors of a WebSocket: each is sent as a problem here
             await _close_with(socket, error)
+
+
+def _accepted(call: CallRef, stream: str, count: int, held: Reservation) -> Accepted:
+    return Accepted(
+        call_id=call.call_id,
+        stream=stream,
+        fragments=count,
+        resume=held.resume,
+        links=Links.of(call.call_id),
+        warnings=held.warnings,
+    )
 
 
 async def read_body(

@@ -21,6 +21,9 @@ _GO_ON = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.SERVICE_UNAVAILABLE)
 """What ends a try of which the next one goes on."""
 
 
+WARNINGS_MAX = 20
+
+
 @dataclass(slots=True)
 class Reservation:
     """A stream that is a sender's: the word that continues it, the seal under which its media goes into the log, and whose call it is."""
@@ -33,6 +36,14 @@ class Reservation:
     """How much of the stream the log has, from earlier tries at first."""
     broke_off: bool = False
     """Whether this try has begun to put fragments into the log, and not ended with the last."""
+
+    warnings: list[str] = field(default_factory=list)
+    """What of the media is not heard, in a sentence each."""
+
+    def warn(self, text: str) -> None:
+        """Keep a sentence for the answer; each once, and no more than `WARNINGS_MAX`."""
+        if text not in self.warnings and len(self.warnings) < WARNINGS_MAX:
+            self.warnings.append(text)
 
     def left(self, pieces: Iterator[MediaFragment]) -> Iterator[MediaFragment]:
         """The fragments that the log has not; `progress` goes with them.

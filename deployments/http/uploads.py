@@ -156,6 +156,7 @@ class Intake:
             recorded=not live,
             decoders=self.decoders,
             spool=self.spool,
+            warn=held.warn,
         )
         policy = self.config.tenant(metadata.tenant).policy
         appended = self.threads.start(lambda: self._append(pieces, held, policy), client)

@@ -75,8 +75,9 @@ def test_a_file_that_is_missing_or_no_media_is_named(tmp_path: Path) -> None:
         participants_of([tmp_path / "gone.wav"], None)
     with pytest.raises(CommandError, match="is a folder"):
         participants_of([tmp_path], None)
-    with pytest.raises(MediaError, match=r"song\.mp4"):
-        participants_of([text], "customer")
+    for participants in (None, "customer"):
+        with pytest.raises(MediaError, match=r"song\.mp4"):
+            list(fragments_of(Recording((text,), participants), "a-17"))
 
 
 def test_the_length_is_that_of_the_longest_file(tmp_path: Path) -> None:

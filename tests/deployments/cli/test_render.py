@@ -88,7 +88,6 @@ def test_the_summary_shows_its_sentence_and_its_figures() -> None:
     assert "Call summary" in shown
     assert "words -2.10" in shown
     assert "silence not known (a party was not heard)" in shown
-    assert "utterances without an answer of a network: too slow of 1" in shown
     assert "lowest -2.1 at 1:05.4 “nobody helps me”" in shown
 
 

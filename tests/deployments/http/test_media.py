@@ -92,7 +92,7 @@ async def test_an_upload_is_in_the_log_before_it_has_all_come(site: Site) -> Non
     ("query", "body", "status", "reason"),
     [
         ("participants=customer", b"", 400, "no_body"),
-        ("", b"abc", 422, "invalid_input"),
+        ("", b"abc", 415, "undecodable"),
         ("participants=bob", b"abc", 422, "invalid_input"),
         ("participants=customer&consent=customer:all", b"abc", 422, "invalid_input"),
         ("participants=customer&call_id=a%20b", b"abc", 422, "invalid_input"),
@@ -336,16 +336,6 @@ async def test_what_a_form_took_before_it_forbade_it_is_forgotten(site: Site, *,
             assert list(client.scan_iter("*{default/late}*")) == [b"ut:{default/late}:deleted"]
 
 
-async def test_who_puts_the_file_first_is_told_where_the_fields_belong(site: Site) -> None:
-    content = form_with_its_file_first(site, wav(sound(0.5, 8000)), participants="customer")
-    headers = {"content-type": "multipart/form-data; boundary=b"}
-
-    found = problem(await site.client.post("/v1/calls", content=content, headers=headers), 422, "invalid_input")
-
-    assert found["errors"] == [{"at": "form.participants", "detail": found["errors"][0]["detail"]}]
-    assert "before the file" in found["detail"]
-
-
 async def test_more_participants_than_channels_are_refused_before_anything_is_taken(site: Site) -> None:
     answer = await site.client.post(
         "/v1/calls?participants=agent,customer&call_id=c", content=bytes(16_000), headers={"content-type": "audio/PCMU"}
@@ -354,3 +344,20 @@ async def test_more_participants_than_channels_are_refused_before_anything_is_ta
     assert "one for each channel, or one for all" in problem(answer, 415, "undecodable")["detail"]
     assert site.fragments() == []
     problem(await site.client.get("/v1/calls/c"), 404, "unknown_call")
+
+
+async def test_what_of_an_upload_is_not_heard_is_said(site: Site) -> None:
+    whole = film("flac", sound_codec="flac", samples=sound(6, 16_000))
+    answer = await site.client.post("/v1/calls", params={"participants": "customer"}, content=whole[: len(whole) // 2])
+    assert answer.status_code == 202
+    (warning,) = Accepted.model_validate_json(answer.content).warnings
+    assert "says to last 6.0 s, and ends after" in warning
+    complete = await site.client.post("/v1/calls", params={"participants": "customer"}, content=whole)
+    assert Accepted.model_validate_json(complete.content).warnings == []
+
+
+async def test_participants_that_the_media_does_not_have_are_refused_at_once(site: Site) -> None:
+    whole = film("wav", sound_codec="pcm_s16le", samples=sound(2, 16_000))
+    answer = await site.client.post("/v1/calls", params={"participants": "agent,customer"}, content=whole)
+    assert answer.status_code == 415
+    assert "2 participants on 1 channel(s): name one for each channel" in answer.json()["detail"]
