@@ -22,6 +22,7 @@ _GO_ON = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.SERVICE_UNAVAILABLE)
 
 
 WARNINGS_MAX = 20
+"""Sentences of one answer."""
 
 
 @dataclass(slots=True)

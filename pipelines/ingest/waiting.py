@@ -39,7 +39,7 @@ class WaitingRecords:
         """Keep a record until its turn; those of a call come in order."""
         one = Waiting(record, call_of(record), lost_before)
         self._lines.setdefault(one.call, deque()).append(one)
-        self.held_bytes += len(record.value)
+        self.held_bytes += _size_bytes(record)
 
     def next(self, has_room: HasRoom, *, recorded: bool) -> Waiting | None:
         """Whose turn it is among those that are `recorded`, or that are not; None where there is none, or no room."""
@@ -50,7 +50,7 @@ class WaitingRecords:
         """It waits no more, and the turn of its call is over."""
         line = self._lines.pop(one.call)
         line.popleft()
-        self.held_bytes -= len(one.record.value)
+        self.held_bytes -= _size_bytes(one.record)
         if line:
             self._lines[one.call] = line
 
@@ -76,3 +76,8 @@ class WaitingRecords:
 
     def __bool__(self) -> bool:
         return bool(self._lines)
+
+
+def _size_bytes(record: Record) -> int:
+    """What a record takes: one without media is not nothing."""
+    return len(record.value) + 1024

@@ -14,6 +14,7 @@ from av.audio.stream import AudioStream
 from av.packet import Packet
 from av.stream import Stream
 
+from pipelines.errors import MediaError
 from pipelines.media.container import Tracks, skipped_samples
 from pipelines.media.frame_header import FrameHeader, frame_header
 
@@ -24,6 +25,10 @@ STEP_MAX_S: Final = 3600
 _NEAR_S: Final = 10
 """Sound and pictures of one moment lie no further apart in a file: so near the end they follow each other to a new setting of the clock."""
 
+SETTINGS_MAX: Final = 20_000
+"""A recorder that starts again every second, for five hours."""
+_GRID_HZ: Final = 10**9
+_CHANGES_MAX: Final = 1000
 _LENGTH_MAX_S: Final = 10
 """No packet of sound is longer."""
 
@@ -156,7 +161,10 @@ class SourceClock:
         return abs(self._shifts[setting] + told_s - self._sound_end) <= _NEAR_S
 
     def _new_setting(self, shift_s: Fraction) -> int:
-        self._shifts.append(shift_s)
+        if len(self._shifts) == SETTINGS_MAX:
+            raise MediaError(f"its clock is set anew more than {SETTINGS_MAX} times; re-encode it")
+        # Rates that have nothing in common would make each sum of fractions longer than the one before.
+        self._shifts.append(Fraction(round(shift_s * _GRID_HZ), _GRID_HZ))
         self._ends.append(Fraction(0))
         return len(self._shifts) - 1
 
@@ -199,6 +207,7 @@ class _Track:
         """Sound: when its recording's first sample is heard, the encoder's delay left out, on the time line."""
         self._is_first = False
         self._header: FrameHeader | None = None
+        self._changes = 0
 
     def own_times(self, packet: "Packet[Stream]") -> _OwnTimes:
         unit = packet.time_base
@@ -262,9 +271,12 @@ class _Track:
     def _changed(self, header: FrameHeader | None) -> bool:
         """Whether rate or channels are others than those of the packet before."""
         before, self._header = self._header, header
-        if before is None or header is None:
+        if before is None or header is None or (before.rate_hz, before.channels) == (header.rate_hz, header.channels):
             return False
-        return (before.rate_hz, before.channels) != (header.rate_hz, header.channels)
+        self._changes += 1
+        if self._changes > _CHANGES_MAX:
+            raise MediaError(f"sound that changes its rate or channels more than {_CHANGES_MAX} times; re-encode it")
+        return True
 
 
 def opus_delay_s(stream: Stream) -> Fraction:

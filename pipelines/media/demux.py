@@ -76,7 +76,9 @@ class Demuxer:
         self._start_sample = start_sample
         self._ahead = 0
         """By how many samples the exact places are behind those that times in ms say."""
-        self._sounds: list[_SoundTrack] = []
+        self._resumes_at: int | None = None
+        """The fragment whose first sound that is the difference of."""
+        self._sounds: dict[int, _SoundTrack] = {}
         self._raw_sound = RawDecoder()
         self._picture = PictureDecoder(settings.video)
         self._seq: int | None = None
@@ -102,7 +104,7 @@ class Demuxer:
 
     def finish(self) -> Demuxed:
         """What decoders and resamplers still hold at the end of the stream."""
-        blocks = [block for track in self._sounds for block in track.timeline.finish()]
+        blocks = [block for track in self._sounds.values() for block in track.timeline.finish()]
         return Demuxed(blocks, self._picture.finish(self._participant))
 
     def _raw(self, fragment: MediaFragment, raw: RawAudio) -> Demuxed:
@@ -169,13 +171,16 @@ class Demuxer:
     def _track(self, number: int, start_ms: int) -> "_SoundTrack":
         """The decoder and the time line of a sound track whose next sound says to start at `start_ms`.
 
-        The tracks of a stream are counted from one place: where a run left off is known of the first, and of the others by it.
+        Where a run left off is known of the first track that sounds then, and by it, within a millisecond, of those beside it. One
+        that sounds later starts where it says.
         """
-        if self._start_sample is not None and not self._sounds:
-            self._ahead = self._start_sample - start_ms * SAMPLES_PER_MS
-        while len(self._sounds) <= number:
-            exact = None if self._start_sample is None else start_ms * SAMPLES_PER_MS + self._ahead
-            self._sounds.append(_SoundTrack(SoundDecoder(), Timeline(exact)))
+        if number not in self._sounds:
+            exact = None
+            if self._start_sample is not None and self._resumes_at in {None, self._seq}:
+                if self._resumes_at is None:
+                    self._ahead, self._resumes_at = self._start_sample - start_ms * SAMPLES_PER_MS, self._seq
+                exact = start_ms * SAMPLES_PER_MS + self._ahead
+            self._sounds[number] = _SoundTrack(SoundDecoder(), Timeline(exact))
         return self._sounds[number]
 
 

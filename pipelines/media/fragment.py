@@ -21,7 +21,7 @@ from pipelines.media.mux import Layout, TrackKey, layout_of, muxed
 from pipelines.media.raw_audio import RawAudio, content_type_of, is_container, raw_audio
 from pipelines.media.resample import require_channels
 from pipelines.media.source import Warn, source_packets
-from pipelines.types import FRAGMENT_MAX_BYTES, START_MAX_MS, Channels, Consent, MediaFragment
+from pipelines.types import FRAGMENT_MAX_BYTES, START_MAX_MS, Channels, Consent, MediaFragment, Participant
 
 _KEY_CUT, _ANY_CUT = Fraction(1, 2), Fraction(5, 4)
 """Pictures: cut at a key frame from half the wanted length on, and anywhere from 5/4 on."""
@@ -94,9 +94,11 @@ def fragments(
             pieces = _cut_raw(first, raw, content_type or "", fragment_ms, participants)
         else:
             owners = [(who,) for who in participants] if others else [participants]
+            # Pictures are the customer's where there is one, and nobody's face is taken for another's.
+            seen = participants.index(Participant.CUSTOMER) if Participant.CUSTOMER in participants else 0
             parties = [
-                source_packets(file, who, files, decoders=decoders, warn=warn)
-                for file, who in zip((first, *others), owners, strict=True)
+                source_packets(file, who, files, decoders=decoders, warn=warn, is_seen=not others or n == seen)
+                for n, (file, who) in enumerate(zip((first, *others), owners, strict=True))
             ]
             pieces = _cut_media(parties, fragment_ms)
         for seq, piece in enumerate(pieces):
@@ -196,8 +198,7 @@ def _merged(parties: list[Iterator[TimedPacket]]) -> Iterator[_Placed]:
             tracks[party] = timed.tracks
             layout = layout_of(tracks)
         placed = _Placed(timed, party, layout)
-        if placed.key in layout.streams:
-            yield placed
+        yield placed
 
 
 def _groups(packets: Iterator[_Placed], fragment_ms: int) -> Iterator[tuple[list[_Placed], bool]]:

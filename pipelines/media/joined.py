@@ -18,8 +18,8 @@ from typing import IO, Any, Final
 from pipelines.errors import MediaError
 from pipelines.media.byte_stream import ByteStream
 
-UNREAD_MAX_BYTES: Final = 64 << 20
-"""A stream that goes on behind the end of its media is read so far, to say how much that is."""
+UNREAD_MAX_BYTES: Final = 4 << 20
+"""A stream that goes on behind the end of its media is read so far, to say how much that is, or to find another file in it."""
 _COPY_BYTES: Final = 256 << 10
 _UNKNOWN_BYTES: Final = (0, 0x7FFFF000, 0xFFFFFFFF)
 """What programs that write to a pipe say for the length of the sound: ffmpeg, arecord, sox."""
@@ -27,7 +27,8 @@ _CHUNK_NAME: Final = re.compile(rb"[A-Za-z][A-Za-z0-9_ ]{3}")
 _CHUNK_MAX_BYTES: Final = 16 << 20
 """Of a chunk before or after the sound (Multimedia Programming Interface and Data Specifications 1.0, "RIFF")."""
 FILES_MAX: Final = 10_000
-_PIECES_MAX: Final = 10_000_000
+_PIECES_MAX: Final = 2_000_000
+"""Boxes, pages or chunks of a file: eleven hours of Ogg with a page for each packet."""
 _HEAD_BYTES: Final = 300
 """Of a page of Ogg 282 bytes tell its length; of other pieces 16."""
 _MAGIC_BYTES: Final = 24
@@ -88,8 +89,11 @@ def _each(whole: ByteStream, cut: Callable[[ByteStream], Iterator[bytes]]) -> It
     while whole.peek(1):
         part = ByteStream(cut(whole))
         yield part
-        while part.read():  # what its reader left
-            continue
+        left_bytes = 0
+        while chunk := part.read():  # what its reader left
+            left_bytes += len(chunk)
+            if left_bytes > UNREAD_MAX_BYTES:
+                return
 
 
 def _wav(whole: ByteStream) -> Iterator[bytes]:
@@ -106,7 +110,7 @@ def _wav(whole: ByteStream) -> Iterator[bytes]:
     while length_bytes not in _UNKNOWN_BYTES and length_bytes % block_bytes == 0:
         yield from _copied(whole, length_bytes)
         _skip_chunks(whole, padding=length_bytes % 2)
-        if not whole.peek(1) or (_is_wav(whole.peek(12)) and _wav_format(whole) != kind):
+        if not whole.peek(1) or (_is_wav(whole.peek(12)) and (not kind or _wav_format(whole) != kind)):
             return
         if not _is_wav(whole.peek(12)):
             break  # the sound goes on behind the length that was written down
@@ -216,6 +220,7 @@ def _walked(file: File, kind: _Kind) -> Iterator[File]:
         yield from _each(file, partial(_pieces, kind=kind))
         return
     at = start = file.tell()
+    end = file.seek(0, os.SEEK_END)
     found: list[int] = []
     head = b""
     for _ in range(_PIECES_MAX):
@@ -224,16 +229,21 @@ def _walked(file: File, kind: _Kind) -> Iterator[File]:
         if before and kind.is_next(head, before):
             found.append(at)
         length = kind.length(head) if len(head) >= 8 else None
-        if length is None:
+        if length is None or len(found) > FILES_MAX or at + length >= end:
             break
         at += length
+    else:
+        raise MediaError(f"more than {_PIECES_MAX} pieces in one file; re-encode it")
     yield from _windows(file, start, found)
 
 
 def _pieces(whole: ByteStream, kind: _Kind) -> Iterator[bytes]:
     """One file, up to where another of its kind begins."""
-    head = whole.peek(_HEAD_BYTES)
+    head, count = whole.peek(_HEAD_BYTES), 0
     while (length := kind.length(head)) is not None:
+        count += 1
+        if count > _PIECES_MAX:
+            raise MediaError(f"more than {_PIECES_MAX} pieces in one file; re-encode it")
         yield from _copied(whole, length)
         before, head = head, whole.peek(_HEAD_BYTES)
         if not head or kind.is_next(head, before):
@@ -252,6 +262,8 @@ def _scanned(file: File, magic: re.Pattern[bytes]) -> Iterator[File]:
         window = tail + chunk
         base = at - len(tail)
         found += [base + match.start() for match in magic.finditer(window) if base + match.start() > start]
+        if len(found) > FILES_MAX:
+            break
         at += len(chunk)
         tail = window[-_MAGIC_BYTES:]
     yield from _windows(file, start, sorted(set(found)))

@@ -15,7 +15,7 @@ from av.video.stream import VideoStream
 from pipelines.errors import MediaError
 from pipelines.media.clock import TimedPacket
 from pipelines.media.container import START_TAG, Tracks
-from pipelines.types import Channels, Participant
+from pipelines.types import Channels
 
 _MILLISECOND = Fraction(1, 1000)
 _EXPANDED = {"pcm_mulaw", "pcm_alaw"}
@@ -48,8 +48,7 @@ def layout_of(parties: list[Tracks]) -> Layout:
     if len(parties) > 1 and not all(tracks.sounds for tracks in parties):
         raise MediaError("a file without sound is sent by itself, as a stream of its own: only sound is put together")
     owners = [tracks.participants for tracks in parties]
-    # Pictures are the customer's where there is one, and nobody's face is taken for another's.
-    seen = parties[owners.index((Participant.CUSTOMER,)) if (Participant.CUSTOMER,) in owners else 0].picture
+    seen = next((tracks.picture for tracks in parties if tracks.picture is not None), None)
     streams: dict[TrackKey, Stream] = {
         (party, number): stream
         for party, tracks in enumerate(parties)
@@ -72,7 +71,7 @@ def _holds(muxer: str, streams: list[Stream]) -> bool:
         try:
             for stream in streams:
                 _add_track(container, stream, expands=len(streams) > 1)
-        except ValueError:
+        except (av.FFmpegError, ValueError):
             return False
     return True
 

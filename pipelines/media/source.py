@@ -3,7 +3,8 @@
 import heapq
 import logging
 import math
-from collections import Counter, deque
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -34,13 +35,13 @@ _BARE_FRAMES: Final = {"aac", "mp3"}
 """FFmpeg's names of containers that hold frames and no times."""
 _FROM_ZERO: Final = {"matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2"}
 """Containers whose zero is the beginning of the recording, so that the file of one party says when they joined."""
-_TELL_LENGTH: Final = _FROM_ZERO | {"flac", "asf", "flv"}
+_TELL_LENGTH: Final = _FROM_ZERO | {"flac", "asf", "flv", "avi", "aiff", "caf", "w64", "au"}
 _SHORT_S: Final = 1.0
 _TRACKS_APART: Final = {"mov,mp4,m4a,3gp,3g2,mj2"}
 """Containers that hold one track behind the other, for as long as a movie fragment lasts; FFmpeg puts them together where it can seek."""
-_FILES_OPEN_MAX: Final = 3
-"""Packets of a file are needed until the first one of the next has come: no fragment holds both."""
-_HELD_MAX_S: Final = 30
+_OPEN_ALL_MAX_S: Final = 300
+"""So long may it take to open all the files of a source."""
+_HELD_MAX_S: Final = 12
 _HELD_MAX_BYTES: Final = 16 << 20
 _IN_ORDER: Final = {
     "aac",
@@ -74,6 +75,7 @@ def source_packets(
     *,
     decoders: DecoderProcesses | None = None,
     warn: Warn = logger.warning,
+    is_seen: bool = True,
 ) -> Iterator[TimedPacket]:
     """The packets of `participants`' tracks, from where the source begins: at 0, or as late as its own zero says.
 
@@ -83,13 +85,14 @@ def source_packets(
         opened: keeps the containers open, for as long as their packets are needed.
         decoders: open the media there before it is opened here, which bounds what FFmpeg decodes when it opens something.
         warn: is told, in a sentence each, what is not heard.
+        is_seen: False where its pictures are left out, if it has sound.
 
     Raises:
         MediaError: see `pipelines.media.fragment.fragments`.
     """
     what = _name(file)
     head: list[TimedPacket] = []
-    timed = _read(file, participants, opened, decoders, warn)
+    timed = _read(file, participants, opened, decoders=decoders, warn=warn, is_seen=is_seen)
     for packet in timed:
         head.append(packet)
         # Neither the first packet of a file nor that of a track need be the earliest.
@@ -107,35 +110,61 @@ def source_packets(
         yield packet.moved(-start_ms)
 
 
+def _containers(
+    file: File, opened: ExitStack, what: str, decoders: DecoderProcesses | None, warn: Warn
+) -> Iterator[tuple[File, ExitStack, InputContainer]]:
+    """Each of the files that were joined, what closes it, and its container."""
+    spent_s = 0.0
+    for number, part in enumerate(joined_files(file)):
+        own = opened.enter_context(ExitStack())
+        began_s = time.monotonic()
+        try:
+            container = _open(part, own, what, decoders)
+        except MediaError as error:
+            if number == 0:
+                raise
+            own.close()
+            warn(f"{what}: a file that is joined behind others is passed over: {error}")
+            continue
+        finally:
+            spent_s += time.monotonic() - began_s
+        if spent_s > _OPEN_ALL_MAX_S:
+            raise MediaError(f"{what}: opening the files that it is joined of takes too long; send them one by one")
+        yield part, own, container
+
+
 def _read(
     file: File,
     participants: Channels,
     opened: ExitStack,
+    *,
     decoders: DecoderProcesses | None,
     warn: Warn,
+    is_seen: bool,
 ) -> Iterator[TimedPacket]:
     clock, what = SourceClock(), _name(file)
-    recent: deque[ExitStack] = deque()
-    for part in joined_files(file):
-        if decoders is not None:
-            decoders.check_opening(part, what, PICTURE_MAX_PIXELS, cpu_max_s=OPEN_MAX_S)
-        recent.append(opened.enter_context(ExitStack()))
-        container = _open(part, recent[-1], what)
-        if len(recent) > _FILES_OPEN_MAX:
-            recent.popleft().close()
+    ended: list[ExitStack] = []
+    for part, own, container in _containers(file, opened, what, decoders, warn):
         tracks = _known(tracks_of(container, participants, what), what, warn)
-        for name in tracks.left_out:
-            warn(f"{what}: sound track {name} is not heard, because nobody is said to be on it")
+        if not is_seen and tracks.sounds:
+            tracks = replace(tracks, picture=None)
         of = container.format.name
         read = _packets(container, tracks, what, warn)
         if isinstance(part, ByteStream) and of in _TRACKS_APART:
             read = _interleaved(read, len(tracks.streams))
-        yield from clock.place(read, tracks, counts=of in _BARE_FRAMES, from_zero=of in _FROM_ZERO)
-        _warn_of_end(container, clock, what, warn)
-        in_order = isinstance(part, ByteStream) or container.format.name in _IN_ORDER
-        if in_order and (left_bytes := unread_bytes(part)):
-            more = "or more " if left_bytes == UNREAD_MAX_BYTES else ""
-            warn(f"{what}: {left_bytes} bytes {more}behind the last packet were not read; what came before is heard")
+        has_packets = False
+        for packet in clock.place(read, tracks, counts=of in _BARE_FRAMES, from_zero=of in _FROM_ZERO):
+            yield packet
+            has_packets = True
+            # Whoever asks for the second packet has made a fragment of all that was before the first.
+            while ended:
+                ended.pop().close()
+        if not tracks.left_out:
+            _warn_of_end(container, clock, what, warn)
+        _warn_of_unread(part, container, what, warn)
+        ended.append(own)
+        if not has_packets:
+            ended.pop().close()
 
 
 def _name(file: File) -> str:
@@ -157,6 +186,8 @@ def _interleaved(packets: "Iterator[Packet[Stream]]", tracks: int) -> "Iterator[
     """In the order of decoding, as far as that can be told of what `_HELD_MAX_S` and `_HELD_MAX_BYTES` hold."""
     held: list[tuple[float, int, Packet[Stream]]] = []
     waiting: Counter[int] = Counter()
+    silent = 0
+    """Tracks that have sent nothing for as long as could be held: they are waited for no more."""
     held_bytes, latest_s = 0, -math.inf
     for number, packet in enumerate(packets):
         ticks = packet.dts if packet.dts is not None else packet.pts
@@ -164,7 +195,9 @@ def _interleaved(packets: "Iterator[Packet[Stream]]", tracks: int) -> "Iterator[
         heapq.heappush(held, (latest_s, number, packet))
         waiting[packet.stream_index] += 1
         held_bytes += packet.size
-        while held and (len(waiting) == tracks or held_bytes > _HELD_MAX_BYTES or latest_s - held[0][0] > _HELD_MAX_S):
+        if held_bytes > _HELD_MAX_BYTES or latest_s - held[0][0] > _HELD_MAX_S:
+            silent = tracks - len(waiting)
+        while held and len(waiting) >= tracks - silent:
             _, _, first = heapq.heappop(held)
             held_bytes -= first.size
             waiting -= Counter([first.stream_index])
@@ -172,8 +205,10 @@ def _interleaved(packets: "Iterator[Packet[Stream]]", tracks: int) -> "Iterator[
     yield from (packet for _, _, packet in sorted(held, key=lambda item: item[:2]))
 
 
-def _open(file: File, opened: ExitStack, what: str) -> InputContainer:
+def _open(file: File, opened: ExitStack, what: str, decoders: DecoderProcesses | None) -> InputContainer:
     """The container; a file that does not say at its beginning what its tracks are is looked through for it."""
+    if decoders is not None:
+        decoders.check_opening(file, what, PICTURE_MAX_PIXELS, cpu_max_s=OPEN_MAX_S)
     container = opened.enter_context(open_media(file, what, PICTURE_MAX_PIXELS))
     if isinstance(file, ByteStream) or not any(_is_unknown(stream) for stream in container.streams):
         return container
@@ -190,11 +225,13 @@ def _is_unknown(stream: Stream) -> bool:
 
 
 def _known(tracks: Tracks, what: str, warn: Warn) -> Tracks:
-    """The tracks that can be cut.
+    """The tracks that can be cut; says which of the others are not heard.
 
     Raises:
         MediaError: there is sound of which nothing is known, or whose rate is too low.
     """
+    for name in tracks.left_out:
+        warn(f"{what}: sound track {name} is not heard, because nobody is said to be on it")
     for sound in tracks.sounds:
         rate_hz = sound.stream.codec_context.sample_rate
         if _is_unknown(sound.stream):
@@ -212,6 +249,13 @@ def _known(tracks: Tracks, what: str, warn: Warn) -> Tracks:
         )
     warn(f"{what}: its pictures begin so late that nothing is known of them yet; they are left out")
     return replace(tracks, picture=None)
+
+
+def _warn_of_unread(file: File, container: InputContainer, what: str, warn: Warn) -> None:
+    in_order = isinstance(file, ByteStream) or container.format.name in _IN_ORDER
+    if in_order and (left_bytes := unread_bytes(file)):
+        more = "or more " if left_bytes == UNREAD_MAX_BYTES else ""
+        warn(f"{what}: {left_bytes} bytes {more}behind the last packet were not read; what came before is heard")
 
 
 def _warn_of_end(container: InputContainer, clock: SourceClock, what: str, warn: Warn) -> None:

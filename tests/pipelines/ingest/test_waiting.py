@@ -28,7 +28,7 @@ def test_calls_take_turns_and_each_keeps_its_order() -> None:
     waiting = WaitingRecords()
     for offset, call_id in enumerate(["a", "a", "a", "b", "b", "c"]):
         waiting.put(record(offset, call_id))
-    assert (len(waiting), waiting.held_bytes, waiting.first) == (6, 24, 0)
+    assert (len(waiting), waiting.held_bytes, waiting.first) == (6, 6 * (4 + 1024), 0)
     assert taken(waiting) == [0, 3, 5, 1, 4, 2]
     assert (len(waiting), waiting.held_bytes, waiting.first) == (0, 0, None)
 

@@ -311,3 +311,22 @@ def test_telephone_sound_of_one_file_a_party_keeps_its_samples(codec: str, tmp_p
     files = media.hear(media.cut(tmp_path / "0.wav", BOTH, besides=[tmp_path / "1.wav"]))
     for participant in BOTH:
         assert np.array_equal(files.samples[participant], both.samples[participant])
+
+
+def test_a_party_that_sounds_later_than_a_resume_starts_where_it_says(tmp_path: Path) -> None:
+    for name, samples in (("0", media.sound(8, 44_100)), ("1", media.sound(3, 44_100))):
+        (tmp_path / f"{name}.mka").write_bytes(
+            media.film(
+                "matroska",
+                sound_codec="flac",
+                samples=samples,
+                rate_hz=44_100,
+                options={"output_ts_offset": "5"} if name == "1" else {},
+            )
+        )
+    cuts = media.cut(tmp_path / "0.mka", BOTH, besides=[tmp_path / "1.mka"])
+    undisturbed = media.hear(cuts)
+    assert undisturbed.start_sample[CUSTOMER] == pytest.approx(5 * 16_000, abs=1700)
+    for at in (1, 2, 3, 4):
+        resumed = media.hear(cuts[at:], undisturbed.each[at].start_sample)
+        assert resumed.start_sample[CUSTOMER] == pytest.approx(undisturbed.start_sample[CUSTOMER], abs=16)

@@ -11,7 +11,7 @@ from tests.pipelines.media.media_variants import VARIANTS
 
 
 def _param(case: Case) -> Any:
-    marks = [pytest.mark.xfail(strict=False, reason=case.pending)] if case.pending else []
+    marks = [pytest.mark.xfail(strict=True, reason=case.pending)] if case.pending else []
     return pytest.param(case, id=f"{case.name} {case.sent}", marks=marks)
 
 

@@ -2,6 +2,7 @@
 
 import io
 import re
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -105,3 +106,38 @@ def test_a_name_stands_in_front(tmp_path: Path) -> None:
         assert all(warning.startswith(str(path)) for warning in read(file)[1])
     with pytest.raises(MediaError, match="the stream"):
         read(io.BytesIO(b"no media at all" * 100))
+
+
+def test_files_without_packets_between_others_are_passed_over() -> None:
+    """A recorder that reconnects sends headers alone; packets of the file before are still needed then."""
+    sound = media.film("flac", sound_codec="flac", samples=media.sound(1, 16_000))
+    header = sound[:42]
+    for file in (io.BytesIO(sound + header * 20 + sound), ByteStream([sound, *[header] * 20, sound])):
+        cuts = media.cut(file)
+        assert media.hear(cuts).samples[CUSTOMER].size == pytest.approx(32_000, abs=200)
+
+
+def test_a_track_that_sends_nothing_is_waited_for_once() -> None:
+    options = {"movflags": "frag_keyframe+empty_moov"}
+    whole = media.film(
+        "mp4",
+        picture_codec="libx264",
+        seconds=0.1,
+        sound_codec="aac",
+        samples=media.sound(40, 48_000),
+        rate_hz=48_000,
+        options={**options, "frag_duration": "1000000"},
+    )
+    taken = 0
+
+    def chunks() -> Iterator[bytes]:
+        nonlocal taken
+        for at in range(0, len(whole), 4096):
+            taken += 1
+            yield whole[at : at + 4096]
+
+    with ExitStack() as opened:
+        packets = source_packets(ByteStream(chunks()), (CUSTOMER,), opened)
+        behind = [40_000 * taken * 4096 / len(whole) - packet.dts_ms for packet in packets]
+    assert max(behind) < 20_000
+    assert behind[len(behind) // 2] < 6000
