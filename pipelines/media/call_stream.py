@@ -140,7 +140,7 @@ class CallStream:
         return FeedResult(
             self._drain(),
             None if analysed else "not_consented",
-            demuxed.damaged,
+            demuxed.damaged + sum(own.track.take_damaged() for own in self._tracks.values()),
             demuxed.media_ms,
             self.take_missing(),
         )
@@ -260,9 +260,9 @@ class CallStream:
             if not own.consent:
                 continue
             blocks = [block for block in demuxed.blocks if block.participant is participant]
-            frames = [frame for frame in demuxed.frames if frame.participant is participant]
-            seen = frames if Modality.VIDEO in own.consent else []
-            self._emit(participant, own, own.track.feed(blocks, seen))
+            pictures = [picture for picture in demuxed.pictures if picture.participant is participant]
+            seen = pictures if Modality.VIDEO in own.consent else []
+            self._emit(participant, own, own.track.feed(blocks, seen, ended=demuxed.ended))
 
     def _advance_past_silence(self, start_sample: int) -> None:
         """Moves the cuts of tracks without sound or pictures: nothing of them before this fragment is needed again."""

@@ -15,6 +15,7 @@ from av.audio.stream import AudioStream
 from models.types import FloatArray
 from pipelines.media.byte_stream import Source
 from pipelines.media.demux import Demuxed, Demuxer
+from pipelines.media.picture_buffer import decoded
 from pipelines.media.fragment import fragments
 from pipelines.settings import StreamSettings
 from pipelines.types import DEFAULT_CONSENT, MediaFragment, Participant, Pixels, VideoFrame
@@ -213,10 +214,12 @@ def hear(
         assert block.start_sample == start + sum(map(len, track)), "a gap"
         assert block.samples.dtype == np.float32
         track.append(block.samples)
+    shown = [picture for demuxed in each for picture in demuxed.pictures]
+    frames, damaged = decoded(shown, settings or StreamSettings())
     return Heard(
         starts,
         {participant: np.concatenate(track) for participant, track in samples.items()},
-        [frame for demuxed in each for frame in demuxed.frames],
-        sum(demuxed.damaged for demuxed in each),
+        frames,
+        sum(demuxed.damaged for demuxed in each) + damaged,
         each,
     )
