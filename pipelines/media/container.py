@@ -64,8 +64,13 @@ ctypes.CDLL(av._core.__file__).av_max_alloc(ctypes.c_size_t(ALLOCATION_MAX_BYTES
 
 
 @contextmanager
-def open_media(file: Any, what: str, picture_max_pixels: int) -> Iterator[InputContainer]:
+def open_media(
+    file: Any, what: str, picture_max_pixels: int, *, key_frames_only: bool = False
+) -> Iterator[InputContainer]:
     """Opens `file` (a Python file object; seekable or not) with no way to reach any other file or address.
+
+    FFmpeg decodes up to twenty pictures to see in which order they are shown, or none but key frames where `key_frames_only`: then
+    decoding times are not told apart from those at which pictures are shown.
 
     Raises:
         MediaError: FFmpeg cannot open it; `what` names it in the message.
@@ -74,7 +79,8 @@ def open_media(file: Any, what: str, picture_max_pixels: int) -> Iterator[InputC
         container = av.open(
             file,
             "r",
-            options={"max_pixels": str(picture_max_pixels)},
+            options={"max_pixels": str(picture_max_pixels)}
+            | ({"skip_frame": "nokey", "skip_loop_filter": "all"} if key_frames_only else {}),
             container_options={
                 "format_whitelist": FORMATS,
                 # FFmpeg decodes while it looks at a file.

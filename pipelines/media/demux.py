@@ -111,7 +111,8 @@ class Demuxer:
 
     def _container(self, fragment: MediaFragment) -> Demuxed:
         what = f"fragment {fragment.seq} of stream {fragment.stream}"
-        with open_media(io.BytesIO(fragment.media), what, self._limits.picture_max_pixels) as container:
+        file = io.BytesIO(fragment.media)
+        with open_media(file, what, self._limits.picture_max_pixels, key_frames_only=True) as container:
             if len(container.streams) > self._limits.streams_max:
                 raise MediaError(f"{what} holds {len(container.streams)} streams; send sound and picture only")
             tracks = tracks_of(container, fragment.participants, what)

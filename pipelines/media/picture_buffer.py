@@ -92,15 +92,17 @@ class PictureBuffer:
 
     def decode_until(self, start_ms: int, end_ms: int) -> None:
         """Decodes ahead of `take` what has come of the pictures in `[start_ms, end_ms)`."""
+        self._needed_ms = max(self._needed_ms, start_ms)
+        end_ms = min(end_ms, self.settled_ms + 1)
         chosen = self._missing(self.times(start_ms, end_ms))
         if chosen:
             self._go_to(chosen[0])
-            until_ms = min(end_ms - 1, self.settled_ms)
-            while self._packets and self._packets[0].time_ms <= until_ms:
+            while self._packets and self._packets[0].time_ms < end_ms:
                 self._feed()
 
     def take(self, start_ms: int, end_ms: int, most: int) -> tuple[VideoFrame, ...]:
-        """The chosen pictures in `[start_ms, end_ms)`, the first `most` of them."""
+        """The chosen pictures in `[start_ms, end_ms)`, the first `most` of them; none before `start_ms` will be taken later."""
+        self._needed_ms = max(self._needed_ms, start_ms)
         chosen = self._missing(self.times(start_ms, end_ms)[:most])
         if chosen:
             self._go_to(chosen[0])
@@ -201,9 +203,9 @@ class PictureBuffer:
             self._drain()
         self._fed = picture
         wanted = all_of_them or (picture.time_ms >= self._needed_ms and picture.time_ms in self._choice())
-        if not wanted and picture.is_key and self._packets and self._packets[0].is_key:
-            return  # nothing refers to it
         codec = picture.codec
+        if not wanted and codec.codec.intra_only:
+            return  # nothing refers to it
         codec.open(strict=False)
         codec.skip_frame = "DEFAULT" if wanted else "NONREF"
         self._accept(picture, picture.packet)
@@ -221,21 +223,20 @@ class PictureBuffer:
             for frame in picture.codec.decode(packet):
                 self._pixels += frame.width * frame.height
                 if frame.pts is not None:
-                    self._keep(frame, picture.participant)
+                    self._keep(frame, frame.pts, picture.participant)
             # The declared size need not be that of the decoded pictures.
             check_pixels(self._pixels, self._limits)
             check_depth(picture.codec, self._limits)
-        except (av.FFmpegError, ValueError):
-            self._damaged += 1
         except MediaError:
             self._give_up()
+        except (av.FFmpegError, ValueError):
+            self._damaged += 1
         self._used_s += time.thread_time() - began_s
         if self._used_s > self._limits.decode_max_s:
             self._give_up()
 
-    def _keep(self, frame: DecodedFrame, participant: Participant) -> None:
+    def _keep(self, frame: DecodedFrame, time_ms: int, participant: Participant) -> None:
         """Keeps a chosen one; where the chosen one of a slot did not come, the next one of it."""
-        time_ms = frame.pts
         self._shown_ms = max(self._shown_ms, time_ms)
         slot = self._slot(time_ms)
         first_ms = self._firsts.get(slot)
@@ -250,6 +251,8 @@ class PictureBuffer:
         self._packets.clear()
         self._held_bytes = self._held_pixels = 0
         self._restart()
+        self._firsts = {slot: at for slot, at in self._firsts.items() if slot in self._done}
+        self._chosen = None
         self._added, self._waits_for_key = None, True
 
     def _looked_at(self, frame: DecodedFrame) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:

@@ -122,7 +122,7 @@ LOOP_FILTER_SKIPPED = "all"
 def _copied(packet: "Packet[Stream]", time_ms: int) -> "Packet[Stream]":
     """A packet refers to its stream, and so to a container that is closed, and to the whole fragment."""
     copy: Packet[Stream] = av.Packet(packet.size)  # with the padding that decoders read, which one of bytes has not
-    copy.update(packet)
+    copy.update(bytes(packet))
     for data in packet.iter_sidedata():
         copy.set_sidedata(data)
     copy.is_keyframe = packet.is_keyframe

@@ -87,7 +87,9 @@ class Track:
         for block in blocks:
             found += self._feed_block(block)
         start = self._segmenter.needed_from_sample
-        if self._segmenter.state is SpeechState.SPEAKING:  # all of this will be an utterance: no need to do it all at its end
+        if (
+            self._segmenter.state is SpeechState.SPEAKING
+        ):  # all of this will be an utterance: no need to do it all at its end
             self._pictures.decode_until(start // SAMPLES_PER_MS, self._next_window // SAMPLES_PER_MS)
         self._forget_before(start)
         return found + self._pictures_without_sound()

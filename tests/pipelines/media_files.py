@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from av.audio.stream import AudioStream
 from models.types import FloatArray
 from pipelines.media.byte_stream import Source
 from pipelines.media.demux import Demuxed, Demuxer
-from pipelines.media.picture_buffer import decoded
 from pipelines.media.fragment import fragments
+from pipelines.media.picture_buffer import decoded
+from pipelines.media.pictures import PicturePacket
 from pipelines.settings import StreamSettings
 from pipelines.types import DEFAULT_CONSENT, MediaFragment, Participant, Pixels, VideoFrame
 
@@ -112,6 +114,22 @@ def picture(n: int, size: tuple[int, int] = (96, 64)) -> Pixels:
     pixels[:, : width // 2, 1] = 128
     pixels[:, width // 2 :, 2] = 128
     return pixels
+
+
+@cache
+def _raw_codec() -> av.VideoCodecContext:
+    codec = av.VideoCodecContext.create("rawvideo", "r")
+    codec.width, codec.height, codec.pix_fmt = 3, 2, "rgb24"
+    return codec
+
+
+def picture_packet(time_ms: int, who: Participant = CUSTOMER) -> PicturePacket:
+    """A picture of three pixels by two, all of the value `time_ms % 251`, that needs no other."""
+    packet: Any = av.Packet(18)
+    packet.update(bytes([time_ms % 251]) * 18)
+    packet.pts = packet.dts = time_ms
+    packet.time_base, packet.is_keyframe = Fraction(1, 1000), True
+    return PicturePacket(who, time_ms, time_ms, packet, _raw_codec(), 6)
 
 
 def noise(n: int, size: tuple[int, int]) -> Pixels:
