@@ -110,13 +110,9 @@ class PictureReader:
         if self._codec is not None and (key == self._key or (key[:3] == (*self._key[:2], None))):
             return self._codec
         codec.thread_count = 1
-        codec.options = {"max_pixels": str(limits.picture_max_pixels), "skip_loop_filter": LOOP_FILTER_SKIPPED}
+        codec.options = {"max_pixels": str(limits.picture_max_pixels)}
         self._codec, self._key = codec, key
         return codec
-
-
-LOOP_FILTER_SKIPPED = "all"
-"""Of which pictures the decoder leaves the blocks unsmoothed (docs/architecture.md#pictures)."""
 
 
 def _copied(packet: "Packet[Stream]", time_ms: int) -> "Packet[Stream]":
