@@ -32,7 +32,7 @@ UNSEEN = {CUSTOMER: frozenset({Modality.AUDIO})}
 def spoilt(fragment: MediaFragment) -> MediaFragment:
     """The same with noise for its pictures."""
     whole, rng = bytearray(fragment.media), np.random.default_rng(0)
-    with av.open(io.BytesIO(fragment.media)) as container:
+    with av.open(io.BytesIO(fragment.media), "r") as container:
         for packet in container.demux(video=0):
             if packet.size:
                 at = whole.index(bytes(packet))
@@ -93,7 +93,7 @@ def test_pictures_that_may_not_be_seen_are_not_held_and_return_at_a_key_frame(vo
             assert stream.held_bytes == blind.held_bytes
     found, damaged = heard(turned)
     seen = [frame.time_ms for one in found for frame in one.frames]
-    with av.open(path) as container:
+    with av.open(path, "r") as container:
         keys_ms = [round((one.pts or 0) * one.time_base * 1000) for one in container.demux(video=0) if one.is_keyframe]
     assert (min(seen), damaged) == (next(at for at in keys_ms if at >= turned_ms), 0)
     truth = {time_ms: pixels for _, frames in judged(heard(whole)[0]) for time_ms, pixels in frames}
