@@ -51,7 +51,7 @@ lint: setup
 kafka: setup ## Start a real one-node Kafka broker (Java 17 and Maven) and print its address
 	@$(RUN) python tools/kafka/broker.py start
 
-bench: setup ## Measure speed, capacity, latency and memory; writes bench.json (PART=encoders, engines, endurance or interim: only that)
+bench: setup ## Measure speed, capacity, latency and memory; writes bench.json (PART=encoders, engines, endurance, interim or pictures: only that)
 	@$(RUN) python -m tests.benchmarks.bench $(PART)
 
 SEED ?= 1

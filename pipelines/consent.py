@@ -48,6 +48,11 @@ def granted(asked: Consent | None, policy: Consent) -> Consent:
     return {who: asked[who] & policy[who] for who in asked.keys() & policy.keys()}
 
 
+def unseen(policy: Consent) -> Consent:
+    """The same policy for all modalities but the face."""
+    return {who: allowed - {Modality.VIDEO} for who, allowed in policy.items()}
+
+
 def format_consent(consent: Consent) -> str:
     """The policy as `parse_consent` reads it."""
     return ";".join(f"{participant}={'+'.join(sorted(consent[participant]))}" for participant in sorted(consent))

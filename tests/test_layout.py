@@ -21,7 +21,6 @@ COVERED = {
     "models/recipes/recipe.py": "models/test_train.py",
     "models/tasks.py": "models/test_metrics.py",
     "pipelines/media/mux.py": "pipelines/media/test_fragment.py",
-    "pipelines/media/pictures.py": "pipelines/media/test_decode.py",
     "pipelines/ingest/context.py": "pipelines/ingest/test_track_queue.py",
     "pipelines/ingest/results.py": "pipelines/ingest/test_analyse.py",
     "pipelines/ingest/decoder_thread.py": "pipelines/ingest/test_quarantine.py",

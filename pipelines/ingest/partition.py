@@ -57,6 +57,8 @@ class Partition:
         self._gone_back_to: set[tuple[StreamId, int | None]] = set()
         """Places already rewound to, of streams that are not open yet."""
         self._orphans = OrphanedStreams(number, context)
+        self._unseen: set[StreamId] = set()
+        """Streams whose decoder was given up: no picture of them is decoded any more."""
         self.marks_to_clear = list(marks_to_clear)
         """Offsets of records whose work has ended and which the store still has marked as in progress."""
 
@@ -230,6 +232,7 @@ class Partition:
                 self._context, stream, fragment, record, attempts=attempts, lost_before=self._lost_before
             )
             if not taken:
+                self._unseen.add(stream.id)
                 self._open_anew(stream, record.at.offset)
         finally:
             self.marks_to_clear.append(record.at.offset)
@@ -259,7 +262,8 @@ class Partition:
             self.rewind(checkpoint.resume_at)
             return None
         self._gone_back_to.discard(place)
-        stream = StreamTask(fragment, checkpoint, at=record.at, owner=owner, context=self._context)
+        seen = stream_id not in self._unseen
+        stream = StreamTask(fragment, checkpoint, at=record.at, owner=owner, context=self._context, is_seen=seen)
         await self._context.retry_store(lambda: self._ledger.note_open(self.number, stream.id))  # 4
         self._streams[stream_id] = stream
         self._metrics.open_streams.inc()

@@ -50,7 +50,8 @@ async def feed_or_dead_letter(
     `attempts` is what `begin_work` told, `lost_before` where the log goes on after its last gap.
 
     Returns:
-        False where its decoder was given up, so that the stream must be opened anew.
+        False where its decoder was given up, so that the stream must be opened anew, without its pictures; the fragment is
+        dead-lettered only where they were left out already.
     """
     refusal: MediaError | BadFragmentError | None
     try:
@@ -63,6 +64,10 @@ async def feed_or_dead_letter(
             record = replace(record, value=fragment.media, headers=fragment_headers(fragment))
     if refusal is None:
         return True
+    if isinstance(refusal, StuckDecoderError) and stream.is_seen:
+        # Pictures wait until somebody speaks: what kept the decoder may have come in an earlier fragment.
+        logger.warning("%s: no picture is decoded any more, for one may have kept its decoder", stream.id)
+        return False
     reported_attempts = attempts - 1 if refusal.reason == "killed" else attempts  # this process has not died over it
     send = partial(
         dead_letter, context, record, refusal.reason, str(refusal), attempts=reported_attempts, owned=stream.owned

@@ -10,6 +10,7 @@ import logging
 from pipelines.errors import MediaError
 from pipelines.media.decoder_process import DecoderKilledError, DecoderProcesses
 from pipelines.media.demux import Demuxer
+from pipelines.media.picture_buffer import decoded
 from pipelines.settings import StreamSettings
 from pipelines.types import MediaFragment
 
@@ -38,5 +39,5 @@ def trial(fragment: MediaFragment, settings: StreamSettings) -> str | None:
 
 def _decode(fragment: MediaFragment, settings: StreamSettings) -> None:
     demuxer = Demuxer(settings)
-    demuxer.feed(fragment)
+    decoded(demuxer.feed(fragment).pictures, settings)
     demuxer.finish()

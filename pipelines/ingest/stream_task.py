@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 from pipelines.checkpoints import Checkpoint, Counted, TrackCut
+from pipelines.consent import unseen
 from pipelines.errors import CallDeletedError, FencedError
 from pipelines.ingest.account import Outcomes
 from pipelines.ingest.context import WorkerContext
@@ -31,10 +32,18 @@ class StreamTask:
     """
 
     def __init__(
-        self, first: MediaFragment, checkpoint: Checkpoint, *, at: Coordinates, owner: str, context: WorkerContext
+        self,
+        first: MediaFragment,
+        checkpoint: Checkpoint,
+        *,
+        at: Coordinates,
+        owner: str,
+        context: WorkerContext,
+        is_seen: bool = True,
     ) -> None:
-        """Take over from `checkpoint`; `first` is the fragment that opens the stream here, and stands `at` in the log."""
+        """Take over from `checkpoint`; `first` opens the stream here and stands `at` in the log; pictures count where it `is_seen`."""
         tenant = context.config.tenant(first.tenant)
+        self.is_seen = is_seen
         self.id = StreamId(first.call, first.stream)
         self.owned = Owned(first.stream, owner)
         self.customer = first.customer
@@ -51,7 +60,9 @@ class StreamTask:
         self.fenced = False
         self.failed: BaseException | None = None
         self._first, self._partition, self._ttl_s, self._context = first, at.partition, tenant.results_ttl_s, context
-        self._stream = CallStream(context.config.stream, checkpoint, tenant.policy)
+        self._stream = CallStream(
+            context.config.stream, checkpoint, tenant.policy if is_seen else unseen(tenant.policy)
+        )
         self._outcomes = Outcomes(checkpoint.account)
         self._dead = set(checkpoint.dead_letters)
         self._tracks = {participant: TrackQueue(cut, context) for participant, cut in checkpoint.tracks.items()}

@@ -16,11 +16,12 @@ from pipelines.checkpoints import Checkpoint, ResumePoint
 from pipelines.consent import granted
 from pipelines.media.demux import Demuxed, Demuxer
 from pipelines.media.echo import EchoSuppressor
+from pipelines.media.pictures import PicturePacket
 from pipelines.media.resample import AudioBlock
 from pipelines.media.resume import ResumePoints
 from pipelines.media.track import NOTHING, ConsentedTrack, Track, TrackSegment
 from pipelines.settings import StreamSettings
-from pipelines.types import DEFAULT_CONSENT, SAMPLES_PER_MS, Consent, MediaFragment, Participant, Utterance, VideoFrame
+from pipelines.types import DEFAULT_CONSENT, SAMPLES_PER_MS, Consent, MediaFragment, Participant, Utterance
 
 SkipReason = Literal["already_stored", "duplicate", "after_final", "not_consented"]
 
@@ -126,7 +127,8 @@ class CallStream:
         self._analyse(demuxed)
         self._advance_past_silence(start_sample)
         skipped = None if any(own.consent for own in self._tracks.values()) else "not_consented"
-        return FeedResult(self._drain(), skipped, demuxed.damaged, demuxed.media_ms, self.take_missing())
+        damaged = demuxed.damaged + sum(own.track.take_damaged() for own in self._tracks.values())
+        return FeedResult(self._drain(), skipped, damaged, demuxed.media_ms, self.take_missing())
 
     def _pass_over(self, fragment: MediaFragment) -> FeedResult:
         """A fragment whose media was left out: whatever its tenant allows by now, there is nothing to analyse."""
@@ -242,15 +244,15 @@ class CallStream:
 
     def _analyse(self, demuxed: Demuxed) -> None:
         # Sound of whom nothing may be analysed is compared with the others', so that it is not taken for theirs.
-        self._feed(self._echo.feed(demuxed.blocks, self._participants), demuxed.frames)
+        self._feed(self._echo.feed(demuxed.blocks, self._participants), demuxed.pictures, ended=demuxed.ended)
 
-    def _feed(self, blocks: list[AudioBlock], frames: list[VideoFrame]) -> None:
+    def _feed(self, blocks: list[AudioBlock], pictures: list[PicturePacket], *, ended: bool = False) -> None:
         for participant, own in self._tracks.items():
             if not own.consent:
                 continue
             heard = [block for block in blocks if block.participant is participant]
-            seen = [frame for frame in frames if frame.participant is participant and Modality.VIDEO in own.consent]
-            self._emit(participant, own, own.track.feed(heard, seen))
+            seen = [one for one in pictures if one.participant is participant and Modality.VIDEO in own.consent]
+            self._emit(participant, own, own.track.feed(heard, seen, ended=ended))
 
     def _advance_past_silence(self, start_sample: int) -> None:
         """Moves the cuts of tracks without sound or pictures: nothing of them before this fragment is needed again."""

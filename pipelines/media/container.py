@@ -65,10 +65,14 @@ ctypes.CDLL(av._core.__file__).av_max_alloc(ctypes.c_size_t(ALLOCATION_MAX_BYTES
 
 
 @contextmanager
-def open_media(file: Any, what: str, picture_max_pixels: int, *, looks_far: bool = False) -> Iterator[InputContainer]:
+def open_media(
+    file: Any, what: str, picture_max_pixels: int, *, key_frames_only: bool = False, looks_far: bool = False
+) -> Iterator[InputContainer]:
     """Opens `file` (a Python file object; seekable or not) with no way to reach any other file or address.
 
-    FFmpeg looks at the first 2 MiB or 2 s for what the tracks are; 32 MiB and an hour where it `looks_far`.
+    FFmpeg looks at the first 2 MiB or 2 s for what the tracks are; 32 MiB and an hour where it `looks_far`. It decodes up to twenty
+    pictures to see in which order they are shown, or none but key frames where `key_frames_only`: then decoding times are not told
+    apart from those at which pictures are shown.
 
     Raises:
         MediaError: FFmpeg cannot open it; `what` names it in the message.
@@ -77,7 +81,8 @@ def open_media(file: Any, what: str, picture_max_pixels: int, *, looks_far: bool
         container = av.open(
             file,
             "r",
-            options={"max_pixels": str(picture_max_pixels)},
+            options={"max_pixels": str(picture_max_pixels)}
+            | ({"skip_frame": "nokey", "skip_loop_filter": "all"} if key_frames_only else {}),
             container_options={
                 "format_whitelist": FORMATS,
                 # FFmpeg decodes while it looks at a file.

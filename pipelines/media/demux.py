@@ -1,4 +1,4 @@
-"""From fragments to blocks of sound per participant and sampled pictures; decoders live on from one to the next."""
+"""From fragments to blocks of sound per participant, and packets of pictures; decoders live on from one to the next."""
 
 import io
 import re
@@ -23,11 +23,11 @@ from pipelines.media.container import (
     tracks_of,
 )
 from pipelines.media.decode import SoundDecoder
-from pipelines.media.pictures import PictureDecoder
+from pipelines.media.pictures import PicturePacket, PictureReader
 from pipelines.media.raw_audio import RawAudio, RawDecoder, is_container, raw_audio
 from pipelines.media.resample import AudioBlock, Sound, Timeline
 from pipelines.settings import MediaLimits, StreamSettings
-from pipelines.types import SAMPLES_PER_MS, MediaFragment, Participant, VideoFrame
+from pipelines.types import SAMPLES_PER_MS, MediaFragment, Participant
 
 PICTURES_APART_MAX_S = 3600
 """So long a picture may stand still."""
@@ -46,11 +46,13 @@ class Demuxed:
     """
 
     blocks: list[AudioBlock] = field(default_factory=list)
-    frames: list[VideoFrame] = field(default_factory=list)
+    pictures: list[PicturePacket] = field(default_factory=list)
     damaged: int = 0
     start_sample: int | None = None
     starts_at_key_frame: bool = True
     """False when its pictures need an earlier fragment: a decoder that starts here gives none until a key frame."""
+    ended: bool = False
+    """Whether nothing comes that needs these pictures: their decoder may give what it holds back."""
 
     @property
     def media_ms(self) -> int:
@@ -60,12 +62,12 @@ class Demuxed:
             samples[block.participant] = samples.get(block.participant, 0) + block.samples.size
         if samples:
             return max(samples.values()) // SAMPLES_PER_MS
-        times_ms = [frame.time_ms for frame in self.frames]
+        times_ms = [picture.time_ms for picture in self.pictures]
         return max(times_ms) - min(times_ms) if times_ms else 0
 
 
 class Demuxer:
-    """Turns the fragments of one stream, fed in order, into sound and pictures.
+    """Turns the fragments of one stream, fed in order, into sound and into packets of pictures, which are decoded where they are looked at.
 
     The place of a sample is its count from the first fragment's `start_ms`, or from `start_sample` where an earlier
     run left off, and is given up only when a fragment's `start_ms` is more than 100 ms away from it.
@@ -80,9 +82,8 @@ class Demuxer:
         """The fragment whose first sound that is the difference of."""
         self._sounds: dict[int, _SoundTrack] = {}
         self._raw_sound = RawDecoder()
-        self._picture = PictureDecoder(settings.video)
+        self._picture = PictureReader()
         self._seq: int | None = None
-        self._participant = Participant.MIXED
 
     def feed(self, fragment: MediaFragment) -> Demuxed:
         """Decodes one fragment; a final one without media gives nothing.
@@ -105,7 +106,7 @@ class Demuxer:
     def finish(self) -> Demuxed:
         """What decoders and resamplers still hold at the end of the stream."""
         blocks = [block for track in self._sounds.values() for block in track.timeline.finish()]
-        return Demuxed(blocks, self._picture.finish(self._participant))
+        return Demuxed(blocks, ended=True)
 
     def _raw(self, fragment: MediaFragment, raw: RawAudio) -> Demuxed:
         _check_raw(raw, len(fragment.media), self._limits)
@@ -117,30 +118,31 @@ class Demuxer:
 
     def _container(self, fragment: MediaFragment) -> Demuxed:
         what = f"fragment {fragment.seq} of stream {fragment.stream}"
-        with open_media(io.BytesIO(fragment.media), what, self._limits.picture_max_pixels) as container:
+        file = io.BytesIO(fragment.media)
+        with open_media(file, what, self._limits.picture_max_pixels, key_frames_only=True) as container:
             if len(container.streams) > self._limits.streams_max:
                 raise MediaError(f"{what} holds {len(container.streams)} streams; send sound and picture only")
             tracks = tracks_of(container, fragment.participants, what)
             parts = _read(container, tracks, what, self._limits, fragment.seq)
             if not parts.picture_packets and not any(part.packets for part in parts.sounds):
                 raise MediaError(f"{what} opens, but holds no packet of sound or picture")
-            frames, damaged = self._pictures(parts, fragment)
+            pictures = self._pictures(parts, fragment)
             at_key_frame = not parts.picture_packets or parts.picture_packets[0].is_keyframe
-            demuxed = Demuxed([], frames, parts.damaged + damaged, None, at_key_frame)
+            demuxed = Demuxed([], pictures, parts.damaged, None, at_key_frame)
             for number, part in enumerate(parts.sounds):
                 if part.packets:
                     demuxed = self._with_sound(demuxed, number, part, fragment.start_ms, parts.start)
         return demuxed
 
-    def _pictures(self, parts: "_Parts", fragment: MediaFragment) -> tuple[list[VideoFrame], int]:
+    def _pictures(self, parts: "_Parts", fragment: MediaFragment) -> list[PicturePacket]:
         if parts.picture is None or not parts.picture_packets:
-            return [], 0
+            return []
         everyone = fragment.heard
-        self._participant = Participant.CUSTOMER if Participant.CUSTOMER in everyone else everyone[0]
+        participant = Participant.CUSTOMER if Participant.CUSTOMER in everyone else everyone[0]
         times_ms = [
             fragment.start_ms + round((time_s(packet) - parts.start) * 1000) for packet in parts.picture_packets
         ]
-        return self._picture.decode(parts.picture, parts.picture_packets, times_ms, self._participant, self._limits)
+        return self._picture.read(parts.picture, parts.picture_packets, times_ms, participant, self._limits)
 
     def _with_sound(self, demuxed: Demuxed, number: int, part: "_SoundPart", start_ms: int, start: Fraction) -> Demuxed:
         """With one track's sound; the encoder's delay is cut off here, once per recording."""

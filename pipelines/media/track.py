@@ -1,12 +1,14 @@
 """One participant of one stream: sound and pictures in, stretches of speech with their pictures out. No IO, no clock."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
 from models.types import SAMPLE_RATE_HZ, FloatArray, Modality
+from pipelines.media.picture_buffer import PictureBuffer
+from pipelines.media.pictures import PicturePacket
 from pipelines.media.resample import AudioBlock
 from pipelines.media.segment import Segment, Segmenter, SpeechState
 from pipelines.media.vad import WINDOW_SAMPLES, SpeechDetector
@@ -46,14 +48,13 @@ class Track:
         self._buffer_start = self._next_window = cut_sample
         self._has_sound = False
         """Whether there was sound since the cut; a new owner starts there and sees none before."""
-        self._skip_before = cut_sample
-        self._frames: list[VideoFrame] = []
         self._joined_max = settings.segment.silence_end_ms * SAMPLES_PER_MS
         self._picture_window = settings.segment.picture_window_ms * SAMPLES_PER_MS
         self._picture_period = round(SAMPLE_RATE_HZ / settings.video.frames_per_s)
         longest_ms = max(settings.segment.utterance_max_ms, settings.segment.picture_window_ms)
-        self._frame_cell_ms = max(1, -(-longest_ms // FRAMES_MAX))
-        self._frame_cell = -1
+        # One picture per cell of a grid that is fixed in time: whatever came before, the same ones are kept.
+        self._pictures = PictureBuffer(settings, cell_ms=max(1, -(-longest_ms // FRAMES_MAX)))
+        self._pictures.forget_before(_ms_up(cut_sample))
 
     @property
     def end_sample(self) -> int:
@@ -63,22 +64,35 @@ class Track:
     @property
     def held_bytes(self) -> int:
         """What the track's sound and pictures take in memory."""
-        return self._buffer.nbytes + sum(frame.pixels.nbytes for frame in self._frames)
+        return self._buffer.nbytes + self._pictures.held_bytes
+
+    def take_damaged(self) -> int:
+        """How many packets of pictures could not be decoded, and were not returned yet."""
+        return self._pictures.take_damaged()
 
     def skip_to(self, sample: int) -> None:
         """Drops sound and pictures before `sample`."""
-        self._skip_before = max(self._skip_before, sample)
+        self._pictures.forget_before(_ms_up(sample))
         if sample > self.end_sample:
             self._restart(sample)
 
-    def feed(self, blocks: Iterable[AudioBlock], frames: Iterable[VideoFrame]) -> list[TrackSegment]:
-        """Takes a fragment's sound and pictures; blocks in order; a gap as long as the silence that ends speech ends it."""
-        for frame in frames:
-            self._keep_frame(frame)
+    def feed(
+        self, blocks: Iterable[AudioBlock], pictures: Iterable[PicturePacket], *, ended: bool = False
+    ) -> list[TrackSegment]:
+        """Takes a fragment's sound and pictures; blocks in order; a gap as long as the silence that ends speech ends it.
+
+        Nothing that comes later needs these pictures to be decoded where they have `ended`.
+        """
+        self._pictures.add(pictures, ended=ended)
         found: list[TrackSegment] = []
         for block in blocks:
             found += self._feed_block(block)
-        self._forget_before(self._segmenter.needed_from_sample)
+        start = self._segmenter.needed_from_sample
+        if (
+            self._segmenter.state is SpeechState.SPEAKING
+        ):  # all of this will be an utterance: no need to do it all at its end
+            self._pictures.decode_until(start // SAMPLES_PER_MS, self._next_window // SAMPLES_PER_MS)
+        self._forget_before(start)
         return found + self._pictures_without_sound()
 
     def advance_past_silence(self, until_sample: int) -> list[TrackSegment]:
@@ -88,7 +102,7 @@ class Track:
         be wrong.
         """
         cut = self.end_sample + self._picture_window
-        if until_sample - cut < self._picture_window or self._pictures():
+        if until_sample - cut < self._picture_window or self._unheard():
             return []
         found = self._close()
         found.append(self._take(Segment(cut, cut, cut)))
@@ -110,11 +124,11 @@ class Track:
     def interrupt(self) -> list[TrackSegment]:
         """What comes next does not continue what came before: open speech, or pictures without sound, end here."""
         found = self._close()
-        pictures = [] if self._has_sound else self._pictures()
-        if pictures:
-            start, end = (frame.time_ms * SAMPLES_PER_MS for frame in (pictures[0], pictures[-1]))
+        unheard = [] if self._has_sound else self._unheard()
+        if unheard:
+            start, end = (time_ms * SAMPLES_PER_MS for time_ms in (unheard[0], unheard[-1]))
             found.append(self._take_pictures(start, end + self._picture_period))
-        self._frames.clear()
+        self._pictures.clear()
         return found
 
     def finish(self) -> list[TrackSegment]:
@@ -178,10 +192,9 @@ class Track:
             segment,
             self.cut_sample,
             self._slice(segment.start_sample, segment.end_sample).copy(),
-            tuple(frame for frame in self._frames if start_ms <= frame.time_ms < end_ms)[:FRAMES_MAX],
+            self._pictures.take(start_ms, end_ms, FRAMES_MAX),
         )
         self.cut_sample = segment.cut_sample
-        self._skip_before = max(self._skip_before, self.cut_sample)
         return found
 
     def _slice(self, start_sample: int, end_sample: int) -> FloatArray:
@@ -190,25 +203,18 @@ class Track:
     def _forget_before(self, sample: int) -> None:
         self._buffer = self._buffer[sample - self._buffer_start :].copy()
         self._buffer_start = sample
-        self._frames = [frame for frame in self._frames if frame.time_ms * SAMPLES_PER_MS >= sample]
+        self._pictures.forget_before(_ms_up(sample))
 
-    def _keep_frame(self, frame: VideoFrame) -> None:
-        # One picture per cell of a grid that is fixed in time: whatever came before, the same ones are kept.
-        cell = frame.time_ms // self._frame_cell_ms
-        if cell != self._frame_cell and frame.time_ms * SAMPLES_PER_MS >= self._skip_before:
-            self._frames.append(frame)
-        self._frame_cell = cell
-
-    def _pictures(self) -> list[VideoFrame]:
-        """The pictures taken after the sound ended."""
-        return [frame for frame in self._frames if frame.time_ms * SAMPLES_PER_MS >= self.end_sample]
+    def _unheard(self) -> list[int]:
+        """When the pictures taken after the sound ended are shown, in ms."""
+        return self._pictures.times(_ms_up(self.end_sample))
 
     def _pictures_without_sound(self) -> list[TrackSegment]:
         """Utterances of pictures that are ahead of the sound by a whole window: there is no sound."""
         found: list[TrackSegment] = []
-        while pictures := self._pictures():
-            start = pictures[0].time_ms * SAMPLES_PER_MS
-            if pictures[-1].time_ms * SAMPLES_PER_MS - start < self._picture_window:
+        while unheard := [time_ms for time_ms in self._unheard() if time_ms <= self._pictures.settled_ms]:
+            start = unheard[0] * SAMPLES_PER_MS
+            if unheard[-1] * SAMPLES_PER_MS - start < self._picture_window:
                 break
             found += self._close()
             found.append(self._take_pictures(start, start + self._picture_window))
@@ -216,9 +222,11 @@ class Track:
 
     def _take_pictures(self, start_sample: int, end_sample: int) -> TrackSegment:
         found = self._take(Segment(start_sample, end_sample, end_sample))
+        if not found.frames:  # none of them could be decoded: there is nothing to judge
+            found = replace(found, segment=Segment(end_sample, end_sample, end_sample))
         self._restart(end_sample)
         self._has_sound = False
-        self._frames = self._pictures()
+        self._pictures.forget_before(_ms_up(end_sample))
         return found
 
 
@@ -235,3 +243,7 @@ class ConsentedTrack:
     def nothing_pending(self) -> bool:
         """Whether it may not be analysed now, and everything found before is stored."""
         return self.consent == NOTHING and self.needed_sample >= self.track.cut_sample
+
+
+def _ms_up(sample: int) -> int:
+    return -(-sample // SAMPLES_PER_MS)

@@ -36,7 +36,7 @@ from pipelines.types import (
     Participant,
     UtteranceSentiment,
 )
-from tests.benchmarks import endurance, interim
+from tests.benchmarks import endurance, interim, pictures
 from tests.pipelines.stored import default
 
 # What imports torch is imported where it is used: the embedded system's resident memory is measured in this process.
@@ -265,6 +265,8 @@ async def measure() -> dict[str, Any]:
         "cut_2_gb": resident_growth_mb(),
         "split": split_speed(),
     }
+    if data := os.environ.get("UNDERTONE_DATA"):
+        figures |= pictures.measure(Path(data))
     delete_embedded_store(Settings(), PORT)
     with embedded(config, port=PORT) as running:
         figures["end_to_end"] = await end_to_end(running, config)
@@ -293,6 +295,9 @@ FLOORS: dict[str, tuple[float, str]] = {
     "live_calls_carried": (8, "at least"),
     "live_4 p95_s": (2.1, "at most"),
     "resident_mb total": (5_500, "at most"),
+    "pictures_clips before_over_after": (2, "at least"),
+    "pictures_call before_over_after": (2, "at least"),
+    "pictures_call_rare_key_frames before_over_after": (2, "at least"),
     "checkpoint_real_networks with_over_without": (0.95, "at least"),
     "long_call grown": (1.05, "at most"),
     "many_calls grown": (1.05, "at most"),
@@ -310,6 +315,8 @@ def main() -> None:
             figures = engines.measure(Path(os.environ["UNDERTONE_DATA"]))
         case ["endurance"]:
             figures = asyncio.run(endurance.measure())
+        case ["pictures"]:
+            figures = pictures.measure(Path(os.environ["UNDERTONE_DATA"]))
         case ["interim"]:
             figures = asyncio.run(interim.measure())
         case _:

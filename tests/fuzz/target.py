@@ -12,6 +12,7 @@ from pipelines.log.records import fragment_headers, parse_record
 from pipelines.media.decoder_process import DecoderProcesses
 from pipelines.media.demux import Demuxed, Demuxer
 from pipelines.media.fragment import fragments
+from pipelines.media.picture_buffer import decoded
 from pipelines.settings import MediaLimits, StreamSettings
 from pipelines.types import (
     FRAGMENT_MAX_BYTES,
@@ -118,7 +119,7 @@ def _feed(demuxer: Demuxer, fragment: MediaFragment, times: tuple[int, int]) -> 
         _check(demuxer.finish(), times)  # as the stream does before it goes on
         return _refusal(error)
     _check(demuxed, times)
-    return "demuxed" if demuxed.blocks or demuxed.frames or demuxed.damaged or fragment.final else "empty"
+    return "demuxed" if demuxed.blocks or demuxed.pictures or demuxed.damaged or fragment.final else "empty"
 
 
 def _check(demuxed: Demuxed, times: tuple[int, int]) -> None:
@@ -132,7 +133,9 @@ def _check(demuxed: Demuxed, times: tuple[int, int]) -> None:
         assert np.isfinite(block.samples).all(), "sound that is no number"
         assert not block.samples.size or np.abs(block.samples).max() <= 1, "sound beyond full scale"
         times_ms += [at // SAMPLES_PER_MS for at in (block.start_sample, block.start_sample + len(block.samples))]
-    for frame in demuxed.frames:
+    frames, damaged = decoded(demuxed.pictures, _SETTINGS)
+    assert damaged >= 0
+    for frame in frames:
         assert frame.pixels.dtype == np.uint8
         assert frame.pixels.ndim == 3
         assert max(frame.pixels.shape) <= _SETTINGS.video.side_max_px

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from models.types import FloatArray
 from pipelines.media.byte_stream import Source
 from pipelines.media.demux import Demuxed, Demuxer
 from pipelines.media.fragment import fragments
+from pipelines.media.picture_buffer import decoded
+from pipelines.media.pictures import PicturePacket
 from pipelines.settings import StreamSettings
 from pipelines.types import DEFAULT_CONSENT, MediaFragment, Participant, Pixels, VideoFrame
 
@@ -153,6 +156,22 @@ def picture(n: int, size: tuple[int, int] = (96, 64)) -> Pixels:
     return pixels
 
 
+@cache
+def _raw_codec() -> av.VideoCodecContext:
+    codec = av.VideoCodecContext.create("rawvideo", "r")
+    codec.width, codec.height, codec.pix_fmt = 3, 2, "rgb24"
+    return codec
+
+
+def picture_packet(time_ms: int, who: Participant = CUSTOMER) -> PicturePacket:
+    """A picture of three pixels by two, all of the value `time_ms % 251`, that needs no other."""
+    packet: Any = av.Packet(18)
+    packet.update(bytes([time_ms % 251]) * 18)
+    packet.pts = packet.dts = time_ms
+    packet.time_base, packet.is_keyframe = Fraction(1, 1000), True
+    return PicturePacket(who, time_ms, time_ms, packet, _raw_codec(), 6)
+
+
 def noise(n: int, size: tuple[int, int]) -> Pixels:
     """A picture that no codec makes small."""
     return np.random.default_rng(n).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
@@ -253,10 +272,12 @@ def hear(
         assert block.start_sample == start + sum(map(len, track)), "a gap"
         assert block.samples.dtype == np.float32
         track.append(block.samples)
+    shown = [picture for demuxed in each for picture in demuxed.pictures]
+    frames, damaged = decoded(shown, settings or StreamSettings())
     return Heard(
         starts,
         {participant: np.concatenate(track) for participant, track in samples.items()},
-        [frame for demuxed in each for frame in demuxed.frames],
-        sum(demuxed.damaged for demuxed in each),
+        frames,
+        sum(demuxed.damaged for demuxed in each) + damaged,
         each,
     )

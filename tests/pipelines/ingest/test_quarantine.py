@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from models.types import FloatArray
+from models.types import FloatArray, Modality
 from pipelines.ingest.decoder_thread import DecoderThread, StuckDecoderError
 from pipelines.log.records import fragment_headers, seal_fragment
 from pipelines.log.redis_streams import RedisStreamProducer
@@ -26,6 +26,7 @@ from pipelines.types import (
     TOPIC_DEAD_LETTER,
     TOPIC_MEDIA,
     Coordinates,
+    Participant,
 )
 from tests.eventually import eventually
 from tests.pipelines.hostile_pictures import film_of, jpeg_of_empty_scans
@@ -195,28 +196,30 @@ async def test_a_record_too_large_for_the_dead_letter_topic_is_cut_and_stops_not
     assert dict(letter.headers)["dlq-bytes"] == str(2 << 20).encode()
 
 
-async def test_a_fragment_whose_decoding_does_not_end_is_dead_lettered_and_all_streams_go_on(
-    redis_url: str, sound: FloatArray, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("seen", [True, False])
+async def test_a_picture_whose_decoding_does_not_end_costs_its_stream_the_pictures_and_no_fragment(
+    redis_url: str, sound: FloatArray, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, *, seen: bool
 ) -> None:
     # A call of a decoder that takes many times as long as it may: the look at its bytes, which would refuse it, is off.
     monkeypatch.setattr(passes, "JPEG_SCANS_MAX", 1 << 30)
     endless = film_of("mjpeg", [jpeg_of_empty_scans(3840, 2160, 16_000)], 3840, 2160)
     undisturbed, disturbed = call(sound, "c1"), call(sound, "c2")
-    disturbed[6] = replace(disturbed[6], content_type="video/x-matroska", media=endless)
+    consent = DEFAULT_CONSENT if seen else {Participant.CUSTOMER: frozenset({Modality.AUDIO})}
+    camera = [  # a window of pictures without sound is over with the second fragment: then the first one is decoded
+        replace(one, stream="webcam", seq=n, start_ms=6000 * n, final=n == 2, participants=(Participant.CUSTOMER,))
+        for n, one in enumerate(disturbed[:3])
+    ]
+    camera = [replace(one, content_type="video/x-matroska", media=endless, consent=consent) for one in camera]
     both = [fragment for pair in zip(undisturbed, disturbed, strict=True) for fragment in pair]
-    send(RedisStreamProducer(redis_url), both)
+    send(RedisStreamProducer(redis_url), [*both[:4], *camera, *both[4:]])
     async with working(redis_url, stream={"limits": {"decode_max_s": 0.2}}) as worker:
-        stored = await results(redis_url, "c1")
-        assert len(stored) == 4
+        assert len(await results(redis_url, "c1")) == 4
         assert len(await results(redis_url, "c2")) >= 4
         worker.check()
-    (letter,) = letters(redis_url)
-    assert (letter.reason, letter.record.at) == ("undecodable", Coordinates(0, 13))
-    assert (
-        "processor time" in letter.detail
-    )  # found by the watchdog, or by the decoder itself where it was asked in between
+    assert ("no picture is decoded any more" in caplog.text) == seen
+    assert not letters(redis_url)
     found = await account(redis_url, "c2")
-    assert (found.analysed, found.missing, found.skipped) == (len(disturbed) - 1, 0, {})
+    assert (found.analysed, found.missing, found.skipped) == (len(disturbed), 0, {})
 
 
 async def test_what_began_after_the_work_that_was_judged_is_not_given_up() -> None:

@@ -198,11 +198,15 @@ def _utterances(cuts: list[MediaFragment]) -> dict[str, Spans]:
 
 def _measure(cuts: list[MediaFragment], found: Found) -> None:
     demuxer = Demuxer(StreamSettings())
+    first_of_slot: dict[int, int] = {}  # as pictures are sampled: five a second
     for demuxed in [*(demuxer.feed(cut) for cut in cuts), demuxer.finish()]:
         for block in demuxed.blocks:
             end = (block.start_sample + block.samples.size) / SAMPLES_PER_MS / 1000
             found.sound_s[block.participant] = max(found.sound_s.get(block.participant, 0.0), end)
-        found.pictures_s += [frame.time_ms / 1000 for frame in demuxed.frames]
+        for picture in demuxed.pictures:
+            slot = picture.time_ms // 200
+            first_of_slot[slot] = min(first_of_slot.get(slot, picture.time_ms), picture.time_ms)
+    found.pictures_s += [time_ms / 1000 for _, time_ms in sorted(first_of_slot.items())]
 
 
 def faults(case: Case, found: Found) -> list[str]:

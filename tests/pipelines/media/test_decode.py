@@ -13,10 +13,8 @@ from av.container import InputContainer
 from pipelines.errors import MediaError
 from pipelines.media.container import open_media, packets
 from pipelines.media.decode import SoundDecoder
-from pipelines.media.pictures import PictureDecoder, fit_within
-from pipelines.settings import MediaLimits, VideoSettings
-from pipelines.types import Participant
-from tests.pipelines.media_files import film, picture_number, sound
+from pipelines.settings import MediaLimits
+from tests.pipelines.media_files import film, sound
 
 LIMITS = MediaLimits()
 
@@ -86,76 +84,3 @@ def test_sound_beyond_a_limit_is_refused(limits: MediaLimits, message: str) -> N
         read = list(packets(container, stream))
         with pytest.raises(MediaError, match=message):
             SoundDecoder().decode(stream, read, limits)
-
-
-@pytest.fixture(scope="module")
-def pictures() -> bytes:
-    return film("matroska", picture_codec="libx264", seconds=4, key_every=25, picture_options={"bf": "0"})
-
-
-def sampled(decoder: PictureDecoder, whole: bytes, first: int, until: int, limits: MediaLimits = LIMITS) -> list[int]:
-    """The times of the pictures that the packets `[first, until)` give, each of which tells its own number."""
-    with opened(whole) as container:
-        stream = container.streams.video[0]
-        read = list(packets(container, stream))[first:until]
-        times_ms = [40 * number for number in range(first, first + len(read))]
-        frames, damaged = decoder.decode(stream, read, times_ms, Participant.CUSTOMER, limits)
-    assert damaged == 0
-    for frame in frames:
-        assert picture_number(frame.pixels) == frame.time_ms // 40 % 16
-    return [frame.time_ms for frame in frames]
-
-
-def test_the_first_picture_of_each_slot_is_kept_however_the_stream_was_cut(pictures: bytes) -> None:
-    decoder = PictureDecoder(VideoSettings())
-    found = sampled(decoder, pictures, 0, 13) + sampled(decoder, pictures, 13, 31) + sampled(decoder, pictures, 31, 100)
-    found += [frame.time_ms for frame in decoder.finish(Participant.CUSTOMER)]
-    assert found == list(range(0, 4000, 200))
-
-
-def test_a_decoder_that_starts_or_is_told_to_skip_waits_for_a_key_frame(pictures: bytes) -> None:
-    started = PictureDecoder(VideoSettings())
-    assert sampled(started, pictures, 3, 60)[0] == 1000
-    skipping = PictureDecoder(VideoSettings())
-    assert sampled(skipping, pictures, 0, 10)[0] == 0
-    skipping.skip_to_key_frame()
-    assert sampled(skipping, pictures, 30, 80)[0] == 2000
-
-
-def test_a_decoder_that_has_finished_starts_at_a_key_frame_again(pictures: bytes) -> None:
-    decoder = PictureDecoder(VideoSettings())
-    assert decoder.finish(Participant.CUSTOMER) == []
-    assert sampled(decoder, pictures, 0, 10)
-    decoder.finish(Participant.CUSTOMER)
-    assert decoder.finish(Participant.CUSTOMER) == []
-    assert sampled(decoder, pictures, 30, 80)[0] == 2000
-
-
-@pytest.mark.parametrize(
-    ("limits", "message"),
-    [
-        (MediaLimits(picture_max_pixels=96 * 64 - 1), "96x64"),
-        (MediaLimits(pixels_per_fragment_max=50 * 96 * 64), "pixels_per_fragment_max"),
-        (MediaLimits(fragment_max_s=0.1), "100 pictures in one fragment"),
-        (MediaLimits(decode_max_s=1e-6), "processor time"),
-    ],
-)
-def test_pictures_beyond_a_limit_are_refused(pictures: bytes, limits: MediaLimits, message: str) -> None:
-    with pytest.raises(MediaError, match=message):
-        sampled(PictureDecoder(VideoSettings()), pictures, 0, 100, limits)
-
-
-@pytest.mark.parametrize(
-    ("size", "fitted"),
-    [
-        ((640, 360), (480, 270)),
-        ((360, 640), (270, 480)),
-        ((480, 480), (480, 480)),
-        ((96, 64), (96, 64)),
-        ((10_000, 1), (480, 1)),
-    ],
-)
-def test_pictures_are_scaled_down_to_their_longer_side_and_never_up(
-    size: tuple[int, int], fitted: tuple[int, int]
-) -> None:
-    assert fit_within(*size, 480) == fitted

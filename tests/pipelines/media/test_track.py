@@ -11,7 +11,8 @@ from models.types import FloatArray
 from pipelines.media.resample import AudioBlock
 from pipelines.media.track import FRAMES_MAX, Track, TrackSegment
 from pipelines.settings import SegmentSettings, StreamSettings, VideoSettings
-from pipelines.types import Participant, VideoFrame
+from pipelines.types import Participant
+from tests.pipelines.media_files import picture_packet
 
 SETTINGS = StreamSettings()
 SHORT = StreamSettings(segment=SegmentSettings(utterance_max_ms=1500, quiet_search_ms=500, silence_cut_ms=1000))
@@ -27,10 +28,6 @@ def block(start: int, samples: FloatArray) -> AudioBlock:
 
 def silence(seconds: float) -> FloatArray:
     return np.zeros(round(seconds * RATE), np.float32)
-
-
-def frame(time_ms: int) -> VideoFrame:
-    return VideoFrame(WHO, time_ms, np.full((2, 3, 3), time_ms % 251, np.uint8))
 
 
 def conversation(vowels: Voice) -> FloatArray:
@@ -49,7 +46,7 @@ def speech(found: list[TrackSegment]) -> list[TrackSegment]:
 
 def test_an_utterance_brings_its_samples_and_the_pictures_of_its_time(vowels: Voice) -> None:
     sound = conversation(vowels)
-    frames = [frame(time_ms) for time_ms in range(0, sound.size // 16, 200)]
+    frames = [picture_packet(time_ms) for time_ms in range(0, sound.size // 16, 200)]
     track = Track(SETTINGS, 0)
     found = speech(track.feed([block(0, sound)], frames) + track.finish())
     assert len(found) == 2
@@ -63,7 +60,7 @@ def test_an_utterance_brings_its_samples_and_the_pictures_of_its_time(vowels: Vo
 @pytest.mark.parametrize("settings", [SETTINGS, SHORT], ids=["default", "many forced cuts"])
 def test_any_blocks_and_a_new_track_at_any_cut_find_the_same(vowels: Voice, settings: StreamSettings) -> None:
     sound = conversation(vowels)
-    frames = [frame(time_ms) for time_ms in range(0, sound.size // 16, 200)]
+    frames = [picture_packet(time_ms) for time_ms in range(0, sound.size // 16, 200)]
 
     def run(cuts: list[int], start: int = 0) -> list[TrackSegment]:
         track, found, seen = Track(settings, start), [], 0
@@ -114,7 +111,7 @@ def test_a_gap_ends_open_speech_and_what_follows_is_heard_afresh(vowels: Voice) 
 
 def test_pictures_without_sound_are_utterances_of_5_s() -> None:
     track = Track(SETTINGS, 0)
-    found = [one for t in range(60_000, 71_000, 200) for one in track.feed([], [frame(t)])]
+    found = [one for t in range(60_000, 71_000, 200) for one in track.feed([], [picture_packet(t)])]
     found += track.finish()
     spans = [(one.segment.start_sample // 16, one.segment.end_sample // 16, len(one.frames)) for one in found]
     assert spans == [(60_000, 65_000, 25), (65_000, 70_000, 25), (70_000, 71_000, 5)]
@@ -123,8 +120,8 @@ def test_pictures_without_sound_are_utterances_of_5_s() -> None:
 
 def test_pictures_that_go_on_after_the_sound_stopped_are_not_lost(vowels: Voice) -> None:
     track = Track(SETTINGS, 0)
-    found = track.feed([block(0, vowels(2.0, 3))], [frame(t) for t in range(0, 2000, 200)])
-    found += [one for t in range(2000, 8000, 200) for one in track.feed([], [frame(t)])]
+    found = track.feed([block(0, vowels(2.0, 3))], [picture_packet(t) for t in range(0, 2000, 200)])
+    found += [one for t in range(2000, 8000, 200) for one in track.feed([], [picture_packet(t)])]
     voice, pictures = found
     assert voice.segment.cut_sample == 2 * RATE
     assert (pictures.segment.start_sample, len(pictures.frames)) == (2 * RATE, 25)
@@ -136,20 +133,20 @@ def test_silence_is_settled_a_window_at_a_time_and_leaves_a_track_like_a_new_one
     assert track.advance_past_silence(11 * RATE) == []
     voice, quiet = track.advance_past_silence(1000 * RATE)
     assert (voice.samples.size, quiet.segment.cut_sample) == (2 * RATE, 7 * RATE)
-    seen, new = [frame(t) for t in range(8000, 11_000, 200)], Track(SETTINGS, 7 * RATE)
+    seen, new = [picture_packet(t) for t in range(8000, 11_000, 200)], Track(SETTINGS, 7 * RATE)
     assert [*map(key, track.feed([], seen) + track.finish())] == [*map(key, new.feed([], seen) + new.finish())]
 
 
 def test_pictures_soon_after_the_last_sound_are_no_utterance(vowels: Voice) -> None:
     track = Track(SETTINGS, 0)
-    found = track.feed([block(0, vowels(2.0, 3))], [frame(t) for t in range(0, 4000, 200)]) + track.finish()
+    found = track.feed([block(0, vowels(2.0, 3))], [picture_packet(t) for t in range(0, 4000, 200)]) + track.finish()
     assert len(found) == 1
 
 
 def test_a_fast_camera_gives_at_most_80_pictures_spread_evenly() -> None:
     settings = StreamSettings(video=VideoSettings(frames_per_s=60), segment=SegmentSettings(picture_window_ms=20_000))
     track = Track(settings, 0)
-    (one,) = track.feed([], [frame(t) for t in range(0, 20_020, 17)])
+    (one,) = track.feed([], [picture_packet(t) for t in range(0, 20_020, 17)])
     assert FRAMES_MAX - 2 <= len(one.frames) <= FRAMES_MAX
     steps = [after.time_ms - before.time_ms for before, after in pairwise(one.frames)]
     assert max(steps) <= 2 * min(steps)
@@ -160,7 +157,7 @@ def test_silence_and_endless_speech_hold_bounded_memory(vowels: Voice) -> None:
     for sound, limit in ((silence(1), 0.2 * RATE * 4), (np.concatenate([voice] * 10), 36 * RATE * 4)):
         track, held, position = Track(SETTINGS, 0), [], 0
         for _ in range(10):
-            frames = [frame(t) for t in range(position // 16, (position + sound.size) // 16, 200)]
+            frames = [picture_packet(t) for t in range(position // 16, (position + sound.size) // 16, 200)]
             track.feed([block(position, sound)], frames)
             held.append(track.held_bytes)
             position += sound.size
