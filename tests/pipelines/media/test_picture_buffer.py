@@ -186,6 +186,12 @@ def test_pictures_larger_than_declared_are_left_out() -> None:
     assert damaged > 50
 
 
+def test_a_decoder_that_cannot_be_opened_gives_no_picture_and_is_counted() -> None:
+    codec: Any = av.CodecContext.create("rawvideo", "r")  # of which nobody says how wide its pictures are
+    nothing = [replace(one, codec=codec) for one in film_of("h264, three B-frames")[:4]]
+    assert decoded(nothing, EACH) == ([], 4)
+
+
 def held(pictures: Sequence[PicturePacket], limits: MediaLimits) -> Iterator[tuple[PictureBuffer, int]]:
     buffer = PictureBuffer(StreamSettings(limits=limits), cell_ms=1)
     for one in pictures:
