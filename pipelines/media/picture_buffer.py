@@ -232,7 +232,7 @@ class PictureBuffer:
         except MediaError:
             self._give_up()
         except (av.FFmpegError, ValueError):
-            self._damaged += 1
+            self._damaged += packet is not None
         self._used_s += time.thread_time() - began_s
         if self._used_s > self._limits.decode_max_s:
             self._give_up()

@@ -18,7 +18,7 @@ from pipelines.media.picture_buffer import HELD_MAX_BYTES, PictureBuffer, decode
 from pipelines.media.pictures import PicturePacket, PictureReader
 from pipelines.settings import MediaLimits, StreamSettings, VideoSettings
 from pipelines.types import Participant, VideoFrame
-from tests.pipelines.media_files import film, noise, picture_number
+from tests.pipelines.media_files import film, picture_number
 
 SETTINGS = StreamSettings()
 EACH = StreamSettings(video=VideoSettings(frames_per_s=60))
@@ -76,9 +76,10 @@ def chosen(times_ms: Sequence[int]) -> list[int]:
     return sorted(slots.values())
 
 
-def spoilt(picture: PicturePacket) -> PicturePacket:
-    packet: Any = av.Packet(picture.packet.size)
-    packet.update(np.random.default_rng(1).bytes(picture.packet.size))
+def spoilt(picture: PicturePacket, size_bytes: int | None = None) -> PicturePacket:
+    noise = np.random.default_rng(1).bytes(size_bytes or picture.packet.size)
+    packet: Any = av.Packet(len(noise))
+    packet.update(noise)
     packet.pts = packet.dts = picture.time_ms
     packet.time_base, packet.is_keyframe = picture.packet.time_base, picture.packet.is_keyframe
     return replace(picture, packet=packet)
@@ -102,7 +103,7 @@ def test_what_is_taken_is_what_all_pictures_decoded_give_however_it_was_cut(name
     whole = film_of(name)
     truth = every_picture(whole)
 
-    @hypothesis_settings(deadline=None, max_examples=15)
+    @hypothesis_settings(deadline=None, max_examples=8)
     @given(
         st.lists(st.integers(1, len(whole) - 1), max_size=8, unique=True),
         st.lists(st.integers(0, 3000), min_size=2, max_size=6, unique=True),
@@ -213,10 +214,11 @@ def test_without_key_frames_the_oldest_are_decoded_when_too_many_wait() -> None:
 
 
 def test_packets_that_wait_are_bounded_in_bytes() -> None:
-    big = film("matroska", picture_codec="libx264", seconds=6, size=(640, 480), key_every=1000, show=noise)
-    whole = opened(big)
-    assert sum(one.packet.size for one in whole) > HELD_MAX_BYTES * 1.2
-    assert max(size for _, size in held(whole, MediaLimits())) <= HELD_MAX_BYTES + 3 * 480 * 360 * 3
+    """Noise of a megabyte each, which is decoded, in vain, when the next one comes."""
+    first, *others = film_of("h264, no B-frames")[:40]
+    whole = [first, *(spoilt(one, 1 << 20) for one in others)]
+    sizes = [size for _, size in held(whole, MediaLimits())]
+    assert HELD_MAX_BYTES - (2 << 20) < max(sizes) <= HELD_MAX_BYTES + 2 * 96 * 64 * 3
 
 
 def test_no_picture_before_is_to_come_is_told_by_the_order_of_those_that_came() -> None:
