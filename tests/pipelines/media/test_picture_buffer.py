@@ -231,3 +231,22 @@ def test_no_picture_before_is_to_come_is_told_by_the_order_of_those_that_came() 
         if n > 6 and later:
             assert buffer.settled_ms <= min(later)
             assert buffer.settled_ms >= one.time_ms - 400
+
+
+def test_what_is_decoded_ahead_waits_for_pictures_that_are_shown_before_those_that_came() -> None:
+    whole = film_of("mpeg4")
+    buffer = PictureBuffer(SETTINGS, cell_ms=1)
+    for begin, end in ((0, 1), (1, 2), (2, 5), (5, 20)):
+        buffer.add(whole[begin:end])
+        if end < 20:
+            buffer.decode_until(0, 241)
+            buffer.forget_before(0)
+    assert told(buffer.take(0, 241, 80)) == [0, 200]
+
+
+def test_what_a_decoder_holds_back_comes_where_another_one_goes_on() -> None:
+    first, second = film_of("h264, three B-frames"), film_of("h264, no B-frames")
+    found, damaged = decoded([*first, *(replace(one, time_ms=one.time_ms) for one in second[50:])], EACH)
+    alone, _ = decoded(film_of("h264, three B-frames"), EACH)
+    assert {frame.time_ms for frame in found} >= {frame.time_ms for frame in alone[-4:]}
+    assert damaged == 0
