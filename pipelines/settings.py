@@ -50,7 +50,7 @@ class MediaLimits(Configuration):
     packets_max: int = Field(50_000, ge=1)
     """Of a fragment's sound and pictures together: 60 s of 2.5 ms each, and of 240 pictures a second."""
     decode_max_s: Seconds = 5.0
-    """Processor time for the sound, and for the pictures, of a fragment: one thread decodes all streams of a worker."""
+    """Processor time for the sound of a fragment, and for the pictures decoded with it: one thread decodes all streams of a worker."""
 
 
 class VideoSettings(Configuration):

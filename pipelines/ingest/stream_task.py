@@ -42,8 +42,7 @@ class StreamTask:
         is_seen: bool = True,
     ) -> None:
         """Take over from `checkpoint`; `first` opens the stream here and stands `at` in the log; pictures count where it `is_seen`."""
-        tenant = context.config.tenant(first.tenant)
-        self.is_seen = is_seen
+        self.is_seen, tenant = is_seen, context.config.tenant(first.tenant)
         self.id = StreamId(first.call, first.stream)
         self.owned = Owned(first.stream, owner)
         self.customer = first.customer
@@ -54,10 +53,9 @@ class StreamTask:
         """The state that it gets when everything of it is stored."""
         self.fragment_at_s = time.monotonic()
         """When its last fragment came, by the monotonic clock."""
-        self.ended = False
+        self.ended = self.fenced = False
         self.over = asyncio.Event()
         """Set once nothing is left to do for it."""
-        self.fenced = False
         self.failed: BaseException | None = None
         self._first, self._partition, self._ttl_s, self._context = first, at.partition, tenant.results_ttl_s, context
         self._stream = CallStream(

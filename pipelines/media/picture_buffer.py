@@ -4,7 +4,7 @@ import time
 from collections import deque
 from collections.abc import Iterable
 from fractions import Fraction
-from typing import Final
+from typing import Final, Literal
 
 import av
 import numpy as np
@@ -206,31 +206,33 @@ class PictureBuffer:
         codec = picture.codec
         if not wanted and codec.codec.intra_only:
             return  # nothing refers to it
-        codec.open(strict=False)
-        codec.skip_frame = "DEFAULT" if wanted else "NONREF"
-        self._accept(picture, picture.packet)
+        self._accept(picture, picture.packet, "DEFAULT" if wanted else "NONREF")
 
     def _drain(self) -> None:
         """What the decoder holds back; it must begin at a key frame then."""
         if self._fed is not None:
-            self._accept(self._fed, None)
+            self._accept(self._fed, None, "DEFAULT")
         self._restart()
 
-    def _accept(self, picture: PicturePacket, packet: "Packet[Stream] | None") -> None:
+    def _accept(
+        self, picture: PicturePacket, packet: "Packet[Stream] | None", skip: Literal["DEFAULT", "NONREF"]
+    ) -> None:
         """Decodes a packet, or what is held back, within the limits for what one fragment may cost."""
-        began_s = time.thread_time()
+        began_s, codec = time.thread_time(), picture.codec
         try:
-            for frame in picture.codec.decode(packet):
+            codec.open(strict=False)
+            codec.skip_frame = skip
+            for frame in codec.decode(packet):
                 self._pixels += frame.width * frame.height
                 if frame.pts is not None:
                     self._keep(frame, frame.pts, picture.participant)
             # The declared size need not be that of the decoded pictures.
             check_pixels(self._pixels, self._limits)
-            check_depth(picture.codec, self._limits)
+            check_depth(codec, self._limits)
         except MediaError:
             self._give_up()
         except (av.FFmpegError, ValueError):
-            self._damaged += 1
+            self._damaged += packet is not None
         self._used_s += time.thread_time() - began_s
         if self._used_s > self._limits.decode_max_s:
             self._give_up()
