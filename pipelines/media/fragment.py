@@ -80,9 +80,10 @@ def fragments(
     """
     if content_type is None and isinstance(source, Path):
         content_type = content_type_of(source.name)
+    named = None if content_type is None else raw_audio(content_type)
     with ExitStack() as files:
         first, *others = [files.enter_context(opened(one, spool=spool)) for one in (source, *besides)]
-        raw = None if content_type is None or is_container(head_of(first)) else raw_audio(content_type)
+        raw = None if named is None or is_container(head_of(first)) else named
         if others and len(participants) != len(others) + 1:
             raise MediaError(f"{len(others) + 1} files and {len(participants)} participants: name one for each file")
         if raw is not None and others:

@@ -22,7 +22,7 @@ from tests.pipelines.media_files import fragment
         (MediaLimits(pixels_per_fragment_max=20 * 96 * 64), "pixels_per_fragment_max"),
         (MediaLimits(channels_max=1), "2 channels"),
         (MediaLimits(sample_rate_max_hz=44_100), "48000 Hz"),
-        (MediaLimits(fragment_max_s=0.5), "0.5 s of media"),
+        (MediaLimits(fragment_max_s=0.5), "0.5 s of sound"),
         (MediaLimits(streams_max=1), "2 streams"),
         (MediaLimits(fragment_max_bytes=2000), "at most 2000"),
         (MediaLimits(packets_max=20), "more than 20 packets"),
