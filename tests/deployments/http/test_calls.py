@@ -225,12 +225,12 @@ async def test_a_call_that_waits_and_is_deleted_stays_deleted_when_a_worker_come
     for call_id in ("gone", "kept"):
         await site.client.post(f"/v1/calls?participants=customer&call_id={call_id}", content=SILENCE)
     assert (await site.client.delete("/v1/calls/gone")).status_code == 200
-    problem(await site.client.get("/v1/calls/gone"), 404, "unknown_call")
+    problem(await site.client.get("/v1/calls/gone"), 410, "call_deleted")
 
     async with working(site.redis_url):
         await until("final", site.redis_url, "kept")
 
-    problem(await site.client.get("/v1/calls/gone"), 404, "unknown_call")
+    problem(await site.client.get("/v1/calls/gone"), 410, "call_deleted")
     listed = CallPage.model_validate((await site.client.get("/v1/calls")).json())
     assert [one.call_id for one in listed.calls] == ["kept"]
 
@@ -246,7 +246,7 @@ async def test_a_call_that_a_worker_has_opened_is_not_made_to_wait(site: Site) -
     await site.store.delete_call(default("a-17"))
     with pytest.raises(CallDeletedError):
         await site.store.ledger.await_worker(default("a-17"))
-    problem(await site.client.get("/v1/calls/a-17"), 404, "unknown_call")
+    problem(await site.client.get("/v1/calls/a-17"), 410, "call_deleted")
 
 
 @pytest.mark.parametrize("name", [".", ".."])
