@@ -10,6 +10,8 @@ pytest_plugins = ["tests.servers"]
 
 # As in the Makefile: where it is set, every one of Ray's processes compiles torch anew, and a start takes twice as long.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# xdist tells its workers how wide the terminal is; what goes into a pipe is as wide as the command line makes it.
+os.environ.pop("COLUMNS", None)
 
 
 def missing(reason: str) -> NoReturn:
