@@ -37,7 +37,7 @@ from tests.pipelines.working import opened
 pytestmark = pytest.mark.slow  # servers of its own, and senders that take their time
 
 CUSTOMER = Participant.CUSTOMER
-SOME = settings(max_examples=15, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+SOME = settings(max_examples=10, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 REDIS_CONNECTIONS = 40
 """How many a gateway may have opened in a test and keeps for others."""
 MEMORY_MAX_BYTES = 96 << 20

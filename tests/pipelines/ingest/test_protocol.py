@@ -461,6 +461,6 @@ def test_whatever_happens_nothing_is_lost_and_nothing_doubled(vowels: Voice, ser
     explore(vowels, server, seed=1, examples=8, steps=25)
 
 
-@pytest.mark.parametrize("seed", [2, 3])
+@pytest.mark.parametrize("seed", [2])
 def test_whatever_happens_for_longer(vowels: Voice, server: OwnRedis, seed: int) -> None:
     explore(vowels, server, seed=seed, examples=15, steps=30)
