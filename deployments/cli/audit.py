@@ -96,7 +96,8 @@ def _totals(report: "AuditReport") -> Table:
 
 def _findings(report: "AuditReport") -> list[Listing | str]:
     if report.clean:
-        return ["", "everything adds up"]
+        nothing = "the log holds nothing of what was asked for: there is nothing to add up"
+        return ["", "everything adds up" if report.records else nothing]
     if not report.findings:
         return [
             "",

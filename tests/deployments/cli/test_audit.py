@@ -17,6 +17,9 @@ def test_an_audit_that_adds_up_says_so(redis_cli: CliRunner, analysed: str) -> N
     printed = redis_cli.invoke(app, ["audit"])
     assert printed.exit_code == 0
     assert "everything adds up" in printed.stdout
+    of_nobody = redis_cli.invoke(app, ["audit", "--tenant", "nosuch"])
+    assert "there is nothing to add up" in of_nobody.stdout
+    assert "everything adds up" not in of_nobody.stdout
 
 
 def test_an_audit_that_finds_something_missing_ends_with_1(redis_cli: CliRunner, analysed: str) -> None:
