@@ -140,7 +140,9 @@ def _check(demuxed: Demuxed, times: tuple[int, int]) -> None:
         assert frame.pixels.ndim == 3
         assert max(frame.pixels.shape) <= _SETTINGS.video.side_max_px
         # A still picture may be followed by one that is decoded beside this fragment's sound and shown long after.
-        assert earliest_ms - _SLACK_MS <= frame.time_ms <= latest_ms + PICTURES_APART_MAX_S * 1000, "a picture of no time"
+        assert earliest_ms - _SLACK_MS <= frame.time_ms <= latest_ms + PICTURES_APART_MAX_S * 1000, (
+            "a picture of no time"
+        )
     for time_ms in times_ms:
         assert earliest_ms - _SLACK_MS <= time_ms <= latest_ms + _SLACK_MS, f"{time_ms} ms is no time of this stream"
 
