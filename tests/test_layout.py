@@ -21,6 +21,7 @@ COVERED = {
     "models/recipes/recipe.py": "models/test_train.py",
     "models/tasks.py": "models/test_metrics.py",
     "pipelines/media/mux.py": "pipelines/media/test_fragment.py",
+    "pipelines/media/wav.py": "pipelines/media/test_joined.py",
     "pipelines/ingest/context.py": "pipelines/ingest/test_track_queue.py",
     "pipelines/ingest/results.py": "pipelines/ingest/test_analyse.py",
     "pipelines/ingest/decoder_thread.py": "pipelines/ingest/test_quarantine.py",

@@ -8,7 +8,6 @@ finds where each begins.
 import io
 import os
 import re
-import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -17,15 +16,11 @@ from typing import IO, Any, Final
 
 from pipelines.errors import MediaError
 from pipelines.media.byte_stream import ByteStream
+from pipelines.media.wav import copied, is_wav, wav_to_its_end
 
 UNREAD_MAX_BYTES: Final = 4 << 20
 """A stream that goes on behind the end of its media is read so far, to say how much that is, or to find another file in it."""
 _COPY_BYTES: Final = 256 << 10
-_UNKNOWN_BYTES: Final = (0, 0x7FFFF000, 0xFFFFFFFF)
-"""What programs that write to a pipe say for the length of the sound: ffmpeg, arecord, sox."""
-_CHUNK_NAME: Final = re.compile(rb"[A-Za-z][A-Za-z0-9_ ]{3}")
-_CHUNK_MAX_BYTES: Final = 16 << 20
-"""Of a chunk before or after the sound (Multimedia Programming Interface and Data Specifications 1.0, "RIFF")."""
 FILES_MAX: Final = 10_000
 _PIECES_MAX: Final = 2_000_000
 """Boxes, pages or chunks of a file: eleven hours of Ogg with a page for each packet."""
@@ -48,8 +43,8 @@ def joined_files(file: File) -> Iterator[File]:
     head = file.peek(_MAGIC_BYTES) if isinstance(file, ByteStream) else _peeked(file, _MAGIC_BYTES)
     kind = next((kind for kind in _KINDS if kind.begins.match(head)), None)
     magic = next((magic for magic in _MAGICS if magic.match(head)), None)
-    if _is_wav(head):
-        parts = _each(file if isinstance(file, ByteStream) else ByteStream(file), _wav)
+    if is_wav(head):
+        parts = _each(file if isinstance(file, ByteStream) else ByteStream(file), wav_to_its_end)
     elif kind is not None:
         parts = _walked(file, kind)
     elif magic is not None:
@@ -80,10 +75,6 @@ def _peeked(file: IO[bytes], size: int) -> bytes:
     return head
 
 
-def _is_wav(head: bytes) -> bool:
-    return head[:4] == b"RIFF" and head[8:12] == b"WAVE"
-
-
 def _each(whole: ByteStream, cut: Callable[[ByteStream], Iterator[bytes]]) -> Iterator[File]:
     """Each file that `cut` takes from the front of what is left of `whole`."""
     while whole.peek(1):
@@ -94,74 +85,6 @@ def _each(whole: ByteStream, cut: Callable[[ByteStream], Iterator[bytes]]) -> It
             left_bytes += len(chunk)
             if left_bytes > UNREAD_MAX_BYTES:
                 return
-
-
-def _wav(whole: ByteStream) -> Iterator[bytes]:
-    """WAVs of one format as one, with the length of its sound taken out of its header, for it may be wrong."""
-    kind = _wav_format(whole)
-    block_bytes = int.from_bytes(kind[20:22], "little") or 1
-    yield whole.read(12)
-    yield from _chunks_before_sound(whole)
-    if not whole.peek(1):
-        return
-    length_bytes = _length(whole.read(8))
-    yield b"data\xff\xff\xff\xff"
-    # A length that is no whole number of samples is none either.
-    while length_bytes not in _UNKNOWN_BYTES and length_bytes % block_bytes == 0:
-        yield from _copied(whole, length_bytes)
-        _skip_chunks(whole, padding=length_bytes % 2)
-        if not whole.peek(1) or (_is_wav(whole.peek(12)) and (not kind or _wav_format(whole) != kind)):
-            return
-        if not _is_wav(whole.peek(12)):
-            break  # the sound goes on behind the length that was written down
-        whole.read(12)
-        for _ in _chunks_before_sound(whole):
-            continue
-        length_bytes = _length(whole.read(8))
-    yield from _copied(whole, None)
-
-
-def _wav_format(whole: ByteStream) -> bytes:
-    """The format chunk, where it comes first, as it nearly always does."""
-    head = whole.peek(20)
-    return whole.peek(20 + min(_length(head[12:20]), 64))[12:] if head[12:16] == b"fmt " else b""
-
-
-def _chunks_before_sound(whole: ByteStream) -> Iterator[bytes]:
-    while (head := whole.peek(8)) and head[:4] != b"data":
-        yield from _copied(whole, 8 + _padded(head))
-
-
-def _skip_chunks(whole: ByteStream, padding: int) -> None:
-    """Passes over what may stand behind the sound: a byte that makes it even, and chunks of other things than sound."""
-    if padding and whole.peek(1) == b"\0":
-        whole.read(1)
-    while (head := whole.peek(12)) and not _is_wav(head):
-        if len(head) < 8 or not _CHUNK_NAME.fullmatch(head[:4]) or _padded(head) > _CHUNK_MAX_BYTES:
-            return
-        for _ in _copied(whole, 8 + _padded(head)):
-            continue
-
-
-def _length(head: bytes) -> int:
-    """What a chunk with this head says of its length; 0 where that is cut off."""
-    return int(struct.unpack("<4xI", head)[0]) if len(head) == 8 else 0
-
-
-def _padded(head: bytes) -> int:
-    """The bytes of the chunk with this head; the next one begins at an even place."""
-    size = _length(head[:8])
-    return size + size % 2
-
-
-def _copied(whole: ByteStream, count: int | None) -> Iterator[bytes]:
-    """The next `count` bytes; all there are where that is None."""
-    while count is None or count > 0:
-        chunk = whole.read(_COPY_BYTES if count is None else min(_COPY_BYTES, count))
-        if not chunk:
-            return
-        count = None if count is None else count - len(chunk)
-        yield chunk
 
 
 def _box(head: bytes) -> int | None:
@@ -244,11 +167,11 @@ def _pieces(whole: ByteStream, kind: _Kind) -> Iterator[bytes]:
         count += 1
         if count > _PIECES_MAX:
             raise MediaError(f"more than {_PIECES_MAX} pieces in one file; re-encode it")
-        yield from _copied(whole, length)
+        yield from copied(whole, length)
         before, head = head, whole.peek(_HEAD_BYTES)
         if not head or kind.is_next(head, before):
             return
-    yield from _copied(whole, None)
+    yield from copied(whole, None)
 
 
 def _scanned(file: File, magic: re.Pattern[bytes]) -> Iterator[File]:

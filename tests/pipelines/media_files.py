@@ -22,7 +22,7 @@ from pipelines.media.fragment import fragments
 from pipelines.media.picture_buffer import decoded
 from pipelines.media.pictures import PicturePacket
 from pipelines.settings import StreamSettings
-from pipelines.types import DEFAULT_CONSENT, MediaFragment, Participant, Pixels, VideoFrame
+from pipelines.types import DEFAULT_CONSENT, Channels, MediaFragment, Participant, Pixels, VideoFrame
 
 AGENT, CUSTOMER, MIXED = Participant.AGENT, Participant.CUSTOMER, Participant.MIXED
 BOTH = (AGENT, CUSTOMER)
@@ -232,7 +232,7 @@ class Pipe:
         return taken
 
 
-def cut(source: Source, participants: tuple[Participant, ...] = (CUSTOMER,), **options: Any) -> list[MediaFragment]:
+def cut(source: Source, participants: Channels = (CUSTOMER,), **options: Any) -> list[MediaFragment]:
     """All fragments of a source."""
     return list(
         fragments(

@@ -25,10 +25,10 @@ from rich.table import Table
 from models.types import FloatArray
 from pipelines.errors import MediaError
 from pipelines.media.demux import Demuxer
-from pipelines.media.fragment import fragments
 from pipelines.media.utterances import utterances_of
 from pipelines.settings import StreamSettings
-from pipelines.types import DEFAULT_CONSENT, SAMPLES_PER_MS, MediaFragment, Participant
+from pipelines.types import SAMPLES_PER_MS, MediaFragment, Participant
+from tests.pipelines.media_files import cut
 
 FOLDER = "media_cases"
 TOLERANCE_S = 0.25
@@ -174,19 +174,7 @@ def _beside(number: int, one: str | Make, sounds: Sounds, folder: Path, made: Pa
 
 def _cut(case: Case, source: Any, besides: list[Path], warnings: list[str]) -> list[MediaFragment]:
     who = tuple(None if name == "-" else Participant(name) for name in case.participants.split(","))
-    return list(
-        fragments(
-            source,
-            call_id="call",
-            tenant="default",
-            stream="main",
-            participants=who,
-            consent=DEFAULT_CONSENT,
-            besides=besides,
-            content_type=case.content_type,
-            warn=warnings.append,
-        )
-    )
+    return cut(source, who, besides=besides, content_type=case.content_type, warn=warnings.append)
 
 
 def _utterances(cuts: list[MediaFragment]) -> dict[str, Spans]:
@@ -199,7 +187,7 @@ def _utterances(cuts: list[MediaFragment]) -> dict[str, Spans]:
 def _measure(cuts: list[MediaFragment], found: Found) -> None:
     demuxer = Demuxer(StreamSettings())
     first_of_slot: dict[int, int] = {}  # as pictures are sampled: five a second
-    for demuxed in [*(demuxer.feed(cut) for cut in cuts), demuxer.finish()]:
+    for demuxed in [*(demuxer.feed(one) for one in cuts), demuxer.finish()]:
         for block in demuxed.blocks:
             end = (block.start_sample + block.samples.size) / SAMPLES_PER_MS / 1000
             found.sound_s[block.participant] = max(found.sound_s.get(block.participant, 0.0), end)
