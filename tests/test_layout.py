@@ -4,6 +4,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 COVERED = {
+    "pipelines/media/echo_voice.py": "pipelines/media/test_echo.py",
     "deployments/app.py": "deployments/serve/test_app.py",
     "deployments/cli/demo.py": "integration/test_demo.py",
     "deployments/sample/make_sample.py": "deployments/sample/test_sample.py",

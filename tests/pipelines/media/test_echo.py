@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from models.types import FloatArray, Modality
 from pipelines.checkpoints import NEW_STREAM
 from pipelines.media.call_stream import CallStream
-from pipelines.media.echo import CELL_SAMPLES, LOOK_BACK_CELLS, EchoSuppressor
+from pipelines.media.echo import LOOK_BACK_CELLS, EchoSuppressor
+from pipelines.media.echo_voice import CELL_SAMPLES
 from pipelines.media.resample import AudioBlock
 from pipelines.media.resume import PRE_ROLL_MS
 from pipelines.settings import StreamSettings
@@ -170,6 +171,92 @@ def test_who_begins_a_pre_roll_before_a_cut_decides_the_same_from_the_cut_on(sta
 
 def _moved(piece: list[AudioBlock], by: int) -> list[AudioBlock]:
     return [AudioBlock(block.participant, block.start_sample + by, block.samples) for block in piece]
+
+
+Gaps = list[tuple[int, int]]
+lost = st.lists(st.tuples(st.integers(0, 140_000), st.sampled_from([1, 700, 9000, 17_000, 40_000])), max_size=3)
+
+
+def with_gaps(call: FloatArray, gaps: tuple[Gaps, Gaps], lengths: list[int], start: int = 0) -> list[list[AudioBlock]]:
+    """From `start` on, the sound of each participant, which lacks these stretches (begin, length), in pieces of these lengths."""
+    out: list[list[AudioBlock]] = []
+    while start < call.shape[1]:
+        end = start + lengths[len(out) % len(lengths)]
+        piece: list[AudioBlock] = []
+        for who, sound, own in zip(BOTH, call, gaps, strict=True):
+            there = np.ones(sound[start:end].size + 2, np.bool_)
+            there[[0, -1]] = False
+            for begin, length in own:
+                there[max(begin - start + 1, 0) : max(begin - start + 1 + length, 0)] = False
+            edges = np.flatnonzero(np.diff(there)) + start
+            piece += [AudioBlock(who, int(a), sound[a:b]) for a, b in edges.reshape(-1, 2)]
+        out.append(piece)
+        start = end
+    return out
+
+
+def placed(pieces: list[list[AudioBlock]], size: int) -> FloatArray:
+    """(2, size) of what the suppressor passes on, NaN where no sound came."""
+    suppressor = EchoSuppressor()
+    out = [block for piece in pieces for block in suppressor.feed(piece, BOTH)] + suppressor.finish()
+    sound = np.full((2, size), np.nan, np.float32)
+    for block in out:
+        own = sound[BOTH.index(block.participant), block.start_sample :][: block.samples.size]
+        assert np.isnan(own).all()
+        own[:] = block.samples
+    return sound
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    gaps=st.tuples(lost, lost),
+    lengths=st.lists(st.integers(1500, 20_000), min_size=1, max_size=4),
+    start=st.integers(0, 100_000),
+)
+def test_with_any_gaps_any_cutting_and_any_resume_give_the_same_samples(
+    gaps: tuple[Gaps, Gaps], lengths: list[int], start: int
+) -> None:
+    call = with_echo(parties(), 250, -18)
+    size = call.shape[1]
+    whole = placed(with_gaps(call, gaps, [size]), size)
+    assert np.array_equal(placed(with_gaps(call, gaps, lengths), size), whole, equal_nan=True)
+    came = placed([], size)
+    for block in with_gaps(call, gaps, [size])[0]:
+        came[BOTH.index(block.participant), block.start_sample :][: block.samples.size] = block.samples
+    assert np.array_equal(np.isnan(whole), np.isnan(came))
+    cut = start + PRE_ROLL_MS * SAMPLES_PER_MS
+    resumed = placed(with_gaps(call, gaps, lengths, start), size)
+    assert np.array_equal(resumed[:, cut:], whole[:, cut:], equal_nan=True)
+
+
+def test_a_gap_of_one_leaves_the_echo_of_the_other_suppressed() -> None:
+    call = with_echo(parties(), 120, -20)
+    lost_at = 20_000
+    kept = placed(with_gaps(call, ([], [(lost_at, 3200)]), [1600]), call.shape[1])[1]
+    assert np.isnan(kept[lost_at : lost_at + 3200]).all()
+    around = np.concatenate([kept[lost_at - 6400 : lost_at], kept[lost_at + 3200 : lost_at + 9600]])
+    assert np.count_nonzero(around) < 0.15 * around.size
+
+
+def test_sound_that_comes_late_is_passed_on_as_it_is_and_in_order() -> None:
+    call = with_echo(parties(), 120, -20)
+    suppressor = EchoSuppressor()
+    out = suppressor.feed([AudioBlock(AGENT, 0, call[0]), AudioBlock(CUSTOMER, 0, call[1, :RATE])], BOTH)
+    out += suppressor.feed([AudioBlock(CUSTOMER, RATE, call[1, RATE:])], BOTH) + suppressor.finish()
+    sound = joined(out)
+    assert sound.shape == call.shape
+    late = slice(RATE, call.shape[1] - 3 * RATE)
+    assert np.array_equal(sound[1, late], call[1, late])
+
+
+def test_short_sounds_far_apart_hold_no_more_than_others() -> None:
+    suppressor, held = EchoSuppressor(), []
+    for far in (0.5, 1.9, 3600.0):
+        sound = [AudioBlock(who, round(n * far * RATE), vowels_of(0.1, 3)) for n in range(200) for who in BOTH]
+        suppressor.feed(sound, BOTH)
+        held.append(suppressor.held_bytes)
+        suppressor.finish()
+    assert max(held) <= 2 * 4 * 4 * RATE
 
 
 def test_the_look_back_leaves_decoders_of_a_new_owner_200_ms_to_converge() -> None:
