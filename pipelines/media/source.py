@@ -22,6 +22,7 @@ from pipelines.errors import MediaError
 from pipelines.media.byte_stream import ByteStream
 from pipelines.media.clock import STEP_BACK_S, STEP_MAX_S, SourceClock, TimedPacket
 from pipelines.media.container import Tracks, open_media, packets, tracks_of
+from pipelines.media.damage import PassedOver
 from pipelines.media.decoder_process import DecoderProcesses
 from pipelines.media.joined import UNREAD_MAX_BYTES, File, joined_files, unread_bytes
 from pipelines.media.raw_audio import RATE_MIN_HZ
@@ -41,6 +42,8 @@ _TRACKS_APART: Final = {"mov,mp4,m4a,3gp,3g2,mj2"}
 """Containers that hold one track behind the other, for as long as a movie fragment lasts; FFmpeg puts them together where it can seek."""
 _OPEN_ALL_MAX_S: Final = 300
 """So long may it take to open all the files of a source."""
+_TELLS_PLACES: Final = {"matroska,webm"}
+"""Containers of which FFmpeg tells where in the file each packet lies, with next to nothing between them."""
 _HELD_MAX_S: Final = 12
 _HELD_MAX_BYTES: Final = 16 << 20
 _IN_ORDER: Final = {
@@ -150,6 +153,9 @@ def _read(
             tracks = replace(tracks, picture=None)
         of = container.format.name
         read = _packets(container, tracks, what, warn)
+        passed_over = PassedOver()
+        if of in _TELLS_PLACES:
+            read = passed_over.seen(read, complete=len(tracks.streams) == len(container.streams))
         if isinstance(part, ByteStream) and of in _TRACKS_APART:
             read = _interleaved(read, len(tracks.streams))
         has_packets = False
@@ -161,6 +167,11 @@ def _read(
                 ended.pop().close()
         if not tracks.left_out:
             _warn_of_end(container, clock, what, warn)
+        if passed_over.damaged_bytes:
+            warn(
+                f"{what} is damaged in the middle: {passed_over.damaged_bytes} bytes were passed over, "
+                f"with {passed_over.lost_ms} ms of sound; what stands around them is heard"
+            )
         _warn_of_unread(part, container, what, warn)
         ended.append(own)
         if not has_packets:

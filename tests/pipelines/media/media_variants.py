@@ -99,6 +99,17 @@ def _cut_off(make: Make, part: float = 0.7) -> Make:
     return cut
 
 
+def _damaged(make: Make, count: int = 4096) -> Make:
+    """With so many zeros in the middle."""
+
+    def damaged(sounds: Any) -> bytes:
+        media = make(sounds)
+        half = len(media) // 2
+        return media[:half] + bytes(count) + media[half + count :]
+
+    return damaged
+
+
 def _opposed(gain: float, container: str, codec: str, rate_hz: int, bit_rate: int | None = None) -> Make:
     return lambda s: write(
         container, Sound(np.stack([s.customer, -gain * s.customer]), codec, rate_hz, bit_rate=bit_rate)
@@ -215,6 +226,9 @@ VARIANTS: list[Case] = [
     Case("a FLAC cut off", {"customer": CUSTOMER[:2]}, sound_s=None, warning="missing", make=_cut_off(_one("flac", "flac", 16_000))),
     Case("an MP4 with faststart cut off", {"customer": CUSTOMER[:2]}, sound_s=None, warning="missing", make=_cut_off(_one("mp4", "aac", 48_000, options={"movflags": "faststart"}))),
     Case("half a Matroska cluster", {"customer": CUSTOMER[:2]}, sound_s=None, warning="missing", make=_cut_off(_one("matroska", "libopus", 48_000))),
+    # Damage in the middle: what FFmpeg passes over up to the next cluster is said.
+    Case("4 KiB of damage, WebM", {"customer": (CUSTOMER[0], (5.12, 6.3), (9.97, 12.0))}, warning="bytes were passed over, with 3\\d{3} ms", make=_damaged(_one("webm", "libopus", 48_000))),
+    Case("4 KiB of damage, Matroska with PCM", {"customer": (CUSTOMER[0], (5.12, 6.02), (9.98, 12.0))}, warning="bytes were passed over, with 3\\d{3} ms", make=_damaged(_one("matroska", "pcm_s16le", 16_000))),
     # Rates and channels that change on the way.
     Case("MP3 44.1 to 22.05 kHz", make=_rates("mp3", "libmp3lame", 44_100, 22_050)),
     Case("ADTS 16 to 48 kHz", make=_rates("adts", "aac", 16_000, 48_000)),

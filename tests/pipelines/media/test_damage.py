@@ -1,0 +1,44 @@
+"""What is passed over in the middle of a Matroska is counted and said, and nothing is said of what is whole."""
+
+import io
+
+import pytest
+
+from pipelines.types import Channels
+from tests.pipelines import media_files as media
+from tests.pipelines.media_files import BOTH, CUSTOMER
+
+DAMAGE = bytes(4096)
+
+
+def said(whole: bytes, *, piped: bool = False, who: Channels = (CUSTOMER,)) -> list[str]:
+    warnings: list[str] = []
+    media.cut(iter([whole]) if piped else io.BytesIO(whole), who, warn=warnings.append)
+    return warnings
+
+
+@pytest.mark.parametrize("piped", [False, True])
+@pytest.mark.parametrize(("container", "codec"), [("webm", "libopus"), ("matroska", "flac"), ("matroska", "pcm_s16le")])
+def test_what_is_passed_over_is_said_with_its_bytes_and_ms(container: str, codec: str, piped: bool) -> None:  # noqa: FBT001
+    whole = media.film(container, sound_codec=codec, samples=media.sound(12, 48_000), rate_hz=48_000)
+    assert said(whole, piped=piped) == []
+    half = len(whole) // 2
+    warnings = said(whole[:half] + DAMAGE + whole[half + len(DAMAGE) :], piped=piped)
+    assert len(warnings) == 1, warnings
+    words = warnings[0].split()
+    passed_bytes, lost_ms = int(words[words.index("bytes") - 1]), int(words[words.index("ms") - 1])
+    assert len(DAMAGE) <= passed_bytes < len(whole) // 2
+    assert 10 < lost_ms <= 6000
+
+
+def test_of_two_tracks_the_one_that_lost_most_is_said() -> None:
+    whole = media.two_tracks(seconds=12)
+    assert said(whole, who=BOTH) == []
+    half = len(whole) // 2
+    warnings = said(whole[:half] + DAMAGE + whole[half + len(DAMAGE) :], who=BOTH)
+    assert any("bytes were passed over" in one for one in warnings), warnings
+
+
+def test_a_track_that_nobody_reads_is_no_damage() -> None:
+    whole = media.two_tracks()
+    assert not any("passed over" in one for one in said(whole, who=(None, CUSTOMER)))
