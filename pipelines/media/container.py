@@ -81,8 +81,7 @@ def open_media(
         container = av.open(
             file,
             "r",
-            options={"max_pixels": str(picture_max_pixels)}
-            | ({"skip_frame": "all"} if undecoded else {}),
+            options={"max_pixels": str(picture_max_pixels)} | ({"skip_frame": "all"} if undecoded else {}),
             container_options={
                 "format_whitelist": FORMATS,
                 # FFmpeg decodes while it looks at a file.

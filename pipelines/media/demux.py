@@ -140,9 +140,7 @@ class Demuxer:
             return []
         everyone = fragment.heard
         participant = Participant.CUSTOMER if Participant.CUSTOMER in everyone else everyone[0]
-        times_ms = [
-            fragment.start_ms + rounded(time_s(packet) - parts.start, 1000) for packet in parts.picture_packets
-        ]
+        times_ms = [fragment.start_ms + rounded(time_s(packet) - parts.start, 1000) for packet in parts.picture_packets]
         return self._picture.read(parts.picture, parts.picture_packets, times_ms, participant, self._limits)
 
     def _with_sound(self, demuxed: Demuxed, number: int, part: "_SoundPart", start_ms: int, start: Fraction) -> Demuxed:
