@@ -234,10 +234,7 @@ class _Track:
         else:
             # Matroska tells no dts of pictures before FFmpeg has seen enough of their order, and a pts says nothing of it.
             told_s = dts_s
-        if self.is_sound:
-            end_s = pts_s + length_s
-        else:
-            end_s = pts_s if told_s is None else told_s
+        end_s = pts_s + length_s if self.is_sound else pts_s if told_s is None else told_s
         heard_s = pts_s + self._delay_s if self._delay_s else pts_s
         if self._from_zero and not self._delay_s:
             heard_s = max(pts_s, Fraction(0))  # the edit list of an MP4 leaves out what lies before
