@@ -15,7 +15,7 @@ from av.packet import Packet
 from av.stream import Stream
 
 from pipelines.errors import MediaError
-from pipelines.media.container import Tracks, skipped_samples
+from pipelines.media.container import Tracks, rounded, skipped_samples
 from pipelines.media.frame_header import FrameHeader, frame_header
 
 STEP_BACK_S: Final = Fraction(1, 10)
@@ -53,6 +53,8 @@ class TimedPacket:
 
     def moved(self, by_ms: int) -> "TimedPacket":
         """The same, so much later."""
+        if not by_ms:
+            return self
         return replace(self, pts_ms=self.pts_ms + by_ms, dts_ms=self.dts_ms + by_ms, shown_ms=self.shown_ms + by_ms)
 
 
@@ -221,7 +223,8 @@ class _Track:
         # MP4 takes a gap for the length of the packet before. Some containers have taken padding off the last one's length already.
         length_s = length_s if length_s <= _LENGTH_MAX_S else self._length_s
         self._length_s = max(self._length_s, length_s)
-        end_s = pts_s + min(length_s, max(self._length_s - padding_s, Fraction(0)))
+        if padding_s:
+            length_s = min(length_s, max(self._length_s - padding_s, Fraction(0)))
         dts_s = None if packet.dts is None else pts_s if counted else min(unit * packet.dts, pts_s)
         if counted:
             told_s = None
@@ -231,9 +234,8 @@ class _Track:
         else:
             # Matroska tells no dts of pictures before FFmpeg has seen enough of their order, and a pts says nothing of it.
             told_s = dts_s
-        if not self.is_sound:
-            end_s = pts_s if told_s is None else told_s
-        heard_s = pts_s + self._delay_s
+        end_s = pts_s + length_s if self.is_sound else pts_s if told_s is None else told_s
+        heard_s = pts_s + self._delay_s if self._delay_s else pts_s
         if self._from_zero and not self._delay_s:
             heard_s = max(pts_s, Fraction(0))  # the edit list of an MP4 leaves out what lies before
         return _OwnTimes(pts_s, dts_s, end_s, told_s, heard_s, is_delayed, header)
@@ -249,7 +251,8 @@ class _Track:
 
     def timed(self, packet: "Packet[Stream]", own: _OwnTimes, shift_s: Fraction, *, set_anew: bool) -> TimedPacket:
         """The packet where it stands on the time line, from which its own clock is `shift_s` away."""
-        pts_s, index, shown_s = own.pts_s + shift_s, None, own.pts_s + shift_s
+        pts_s = shown_s = own.pts_s + shift_s if shift_s else own.pts_s
+        index = None
         if self.is_sound:
             # An Ogg link's first packet still has the time of the link before.
             set_anew &= not self._is_first
@@ -258,14 +261,14 @@ class _Track:
             if set_anew or self._first_s is None:
                 self._first_s = shift_s + own.heard_s
             shown_s = max(pts_s, self._first_s)
-            index = round((pts_s - self._first_s) * self._rate_hz) if self._rate_hz else None
-        pts_ms = round(pts_s * 1000)
-        told_ms = pts_ms if own.dts_s is None else min(round((own.dts_s + shift_s) * 1000), pts_ms)
+            index = rounded(pts_s - self._first_s, self._rate_hz) if self._rate_hz else None
+        pts_ms = rounded(pts_s, 1000)
+        told_ms = pts_ms if own.dts_s is None else min(rounded(own.dts_s + shift_s, 1000), pts_ms)
         if self._dts_ms is None:
             self._dts_ms = told_ms
         elif own.dts_s is not None:
             self._dts_ms = max(self._dts_ms, told_ms)
-        dts_ms, shown_ms = self._dts_ms, round(shown_s * 1000)
+        dts_ms, shown_ms = self._dts_ms, rounded(shown_s, 1000)
         return TimedPacket(packet, self._tracks, self._number, max(pts_ms, dts_ms), dts_ms, shown_ms, index, set_anew)
 
     def _changed(self, header: FrameHeader | None) -> bool:

@@ -66,13 +66,13 @@ ctypes.CDLL(av._core.__file__).av_max_alloc(ctypes.c_size_t(ALLOCATION_MAX_BYTES
 
 @contextmanager
 def open_media(
-    file: Any, what: str, picture_max_pixels: int, *, key_frames_only: bool = False, looks_far: bool = False
+    file: Any, what: str, picture_max_pixels: int, *, undecoded: bool = False, looks_far: bool = False
 ) -> Iterator[InputContainer]:
     """Opens `file` (a Python file object; seekable or not) with no way to reach any other file or address.
 
     FFmpeg looks at the first 2 MiB or 2 s for what the tracks are; 32 MiB and an hour where it `looks_far`. It decodes up to twenty
-    pictures to see in which order they are shown, or none but key frames where `key_frames_only`: then decoding times are not told
-    apart from those at which pictures are shown.
+    pictures to see in which order they are shown, or none where they stay `undecoded`: then decoding times are not told apart from those
+    at which pictures are shown, and the kind of H.264's pixels is not known.
 
     Raises:
         MediaError: FFmpeg cannot open it; `what` names it in the message.
@@ -81,8 +81,7 @@ def open_media(
         container = av.open(
             file,
             "r",
-            options={"max_pixels": str(picture_max_pixels)}
-            | ({"skip_frame": "nokey", "skip_loop_filter": "all"} if key_frames_only else {}),
+            options={"max_pixels": str(picture_max_pixels)} | ({"skip_frame": "all"} if undecoded else {}),
             container_options={
                 "format_whitelist": FORMATS,
                 # FFmpeg decodes while it looks at a file.
@@ -254,6 +253,12 @@ def time_s(packet: "Packet[Stream]") -> Fraction:
     """When it is shown or heard, in seconds of the file's own clock."""
     ticks = packet.pts if packet.pts is not None else packet.dts
     return packet.time_base * (ticks or 0)
+
+
+def rounded(time_s: Fraction, rate_hz: int) -> int:
+    """`round(time_s * rate_hz)`, an exact half to the even side; in whole numbers, which is ten times as fast."""
+    whole, rest = divmod(time_s.numerator * rate_hz, time_s.denominator)
+    return whole + (2 * rest + whole % 2 > time_s.denominator)
 
 
 def packets(container: InputContainer, *streams: Stream | None) -> "Iterator[Packet[Stream]]":

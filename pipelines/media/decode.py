@@ -61,9 +61,9 @@ class SoundDecoder:
         begins: Fraction | None = None
         due_s = time_s(packets[0])
         for packet in packets:
-            lost_s = time_s(packet) - due_s
-            if _GAP_MIN_S < lost_s <= limits.fragment_max_s:
-                begins = due_s = time_s(packet)
+            at_s = time_s(packet)
+            if _GAP_MIN_S < at_s - due_s <= limits.fragment_max_s:
+                begins = due_s = at_s
             chunks, damaged = self._chunks(packet, limits)
             decoded.damaged += damaged
             if fresh and chunks and packet is not packets[0] and not runs:

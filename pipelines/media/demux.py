@@ -18,6 +18,7 @@ from pipelines.media.container import (
     Tracks,
     open_media,
     packets,
+    rounded,
     skipped_samples,
     time_s,
     tracks_of,
@@ -119,7 +120,7 @@ class Demuxer:
     def _container(self, fragment: MediaFragment) -> Demuxed:
         what = f"fragment {fragment.seq} of stream {fragment.stream}"
         file = io.BytesIO(fragment.media)
-        with open_media(file, what, self._limits.picture_max_pixels, key_frames_only=True) as container:
+        with open_media(file, what, self._limits.picture_max_pixels, undecoded=True) as container:
             if len(container.streams) > self._limits.streams_max:
                 raise MediaError(f"{what} holds {len(container.streams)} streams; send sound and picture only")
             tracks = tracks_of(container, fragment.participants, what)
@@ -139,9 +140,7 @@ class Demuxer:
             return []
         everyone = fragment.heard
         participant = Participant.CUSTOMER if Participant.CUSTOMER in everyone else everyone[0]
-        times_ms = [
-            fragment.start_ms + round((time_s(packet) - parts.start) * 1000) for packet in parts.picture_packets
-        ]
+        times_ms = [fragment.start_ms + rounded(time_s(packet) - parts.start, 1000) for packet in parts.picture_packets]
         return self._picture.read(parts.picture, parts.picture_packets, times_ms, participant, self._limits)
 
     def _with_sound(self, demuxed: Demuxed, number: int, part: "_SoundPart", start_ms: int, start: Fraction) -> Demuxed:

@@ -14,7 +14,7 @@ from av.video.stream import VideoStream
 
 from pipelines.errors import MediaError
 from pipelines.media.clock import TimedPacket
-from pipelines.media.container import START_TAG, Tracks
+from pipelines.media.container import START_TAG, Tracks, rounded
 from pipelines.types import Channels
 
 _MILLISECOND = Fraction(1, 1000)
@@ -103,7 +103,7 @@ def muxed(group: list[tuple[TrackKey, TimedPacket]], layout: Layout, start_ms: i
                 copy.metadata[START_TAG] = f"{timed.index}/{stream.codec_context.sample_rate}"
         for key, timed in group:
             packet, stream = timed.packet, layout.streams[key]
-            duration_ms = round((packet.duration or 0) * packet.time_base * 1000)
+            duration_ms = rounded(packet.time_base, 1000 * (packet.duration or 0))
             if expands and isinstance(stream, AudioStream) and stream.codec_context.name in _EXPANDED:
                 packet = _expanded(packet, stream)
             packet.stream = copies[key]

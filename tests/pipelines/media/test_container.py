@@ -1,10 +1,13 @@
 """Untrusted media is opened with no way to another file, and only for what FFmpeg can decode."""
 
 import io
+from fractions import Fraction
 from pathlib import Path
 
 import av
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from pipelines.errors import MediaError
 from pipelines.media.container import (
@@ -12,6 +15,7 @@ from pipelines.media.container import (
     SOUND_DECODERS,
     open_media,
     packets,
+    rounded,
     skipped_samples,
     tracks_of,
 )
@@ -52,6 +56,30 @@ def test_the_first_sound_and_the_first_moving_picture_count() -> None:
         # PyAV's streams live as long as their container.
         assert {packet.stream_index for packet in read} == {stream.index for stream in tracks.streams}
     assert all(packet.size for packet in read)
+
+
+def test_media_that_stays_undecoded_is_known_by_its_header_alone() -> None:
+    whole = film("matroska", picture_codec="libx264", sound_codec=None, samples=None, seconds=2, key_every=5)
+    read = []
+    for undecoded in (False, True):
+        with open_media(io.BytesIO(whole), "the film", PIXELS_MAX, undecoded=undecoded) as container:
+            codec = container.streams.video[0].codec_context
+            # FFmpeg learns the kind of H.264's pixels from a picture that it has begun to decode.
+            assert (codec.format is None) == undecoded
+            times = [
+                (packet.pts, packet.is_keyframe, bytes(packet)) for packet in packets(container, *container.streams)
+            ]
+            read.append((codec.width, codec.height, codec.extradata, times))
+    assert read[0] == read[1]
+
+
+@given(st.fractions(-(10**6), 10**6, max_denominator=200_000), st.integers(1, 192_000))
+@example(Fraction(1, 2), 1)
+@example(Fraction(3, 2), 1)
+@example(Fraction(-1, 2), 1)
+@example(Fraction(1, 4), 1000)
+def test_times_are_rounded_as_fractions_are(time_s: Fraction, rate_hz: int) -> None:
+    assert rounded(time_s, rate_hz) == round(time_s * rate_hz)
 
 
 def test_a_file_without_either_is_named() -> None:
