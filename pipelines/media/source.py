@@ -23,8 +23,10 @@ from pipelines.media.byte_stream import ByteStream
 from pipelines.media.clock import STEP_BACK_S, STEP_MAX_S, SourceClock, TimedPacket
 from pipelines.media.container import Tracks, open_media, packets, tracks_of
 from pipelines.media.decoder_process import DecoderProcesses
-from pipelines.media.joined import UNREAD_MAX_BYTES, File, joined_files, unread_bytes
+from pipelines.media.ending import Ending
+from pipelines.media.joined import File, joined_files
 from pipelines.media.raw_audio import RATE_MIN_HZ
+from pipelines.media.stated import Ends
 from pipelines.types import Channels
 
 PICTURE_MAX_PIXELS: Final = 5120 * 2880
@@ -35,31 +37,14 @@ _BARE_FRAMES: Final = {"aac", "mp3"}
 """FFmpeg's names of containers that hold frames and no times."""
 _FROM_ZERO: Final = {"matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2"}
 """Containers whose zero is the beginning of the recording, so that the file of one party says when they joined."""
-_TELL_LENGTH: Final = _FROM_ZERO | {"flac", "asf", "flv", "avi", "aiff", "caf", "w64", "au"}
-_SHORT_S: Final = 1.0
 _TRACKS_APART: Final = {"mov,mp4,m4a,3gp,3g2,mj2"}
 """Containers that hold one track behind the other, for as long as a movie fragment lasts; FFmpeg puts them together where it can seek."""
 _OPEN_ALL_MAX_S: Final = 300
 """So long may it take to open all the files of a source."""
 _HELD_MAX_S: Final = 12
 _HELD_MAX_BYTES: Final = 16 << 20
-_IN_ORDER: Final = {
-    "aac",
-    "flac",
-    "gsm",
-    "matroska,webm",
-    "mp3",
-    "mpegts",
-    "ogg",
-    "wav",
-    "aiff",
-    "caf",
-    "w64",
-    "flv",
-    "amr",
-    "au",
-}
-"""Containers of which FFmpeg reads the end last."""
+_TOLD_MAX: Final = 10
+"""Of files that were joined, so many sentences are said of how they end."""
 _HEAD_S: Final = 1
 _HEAD_PACKETS_MAX: Final = 1024
 
@@ -112,12 +97,13 @@ def source_packets(
 
 def _containers(
     file: File, opened: ExitStack, what: str, decoders: DecoderProcesses | None, warn: Warn
-) -> Iterator[tuple[File, ExitStack, InputContainer]]:
+) -> Iterator[tuple[Ending, ExitStack, InputContainer]]:
     """Each of the files that were joined, what closes it, and its container."""
-    spent_s = 0.0
-    for number, part in enumerate(joined_files(file)):
+    spent_s, ends = 0.0, Ends()
+    for number, part in enumerate(joined_files(file, ends)):
         own = opened.enter_context(ExitStack())
         began_s = time.monotonic()
+        ending = Ending(part, ends)
         try:
             container = _open(part, own, what, decoders)
         except MediaError as error:
@@ -130,7 +116,7 @@ def _containers(
             spent_s += time.monotonic() - began_s
         if spent_s > _OPEN_ALL_MAX_S:
             raise MediaError(f"{what}: opening the files that it is joined of takes too long; send them one by one")
-        yield part, own, container
+        yield ending, own, container
 
 
 def _read(
@@ -144,13 +130,16 @@ def _read(
 ) -> Iterator[TimedPacket]:
     clock, what = SourceClock(), _name(file)
     ended: list[ExitStack] = []
-    for part, own, container in _containers(file, opened, what, decoders, warn):
+    told = 0
+    for number, (ending, own, container) in enumerate(_containers(file, opened, what, decoders, warn), 1):
         tracks = _known(tracks_of(container, participants, what), what, warn)
+        hears_all = not tracks.left_out
         if not is_seen and tracks.sounds:
+            hears_all &= tracks.picture is None
             tracks = replace(tracks, picture=None)
         of = container.format.name
-        read = _packets(container, tracks, what, warn)
-        if isinstance(part, ByteStream) and of in _TRACKS_APART:
+        read = ending.watched(_packets(container, tracks, what, warn))
+        if isinstance(ending.file, ByteStream) and of in _TRACKS_APART:
             read = _interleaved(read, len(tracks.streams))
         has_packets = False
         for packet in clock.place(read, tracks, counts=of in _BARE_FRAMES, from_zero=of in _FROM_ZERO):
@@ -159,12 +148,16 @@ def _read(
             # Whoever asks for the second packet has made a fragment of all that was before the first.
             while ended:
                 ended.pop().close()
-        if not tracks.left_out:
-            _warn_of_end(container, clock, what, warn)
-        _warn_of_unread(part, container, what, warn)
+        which = what if number == 1 else f"{what}: file {number} of those joined in it"
+        for sentence in ending.sentences(container, clock.file_end_s if has_packets and hears_all else None):
+            told += 1
+            if told <= _TOLD_MAX:
+                warn(f"{which}{sentence}")
         ended.append(own)
         if not has_packets:
             ended.pop().close()
+    if told > _TOLD_MAX:
+        warn(f"{what}: {told - _TOLD_MAX} more such sentences of other files that are joined in it are left out")
 
 
 def _name(file: File) -> str:
@@ -249,18 +242,3 @@ def _known(tracks: Tracks, what: str, warn: Warn) -> Tracks:
         )
     warn(f"{what}: its pictures begin so late that nothing is known of them yet; they are left out")
     return replace(tracks, picture=None)
-
-
-def _warn_of_unread(file: File, container: InputContainer, what: str, warn: Warn) -> None:
-    in_order = isinstance(file, ByteStream) or container.format.name in _IN_ORDER
-    if in_order and (left_bytes := unread_bytes(file)):
-        more = "or more " if left_bytes == UNREAD_MAX_BYTES else ""
-        warn(f"{what}: {left_bytes} bytes {more}behind the last packet were not read; what came before is heard")
-
-
-def _warn_of_end(container: InputContainer, clock: SourceClock, what: str, warn: Warn) -> None:
-    if container.duration is None or container.format.name not in _TELL_LENGTH or clock.was_set_anew:
-        return
-    told_s = container.duration / av.time_base
-    if told_s - clock.end_s > _SHORT_S:
-        warn(f"{what} says to last {told_s:.1f} s, and ends after {float(clock.end_s):.1f} s: the rest is missing")
