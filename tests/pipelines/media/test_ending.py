@@ -136,7 +136,7 @@ def test_sound_behind_the_length_that_a_header_states_is_no_junk() -> None:
     """An AVI's RIFF of half the length: FFmpeg reads on."""
     whole = film("avi", "pcm_s16le", 16_000, {})
     shorter = whole[:4] + (len(whole) // 2).to_bytes(4, "little") + whole[8:]
-    assert not any(str(len(whole) // 2) in warning for warning in told(shorter))
+    assert not any("were not read" in warning for warning in told(shorter))
 
 
 def test_a_length_is_not_held_against_what_is_left_out() -> None:
