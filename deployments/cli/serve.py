@@ -8,10 +8,12 @@ from typing import Annotated
 import typer
 
 from deployments.cli.connect import DEFAULT_PORT, source_of
-from deployments.cli.console import CommandError, clear_errors, hint, settings, stderr, steps, write_json
+from deployments.cli.console import EXIT_USAGE, CommandError, clear_errors, hint, settings, stderr, steps, write_json
 from deployments.cli.options import DEFAULTS, Bundle, Interim, Json, Source, Transcriber
 from deployments.http.tokens import token_of
 from deployments.sample import sample_path
+from models.bundles import require_bundle
+from models.errors import BundleError
 from pipelines.settings import AppConfig, InterimSettings
 
 commands = typer.Typer()
@@ -30,6 +32,10 @@ def serve(
     as_json: Json = False,
 ) -> None:
     """Run the whole system on this machine until Ctrl-C."""
+    try:
+        require_bundle(bundle)
+    except BundleError as error:
+        raise CommandError(str(error), EXIT_USAGE) from error
     from deployments.serve.embedded import embedded  # noqa: PLC0415  # imports redis
 
     config = AppConfig(

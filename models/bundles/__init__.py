@@ -84,6 +84,19 @@ def bundle_folder(name: str) -> Path:
     return EMBEDDED if name == "embedded" else Path(name)
 
 
+def require_bundle(name: str) -> None:
+    """Return if `name` stands for a bundle that has an index; nothing of it is verified.
+
+    Raises:
+        BundleError: it does not, and which bundles there are here.
+    """
+    try:
+        _index(bundle_folder(name) / INDEX)
+    except BundleError as error:
+        here = sorted(str(index.parent) for index in Path().glob(f"*/{INDEX}"))
+        raise BundleError(f"{error} Bundles that are here: {', '.join(['embedded', *here])}.") from error
+
+
 def load_bundle(path: Path) -> Bundle:
     """Read `path/bundle.json` and verify every file it names.
 

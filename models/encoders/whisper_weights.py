@@ -21,6 +21,9 @@ VARIABLES_MAX = 10_000
 TYPES = ("<f4", "<i1", "<i2", "<i4", "<f2")
 """Numpy types by CTranslate2's number of them."""
 
+INSTALL = "run make setup"
+INSTALL_AGAIN = "install it again: remove .venv and run make setup"
+
 MODEL, CONFIG, TOKENIZER, VOCABULARY = "model.bin", "config.json", "tokenizer.json", "vocabulary.txt"
 
 
@@ -78,9 +81,7 @@ def read(name: str, file: str) -> bytes:
     found = b"".join(_part(name, place) for place in packed.parts)
     digest = sha256_of(found)
     if digest != packed.sha256:
-        raise WhisperError(
-            f"{file} of Whisper {name} has SHA-256 {digest}, not {packed.sha256}; install it again: {_install(packed.parts)}"
-        )
+        raise WhisperError(f"{file} of Whisper {name} has SHA-256 {digest}, not {packed.sha256}; {INSTALL_AGAIN}")
     return found
 
 
@@ -88,19 +89,14 @@ def _part(name: str, place: str) -> bytes:
     package, _, path = place.partition("/")
     spec = find_spec(package)  # of a top-level package: nothing of it is run
     if spec is None or spec.origin is None:
-        raise WhisperError(f"the weights of Whisper {name} are not installed: {_install((place,))}")
+        raise WhisperError(f"the weights of Whisper {name} are not installed: {INSTALL}")
     whole = Path(spec.origin).parent / path
     try:
         if whole.stat().st_size > FILE_MAX_BYTES:
-            raise WhisperError(f"{whole} is larger than {FILE_MAX_BYTES} bytes; install it again: {_install((place,))}")
+            raise WhisperError(f"{whole} is larger than {FILE_MAX_BYTES} bytes; {INSTALL_AGAIN}")
         return whole.read_bytes()
     except OSError as error:
-        raise WhisperError(f"cannot read {whole} ({error.strerror}); install it again: {_install((place,))}") from error
-
-
-def _install(places: tuple[str, ...]) -> str:
-    packages = sorted({place.partition("/")[0].replace("_", "-") for place in places})
-    return "uv sync " + " ".join(f"--reinstall-package {package}" for package in packages)
+        raise WhisperError(f"cannot read {whole} ({error.strerror}); {INSTALL_AGAIN}") from error
 
 
 def variables(model: bytes) -> dict[str, NDArray[Any]]:

@@ -92,15 +92,17 @@ class ByteStream:
 
     def __init__(self, source: Readable | Iterable[bytes]) -> None:
         self._chunks: Iterator[bytes] = iter(source) if isinstance(source, Iterable) else _chunks(source)
-        self._held = b""
+        self._held, self._at = b"", 0
+        """What is here, and where of it the next byte stands: small pieces of a large chunk are taken without copying the rest."""
         self._ahead: list[bytes] | None = None
         self._ahead_bytes = 0
 
     def read(self, size: int = _CHUNK_BYTES) -> bytes:
         """At most `size` bytes as soon as there are any; empty at the end."""
-        if not self._held:
-            self._held = next((chunk for chunk in self._chunks if chunk), b"")
-        taken, self._held = self._held[:size], self._held[size:]
+        if self._at == len(self._held):
+            self._held, self._at = next((chunk for chunk in self._chunks if chunk), b""), 0
+        taken = self._held[self._at : self._at + size]
+        self._at += len(taken)
         if self._ahead is not None:
             self._ahead.append(taken)
             self._ahead_bytes += len(taken)
@@ -121,21 +123,21 @@ class ByteStream:
         try:
             yield
         finally:
-            self._chunks = itertools.chain(self._ahead, [self._held], self._chunks)
-            self._held, self._ahead = b"", None
+            self._chunks = itertools.chain(self._ahead, [self.held()], self._chunks)
+            self._held, self._at, self._ahead = b"", 0, None
 
     def peek(self, size: int) -> bytes:
         """The next `size` bytes without taking them; fewer only at the end."""
-        while len(self._held) < size:
+        while len(self._held) - self._at < size:
             chunk = next((chunk for chunk in self._chunks if chunk), b"")
             if not chunk:
                 break
-            self._held += chunk
-        return self._held[:size]
+            self._held, self._at = self.held() + chunk, 0
+        return self._held[self._at : self._at + size]
 
     def held(self) -> bytes:
         """All bytes that are here and not taken yet."""
-        return self._held
+        return self._held[self._at :]
 
 
 def _chunks(source: Readable) -> Iterator[bytes]:

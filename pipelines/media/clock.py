@@ -70,16 +70,15 @@ class SourceClock:
         """Where the last of what was placed so far ends, and the last sound of it."""
         self._sound_setting: int | None = None
         """That of the sound that was placed last: pictures follow it."""
+        self._file_setting = 0
+        """The first of the file at hand."""
 
     @property
-    def end_s(self) -> Fraction:
-        """Where the last of what was placed so far ends."""
-        return self._end
-
-    @property
-    def was_set_anew(self) -> bool:
-        """Whether the times are those of one setting of the clock no more."""
-        return len(self._shifts) > 1
+    def file_end_s(self) -> Fraction | None:
+        """Where the file that was placed last ends, by its own times; None where it has none, or its clock was set anew."""
+        if len(self._shifts) != self._file_setting + 1:
+            return None
+        return self._ends[-1] - self._shifts[-1]
 
     def place(
         self, packets: "Iterable[Packet[Stream]]", tracks: Tracks, *, counts: bool = False, from_zero: bool = False
@@ -94,6 +93,7 @@ class SourceClock:
             for n, stream in enumerate(tracks.streams)
         }
         begins = True
+        self._file_setting = len(self._shifts)
         for packet in packets:
             track = by_index[packet.stream_index]
             own = track.own_times(packet)

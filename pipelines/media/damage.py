@@ -27,6 +27,14 @@ class PassedOver:
         """In the track of sound that lost most."""
         return round(max(self._lost_s.values(), default=Fraction(0)) * 1000)
 
+    def sentences(self) -> Iterator[str]:
+        """What its sender should know, as it goes on behind the file's name."""
+        if self.damaged_bytes:
+            yield (
+                f" is damaged in the middle: {self.damaged_bytes} bytes were passed over, "
+                f"with {self.lost_ms} ms of sound; what stands around them is heard"
+            )
+
     def seen(self, packets: "Iterator[Packet[Stream]]", *, complete: bool) -> "Iterator[Packet[Stream]]":
         """The same packets, of a Matroska in the order of the file; nothing is told where not all of its tracks are read.
 

@@ -9,48 +9,48 @@ import io
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from typing import IO, Any, Final
 
 from pipelines.errors import MediaError
 from pipelines.media.byte_stream import ByteStream
+from pipelines.media.pieces import Kind, Walk, kind_of
+from pipelines.media.stated import CAF_HEAD_BYTES, HEAD_BYTES, Ends, measure, stated_bytes
 from pipelines.media.wav import copied, is_wav, wav_to_its_end
 
 UNREAD_MAX_BYTES: Final = 4 << 20
 """A stream that goes on behind the end of its media is read so far, to say how much that is, or to find another file in it."""
 _COPY_BYTES: Final = 256 << 10
 FILES_MAX: Final = 10_000
-_PIECES_MAX: Final = 2_000_000
-"""Boxes, pages or chunks of a file: eleven hours of Ogg with a page for each packet."""
-_HEAD_BYTES: Final = 300
-"""Of a page of Ogg 282 bytes tell its length; of other pieces 16."""
 _MAGIC_BYTES: Final = 24
 """No magic is longer."""
 
 File = IO[bytes] | ByteStream
 
 
-def joined_files(file: File) -> Iterator[File]:
+def joined_files(file: File, ends: Ends | None = None) -> Iterator[File]:
     """The files of which `file` is made, one after the other; mostly one. Each is read before the next is asked for.
 
-    A WAV is read to its end, also where its header says less. Joined WAVs of one format are given as one.
+    A WAV is read to its end, also where its header says less. Joined WAVs of one format are given as one. `ends` is that of the one
+    that was given last.
 
     Raises:
         MediaError: there are more than `FILES_MAX`.
     """
-    head = file.peek(_MAGIC_BYTES) if isinstance(file, ByteStream) else _peeked(file, _MAGIC_BYTES)
-    kind = next((kind for kind in _KINDS if kind.begins.match(head)), None)
+    ends = ends or Ends()
+    head = peeked(file, _MAGIC_BYTES)
+    kind = kind_of(head)
     magic = next((magic for magic in _MAGICS if magic.match(head)), None)
     if is_wav(head):
-        parts = _each(file if isinstance(file, ByteStream) else ByteStream(file), wav_to_its_end)
+        whole = file if isinstance(file, ByteStream) else ByteStream(file)
+        parts = _each(whole, partial(wav_to_its_end, ends=ends), ends)
     elif kind is not None:
-        parts = _walked(file, kind)
+        parts = _walked(file, kind, ends)
     elif magic is not None:
-        parts = _scanned(file, magic)
+        parts = _scanned(file, magic, ends)
     else:
-        parts = iter([file])
+        parts = iter([_alone(file, ends)])
     for count, part in enumerate(parts, 1):
         if count > FILES_MAX:
             raise MediaError(f"more than {FILES_MAX} files joined to one; send them as several")
@@ -68,16 +68,20 @@ def unread_bytes(file: File) -> int:
     return min(count, UNREAD_MAX_BYTES)
 
 
-def _peeked(file: IO[bytes], size: int) -> bytes:
+def peeked(file: File, size: int) -> bytes:
+    """The next `size` bytes, without taking them."""
+    if isinstance(file, ByteStream):
+        return file.peek(size)
     at = file.tell()
     head = file.read(size)
     file.seek(at)
     return head
 
 
-def _each(whole: ByteStream, cut: Callable[[ByteStream], Iterator[bytes]]) -> Iterator[File]:
-    """Each file that `cut` takes from the front of what is left of `whole`."""
+def _each(whole: ByteStream, cut: Callable[[ByteStream], Iterator[bytes]], ends: Ends) -> Iterator[File]:
+    """Each file that `cut` takes from the front of what is left of `whole`, and whose `ends` it tells."""
     while whole.peek(1):
+        ends.begin()
         part = ByteStream(cut(whole))
         yield part
         left_bytes = 0
@@ -87,45 +91,6 @@ def _each(whole: ByteStream, cut: Callable[[ByteStream], Iterator[bytes]]) -> It
                 return
 
 
-def _box(head: bytes) -> int | None:
-    """The length of a box of ISO base media (ISO/IEC 14496-12 §4.2); None where it ends with the file, or is none."""
-    size = int.from_bytes(head[:4], "big")
-    if size == 1:
-        size = int.from_bytes(head[8:16], "big")
-    return size if size >= 8 else None
-
-
-def _page(head: bytes) -> int | None:
-    """The length of a page of Ogg (RFC 3533 §6); None of what is none."""
-    segments = head[27 : 27 + head[26]] if len(head) > 26 and head[:4] == b"OggS" else b""
-    return 27 + len(segments) + sum(segments) if segments else None
-
-
-def _chunk(head: bytes) -> int | None:
-    """The length of a chunk of IFF, as of AIFF, or of RIFF, as of AVI; likewise."""
-    size = int.from_bytes(head[4:8], "little" if head[:4] == b"RIFF" else "big")
-    return 8 + size + size % 2 if size else None
-
-
-@dataclass(frozen=True, slots=True)
-class _Kind:
-    """Files that say how long each of their pieces is: behind a piece another file may begin."""
-
-    begins: re.Pattern[bytes]
-    length: Callable[[bytes], int | None]
-    begins_once: bool = True
-    """False: several pieces in a row may look like the first, of one file."""
-
-    def is_next(self, head: bytes, before: bytes) -> bool:
-        """Whether a piece with this `head` behind the one `before` begins another file."""
-        return self.begins.match(head) is not None and (self.begins_once or not self.begins.match(before))
-
-
-_KINDS: Final = (
-    _Kind(re.compile(rb"....ftyp", re.DOTALL), _box),
-    _Kind(re.compile(rb"FORM....AIF[FC]|RIFF....AVI ", re.DOTALL), _chunk),
-    _Kind(re.compile(rb"OggS\x00[\x02\x06]"), _page, begins_once=False),
-)
 _MAGICS: Final = (
     re.compile(rb"\x1aE\xdf\xa3(?:[\x80-\xfe]|\x01.{7})\x42\x86\x81\x01", re.DOTALL),
     re.compile(rb"fLaC[\x00\x80]\x00\x00\x22"),
@@ -138,45 +103,55 @@ _MAGICS: Final = (
 """How other files begin (Matroska, FLAC, AMR, MP3 with a tag, FLV, CAF, W64): at nothing that is found in sound or pictures by chance."""
 
 
-def _walked(file: File, kind: _Kind) -> Iterator[File]:
+def _walked(file: File, kind: Kind, ends: Ends) -> Iterator[File]:
     if isinstance(file, ByteStream):
-        yield from _each(file, partial(_pieces, kind=kind))
+        yield from _each(file, partial(_pieces, kind=kind, ends=ends), ends)
         return
-    at = start = file.tell()
+    at = start = begin = file.tell()
     end = file.seek(0, os.SEEK_END)
     found: list[int] = []
-    head = b""
-    for _ in range(_PIECES_MAX):
+    closed: list[Ends] = []
+    walk = Walk(kind)
+    while at < end:
         file.seek(at)
-        before, head = head, file.read(_HEAD_BYTES)
-        if before and kind.is_next(head, before):
+        head = file.read(HEAD_BYTES)
+        if walk.begins_other(head):
             found.append(at)
-        length = kind.length(head) if len(head) >= 8 else None
-        if length is None or len(found) > FILES_MAX or at + length >= end:
+            closed.append(walk.close())
+            begin = at
+        length = walk.length(head)
+        if length is None or at + length > end:
+            walk.end_in(head, at - begin, end - at, length)
+            break
+        if len(found) > FILES_MAX:
             break
         at += length
-    else:
-        raise MediaError(f"more than {_PIECES_MAX} pieces in one file; re-encode it")
-    yield from _windows(file, start, found)
+    closed.append(walk.close())
+    for part, its in zip(_windows(file, start, found), closed, strict=True):
+        ends.become(its)
+        yield part
 
 
-def _pieces(whole: ByteStream, kind: _Kind) -> Iterator[bytes]:
+def _pieces(whole: ByteStream, kind: Kind, ends: Ends) -> Iterator[bytes]:
     """One file, up to where another of its kind begins."""
-    head, count = whole.peek(_HEAD_BYTES), 0
-    while (length := kind.length(head)) is not None:
-        count += 1
-        if count > _PIECES_MAX:
-            raise MediaError(f"more than {_PIECES_MAX} pieces in one file; re-encode it")
-        yield from copied(whole, length)
-        before, head = head, whole.peek(_HEAD_BYTES)
-        if not head or kind.is_next(head, before):
-            return
-    yield from copied(whole, None)
+    walk, at, head = Walk(kind), 0, whole.peek(HEAD_BYTES)
+    while head:
+        got, length = 0, walk.length(head)
+        for chunk in copied(whole, length):
+            got += len(chunk)
+            yield chunk
+        if length is None or got < length:
+            walk.end_in(head, at, got, length)
+        at += got
+        head = whole.peek(HEAD_BYTES)
+        if walk.begins_other(head):
+            break
+    ends.become(walk.close())
 
 
-def _scanned(file: File, magic: re.Pattern[bytes]) -> Iterator[File]:
+def _scanned(file: File, magic: re.Pattern[bytes], ends: Ends) -> Iterator[File]:
     if isinstance(file, ByteStream):
-        yield from _each(file, partial(_up_to, magic=magic))
+        yield from _each(file, partial(_up_to, magic=magic, ends=ends), ends)
         return
     start = file.tell()
     found: list[int] = []
@@ -189,11 +164,17 @@ def _scanned(file: File, magic: re.Pattern[bytes]) -> Iterator[File]:
             break
         at += len(chunk)
         tail = window[-_MAGIC_BYTES:]
-    yield from _windows(file, start, sorted(set(found)))
+    for part in _windows(file, start, sorted(set(found))):
+        ends.begin()
+        yield _measured(part, ends)
 
 
-def _up_to(whole: ByteStream, magic: re.Pattern[bytes]) -> Iterator[bytes]:
+def _up_to(whole: ByteStream, magic: re.Pattern[bytes], ends: Ends) -> Iterator[bytes]:
     """The next bytes, up to where `magic` stands again."""
+    return _counted(_unmeasured(whole, magic), whole.peek(_head_bytes(whole.peek(_MAGIC_BYTES))), ends)
+
+
+def _unmeasured(whole: ByteStream, magic: re.Pattern[bytes]) -> Iterator[bytes]:
     yield whole.read(1)
     while window := whole.peek(_MAGIC_BYTES):
         window = whole.held()
@@ -204,7 +185,35 @@ def _up_to(whole: ByteStream, magic: re.Pattern[bytes]) -> Iterator[bytes]:
         yield whole.read(max(len(window) - _MAGIC_BYTES, 1) if len(window) >= _MAGIC_BYTES else len(window))
 
 
-def _windows(file: IO[bytes], start: int, begins: list[int]) -> Iterator[File]:
+def _alone(file: File, ends: Ends) -> File:
+    """A file of a kind that is not looked through for others."""
+    if not isinstance(file, ByteStream):
+        return _measured(file, ends)
+    head = file.peek(HEAD_BYTES)
+    return file if stated_bytes(head) is None else ByteStream(_counted(copied(file, None), head, ends))
+
+
+def _measured(file: IO[bytes], ends: Ends) -> IO[bytes]:
+    at = file.tell()
+    length = file.seek(0, os.SEEK_END) - at
+    file.seek(at)
+    measure(peeked(file, _head_bytes(peeked(file, _MAGIC_BYTES))), length, ends)
+    return file
+
+
+def _counted(chunks: Iterator[bytes], head: bytes, ends: Ends) -> Iterator[bytes]:
+    count = 0
+    for chunk in chunks:
+        count += len(chunk)
+        yield chunk
+    measure(head, count, ends)
+
+
+def _head_bytes(magic: bytes) -> int:
+    return CAF_HEAD_BYTES if magic[:4] == b"caff" else HEAD_BYTES
+
+
+def _windows(file: IO[bytes], start: int, begins: list[int]) -> Iterator[IO[bytes]]:
     """The file itself, or each of those that begin in it."""
     end = file.seek(0, os.SEEK_END)
     file.seek(start)

@@ -24,8 +24,10 @@ from pipelines.media.clock import STEP_BACK_S, STEP_MAX_S, SourceClock, TimedPac
 from pipelines.media.container import Tracks, open_media, packets, tracks_of
 from pipelines.media.damage import PassedOver
 from pipelines.media.decoder_process import DecoderProcesses
-from pipelines.media.joined import UNREAD_MAX_BYTES, File, joined_files, unread_bytes
+from pipelines.media.ending import Ending
+from pipelines.media.joined import File, joined_files
 from pipelines.media.raw_audio import RATE_MIN_HZ
+from pipelines.media.stated import Ends
 from pipelines.types import Channels
 
 PICTURE_MAX_PIXELS: Final = 5120 * 2880
@@ -36,8 +38,6 @@ _BARE_FRAMES: Final = {"aac", "mp3"}
 """FFmpeg's names of containers that hold frames and no times."""
 _FROM_ZERO: Final = {"matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2"}
 """Containers whose zero is the beginning of the recording, so that the file of one party says when they joined."""
-_TELL_LENGTH: Final = _FROM_ZERO | {"flac", "asf", "flv", "avi", "aiff", "caf", "w64", "au"}
-_SHORT_S: Final = 1.0
 _TRACKS_APART: Final = {"mov,mp4,m4a,3gp,3g2,mj2"}
 """Containers that hold one track behind the other, for as long as a movie fragment lasts; FFmpeg puts them together where it can seek."""
 _OPEN_ALL_MAX_S: Final = 300
@@ -46,23 +46,8 @@ _TELLS_PLACES: Final = {"matroska,webm"}
 """Containers of which FFmpeg tells where in the file each packet lies, with next to nothing between them."""
 _HELD_MAX_S: Final = 12
 _HELD_MAX_BYTES: Final = 16 << 20
-_IN_ORDER: Final = {
-    "aac",
-    "flac",
-    "gsm",
-    "matroska,webm",
-    "mp3",
-    "mpegts",
-    "ogg",
-    "wav",
-    "aiff",
-    "caf",
-    "w64",
-    "flv",
-    "amr",
-    "au",
-}
-"""Containers of which FFmpeg reads the end last."""
+_TOLD_MAX: Final = 10
+"""Of files that were joined, so many sentences are said of how they end."""
 _HEAD_S: Final = 1
 _HEAD_PACKETS_MAX: Final = 1024
 
@@ -115,12 +100,13 @@ def source_packets(
 
 def _containers(
     file: File, opened: ExitStack, what: str, decoders: DecoderProcesses | None, warn: Warn
-) -> Iterator[tuple[File, ExitStack, InputContainer]]:
+) -> Iterator[tuple[Ending, ExitStack, InputContainer]]:
     """Each of the files that were joined, what closes it, and its container."""
-    spent_s = 0.0
-    for number, part in enumerate(joined_files(file)):
+    spent_s, ends = 0.0, Ends()
+    for number, part in enumerate(joined_files(file, ends)):
         own = opened.enter_context(ExitStack())
         began_s = time.monotonic()
+        ending = Ending(part, ends)
         try:
             container = _open(part, own, what, decoders)
         except MediaError as error:
@@ -133,7 +119,7 @@ def _containers(
             spent_s += time.monotonic() - began_s
         if spent_s > _OPEN_ALL_MAX_S:
             raise MediaError(f"{what}: opening the files that it is joined of takes too long; send them one by one")
-        yield part, own, container
+        yield ending, own, container
 
 
 def _read(
@@ -147,16 +133,19 @@ def _read(
 ) -> Iterator[TimedPacket]:
     clock, what = SourceClock(), _name(file)
     ended: list[ExitStack] = []
-    for part, own, container in _containers(file, opened, what, decoders, warn):
+    told = 0
+    for number, (ending, own, container) in enumerate(_containers(file, opened, what, decoders, warn), 1):
         tracks = _known(tracks_of(container, participants, what), what, warn)
+        hears_all = not tracks.left_out
         if not is_seen and tracks.sounds:
+            hears_all &= tracks.picture is None
             tracks = replace(tracks, picture=None)
         of = container.format.name
-        read = _packets(container, tracks, what, warn)
+        read = ending.watched(_packets(container, tracks, what, warn))
         passed_over = PassedOver()
         if of in _TELLS_PLACES:
             read = passed_over.seen(read, complete=len(tracks.streams) == len(container.streams))
-        if isinstance(part, ByteStream) and of in _TRACKS_APART:
+        if isinstance(ending.file, ByteStream) and of in _TRACKS_APART:
             read = _interleaved(read, len(tracks.streams))
         has_packets = False
         for packet in clock.place(read, tracks, counts=of in _BARE_FRAMES, from_zero=of in _FROM_ZERO):
@@ -165,17 +154,17 @@ def _read(
             # Whoever asks for the second packet has made a fragment of all that was before the first.
             while ended:
                 ended.pop().close()
-        if not tracks.left_out:
-            _warn_of_end(container, clock, what, warn)
-        if passed_over.damaged_bytes:
-            warn(
-                f"{what} is damaged in the middle: {passed_over.damaged_bytes} bytes were passed over, "
-                f"with {passed_over.lost_ms} ms of sound; what stands around them is heard"
-            )
-        _warn_of_unread(part, container, what, warn)
+        which = what if number == 1 else f"{what}: file {number} of those joined in it"
+        sentences = ending.sentences(container, clock.file_end_s if has_packets and hears_all else None)
+        for sentence in (*passed_over.sentences(), *sentences):
+            told += 1
+            if told <= _TOLD_MAX:
+                warn(f"{which}{sentence}")
         ended.append(own)
         if not has_packets:
             ended.pop().close()
+    if told > _TOLD_MAX:
+        warn(f"{what}: {told - _TOLD_MAX} more such sentences of other files that are joined in it are left out")
 
 
 def _name(file: File) -> str:
@@ -260,18 +249,3 @@ def _known(tracks: Tracks, what: str, warn: Warn) -> Tracks:
         )
     warn(f"{what}: its pictures begin so late that nothing is known of them yet; they are left out")
     return replace(tracks, picture=None)
-
-
-def _warn_of_unread(file: File, container: InputContainer, what: str, warn: Warn) -> None:
-    in_order = isinstance(file, ByteStream) or container.format.name in _IN_ORDER
-    if in_order and (left_bytes := unread_bytes(file)):
-        more = "or more " if left_bytes == UNREAD_MAX_BYTES else ""
-        warn(f"{what}: {left_bytes} bytes {more}behind the last packet were not read; what came before is heard")
-
-
-def _warn_of_end(container: InputContainer, clock: SourceClock, what: str, warn: Warn) -> None:
-    if container.duration is None or container.format.name not in _TELL_LENGTH or clock.was_set_anew:
-        return
-    told_s = container.duration / av.time_base
-    if told_s - clock.end_s > _SHORT_S:
-        warn(f"{what} says to last {told_s:.1f} s, and ends after {float(clock.end_s):.1f} s: the rest is missing")

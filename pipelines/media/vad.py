@@ -59,5 +59,5 @@ def _model_path() -> Path:
     # Importing silero_vad would import torch, which a stream worker neither has nor needs.
     package = find_spec("silero_vad")
     if package is None or package.origin is None:
-        raise ModuleNotFoundError("silero-vad is not installed; `uv sync` brings its wheel, which holds the model")
+        raise ModuleNotFoundError("silero-vad is not installed; `make setup` brings its wheel, which holds the model")
     return Path(package.origin).parent / "data" / "silero_vad_16k_sequence.onnx"

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from typing import Final
 
 from pipelines.media.byte_stream import ByteStream
+from pipelines.media.stated import Ends, is_unknown
 
 _COPY_BYTES: Final = 256 << 10
-_UNKNOWN_BYTES: Final = (0, 0x7FFFF000, 0xFFFFFFFF)
-"""What programs that write to a pipe say for the length of the sound: ffmpeg, arecord, sox."""
 _CHUNK_NAME: Final = re.compile(rb"[A-Za-z][A-Za-z0-9_ ]{3}")
 _CHUNK_MAX_BYTES: Final = 16 << 20
 """Of a chunk before or after the sound (Multimedia Programming Interface and Data Specifications 1.0, "RIFF")."""
@@ -20,28 +19,32 @@ def is_wav(head: bytes) -> bool:
     return head[:4] == b"RIFF" and head[8:12] == b"WAVE"
 
 
-def wav_to_its_end(whole: ByteStream) -> Iterator[bytes]:
+def wav_to_its_end(whole: ByteStream, ends: Ends) -> Iterator[bytes]:
     """WAVs of one format as one, with the length of its sound taken out of its header, for it may be wrong."""
     kind = _wav_format(whole)
     block_bytes = int.from_bytes(kind[20:22], "little") or 1
+    ends.bytes_per_s = int.from_bytes(kind[16:20], "little")
     yield whole.read(12)
     yield from _chunks_before_sound(whole)
     if not whole.peek(1):
         return
     length_bytes = _length(whole.read(8))
     yield b"data\xff\xff\xff\xff"
-    # A length that is no whole number of samples is none either.
-    while length_bytes not in _UNKNOWN_BYTES and length_bytes % block_bytes == 0:
-        yield from copied(whole, length_bytes)
+    # A length that is no whole number of samples says nothing of where the next file begins.
+    while not is_unknown(length_bytes) and length_bytes % block_bytes == 0:
+        yield from copied(whole, length_bytes, ends)
         _skip_chunks(whole, padding=length_bytes % 2)
         if not whole.peek(1) or (is_wav(whole.peek(12)) and (not kind or _wav_format(whole) != kind)):
             return
         if not is_wav(whole.peek(12)):
-            break  # the sound goes on behind the length that was written down
+            length_bytes = 0  # the sound goes on behind the length that was written down
+            break
         whole.read(12)
         for _ in _chunks_before_sound(whole):
             continue
         length_bytes = _length(whole.read(8))
+    if not is_unknown(length_bytes):
+        yield from copied(whole, length_bytes, ends)
     yield from copied(whole, None)
 
 
@@ -78,11 +81,13 @@ def _padded(head: bytes) -> int:
     return size + size % 2
 
 
-def copied(whole: ByteStream, count: int | None) -> Iterator[bytes]:
-    """The next `count` bytes; all there are where that is None."""
+def copied(whole: ByteStream, count: int | None, ends: Ends | None = None) -> Iterator[bytes]:
+    """The next `count` bytes; all there are where that is None. `ends` is told how many are missing."""
     while count is None or count > 0:
         chunk = whole.read(_COPY_BYTES if count is None else min(_COPY_BYTES, count))
         if not chunk:
-            return
+            break
         count = None if count is None else count - len(chunk)
         yield chunk
+    if ends is not None:
+        ends.fall_short(count or 0)

@@ -3,12 +3,30 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
+from deployments.cli.main import app
 from tests.servers import free_port
+
+
+def test_a_bundle_that_is_not_there_is_said_before_anything_is_started(
+    cli: CliRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "bundle.json").write_text("{}")
+    began_s = time.monotonic()
+    refused = cli.invoke(app, ["serve", "--bundle", "nosuch"])
+    assert time.monotonic() - began_s < 20  # Ray alone takes longer than nothing at all
+    assert refused.exit_code == 2
+    said = " ".join(refused.stderr.split())
+    assert "no bundle in nosuch" in said
+    assert "Bundles that are here: embedded, own." in said
 
 
 @pytest.mark.slow

@@ -32,16 +32,16 @@ def test_a_wheel_whose_file_was_exchanged_is_named_with_what_to_do(
     (package / MODEL).write_bytes(b"something else")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setitem(PACKED, "other", {MODEL: Packed("0" * 64, (f"other_weights/{MODEL}",))})
-    with pytest.raises(WhisperError, match=r"SHA-256 .* uv sync --reinstall-package other-weights"):
+    with pytest.raises(WhisperError, match=r"SHA-256 .* remove .venv and run make setup"):
         read("other", MODEL)
     (package / MODEL).unlink()
-    with pytest.raises(WhisperError, match=r"cannot read .* uv sync --reinstall-package other-weights"):
+    with pytest.raises(WhisperError, match=r"cannot read .* remove .venv and run make setup"):
         read("other", MODEL)
 
 
 def test_a_missing_wheel_is_named_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PACKED, "none", {MODEL: Packed("0" * 64, (f"no_such_package/{MODEL}",))})
-    with pytest.raises(WhisperError, match=r"not installed: uv sync --reinstall-package no-such-package"):
+    with pytest.raises(WhisperError, match=r"not installed: run make setup"):
         read("none", MODEL)
 
 
