@@ -63,12 +63,9 @@ def run(
         BundleError: The bundle was changed or lacks a part; raised for fusions.
         TranscriberError, WhisperError: There is no such transcriber, or its weights are damaged.
     """
-    choices = DATASETS.get(modality, {})
-    if dataset not in choices:
-        known = ", ".join(f"{name} {one}" for name, sets in sorted(DATASETS.items()) for one in sorted(sets))
-        raise EvaluateError(f"cannot evaluate {modality!r} on {dataset!r}: choose one of {known}.")
+    evaluation = known(modality, dataset)
     judged: Any = load_transcriber(transcriber, engine=engine) if modality == "speech" else _folder(bundle, modality)
-    answers = choices[dataset](judged, data, split)
+    answers = evaluation(judged, data, split)
     if not answers.tasks:
         raise EvaluateError(f"no sample of split {split!r} has a label that can be judged: {answers.skipped} left out.")
     tasks = {name: judge(task) for name, task in answers.tasks.items()}
@@ -116,6 +113,18 @@ def run_all(
                 yield {"modality": modality, **found}
             except ModelError as error:
                 yield {"modality": modality, "dataset": dataset, "missing": str(error)}
+
+
+def known(modality: str, dataset: str) -> "Evaluation":
+    """How a modality is judged on a data set.
+
+    Raises:
+        EvaluateError: No such modality or data set.
+    """
+    if dataset not in DATASETS.get(modality, {}):
+        names = ", ".join(f"{name} {one}" for name, sets in sorted(DATASETS.items()) for one in sorted(sets))
+        raise EvaluateError(f"cannot evaluate {modality!r} on {dataset!r}: choose one of {names}.")
+    return DATASETS[modality][dataset]
 
 
 def _folder(bundle: str, modality: str) -> Path:

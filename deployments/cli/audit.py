@@ -13,6 +13,7 @@ from deployments.cli.console import (
     EXIT_NOT_FOUND,
     CommandError,
     clear_errors,
+    counted,
     print_out,
     stderr,
     write_json,
@@ -83,11 +84,13 @@ def _totals(report: "AuditReport") -> Table:
             table.add_row(name, f"{sum(value.values())}" + (f" ({parts})" if parts else ""))
         else:
             table.add_row(name, str(value))
-    table.add_row("utterances", f"{report.utterances} in {report.calls} call(s), {report.streams} stream(s)")
+    table.add_row(
+        "utterances", f"{report.utterances} in {counted(report.calls, 'call')}, {counted(report.streams, 'stream')}"
+    )
     for modality, counts in report.faults.items():
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(counts.items()))
         table.add_row(
-            f"without {modality}", f"{sum(counts.values())} utterance(s) by a fault of the service ({reasons})"
+            f"without {modality}", f"{counted(sum(counts.values()), 'utterance')} by a fault of the service ({reasons})"
         )
     if report.streams_cut:
         table.add_row("not seen whole", f"{report.streams_cut} stream(s) that began before what was read of the log")

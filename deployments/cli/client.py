@@ -214,7 +214,8 @@ def refusal(answer: "httpx.Response") -> CommandError:
         return CommandError(said, code)
     if answer.status_code == HTTPStatus.UNAUTHORIZED:
         detail = f"{detail}; a command takes its token from UNDERTONE_TOKEN=ut_…"
-    return CommandError(detail, code)
+    # The gateway speaks to programs: of routes, where a command is meant here.
+    return CommandError(detail.replace("GET /v1/calls lists", "`undertone calls` lists"), code)
 
 
 def _away(client: "httpx.Client", error: Exception) -> CommandError:

@@ -153,6 +153,11 @@ def print_out(renderable: RenderableType) -> None:
     stdout().print(renderable, soft_wrap=isinstance(renderable, str), crop=False)
 
 
+def counted(number: int, what: str) -> str:
+    """`1 call`, `2 calls`."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def hint(text: str) -> None:
     """Print on standard error what to do next, not broken into lines, so that it can be copied."""
     stderr().print(text, soft_wrap=True)

@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from deployments.cli.client import ask, call_path, gateway, get
-from deployments.cli.console import EXIT_USAGE, CommandError, clear_errors, print_out, settings, stderr, write_json
+from deployments.cli.console import (
+    EXIT_USAGE,
+    CommandError,
+    clear_errors,
+    counted,
+    print_out,
+    settings,
+    stderr,
+    write_json,
+)
 from deployments.cli.listing import Column, Listing
 from deployments.cli.options import ASKS_GATEWAY, AskedTenant, Json, reference_of
 
@@ -48,7 +57,8 @@ def forget(
     Needs a token with the scope `delete`. Calls that come later are taken as any others.
     """
     if (customer is None) == (call is None):
-        raise CommandError("name whom or what to forget: --customer REFERENCE, or --call ID", EXIT_USAGE)
+        which = "name one of both" if call else "name whom or what to forget"
+        raise CommandError(f"{which}: --customer REFERENCE, or --call ID", EXIT_USAGE)
     with gateway(settings()) as client:
         if call is not None:
             _forget_call(client, call, tenant, dry_run=dry_run, yes=yes, as_json=as_json)
@@ -82,7 +92,7 @@ def _forget_customer(
         count = len(plan["calls"]) + plan["remaining"]
         if count:
             stderr().print(_table(plan))
-            _confirm(f"Forget {count} call(s) of this customer of tenant {plan['tenant']} for good?")
+            _confirm(f"Forget {counted(count, 'call')} of this customer of tenant {plan['tenant']} for good?")
     _print(_receipts(client, reference, tenant), as_json=as_json)
 
 
@@ -95,7 +105,7 @@ def _receipts(client: "httpx.Client", reference: str, tenant: str | None) -> Ite
         forgotten += len(receipt["calls"])
         if not receipt["remaining"] or not receipt["calls"]:
             return
-        stderr().print(f"{forgotten} call(s) forgotten, {receipt['remaining']} remain …")
+        stderr().print(f"{counted(forgotten, 'call')} forgotten, {receipt['remaining']} remain …")
 
 
 def _order(client: "httpx.Client", reference: str, tenant: str | None, *, dry_run: bool) -> dict[str, Any]:
@@ -111,7 +121,9 @@ def _forget_call(
         if dry_run:
             _print(iter([plan]), as_json=as_json)
             return
-        _confirm(f"Forget the call {call} of tenant {plan['tenant']}, {plan['utterances']} utterance(s), for good?")
+        _confirm(
+            f"Forget the call {call} of tenant {plan['tenant']}, {counted(plan['utterances'], 'utterance')} with those of replays, for good?"
+        )
     receipt = ask(client, "DELETE", call_path(call), {"tenant": tenant}, timeout_s=FORGET_S)
     _print(iter([receipt]), as_json=as_json)
 
@@ -136,11 +148,13 @@ def _print(receipts: Iterator[dict[str, Any]], *, as_json: bool) -> None:
             print_out(_table(receipt))
         if receipt["dry_run"]:
             more = f", {receipt['remaining']} of them not listed here" if receipt["remaining"] else ""
-            print_out(f"{len(receipt['calls']) + receipt['remaining']} call(s) would go{more}; nothing was forgotten")
+            print_out(
+                f"{counted(len(receipt['calls']) + receipt['remaining'], 'call')} would go{more}; nothing was forgotten"
+            )
             return
         print_out(f"receipt of {receipt['at']}, sha256 {receipt['digest']}")
         calls, utterances = calls + len(receipt["calls"]), utterances + receipt["utterances"]
-    print_out(f"forgotten: {calls} call(s), {utterances} utterance(s)")
+    print_out(f"forgotten: {counted(calls, 'call')}, {counted(utterances, 'utterance')}")
 
 
 def _table(receipt: dict[str, Any]) -> Listing:

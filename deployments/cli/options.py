@@ -49,7 +49,7 @@ Consent = Annotated[
     str | None,
     typer.Option(
         help="Who may be judged by what, such as `customer=audio+video+text;agent=text`; who is not named is not analysed. "
-        "Of what the tenant's policy allows."
+        "What the tenant's policy forbids stays forbidden."
     ),
 ]
 PaceOption = Annotated[Pace, typer.Option("--pace", help="As it was spoken, or as fast as it goes.")]
@@ -64,7 +64,7 @@ Interim = Annotated[
     bool | None,
     typer.Option(
         "--interim/--no-interim",
-        help="Show the words of an utterance that has lasted 3 s before it ends; where nothing is said, on a GPU only.",
+        help="Show the words of an utterance that has lasted 3 s before it ends. Without either option: only where Whisper runs on a GPU.",
     ),
 ]
 ConfigFile = Annotated[
@@ -85,18 +85,26 @@ LogSince = Annotated[
 ]
 
 
-def since_ms(since: str | None) -> int:
-    """The value of `--since` as ms since 1970; 0 when it is not given.
+def moment(option: str, written: str | None) -> str | None:
+    """The value of an option that names a moment (ISO 8601), with its zone: where none is written, this machine's.
 
     Raises:
-        CommandError: it is no date and time (ISO 8601).
+        CommandError: it is no date, with or without a time.
     """
-    if since is None:
-        return 0
+    if written is None:
+        return None
     try:
-        return round(datetime.fromisoformat(since).astimezone().timestamp() * 1000)
-    except ValueError:
-        raise CommandError(f"--since {since!r} is no time; write 2026-11-21T08:00:00Z", EXIT_USAGE) from None
+        return datetime.fromisoformat(written).astimezone().isoformat()
+    except (ValueError, OverflowError, OSError):
+        raise CommandError(
+            f"{option} {written!r} is no moment; write 2026-11-21T08:00:00Z, or 2026-11-21", EXIT_USAGE
+        ) from None
+
+
+def since_ms(since: str | None) -> int:
+    """The value of `--since` as ms since 1970; 0 when it is not given. Raises as `moment`."""
+    at = moment("--since", since)
+    return 0 if at is None else round(datetime.fromisoformat(at).timestamp() * 1000)
 
 
 def reference_of(customer: str) -> str:

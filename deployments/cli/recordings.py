@@ -133,6 +133,8 @@ def participants_of(paths: Sequence[Path], text: str | None) -> Channels:
             raise CommandError(f"{path} is a folder: name the files in it", EXIT_USAGE)
         if not path.is_file():
             raise CommandError(f"no such file: {path}", EXIT_NOT_FOUND)
+        if path.stat().st_size == 0:
+            raise CommandError(f"{path} is empty")
     if text is None and len(paths) == 1:
         return (Participant.MIXED,)
     if text is None:

@@ -2,13 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
-from pydantic import AwareDatetime, BaseModel
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from deployments.cli.listing import Column, Listing
 from models.types import SCORE_MAX, SCORE_MIN, Modality
 from pipelines.review.participant import ParticipantSummary
 from pipelines.review.summary import CallSummary
@@ -33,7 +31,17 @@ BARS = "▁▂▃▄▅▆▇█"
 NO_SCORE = "·"
 PULL_MIN_SCORE = 0.005
 """A smaller pull would be shown as 0.00."""
-CONTRIBUTIONS = "words, voice, face: of each, the score less what it would be without it"
+CONTRIBUTIONS = "words, voice, face: how far the score would move back if it were left out; these are no terms of a sum"
+MISSING_MEANS: Mapping[MissingReason, str] = {
+    "absent": "not sent",
+    "unreliable_text": "heard without certainty, not judged",
+    "unusable": "not to be judged (too short, too quiet)",
+    "not_consented": "not allowed, by the call's consent or the tenant's policy",
+    "encoder_unavailable": "the network was away",
+    "timeout": "the network was late",
+}
+"""What stands in a transcript in place of a contribution, where its name alone does not say it."""
+FIGURES = "talk: time and share of all talk; scores -3 … 3: mean, mean by quarter of the call, change a minute; dBFS: loudness"
 TABLE_MIN_WIDTH = 100
 """Columns from which on the words of a transcript have room beside the figures."""
 NEUTRAL_BAND = 0.25
@@ -109,28 +117,6 @@ def interim(text: InterimText) -> RenderableType:
     return table
 
 
-class ListedCall(BaseModel):
-    """A call of `GET /v1/calls?summary=true`, as far as a list shows it."""
-
-    call_id: str
-    status: str
-    started_at: AwareDatetime
-    last_ms: int
-    utterances: int
-    summary: CallSummary | None = None
-
-    @property
-    def headline(self) -> str:
-        """The summary's; empty where the gateway gave none."""
-        return "" if self.summary is None else self.summary.headline
-
-    @property
-    def customer_score(self) -> float | None:
-        """The customer's mean score; None where no customer was judged."""
-        parts = () if self.summary is None else self.summary.participants
-        return next((part.score_mean for part in parts if part.participant is Participant.CUSTOMER), None)
-
-
 class Transcript:
     """A call's utterances: as a table, one a row, where its words have room, else each as two rows."""
 
@@ -143,11 +129,21 @@ class Transcript:
             yield _transcript_table(self._results)
         else:
             yield from map(utterance, self._results)
-            yield Text(CONTRIBUTIONS, style="dim italic")
+        if self._results:
+            yield Text(_legend(self._results), style="dim italic")
+
+
+def _legend(results: Sequence[UtteranceSentiment]) -> str:
+    """What a contribution is, and what stands in its place in these results."""
+    missing = {
+        part.missing or "absent" for result in results for part in result.modalities.values() if not part.contribution
+    }
+    told = (f"{MISSING_NAME[reason]}: {means}" for reason, means in MISSING_MEANS.items() if reason in missing)
+    return "; ".join((CONTRIBUTIONS, *told))
 
 
 def _transcript_table(results: Sequence[UtteranceSentiment]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold", caption=CONTRIBUTIONS, caption_justify="left")
+    table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("time", justify="right")
     table.add_column("who")
     table.add_column("said", ratio=1, min_width=12)
@@ -182,11 +178,13 @@ def sentiment_line(results: Sequence[UtteranceSentiment]) -> RenderableType:
 def summary(call: CallSummary) -> Panel:
     """What a supervisor wants to read first: the sentence, then the figures per participant."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("who", "talk", "share", "mean", "Q1", "Q2", "Q3", "Q4", "per min", "dBFS"):
+    for name in ("who", "talk", "share", "mean", "1/4", "2/4", "3/4", "4/4", "a min", "dBFS"):
         table.add_column(name, justify="left" if name == "who" else "right", no_wrap=True)
     for part in call.participants:
         table.add_row(*_participant_row(part))
-    lines: list[RenderableType] = [Text(call.headline, style="bold"), Text(), table]
+    lines: list[RenderableType] = [Text(call.headline, style="bold")]
+    if call.participants:
+        lines += [Text(), table, Text(FIGURES, style="dim italic")]
     for part in call.participants:
         lines += _moments(part)
     pulls = sorted(call.negative_by.items(), key=lambda item: -item[1])
@@ -206,25 +204,7 @@ def names_of_models(found: Sequence[UtteranceSentiment]) -> str:
     """Who wrote down the words, and who judged."""
     engines = {result.transcript.engine for result in found if result.transcript is not None}
     bundles = {result.bundle for result in found}
-    return f"words by {', '.join(sorted(engines)) or 'nobody'}; judged by {', '.join(sorted(bundles))}"
-
-
-def calls(rows: Sequence[ListedCall]) -> Listing:
-    """Calls as the gateway lists them, each with its headline."""
-    columns = [
-        *(Column("call"), Column("started"), Column("length", right=True), Column("customer", right=True)),
-        *(Column("utterances", right=True), Column("", below=True), Column("", below=True)),
-    ]
-    return Listing(
-        columns,
-        (
-            [
-                *(row.call_id, f"{row.started_at:%Y-%m-%d %H:%M}", clock(row.last_ms).partition(".")[0]),
-                *(score(row.customer_score), str(row.utterances), Text(row.status, style="dim"), row.headline),
-            ]
-            for row in rows
-        ),
-    )
+    return f"words by {', '.join(sorted(engines)) or 'nobody'}; judged by {', '.join(sorted(bundles)) or 'nobody'}"
 
 
 def _contributions(result: UtteranceSentiment) -> list[Text]:
@@ -267,11 +247,13 @@ def _moments(part: ParticipantSummary) -> list[Text]:
         after = f" after {turn.after_participant}'s “{turn.after_words}”" if turn.after_words else ""
         before_to_after = Text.assemble(score(turn.score_before), " to ", score(turn.score_after))
         lines.append(Text.assemble(f"{part.participant} turned at {clock(turn.at_ms)}{after}: ", before_to_after))
-    for name, moment in (("lowest", part.most_negative), ("highest", part.most_positive)):
+    only = part.most_negative == part.most_positive
+    moments = (("lowest ", part.most_negative), ("highest ", part.most_positive))
+    for name, moment in (("", part.most_negative),) if only else moments:
         if moment is not None:
             said = f" “{moment.words}”" if moment.words else ""
             lines.append(
-                Text.assemble(f"{part.participant} {name} ", score(moment.score), f" at {clock(moment.start_ms)}{said}")
+                Text.assemble(f"{part.participant} {name}", score(moment.score), f" at {clock(moment.start_ms)}{said}")
             )
     return lines
 

@@ -19,6 +19,7 @@ from deployments.cli.console import (
     EXIT_USAGE,
     CommandError,
     clear_errors,
+    counted,
     hint,
     print_out,
     stderr,
@@ -104,7 +105,9 @@ def replay(
     if as_json:
         write_json([{"run": run, **stored, "deleted": sorted(one.call_id for one in deleted)}])
         return
-    print_out(f"{stored['utterances']} new utterances of {stored['calls'] - len(deleted)} call(s) stand under {run}")
+    print_out(
+        f"{counted(stored['utterances'], 'new utterance')} of {counted(stored['calls'] - len(deleted), 'call')} under {run}"
+    )
     if deleted:
         hint(f"left out, since they were deleted: {', '.join(sorted(one.call_id for one in deleted))}")
     hint(f"compare them: undertone compare {LIVE_RUN} {run}")

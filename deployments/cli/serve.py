@@ -16,6 +16,8 @@ from models.bundles import require_bundle
 from models.errors import BundleError
 from pipelines.settings import AppConfig, InterimSettings
 
+LOG_NAMES = {"kafka": "Kafka", "redis": "the log in its own Redis"}
+
 commands = typer.Typer()
 
 
@@ -54,7 +56,7 @@ def serve(
             page = f"{running.url}/login?token={token}" if token else f"{running.url}/docs"
             console.print(f"ready after {time.monotonic() - begun_s:.0f} s: {page}", soft_wrap=True)
             elsewhere = "" if port == DEFAULT_PORT else f"UNDERTONE_URL={running.url} "
-            console.print(f"fragments from {config.source}; Ctrl-C stops it; in another window:")
+            console.print(f"calls come in through {LOG_NAMES[config.source]}; Ctrl-C stops it; in another window:")
             hint(f"  {elsewhere}undertone send {sample_path()} --participants agent,customer")
             _end_on_signals()  # Ray has put its own in their place
             if as_json:

@@ -22,7 +22,12 @@ from deployments.cli.listing import Column, Listing
 from deployments.cli.options import Json
 from deployments.http.tokens import ALL_SCOPES, ANY_TENANT, Scope, TokenFile, new_token
 
-commands = typer.Typer(help="Make, list and revoke the tokens with which the gateway is asked.", no_args_is_help=True)
+commands = typer.Typer(
+    help="Make, list and revoke the tokens with which the gateway is asked.",
+    epilog="Examples: undertone token create --tenant acme --scope read --days 90 --file tokens.jsonl · "
+    "undertone token list --file tokens.jsonl",
+    no_args_is_help=True,
+)
 
 File = Annotated[Path | None, typer.Option(help="The file of tokens; by default UNDERTONE_TOKENS.")]
 
@@ -87,12 +92,18 @@ def list_(*, file: File = None, as_json: Json = False) -> None:
 @commands.command(epilog="Example: undertone token revoke 3f9a1c20b7de")
 @clear_errors
 def revoke(
-    token_id: Annotated[str, typer.Argument(help="As `undertone token list` shows it.")], *, file: File = None
+    token_id: Annotated[str, typer.Argument(help="As `undertone token list` shows it.")],
+    *,
+    file: File = None,
+    as_json: Json = False,
 ) -> None:
     """Take a token back: a running gateway refuses it from its next request on."""
     if not _file(file).revoke(token_id):
         raise CommandError(f"there is no token {token_id}: undertone token list{_option(file)}", EXIT_NOT_FOUND)
-    print_out(f"{token_id} is revoked")
+    if as_json:
+        write_json([{"id": token_id, "revoked": True}])
+    else:
+        print_out(f"{token_id} is revoked")
 
 
 def _option(file: Path | None) -> str:

@@ -51,7 +51,7 @@ commands = typer.Typer()
 
 
 @commands.command(
-    epilog="Examples: undertone train debug --data DATA --out /tmp/debug --seed 0 · the same command again goes "
+    epilog="Examples: undertone train debug --out /tmp/debug --seed 0 · the same command again goes "
     "on after a kill · undertone train audio_ravdess --data DATA --out /tmp/folds --folds · "
     "undertone train video_fer2013 --data DATA --out /tmp/face --workers 4"
 )
@@ -59,7 +59,7 @@ commands = typer.Typer()
 def train(
     recipe: Annotated[str, typer.Argument(help="As `undertone recipes` lists them.")],
     *,
-    data: Annotated[Path, typer.Option(help="The folder of the data sets.")],
+    data: Annotated[Path | None, typer.Option(help="The folder of the data sets; `debug` needs none.")] = None,
     out: Annotated[
         Path, typer.Option(help="Folder for checkpoint, results, curves and logs; the same one goes on after a kill.")
     ],
@@ -76,14 +76,14 @@ def train(
     """Train one published result; watch it with `tensorboard --logdir OUT`."""
     _needs_train_group()
     from models import train as training  # noqa: PLC0415  # imports torch
-    from models.recipes import FOLDS, RECIPES  # noqa: PLC0415  # imports torch
+    from models.recipes import FOLDS, RECIPES, WITHOUT_DATA  # noqa: PLC0415  # imports torch
 
     known = FOLDS if folds else RECIPES
     if recipe not in known:
         names = ", ".join(sorted(known)) or "(there is none)"
         what = "recipe with folds" if folds else "recipe"
         raise CommandError(f"no {what} {recipe!r}: choose one of {names} (undertone recipes)", EXIT_NOT_FOUND)
-    _needs(data)
+    data = Path() if data is None and recipe in WITHOUT_DATA else _needs(data)
     if stderr().is_terminal:  # in a log an expected error is the only line
         stderr().print(f"preparing {recipe} from {data} (this may take minutes)", soft_wrap=True)
     with _model_errors():
@@ -142,6 +142,9 @@ def evaluate(
     _needs_train_group()
     from models import evaluate as evaluation  # noqa: PLC0415  # imports torch
 
+    if modality != "all":
+        with _model_errors():
+            evaluation.known(modality, dataset)
     if data is None:
         data = OWN_DATA.get(dataset)
     folder = _needs(data)

@@ -291,7 +291,12 @@ class TextOrder(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    text: str = Field(min_length=1, max_length=TEXT_MAX_CHARS, examples=["I have been waiting for three weeks!"])
+    text: str = Field(
+        min_length=1,
+        max_length=TEXT_MAX_CHARS,
+        description="Taken as English: of a sound Whisper says the language, of a text nobody does.",
+        examples=["I have been waiting for three weeks!"],
+    )
 
 
 class Analysis(BaseModel):

@@ -1,5 +1,6 @@
 """The sample call that `undertone demo` plays; the project's own making, by `make_sample.py`."""
 
+import os
 import shlex
 from pathlib import Path
 
@@ -8,6 +9,7 @@ ANGRY_TO_CONTENT = Path(__file__).with_name("angry_to_content.flac")
 
 
 def sample_path() -> str:
-    """The sample call's path as it can be typed: short where it lies below the current folder."""
-    path = ANGRY_TO_CONTENT
-    return shlex.quote(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))
+    """The sample call's path as it can be typed: short where it lies below the current folder, and the command's is no whole one."""
+    path, here = ANGRY_TO_CONTENT, Path.cwd()
+    is_short = path.is_relative_to(here) and not os.environ.get("UNDERTONE_COMMAND", "").startswith("/")
+    return shlex.quote(str(path.relative_to(here) if is_short else path))

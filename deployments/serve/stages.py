@@ -80,7 +80,18 @@ def idle_transcriber(handles: Handles) -> Callable[[FloatArray], Awaitable[Trans
 
 
 def local_analyser(config: AppConfig) -> Analyser:
-    """An analyser with every network in this process, one thread each; a replay's tries again, else nobody does."""
+    """An analyser with every network in this process, one thread each; a replay's tries again, else nobody does.
+
+    Raises:
+        ValueError: a network cannot be had, or the device is not there; the message says what to do next.
+    """
+    import torch  # noqa: PLC0415  # seconds that the gateway's replicas, which load no network, spare
+
+    if config.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(
+            f"the configuration asks for a GPU (device: {config.device}), and this machine has none: run it where there is one, "
+            "or with a configuration that says device: cpu"
+        )
 
     def running(role: Role) -> Infer:
         network = load(role, config)

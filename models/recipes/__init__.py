@@ -32,6 +32,9 @@ FOLDS = {
 }
 """What `undertone train RECIPE --folds` knows: functions of the data folder that give one recipe maker per fold."""
 
+WITHOUT_DATA = frozenset({"debug"})
+"""Those of them that make their data themselves."""
+
 
 def described(name: str) -> str:
     """What the recipe of that name in `RECIPES` trains: the first line of what it says of itself."""

@@ -40,7 +40,7 @@ def test_results_that_lack_a_modality_by_a_fault_do_not_add_up(redis_cli: CliRun
     printed = redis_cli.invoke(app, ["audit"])
     assert printed.exit_code == 1
     assert "everything adds up" not in printed.stdout
-    assert "1 utterance(s) by a fault of the service (timeout 1)" in printed.stdout
+    assert "1 utterance by a fault of the service (timeout 1)" in printed.stdout
 
 
 def test_an_audit_that_could_not_look_is_told_from_one_that_found_something(

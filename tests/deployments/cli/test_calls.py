@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from deployments.cli.console import EXIT_FAILED, EXIT_NOT_FOUND, EXIT_UNREAD, EXIT_USAGE
+from deployments.cli import calls
+from deployments.cli.calls import ListedCall
+from deployments.cli.console import EXIT_FAILED, EXIT_NOT_FOUND, EXIT_UNREAD, EXIT_USAGE, stdout
 from deployments.cli.main import app
 from deployments.http.tokens import TokenFile, new_token
+from pipelines.review.summary import CallSummary, summarise
 from pipelines.store.store import Store
 from pipelines.types import (
     Participant,
@@ -29,6 +32,14 @@ CALL = [
     result(8000, "i am sorry", -0.2, AGENT),
     result(12_000, "thank you so much", 2.2),
 ]
+
+
+def seen(rows: list[ListedCall]) -> list[str]:
+    """A list of calls as it is printed, line by line."""
+    console = stdout()
+    with console.capture() as printed:
+        console.print(calls.listed(rows))
+    return printed.get().splitlines()
 
 
 @pytest.fixture
@@ -57,6 +68,30 @@ def test_calls_are_listed_as_a_table_and_as_json(cli: CliRunner, redis_url: str)
     assert "angry:1" in table.stdout
     assert {json.loads(line)["call_id"] for line in lines} == {"angry:1", "calm"}
     assert [json.loads(line)["call_id"] for line in filtered] == ["angry:1"]
+
+
+def test_the_first_of_an_order_are_looked_for_among_all_that_match(
+    cli: CliRunner, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep(redis_url, "angry", CALL[1:2])
+    for number in range(3):
+        keep(redis_url, f"later{number}", CALL[2:])
+
+    (line,) = cli.invoke(app, ["calls", "--sort", "score", "--limit", "1", "--json"]).stdout.splitlines()
+    assert json.loads(line)["call_id"] == "angry"
+    monkeypatch.setattr(calls, "SORTED_MAX", 2)
+    assert "of the newest 2 calls" in cli.invoke(app, ["calls", "--sort", "score"]).stderr
+
+
+def test_a_moment_needs_no_zone_and_no_time(cli: CliRunner, redis_url: str) -> None:
+    keep(redis_url, "a", CALL)
+
+    for moment, found in (("2000-01-01", 1), ("2000-01-01T10:00:00", 1), ("2999-01-01", 0)):
+        listed = cli.invoke(app, ["calls", "--since", moment, "--json"])
+        assert (listed.exit_code, len(listed.stdout.splitlines())) == (0, found)
+    refused = cli.invoke(app, ["calls", "--until", "yesterday"])
+    assert refused.exit_code == EXIT_USAGE
+    assert "--until 'yesterday'" in refused.stderr
 
 
 def test_calls_are_sorted_by_what_is_asked_and_say_what_they_were_like(cli: CliRunner, redis_url: str) -> None:
@@ -92,6 +127,33 @@ def test_a_call_that_was_deleted_is_told_from_one_that_never_was(cli: CliRunner,
         assert "was deleted" in ended.stderr
 
 
+def row(call_id: str, call: CallSummary | None) -> ListedCall:
+    return ListedCall.model_validate(
+        {
+            "call_id": call_id,
+            "status": "final",
+            "started_at": "2026-11-30T22:15:59Z",
+            "last_ms": 65_432,
+            "utterances": 3,
+            "summary": None if call is None else call.model_dump(mode="json"),
+        }
+    )
+
+
+def test_calls_show_length_score_and_headline_and_a_dash_where_nobody_was_judged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    call = summarise(CALL, final=True)
+    head, first, *headline, other, status = seen([row("a" * 32, call), row("b", None)])
+
+    assert head.split() == ["call", "started", "(UTC)", "length", "customer", "utterances"]
+    assert first.split() == ["a" * 32, "2026-11-30", "22:15", "1:05", "+0.1", "3"]
+    assert " ".join(" ".join(headline).split()) == f"final {call.headline}"
+    assert other.split() == ["b", "2026-11-30", "22:15", "1:05", "-", "3"]
+    assert status.split() == ["final"]
+
+
 @pytest.mark.parametrize("words", [["calls"], ["calls", "--json"], ["show", "a"], ["watch", "a"]])
 def test_output_that_nobody_reads_ends_a_command_without_a_word(
     cli: CliRunner, redis_url: str, words: list[str]
@@ -100,7 +162,7 @@ def test_output_that_nobody_reads_ends_a_command_without_a_word(
     keep(redis_url, "a", CALL)
     reader, writer = os.pipe()
     os.close(reader)  # as head does when it has seen enough
-    command = [sys.executable, "-c", "from deployments.cli.main import main; main()", *words]
+    command = [sys.executable, "-c", "from deployments.cli import run; run()", *words]
     ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False)
     os.close(writer)
     assert (ended.returncode, ended.stderr) == (EXIT_UNREAD, b"")
@@ -165,6 +227,8 @@ def test_an_unknown_call_is_one_clear_line(cli: CliRunner) -> None:
 
     assert ended.exit_code == EXIT_NOT_FOUND
     assert "There is no call 'nobody'" in ended.stderr
+    assert "undertone calls" in ended.stderr
+    assert "GET" not in ended.stderr
     assert len(ended.stderr.splitlines()) == 1
 
 

@@ -70,7 +70,7 @@ def test_a_dry_run_says_what_would_go(cli: CliRunner, redis_url: str) -> None:
     ended = cli.invoke(app, ["forget", "--customer", REFERENCE, "--dry-run"])
 
     assert ended.exit_code == 0
-    assert "2 call(s) would go; nothing was forgotten" in ended.stdout
+    assert "2 calls would go; nothing was forgotten" in ended.stdout
     (plan,) = json_lines(cli, "forget", "--customer", REFERENCE, "--dry-run")
     assert {one["call_id"]: one["utterances"] for one in plan["calls"]} == {"a": 2, "b": 1}
     assert stored(redis_url) == {"a", "b", "c"}
@@ -90,8 +90,8 @@ def test_a_customer_is_forgotten_after_a_yes_and_the_receipt_names_nobody(cli: C
     ended = cli.invoke(app, ["forget", "--customer", "-"], input=f"{REFERENCE}\ny\n")
 
     assert ended.exit_code == 0, ended.output
-    assert "Forget 2 call(s)" in ended.stderr
-    assert "forgotten: 2 call(s), 3 utterance(s)" in ended.stdout
+    assert "Forget 2 calls" in ended.stderr
+    assert "forgotten: 2 calls, 3 utterances" in ended.stdout
     assert "sha256" in ended.stdout
     assert "47110815" not in ended.output
     assert stored(redis_url) == {"c"}
@@ -112,12 +112,12 @@ def test_a_customer_whom_nobody_knows_gets_a_receipt_without_a_question(cli: Cli
     ended = cli.invoke(app, ["forget", "--customer", "nobody"])
 
     assert ended.exit_code == 0
-    assert "forgotten: 0 call(s), 0 utterance(s)" in ended.stdout
+    assert "forgotten: 0 calls, 0 utterances" in ended.stdout
 
 
 def test_one_call_is_forgotten(cli: CliRunner, redis_url: str) -> None:
     plan = cli.invoke(app, ["forget", "--call", "a", "--dry-run"])
-    assert "1 call(s) would go; nothing was forgotten" in plan.stdout
+    assert "1 call would go; nothing was forgotten" in plan.stdout
     assert plan.stdout.splitlines()[1].split() == ["a", "2"]
     assert stored(redis_url) == {"a", "b", "c"}
 
@@ -148,7 +148,7 @@ def test_delete_is_forget_by_another_name(cli: CliRunner, redis_url: str) -> Non
     assert plan.stdout == cli.invoke(app, ["forget", "--call", "a", "--dry-run"]).stdout
     asked = cli.invoke(app, ["delete", "a"], input="y\n")
     assert asked.exit_code == 0
-    assert "forgotten: 1 call(s), 2 utterance(s)" in asked.stdout
+    assert "forgotten: 1 call, 2 utterances" in asked.stdout
     assert "sha256" in asked.stdout
     assert stored(redis_url) == {"b", "c"}
     assert cli.invoke(app, ["delete", "nosuch", "--yes"]).exit_code == EXIT_NOT_FOUND

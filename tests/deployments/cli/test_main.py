@@ -5,6 +5,7 @@ from importlib.metadata import version
 import pytest
 from typer.testing import CliRunner
 
+from deployments.cli.console import EXIT_INTERRUPTED
 from deployments.cli.main import app
 from deployments.sample import ANGRY_TO_CONTENT
 
@@ -104,3 +105,17 @@ def test_a_wrong_environment_variable_is_named(cli: CliRunner, monkeypatch: pyte
 
     assert ended.exit_code == 2
     assert "UNDERTONE_KAFKA_PARTITIONS" in ended.stderr
+
+
+def test_ctrl_c_while_the_command_line_is_imported_is_one_line() -> None:
+    code = (
+        "import sys\n"
+        "class Interrupted:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'typer': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupted())\n"
+        "from deployments.cli import run; run()"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+
+    assert (ended.returncode, ended.stdout, ended.stderr) == (EXIT_INTERRUPTED, "", "undertone: stopped\n")

@@ -113,3 +113,10 @@ def fragments_at(*starts_ms: int) -> Iterator[MediaFragment]:
             final=False,
             media=b"x",
         )
+
+
+def test_an_empty_file_is_said_to_be_empty_and_no_more(tmp_path: Path) -> None:
+    (tmp_path / "empty.wav").touch()
+    for named in (None, "customer"):
+        with pytest.raises(CommandError, match=r"empty\.wav is empty$"):
+            participants_of([tmp_path / "empty.wav"], named)

@@ -6,7 +6,7 @@ from rich.console import RenderableType
 from deployments.cli import render
 from deployments.cli.console import stdout
 from models.types import Modality
-from pipelines.review.summary import CallSummary, summarise
+from pipelines.review.summary import summarise
 from pipelines.types import MissingReason, ModalityOut, Participant
 from tests.deployments.results import result
 
@@ -52,7 +52,16 @@ def test_a_transcript_has_a_row_for_every_utterance() -> None:
     assert "nobody helps me" in shown
     assert "thank you so much" in shown
     assert "+1.9" in shown
-    assert "the score less what it would be without it" in shown
+    assert "how far the score would move back if it were left out" in shown
+
+
+def test_a_transcript_says_what_stands_in_place_of_a_contribution() -> None:
+    missing = {Modality.VIDEO: ModalityOut(used=False, missing="not_consented")}
+    shown = " ".join(seen(render.Transcript([ANGRY.model_copy(update={"modalities": missing})])).split())
+
+    assert "no consent: not allowed" in shown
+    assert "too slow:" not in shown
+    assert "too slow: the network was late" in " ".join(seen(render.Transcript([ANGRY])).split())
 
 
 def test_words_that_may_not_be_believed_come_with_their_reason() -> None:
@@ -88,7 +97,22 @@ def test_the_summary_shows_its_sentence_and_its_figures() -> None:
     assert "Call summary" in shown
     assert "words -2.10" in shown
     assert "silence not known (a party was not heard)" in shown
-    assert "lowest -2.1 at 1:05.4 “nobody helps me”" in shown
+    assert "customer at -2.1 at 1:05.4 “nobody helps me”" not in shown
+    assert "customer -2.1 at 1:05.4 “nobody helps me”" in shown  # its lowest and its highest are the same
+
+
+def test_who_said_two_things_has_a_lowest_and_a_highest() -> None:
+    shown = seen(render.summary(summarise([ANGRY, CONTENT], final=True)))
+
+    assert "customer lowest -2.1" in shown
+    assert "customer highest +1.9" in shown
+
+
+def test_a_summary_of_nothing_has_no_table() -> None:
+    shown = seen(render.summary(summarise([], final=False)))
+
+    assert "dBFS" not in shown
+    assert render.names_of_models([]) == "words by nobody; judged by nobody"
 
 
 def test_a_summary_of_nothing_can_be_shown() -> None:
@@ -102,38 +126,11 @@ def test_words_cannot_steer_the_terminal_or_the_markup() -> None:
     assert "[bold]hi[/bold]" in shown
 
 
-def listed(call_id: str, call: CallSummary | None) -> render.ListedCall:
-    return render.ListedCall.model_validate(
-        {
-            "call_id": call_id,
-            "status": "final",
-            "started_at": "2026-11-30T22:15:59Z",
-            "last_ms": 65_432,
-            "utterances": 3,
-            "summary": None if call is None else call.model_dump(mode="json"),
-        }
-    )
-
-
 def test_a_summary_says_what_lacks_by_a_fault_and_nothing_else() -> None:
     assert "voice missing by a fault of the service (too slow: 2)" in seen(
         render.summary(summarise([ANGRY, CONTENT], final=True))
     )
     assert "fault" not in seen(render.summary(summarise([], final=True)))
-
-
-def test_calls_show_length_score_and_headline_and_a_dash_where_nobody_was_judged(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    call = summarise([ANGRY, CONTENT], final=True)
-    head, row, *headline, other, status = seen(render.calls([listed("a" * 32, call), listed("b", None)])).splitlines()
-
-    assert head.split() == ["call", "started", "length", "customer", "utterances"]
-    assert row.split() == ["a" * 32, "2026-11-30", "22:15", "1:05", "-0.1", "3"]
-    assert " ".join(" ".join(headline).split()) == f"final {call.headline}"
-    assert other.split() == ["b", "2026-11-30", "22:15", "1:05", "-", "3"]
-    assert status.split() == ["final"]
 
 
 @pytest.mark.parametrize("columns", ["80", "120"])

@@ -1,3 +1,4 @@
+import json
 import shlex
 from datetime import UTC, datetime
 from pathlib import Path
@@ -73,3 +74,14 @@ def test_what_cannot_be_done_is_said(cli: CliRunner, words: list[str], exit_code
     assert done.exit_code == exit_code
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_revoked_token_is_said_as_json_too(cli: CliRunner, tmp_path: Path) -> None:
+    file = ["--file", str(tmp_path / "tokens")]
+    (made,) = map(
+        json.loads, cli.invoke(app, ["token", "create", "--scope", "read", "--json", *file]).stdout.splitlines()
+    )
+
+    revoked = cli.invoke(app, ["token", "revoke", made["id"], "--json", *file])
+
+    assert json.loads(revoked.stdout) == {"id": made["id"], "revoked": True}

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from deployments.cli.console import EXIT_FAILED, EXIT_USAGE
 from deployments.cli.main import app
 from deployments.cli.train import DATASETS_HELP, OWN_DATA
 from deployments.sample import ANGRY_TO_CONTENT
@@ -188,3 +189,19 @@ def test_train_folds_prints_mean_and_standard_deviation(
     assert "of 2 folds" in ended.stdout
     assert "accuracy 1.0000 ± 0.0000" in ended.stdout
     assert (tmp_path / "out" / "fold_2" / "debug.safetensors").is_file()
+
+
+def test_a_recipe_that_makes_its_data_needs_no_folder_and_another_one_does(cli: CliRunner, tmp_path: Path) -> None:
+    made = cli.invoke(app, ["train", "debug", "--out", str(tmp_path / "out"), "--json"])
+    refused = cli.invoke(app, ["train", "video_fer2013", "--out", str(tmp_path / "other")])
+
+    assert json.loads(made.stdout)["recipe"] == "debug"
+    assert refused.exit_code == EXIT_USAGE
+    assert "--data" in refused.stderr
+
+
+def test_a_data_set_that_nobody_knows_is_named_before_a_folder_is_asked_for(cli: CliRunner) -> None:
+    ended = cli.invoke(app, ["evaluate", "text", "--dataset", "nope"])
+
+    assert ended.exit_code == EXIT_FAILED
+    assert "'nope'" in ended.stderr

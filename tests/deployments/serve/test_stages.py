@@ -162,3 +162,9 @@ async def test_what_nobody_waits_for_is_asked_behind_the_rest_and_an_answer_is_w
     await analyser.behind.transcribe(voice(0.1))
 
     assert handle.methods == ["infer", method]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_configuration_for_a_gpu_says_what_is_missing_before_anything_is_loaded() -> None:
+    with pytest.raises(ValueError, match="asks for a GPU"):
+        local_analyser(AppConfig(device="cuda"))
