@@ -156,15 +156,21 @@ def _read(
                 ended.pop().close()
         which = what if number == 1 else f"{what}: file {number} of those joined in it"
         sentences = ending.sentences(container, clock.file_end_s if has_packets and hears_all else None)
-        for sentence in (*passed_over.sentences(), *sentences):
-            told += 1
-            if told <= _TOLD_MAX:
-                warn(f"{which}{sentence}")
+        told = _told((f"{which}{sentence}" for sentence in chain(passed_over.sentences(), sentences)), told, warn)
         ended.append(own)
         if not has_packets:
             ended.pop().close()
     if told > _TOLD_MAX:
         warn(f"{what}: {told - _TOLD_MAX} more such sentences of other files that are joined in it are left out")
+
+
+def _told(sentences: Iterator[str], told: int, warn: Warn) -> int:
+    """How many were said, with `told` before them; of all together `_TOLD_MAX` are."""
+    for number, sentence in enumerate(sentences, told + 1):
+        told = number
+        if number <= _TOLD_MAX:
+            warn(sentence)
+    return told
 
 
 def _name(file: File) -> str:
