@@ -124,6 +124,10 @@ class ByteStream:
             self._chunks = itertools.chain(self._ahead, [self._held], self._chunks)
             self._held, self._ahead = b"", None
 
+    def put_back(self, chunks: list[bytes]) -> None:
+        """These are read next, before what would have been."""
+        self._chunks, self._held = itertools.chain(chunks, [self._held], self._chunks), b""
+
     def peek(self, size: int) -> bytes:
         """The next `size` bytes without taking them; fewer only at the end."""
         while len(self._held) < size:
