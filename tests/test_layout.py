@@ -22,6 +22,7 @@ COVERED = {
     "models/recipes/recipe.py": "models/test_train.py",
     "models/tasks.py": "models/test_metrics.py",
     "pipelines/media/mux.py": "pipelines/media/test_fragment.py",
+    "pipelines/media/owners.py": "pipelines/media/test_container.py",
     "pipelines/media/wav.py": "pipelines/media/test_joined.py",
     "pipelines/ingest/context.py": "pipelines/ingest/test_track_queue.py",
     "pipelines/ingest/results.py": "pipelines/ingest/test_analyse.py",

@@ -126,6 +126,10 @@ class ByteStream:
             self._chunks = itertools.chain(self._ahead, [self.held()], self._chunks)
             self._held, self._at, self._ahead = b"", 0, None
 
+    def put_back(self, chunks: list[bytes]) -> None:
+        """These are read next, before what would have been."""
+        self._chunks, self._held = itertools.chain(chunks, [self._held], self._chunks), b""
+
     def peek(self, size: int) -> bytes:
         """The next `size` bytes without taking them; fewer only at the end."""
         while len(self._held) - self._at < size:

@@ -4,13 +4,11 @@ FFmpeg's own messages stay off (PyAV's default, `av.logging` level None): what m
 """
 
 import ctypes
-import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import islice
 from typing import Any
 
 import av
@@ -22,8 +20,9 @@ from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
 from pipelines.errors import MediaError
+from pipelines.media.owners import NAMED_MAX, owners, track_name
 from pipelines.media.raw_audio import ACCEPTED
-from pipelines.types import Channels, Participant, format_participants
+from pipelines.types import Channels, format_participants
 
 FORMATS = (
     "3gp,aac,ac3,adts,aiff,amr,amrnb,amrwb,asf,au,avi,caf,dts,eac3,flac,flv,gsm,loas,matroska,webm,mov,mp4,m4a,3g2,mj2,"
@@ -53,26 +52,33 @@ START_TAG = "UNDERTONE_START"
 Matroska's times are whole ms. The tag lets a decoder that starts at this fragment resample on the same grid as one
 that has been running since the start; an index below zero counts the encoder's delay, which is not part of the sound.
 """
-TRACK_TITLES = {"AUDIO_FROM_CUSTOMER": Participant.CUSTOMER, "AUDIO_TO_CUSTOMER": Participant.AGENT}
-"""Who is on a sound track of that title, as Amazon Connect's streams of Kinesis Video have them (Amazon Connect, Administrator Guide,
-"Live media streaming")."""
-_NAMED_MAX = 8
-"""So many tracks are named in an error."""
 ALLOCATION_MAX_BYTES = 256 << 20
 """FFmpeg gets no larger piece of memory at once: a megabyte of QuickTime's packed header would unpack to a gigabyte."""
 # PyAV does not expose this setting of libavutil, which holds for the whole process.
 ctypes.CDLL(av._core.__file__).av_max_alloc(ctypes.c_size_t(ALLOCATION_MAX_BYTES))  # noqa: SLF001
 
 
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """So far FFmpeg looks for what the tracks are: up to one of both."""
+
+    max_bytes: int
+    max_s: float
+
+
+NEAR = Reach(2 << 20, 2)
+FAR = Reach(32 << 20, 3600)
+
+
 @contextmanager
 def open_media(
-    file: Any, what: str, picture_max_pixels: int, *, undecoded: bool = False, looks_far: bool = False
+    file: Any, what: str, picture_max_pixels: int, *, undecoded: bool = False, reach: Reach = NEAR
 ) -> Iterator[InputContainer]:
     """Opens `file` (a Python file object; seekable or not) with no way to reach any other file or address.
 
-    FFmpeg looks at the first 2 MiB or 2 s for what the tracks are; 32 MiB and an hour where it `looks_far`. It decodes up to twenty
-    pictures to see in which order they are shown, or none where they stay `undecoded`: then decoding times are not told apart from those
-    at which pictures are shown, and the kind of H.264's pixels is not known.
+    FFmpeg looks as far as `reach` for what the tracks are. It decodes up to twenty pictures to see in which order they are
+    shown, or none where they stay `undecoded`: then decoding times are not told apart from those at which pictures are shown, and the kind of
+    H.264's pixels is not known.
 
     Raises:
         MediaError: FFmpeg cannot open it; `what` names it in the message.
@@ -87,8 +93,8 @@ def open_media(
                 # FFmpeg decodes while it looks at a file.
                 "codec_whitelist": f"{SOUND_DECODERS},{PICTURE_DECODERS}",
                 "protocol_whitelist": "none",
-                "probesize": str((32 if looks_far else 2) << 20),
-                "analyzeduration": "3600000000" if looks_far else "2000000",
+                "probesize": str(reach.max_bytes),
+                "analyzeduration": str(round(reach.max_s * av.time_base)),
             },
             metadata_errors="replace",
             buffer_size=64 << 10,
@@ -119,6 +125,8 @@ class Tracks:
     participants: Channels
     """Who is on which track, or channel, of those that are heard; without sound, who is in the picture."""
     left_out: tuple[str, ...] = ()
+    taken_for_empty: tuple[AudioStream, ...] = ()
+    """What is heard is whose it is only as long as these send nothing."""
 
     @property
     def streams(self) -> list[Stream]:
@@ -126,10 +134,13 @@ class Tracks:
         return [stream for stream in (self.picture, *(sound.stream for sound in self.sounds)) if stream is not None]
 
 
-def tracks_of(container: InputContainer, participants: Channels, what: str) -> Tracks:
+def tracks_of(
+    container: InputContainer, participants: Channels, what: str, silent: frozenset[int] = frozenset()
+) -> Tracks:
     """The sound tracks on which `participants` are, and the first moving picture; cover art is none.
 
-    A sound track is somebody's, and none is taken for another's (docs/architecture.md#sound-tracks).
+    A sound track is somebody's, and none is taken for another's (docs/architecture.md#sound-tracks). The tracks of the indexes `silent` are
+    taken for empty.
 
     Raises:
         MediaError: there is neither sound nor picture, nothing may or can decode it, or it is not clear who is on which track.
@@ -143,11 +154,13 @@ def tracks_of(container: InputContainer, participants: Channels, what: str) -> T
         raise MediaError(
             f"{what}: {format_participants(participants)!r} names nobody, or somebody twice: name each at most once"
         )
-    heard = [SoundTrack(stream, who) for stream, who in _owners(sounds, participants, what) if any(who)]
+    owned = owners(sounds, participants, what, silent)
+    heard = [SoundTrack(stream, who) for stream, who in owned if any(who)]
     chosen = {track.stream.index for track in heard}
-    left_out = tuple(_track_name(n, s) for n, s in enumerate(sounds[:_NAMED_MAX], 1) if s.index not in chosen)
+    left_out = tuple(track_name(n, s) for n, s in enumerate(sounds[:NAMED_MAX], 1) if s.index not in chosen)
     who = tuple(who for track in heard for who in track.participants) or participants
-    found = Tracks(tuple(heard), picture, who, left_out)
+    empty = tuple(stream for stream, who in owned if not who and stream.codec_context is not None)
+    found = Tracks(tuple(heard), picture, who, left_out, empty)
     for stream in found.streams:
         name = "unknown" if stream.codec_context is None else stream.codec_context.name
         if name not in (PICTURE_DECODERS if stream is picture else SOUND_DECODERS).split(","):
@@ -157,88 +170,6 @@ def tracks_of(container: InputContainer, participants: Channels, what: str) -> T
     if not found.streams:
         raise MediaError(f"{what}: every channel of its sound is left out, and it has no pictures")
     return found
-
-
-def _owners(sounds: list[AudioStream], participants: Channels, what: str) -> list[tuple[AudioStream, Channels]]:
-    """Who is on which track; see `tracks_of`."""
-    if not sounds:
-        return []
-    titled = [TRACK_TITLES.get(stream.metadata.get("title", "").upper()) for stream in sounds]
-    named = _by_title(sounds, titled, participants) if any(titled) else _by_order(sounds, participants)
-    # What a track's title says is never overruled by where it stands.
-    wrong = any(title and set(who) - {title, None} for (_, who), title in zip(named, titled, strict=False))
-    if named and not wrong:
-        return named
-    channels = [_channels(stream) for stream in sounds]
-    if len(sounds) == 1 and not any(titled):
-        raise MediaError(
-            f"{len(participants)} participants on {channels[0]} channel(s): name one for each channel, or one for all; "
-            "- leaves a channel out"
-        )
-    tracks = "; ".join(_track_name(n, stream) for n, stream in enumerate(sounds[:_NAMED_MAX], 1))
-    raise MediaError(
-        f"{what} holds {len(sounds)} sound tracks ({tracks}), and {format_participants(participants)!r} does not say who is on each: "
-        "name one participant a track, in order, such as agent,customer; - leaves a track out"
-    )
-
-
-def _by_title(
-    sounds: list[AudioStream], titled: list[Participant | None], participants: Channels
-) -> list[tuple[AudioStream, Channels]]:
-    """As the titles have it where they say enough, else in order; the caller looks whether both agree."""
-    known = [who for who in titled if who is not None]
-    wanted = {who for who in participants if who is not None}
-    if participants == (Participant.MIXED,) and None not in titled:
-        wanted = set(known)
-    if len(set(known)) == len(known) and wanted <= set(known):
-        return [(stream, (who if who in wanted else None,)) for stream, who in zip(sounds, titled, strict=True)]
-    return _by_order(sounds, participants) if len(sounds) > 1 and len(participants) > 1 else []
-
-
-def _by_order(sounds: list[AudioStream], participants: Channels) -> list[tuple[AudioStream, Channels]]:
-    """One a track, or one a channel, or one for the only track that can be meant; nothing where none of it fits."""
-    channels = [_channels(stream) for stream in sounds]
-    if len(participants) == len(sounds):
-        return [(stream, (who,)) for stream, who in zip(sounds, participants, strict=True)]
-    if len(participants) == sum(channels):
-        who_is = iter(participants)
-        return [(stream, tuple(islice(who_is, count))) for stream, count in zip(sounds, channels, strict=True)]
-    if len(participants) == 1 and (only := _chosen(sounds)) is not None:
-        return [(stream, participants if stream is only else (None,)) for stream in sounds]
-    return []
-
-
-def _chosen(sounds: list[AudioStream]) -> AudioStream | None:
-    """The only track that does not say to be empty, or that somebody has made the default; None where nothing tells."""
-    full = [stream for stream in sounds if not _says_to_be_empty(stream)]
-    if len(full) == 1:
-        return full[0]
-    defaults = [stream for stream in full if stream.disposition & Disposition.default]
-    # Programs make the first one the default by themselves.
-    return defaults[0] if len(defaults) == 1 and defaults[0] is not sounds[0] else None
-
-
-def _channels(stream: AudioStream) -> int:
-    """0 where nothing can decode it."""
-    return 0 if stream.codec_context is None else stream.codec_context.channels
-
-
-def _track_name(number: int, stream: AudioStream) -> str:
-    codec = "unknown" if stream.codec_context is None else stream.codec_context.name
-    title = "".join(c for c in stream.metadata.get("title", "")[:40] if c.isprintable())
-    return f"{number}: {codec}, {_channels(stream)} channel(s){f', {title!r}' if title else ''}"
-
-
-def _says_to_be_empty(stream: AudioStream) -> bool:
-    """Whether the container itself says that the track has no packet: mkvmerge's and FFmpeg's tags, or MP4's index."""
-    tags = stream.metadata
-    if tags.get("NUMBER_OF_FRAMES") == "0" or re.fullmatch(r"[0:.]+", tags.get("DURATION", "-")):
-        return True
-    return (
-        stream.codec_context is None
-        or stream.codec_context.sample_rate == 0
-        or (stream.duration == 0 and stream.frames == 0)
-    )
 
 
 def skipped_samples(packet: "Packet[Stream]") -> tuple[int, int]:

@@ -19,7 +19,7 @@ from typing import IO, Any, TypeVar
 
 from pipelines.errors import MediaError
 from pipelines.media.byte_stream import ByteStream
-from pipelines.media.container import open_media
+from pipelines.media.container import NEAR, Reach, open_media
 
 MEMORY_MAX_BYTES = 4 << 30
 IDLE_MAX = 2
@@ -63,7 +63,9 @@ class DecoderProcesses:
         finally:
             self._give_back(process)
 
-    def check_opening(self, file: MediaFile, what: str, picture_max_pixels: int, *, cpu_max_s: float) -> None:
+    def check_opening(
+        self, file: MediaFile, what: str, picture_max_pixels: int, *, cpu_max_s: float, reach: Reach = NEAR
+    ) -> None:
         """Open `file` in a process, as `open_media` is about to do here; it is left where it stood.
 
         Raises:
@@ -71,7 +73,7 @@ class DecoderProcesses:
             MediaError: it cannot be opened.
         """
         with file.looked_ahead() if isinstance(file, ByteStream) else _left_where_it_stands(file):
-            self.run(_open, what, picture_max_pixels, cpu_max_s=cpu_max_s, file=file)
+            self.run(_open, what, picture_max_pixels, reach, cpu_max_s=cpu_max_s, file=file)
 
     def close(self) -> None:
         """End every process that is at no work; the others end after theirs."""
@@ -190,8 +192,8 @@ def _left_where_it_stands(file: IO[bytes]) -> Iterator[None]:
         file.seek(at)
 
 
-def _open(file: Any, what: str, picture_max_pixels: int) -> None:
-    with open_media(file, what, picture_max_pixels):
+def _open(file: Any, what: str, picture_max_pixels: int, reach: Reach) -> None:
+    with open_media(file, what, picture_max_pixels, reach=reach):
         pass
 
 

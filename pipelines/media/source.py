@@ -12,28 +12,24 @@ from itertools import chain
 from typing import Final
 
 import av
-from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Stream
-from av.video.stream import VideoStream
 
 from pipelines.errors import MediaError
 from pipelines.media.byte_stream import ByteStream
 from pipelines.media.clock import STEP_BACK_S, STEP_MAX_S, SourceClock, TimedPacket
-from pipelines.media.container import Tracks, open_media, packets, tracks_of
+from pipelines.media.container import Tracks, packets, time_s, tracks_of
 from pipelines.media.damage import PassedOver
 from pipelines.media.decoder_process import DecoderProcesses
 from pipelines.media.ending import Ending
 from pipelines.media.joined import File, joined_files
+from pipelines.media.opening import open_source
+from pipelines.media.owners import is_unknown
 from pipelines.media.raw_audio import RATE_MIN_HZ
 from pipelines.media.stated import Ends
-from pipelines.types import Channels
+from pipelines.types import Channels, format_participants
 
-PICTURE_MAX_PIXELS: Final = 5120 * 2880
-"""FFmpeg looks at up to ten pictures when it opens a file; larger ones, 10 bits deep, would take a gigabyte."""
-OPEN_MAX_S: Final = 5.0
-"""Processor time that opening may take where it is bounded; twenty pictures of 10 bits and that size take one second."""
 _BARE_FRAMES: Final = {"aac", "mp3"}
 """FFmpeg's names of containers that hold frames and no times."""
 _FROM_ZERO: Final = {"matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2"}
@@ -99,16 +95,16 @@ def source_packets(
 
 
 def _containers(
-    file: File, opened: ExitStack, what: str, decoders: DecoderProcesses | None, warn: Warn
-) -> Iterator[tuple[Ending, ExitStack, InputContainer]]:
-    """Each of the files that were joined, what closes it, and its container."""
-    spent_s, ends = 0.0, Ends()
+    file: File, participants: Channels, opened: ExitStack, decoders: DecoderProcesses | None, warn: Warn
+) -> Iterator[tuple[Ending, ExitStack, InputContainer, frozenset[int]]]:
+    """Each of the files that were joined, what closes it, its container, and the indexes of the tracks that are silent for now."""
+    spent_s, what, ends = 0.0, _name(file), Ends()
     for number, part in enumerate(joined_files(file, ends)):
         own = opened.enter_context(ExitStack())
         began_s = time.monotonic()
         ending = Ending(part, ends)
         try:
-            container = _open(part, own, what, decoders)
+            container, silent = open_source(part, own, what, decoders, participants)
         except MediaError as error:
             if number == 0:
                 raise
@@ -119,7 +115,7 @@ def _containers(
             spent_s += time.monotonic() - began_s
         if spent_s > _OPEN_ALL_MAX_S:
             raise MediaError(f"{what}: opening the files that it is joined of takes too long; send them one by one")
-        yield ending, own, container
+        yield ending, own, container, silent
 
 
 def _read(
@@ -134,8 +130,9 @@ def _read(
     clock, what = SourceClock(), _name(file)
     ended: list[ExitStack] = []
     told = 0
-    for number, (ending, own, container) in enumerate(_containers(file, opened, what, decoders, warn), 1):
-        tracks = _known(tracks_of(container, participants, what), what, warn)
+    files = _containers(file, participants, opened, decoders, warn)
+    for number, (ending, own, container, silent) in enumerate(files, 1):
+        tracks = _known(tracks_of(container, participants, what, silent), what, warn)
         hears_all = not tracks.left_out
         if not is_seen and tracks.sounds:
             hears_all &= tracks.picture is None
@@ -180,7 +177,14 @@ def _name(file: File) -> str:
 
 def _packets(container: InputContainer, tracks: Tracks, what: str, warn: Warn) -> "Iterator[Packet[Stream]]":
     try:
-        yield from packets(container, *tracks.streams)
+        empty = {stream.index for stream in tracks.taken_for_empty}
+        for packet in packets(container, *tracks.streams, *tracks.taken_for_empty):
+            if packet.stream_index in empty:
+                raise MediaError(
+                    f"{what}: a sound track that had sent nothing begins at {float(time_s(packet)):.1f} s of the stream's own clock, too late to "
+                    "say whose it is or to be read: name one participant a track; send it as a file, as Matroska, or as a stream of its own"
+                )
+            yield packet
     except av.error.InvalidDataError:
         # What came before is good. The bytes that follow are not, so the call ends here, as with a torn connection.
         warn(f"{what} is damaged in the middle: the call ends there")
@@ -211,25 +215,6 @@ def _interleaved(packets: "Iterator[Packet[Stream]]", tracks: int) -> "Iterator[
     yield from (packet for _, _, packet in sorted(held, key=lambda item: item[:2]))
 
 
-def _open(file: File, opened: ExitStack, what: str, decoders: DecoderProcesses | None) -> InputContainer:
-    """The container; a file that does not say at its beginning what its tracks are is looked through for it."""
-    if decoders is not None:
-        decoders.check_opening(file, what, PICTURE_MAX_PIXELS, cpu_max_s=OPEN_MAX_S)
-    container = opened.enter_context(open_media(file, what, PICTURE_MAX_PIXELS))
-    if isinstance(file, ByteStream) or not any(_is_unknown(stream) for stream in container.streams):
-        return container
-    opened.close()
-    file.seek(0)
-    return opened.enter_context(open_media(file, what, PICTURE_MAX_PIXELS, looks_far=True))
-
-
-def _is_unknown(stream: Stream) -> bool:
-    """Whether its parameters, which no fragment can do without, have not come yet, as of a track that begins later."""
-    if isinstance(stream, AudioStream):
-        return stream.codec_context is not None and stream.codec_context.sample_rate == 0
-    return isinstance(stream, VideoStream) and stream.codec_context is not None and stream.codec_context.width == 0
-
-
 def _known(tracks: Tracks, what: str, warn: Warn) -> Tracks:
     """The tracks that can be cut; says which of the others are not heard.
 
@@ -238,16 +223,25 @@ def _known(tracks: Tracks, what: str, warn: Warn) -> Tracks:
     """
     for name in tracks.left_out:
         warn(f"{what}: sound track {name} is not heard, because nobody is said to be on it")
+    unknown = [sound for sound in tracks.sounds if is_unknown(sound.stream)]
+    if unknown:
+        known = tuple(sound for sound in tracks.sounds if sound not in unknown)
+        if not known:
+            raise MediaError(
+                f"{what}: its sound begins too late for a stream that is read once; send it as a file, as Matroska, or as a stream of its own"
+            )
+        for sound in unknown:
+            who = format_participants(sound.participants)
+            warn(f"{what}: the sound track of {who} sends nothing; without it the others are heard, until it does")
+        empty = (*tracks.taken_for_empty, *(sound.stream for sound in unknown))
+        who_is = tuple(who for sound in known for who in sound.participants)
+        tracks = replace(tracks, sounds=known, participants=who_is, taken_for_empty=empty)
     for sound in tracks.sounds:
         rate_hz = sound.stream.codec_context.sample_rate
-        if _is_unknown(sound.stream):
-            raise MediaError(
-                f"{what}: a sound track begins too late for a stream that is read once; send it as a file, as Matroska, or as a stream of its own"
-            )
         if rate_hz < RATE_MIN_HZ:
             # At 1 Hz a megabyte would be ten days, in as many fragments as seconds.
             raise MediaError(f"{what} holds sound at {rate_hz} Hz; at least {RATE_MIN_HZ} Hz are allowed")
-    if tracks.picture is None or not _is_unknown(tracks.picture):
+    if tracks.picture is None or not is_unknown(tracks.picture):
         return tracks
     if not tracks.sounds:
         raise MediaError(

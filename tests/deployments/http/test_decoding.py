@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import websockets
 
-from pipelines.media import source
+from pipelines.media import opening
 from tests.deployments.http.site import LIMITS, Site, problem, serving, wav
 from tests.pipelines.hostile_pictures import h264_bomb
 from tests.pipelines.media_files import sound
@@ -27,7 +27,7 @@ def bomb() -> bytes:
 async def test_an_upload_that_does_not_open_is_refused_while_others_go_on(
     site: Site, bomb: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source, "OPEN_MAX_S", 1.0)
+    monkeypatch.setattr(opening, "OPEN_MAX_S", 1.0)
     path = "/v1/calls?participants=customer"
     refused = asyncio.create_task(site.client.post(path, content=bomb))
     for _ in range(3):
@@ -43,7 +43,7 @@ async def test_an_upload_that_does_not_open_is_refused_while_others_go_on(
 async def test_live_media_that_does_not_open_is_told_so(
     site: Site, address: str, bomb: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source, "OPEN_MAX_S", 1.0)
+    monkeypatch.setattr(opening, "OPEN_MAX_S", 1.0)
     said = []
     async with websockets.connect(f"ws://{address}/v1/calls/a-17/media") as socket:
         await socket.send('{"participants": "customer"}')

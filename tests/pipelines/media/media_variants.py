@@ -68,6 +68,11 @@ def _tracks(container: str, *who: tuple[int | None, dict[str, Any]]) -> Make:
     )
 
 
+def _live(container: str, *lengths: int | None) -> Make:
+    """A track of so many samples for each: all of the customer's sound where it is None. Nothing says which one is empty."""
+    return lambda s: write(container, *(Sound(s.customer[:length]) for length in lengths), options={"live": "1"})
+
+
 def _late(party: int, at_s: float, container: str, codec: str, rate_hz: int) -> Make:
     """A party that joined later: the file says so by its own zero."""
     start = round(at_s * 16_000)
@@ -205,7 +210,14 @@ VARIANTS: list[Case] = [
     Case("Connect's titles and a third track", BOTH, "agent,customer,-", error=FROM, make=_tracks("matroska", (1, {"title": FROM}), (0, {"title": TO}), (None, {}))),
     Case("an empty second track", make=lambda s: write("matroska", Sound(s.customer), Sound(s.customer[:0]))),
     Case("an empty second track, TS", make=lambda s: write("mpegts", Sound(s.customer, "aac"), Sound(s.customer[:0], "aac"))),
-    Case("a second track from 4.6 s on, TS", {"agent": AGENT, "customer": CUSTOMER[1:]}, "agent,customer", make=_tracks("mpegts", (0, {"codec": "aac"}), (1, {"codec": "aac", "edit": dropped((-1, 4.6))})), pending="fault 17"),
+    Case("an empty second track, TS, both named", {"agent": AGENT}, "agent,customer", warning="the sound track of customer sends nothing", make=lambda s: write("mpegts", Sound(s.stereo[0].copy(), "aac"), Sound(s.customer[:0], "aac"))),
+    *(
+        Case(f"an empty {n} track, live {c}", make=_live(c, *lengths))
+        for c in ("webm", "matroska") for n, lengths in (("first", (0, None)), ("second", (None, 0)))
+    ),
+    Case("a second track from 4.6 s on, TS", {"agent": AGENT, "customer": CUSTOMER[1:]}, "agent,customer", make=_tracks("mpegts", (0, {"codec": "aac"}), (1, {"codec": "aac", "edit": dropped((-1, 4.6))}))),
+    Case("a second track from 4.6 s on, TS, one name", {}, error="name one participant a track", make=_tracks("mpegts", (0, {"codec": "aac"}), (1, {"codec": "aac", "edit": dropped((-1, 4.6))}))),
+    Case("a second track from 4.6 s on, live WebM, one name", {}, error="name one participant a track", make=_tracks("webm", (0, {}), (1, {"edit": dropped((-1, 4.6))}))),
     Case("the left channel left out", participants="-,customer", make=lambda s: write("flac", Sound(s.stereo, "flac", 16_000))),
     Case("one participant twice", {}, "customer,customer", error="customer", make=lambda s: write("flac", Sound(s.stereo, "flac", 16_000))),
     # One file a party.
