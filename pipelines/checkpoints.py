@@ -66,12 +66,13 @@ class Counted:
     """How many of a stream's fragments at offsets below `below` came to which end since the last count.
 
     `first_at` is the offset of the first fragment that was ever counted, None before it; outcomes are `analysed`, the reasons
-    of skipping, `missing` and `lost`.
+    of skipping, `missing` and `lost`. The media of those that were analysed reach to `heard_to_ms` in the call, 0 without any.
     """
 
     below: int
     first_at: int | None
     outcomes: Mapping[str, int] = field(default_factory=dict)
+    heard_to_ms: int = 0
 
 
 NOTHING_COUNTED = Counted(0, None)

@@ -10,7 +10,7 @@ from rich.console import Group
 from deployments.cli import render
 from deployments.cli.console import CommandError, clear_errors, print_out, stderr, write_json
 from deployments.cli.options import DEFAULTS, Bundle, Consent, Json, Participants, Paths, Transcriber
-from deployments.cli.recordings import Recording, consent_of, fragments_of
+from deployments.cli.recordings import Recording, consent_of, fragments_of, length_s
 from pipelines.ingest.analyse import Analyser
 from pipelines.review.summary import summarise
 from pipelines.settings import AppConfig, StreamSettings
@@ -50,7 +50,9 @@ def analyze(
         stderr().print(f"nobody speaks in {', '.join(map(str, paths))}: there is nothing to judge")
     elif not as_json:
         found.sort(key=lambda result: result.start_ms)
-        summary = render.summary(summarise(found, final=True))
+        seconds = length_s(paths)
+        length_ms = None if seconds is None else round(seconds * 1000)
+        summary = render.summary(summarise(found, final=True, length_ms=length_ms))
         models = render.names_of_models(found)
         print_out(Group(render.Transcript(found), "", render.sentiment_line(found), "", summary, models))
 

@@ -29,8 +29,14 @@ class ListedCall(BaseModel):
     status: str
     started_at: AwareDatetime
     last_ms: int
+    length_ms: int | None = None
     utterances: int
     summary: CallSummary | None = None
+
+    @property
+    def reaches_ms(self) -> int:
+        """How long it is, as far as that is known."""
+        return max(self.last_ms, self.length_ms or 0)
 
     @property
     def headline(self) -> str:
@@ -56,7 +62,7 @@ class Order(StrEnum):
 ORDERS: dict[Order, Callable[[ListedCall], float]] = {
     Order.STARTED: lambda call: -call.started_at.timestamp(),
     Order.SCORE: lambda call: 4.0 if call.customer_score is None else call.customer_score,
-    Order.LENGTH: lambda call: -call.last_ms,
+    Order.LENGTH: lambda call: -call.reaches_ms,
     Order.UTTERANCES: lambda call: -call.utterances,
 }
 """What of a call decides its place, the smallest first: a call without a score comes after all that have one."""
@@ -185,7 +191,7 @@ def listed(rows: Sequence[ListedCall]) -> Listing:
         columns,
         (
             [
-                *(row.call_id, f"{row.started_at:%Y-%m-%d %H:%M}", render.clock(row.last_ms).partition(".")[0]),
+                *(row.call_id, f"{row.started_at:%Y-%m-%d %H:%M}", render.clock(row.reaches_ms).partition(".")[0]),
                 *(render.score(row.customer_score), str(row.utterances), Text(row.status, style="dim"), row.headline),
             ]
             for row in rows

@@ -188,6 +188,9 @@ class CallOut(BaseModel):
     status: CallState
     started_at: AwareDatetime
     last_ms: int
+    length_ms: int | None = Field(
+        description="To where its media was heard; null where an older version stored the call."
+    )
     utterances: int
     streams: dict[str, CallState]
     links: Links
@@ -236,6 +239,7 @@ def call_fields(call: CallInfo) -> dict[str, Any]:
         "status": call.status,
         "started_at": _moment(call.started_ms),
         "last_ms": call.last_ms,
+        "length_ms": call.length_ms,
         "utterances": call.utterances,
         "streams": dict(call.streams),
         "links": Links.of(call.call_id),

@@ -228,7 +228,9 @@ async def absent(store: Store, call: CallRef) -> ProblemError:
 async def call_summary(store: Store, call: CallInfo) -> CallSummary:
     """What the call's results come to: final when it is over."""
     found = await store.archive.results(call.call)
-    return await asyncio.to_thread(summarise, found, final=call.over)  # a call may have many thousands
+    return await asyncio.to_thread(
+        summarise, found, final=call.over, length_ms=call.length_ms
+    )  # a call may have many thousands
 
 
 def epoch_ms(moment: datetime) -> int:

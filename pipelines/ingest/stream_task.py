@@ -87,14 +87,14 @@ class StreamTask:
         fed, last, speaking = await self._context.feed(self._stream, fragment)
         if self.ended:
             return  # lost meanwhile, and read again where the partition is still ours
-        metrics = self._context.metrics
+        metrics, end_ms = self._context.metrics, fragment.start_ms + fed.media_ms
         if fed.skipped is not None:
             self.skip(record, fed.skipped, lost_before, fed.missing)
-        elif self._note(record, "analysed", lost_before, fed.missing):
+        elif self._note(record, "analysed", lost_before, fed.missing, end_ms):
             metrics.fragments_analysed.inc()
         metrics.packets_damaged.inc(fed.damaged)
         metrics.media_seconds.inc(fed.media_ms / 1000)
-        self._start([*fed.events, *(last or [])], record.appended_ms, fragment.start_ms + fed.media_ms)
+        self._start([*fed.events, *(last or [])], record.appended_ms, end_ms)
         self._interim.show(speaking)
         if last is not None:
             self._close_as("final")
@@ -183,8 +183,8 @@ class StreamTask:
         if self._closing is not None:
             self._closing.cancel()
 
-    def _note(self, record: Record, outcome: str | None, lost_before: int, missing: int) -> bool:
-        if not self._outcomes.note(record.at.offset, outcome, missing, lost_before):
+    def _note(self, record: Record, outcome: str | None, lost_before: int, missing: int, heard_to_ms: int = 0) -> bool:
+        if not self._outcomes.note(record.at.offset, outcome, missing, lost_before, heard_to_ms):
             return False
         if outcome is not None:
             self._context.metrics.fragments_in.inc()

@@ -1,7 +1,6 @@
-"""What a call was like, from its results alone: live while it goes on, final when it is over.
+"""What a call was like, from its results and its length alone: live while it goes on, final when it is over.
 
-Deterministic, and defined for any number of results. The call's span is first speech to last speech: silence before
-anybody spoke is not known from results.
+Deterministic, and defined for any number of results. The span that is divided in quarters is first speech to last speech.
 """
 
 import math
@@ -47,8 +46,8 @@ class CallSummary(ResultModel):
 
     `negative_by` tells how strongly each modality pulled the score down (points of score, mean over the unhappy
     participants' negative utterances, 0 where it was missing or pulled up) and `negative_mostly_by` the strongest.
-    `silence_ms` is time within the span in which nobody speaks; None where it is not known: nobody was heard, or only one of
-    agent and customer, so that the other may have spoken unheard.
+    `silence_ms` is time of the call in which nobody speaks: all of a call in which nobody was heard. None where it is not known:
+    only one of agent and customer was heard, so that the other may have spoken unheard.
     """
 
     final: bool
@@ -66,8 +65,11 @@ class CallSummary(ResultModel):
     """How many utterances lack a modality because its network was late or away."""
 
 
-def summarise(results: Sequence[UtteranceSentiment], *, final: bool) -> CallSummary:
-    """Summarise one call's results, in any order; `final` says that no more will come."""
+def summarise(results: Sequence[UtteranceSentiment], *, final: bool, length_ms: int | None = None) -> CallSummary:
+    """Summarise one call's results, in any order; `final` says that no more will come.
+
+    Its media was heard to `length_ms`; None where nobody knows.
+    """
     ordered = sorted(results, key=lambda result: (result.start_ms, result.utterance_id))
     talk = {who: union_ms([result for result in ordered if result.participant is who]) for who in _SUBJECTS}
     present = {result.participant for result in ordered}
@@ -87,9 +89,7 @@ def summarise(results: Sequence[UtteranceSentiment], *, final: bool) -> CallSumm
         utterances=len(ordered),
         start_ms=start_ms,
         end_ms=end_ms,
-        silence_ms=end_ms - start_ms - union_ms(ordered)
-        if start_ms is not None and end_ms is not None and _heard_all(present)
-        else None,
+        silence_ms=_silence_ms(ordered, length_ms) if not present or _heard_all(present) else None,
         participants=parts,
         interruptions=_interruptions(ordered),
         unhappy=unhappy,
@@ -97,6 +97,14 @@ def summarise(results: Sequence[UtteranceSentiment], *, final: bool) -> CallSumm
         negative_mostly_by=mostly_by,
         faults=count_faults(ordered),
     )
+
+
+def _silence_ms(ordered: Sequence[UtteranceSentiment], length_ms: int | None) -> int | None:
+    """Of the whole call where its length is known, else between the first speech and the last."""
+    end_ms = max((result.end_ms for result in ordered), default=None)
+    if length_ms is not None:
+        return max(length_ms, end_ms or 0) - union_ms(ordered)
+    return None if end_ms is None else end_ms - ordered[0].start_ms - union_ms(ordered)
 
 
 def _heard_all(present: set[Participant]) -> bool:

@@ -5,7 +5,7 @@ may touch them all on a Cluster, and no tenant can reach another's call, whateve
 `ttl_s` after the last result.
 
     ut:{CALL}:call            hash: `status` (as the most open of its streams; `waiting` before it has one), `started_ms` (wall clock), `last_ms` (end
-                              of the latest utterance), `utterances` (count)
+                              of the latest utterance), `length_ms` (to where its media was heard), `utterances` (count)
     ut:{CALL}:streams         hash: stream -> live | stalled | closed | final
     ut:{CALL}:stream:STREAM   hash, the checkpoint (docs/architecture.md#nothing-lost-nothing-twice): `owner`, `partition`, `final`, `resume_at` (offset),
                               `resume_seq`, `resume_sample`, per participant `cut:P` (sample) and `utterances:P`; and
@@ -207,6 +207,7 @@ def read_call(call: CallRef, fields: Mapping[str, str], streams: Mapping[str, st
         status=_STATES.get(fields["status"], "live"),
         started_ms=int(fields["started_ms"]),
         last_ms=int(fields.get("last_ms", 0)),
+        length_ms=int(fields["length_ms"]) if "length_ms" in fields else None,
         utterances=int(fields.get("utterances", 0)),
         streams={name: _STATES.get(state, "live") for name, state in streams.items()},
     )

@@ -40,7 +40,8 @@ class CallInfo:
     """A call as the listing shows it.
 
     `started_ms` is wall-clock time in ms since 1970; `last_ms` the end of the latest utterance, from the start of the
-    call. `streams` maps each known stream to its state.
+    call; `length_ms` to where its media was heard, from there too, None where an older version stored the call. `streams` maps
+    each known stream to its state.
     """
 
     call_id: str
@@ -48,6 +49,7 @@ class CallInfo:
     status: CallState
     started_ms: int
     last_ms: int
+    length_ms: int | None
     utterances: int
     streams: Mapping[str, CallState]
 

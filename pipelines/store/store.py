@@ -280,7 +280,7 @@ class Store:
 
 def _count_args(counted: Counted) -> list[str | int]:
     first_at = "" if counted.first_at is None else counted.first_at
-    return [first_at, *(part for outcome in counted.outcomes.items() for part in outcome)]
+    return [first_at, counted.heard_to_ms, *(part for outcome in counted.outcomes.items() for part in outcome)]
 
 
 def _raise_refusal(answer: str, call: CallRef, stream: str) -> None:

@@ -2,7 +2,7 @@
 -- KEYS 1 call  2 streams  3 checkpoint  4 tombstone  5 events  6 results  7 order  8 digests  9 kinds  10 unstored
 -- ARGV 1 owner  2 participant  3 believed cut  4 new cut  5 utterances  6 resume offset  7 resume seq  8 resume sample
 --      9 ttl_s  10 checkpoint_ttl_s  11 events_max  12 member ('' for no result)  13 result  14 digest  15 end_ms
---      16 first_at  17… outcomes of fragments below the resume offset, and how many of each
+--      16 first_at  17 heard_to  18… outcomes of fragments below the resume offset, and how many of each
 -- Returns 'stored', 'already', 'fenced' or 'deleted'
 if redis.call('EXISTS', KEYS[4]) == 1 then return 'deleted' end
 if redis.call('HGET', KEYS[3], 'owner') ~= ARGV[1] then return 'fenced' end
@@ -14,7 +14,7 @@ end
 
 redis.call('HSET', KEYS[3], 'cut:' .. ARGV[2], ARGV[4], 'utterances:' .. ARGV[2], ARGV[5],
     'resume_at', ARGV[6], 'resume_seq', ARGV[7], 'resume_sample', ARGV[8])
-count(KEYS[3], ARGV[6], ARGV[16], 17)
+count(KEYS[1], KEYS[3], ARGV[6], ARGV[16], ARGV[17], 18)
 if ARGV[12] ~= '' then
     if redis.call('HSET', KEYS[6], ARGV[12], ARGV[13]) == 1 then
         redis.call('HINCRBY', KEYS[1], 'utterances', 1)

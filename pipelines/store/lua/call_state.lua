@@ -21,7 +21,11 @@ local function set_state(call, streams, events, events_max, stream, state)
 end
 
 -- Fragments below `counted_to` are counted once, whoever counts them; ARGV from `first` on holds outcomes and how many.
-local function count(checkpoint, counted_to, first_at, first)
+-- The media of those that were heard reach to `heard_to`, ms from the start of the call.
+local function count(call, checkpoint, counted_to, first_at, heard_to, first)
+    if redis.call('EXISTS', call) == 1 and tonumber(heard_to) > tonumber(redis.call('HGET', call, 'length_ms') or '0') then
+        redis.call('HSET', call, 'length_ms', heard_to)
+    end
     if tonumber(counted_to) <= tonumber(redis.call('HGET', checkpoint, 'counted_to') or '0') then return end
     if first_at ~= '' then redis.call('HSETNX', checkpoint, 'first_at', first_at) end
     redis.call('HSET', checkpoint, 'counted_to', counted_to)

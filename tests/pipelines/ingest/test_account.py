@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import redis
 
@@ -7,9 +8,19 @@ from models.types import FloatArray
 from pipelines.checkpoints import Account
 from pipelines.ingest.account import Outcomes
 from pipelines.log.redis_streams import RedisStreamProducer
+from pipelines.store.store import Store
 from pipelines.types import TOPIC_DEAD_LETTER, TOPIC_MEDIA
 from tests.eventually import eventually
+from tests.pipelines.stored import default
 from tests.pipelines.working import account, call, counter, dead_letters, records, results, send, working
+
+
+async def length_ms(redis_url: str, call_id: str) -> int | None:
+    store = Store.connect(redis_url)
+    found = await store.archive.call(default(call_id))
+    await store.close()
+    assert found is not None
+    return found.length_ms
 
 
 async def test_every_fragment_of_a_call_is_counted_once_with_its_end(redis_url: str, sound: FloatArray) -> None:
@@ -48,6 +59,14 @@ async def test_a_call_torn_at_every_fragment_is_counted_as_an_undisturbed_one(
     assert (counted.analysed, counted.skipped, counted.missing, counted.counted_to) == (19, {}, 0, 20)
     assert await dead_letters(redis_url, "c1") == {"undecodable": 1}
     assert len(records(redis_url, TOPIC_DEAD_LETTER)) == 1
+    assert await length_ms(redis_url, "c1") == 1000 * len(fragments)
+
+
+async def test_a_call_in_which_nobody_speaks_is_as_long_as_its_media(redis_url: str) -> None:
+    send(RedisStreamProducer(redis_url), call(np.zeros((2, 40_000), np.float32), "c1"))
+    async with working(redis_url):
+        assert await results(redis_url, "c1") == []
+    assert await length_ms(redis_url, "c1") == 5_000
 
 
 async def test_an_empty_final_fragment_ends_its_call_and_what_is_missing_is_counted(
@@ -98,6 +117,15 @@ def test_a_fragment_that_is_only_read_again_is_not_counted_again() -> None:
     assert outcomes.note(5, "duplicate")
     assert not outcomes.note(5, "duplicate")
     assert outcomes.take().outcomes == {"duplicate": 1}
+
+
+def test_how_far_the_media_was_heard_is_told_with_the_fragments_it_is_of() -> None:
+    outcomes = Outcomes(Account(first_at=0, counted_to=2))
+    assert not outcomes.note(1, "analysed", heard_to_ms=9_000)
+    for offset, heard_to_ms in ((2, 3_000), (3, 2_000), (4, 0), (5, 7_000)):
+        outcomes.note(offset, "analysed", heard_to_ms=heard_to_ms)
+    assert [outcomes.take(below).heard_to_ms for below in (5, None)] == [3_000, 7_000]
+    assert outcomes.take().heard_to_ms == 0
 
 
 def test_a_dead_letter_moves_the_account_and_is_counted_elsewhere() -> None:

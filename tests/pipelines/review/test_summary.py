@@ -285,6 +285,10 @@ def test_silence_is_not_known_where_a_party_may_have_spoken_unheard() -> None:
     assert summarise([said(CUSTOMER, 0, 1_000), said(CUSTOMER, 5_000, 6_000)], final=True).silence_ms is None
     assert summarise([said(MIXED, 0, 1_000), said(MIXED, 5_000, 6_000)], final=True).silence_ms == 4_000
     assert summarise([], final=True).silence_ms is None
+    assert summarise([], final=True, length_ms=60_000).silence_ms == 60_000
+    assert summarise([said(MIXED, 3_000, 4_000)], final=True, length_ms=10_000).silence_ms == 9_000
+    assert summarise([said(MIXED, 0, 1_000)], final=True, length_ms=900).silence_ms == 0
+    assert summarise([said(CUSTOMER, 0, 1_000)], final=True, length_ms=10_000).silence_ms is None
 
 
 def test_what_a_network_did_not_answer_is_counted_and_said() -> None:

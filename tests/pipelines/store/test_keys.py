@@ -82,7 +82,7 @@ def test_a_call_without_its_first_fields_is_not_there() -> None:
     call = read_call(acme("c"), {"status": "stalled", "started_ms": "5"}, {"main": "stalled", "cam": "?"})
     assert call is not None
     assert (call.call, call.over) == (acme("c"), False)
-    assert (call.status, call.started_ms, call.last_ms, call.utterances) == ("stalled", 5, 0, 0)
+    assert (call.status, call.started_ms, call.last_ms, call.length_ms, call.utterances) == ("stalled", 5, 0, None, 0)
     assert call.streams == {"main": "stalled", "cam": "live"}
 
 

@@ -87,4 +87,4 @@ def test_a_minute_counts_what_was_judged() -> None:
 
 @pytest.mark.parametrize(("status", "over"), [("live", False), ("stalled", False), ("closed", True), ("final", True)])
 def test_a_call_is_over_when_it_is_closed_or_final(status: Any, over: bool) -> None:  # noqa: FBT001
-    assert CallInfo("c", "default", status, 0, 0, 0, {}).over is over
+    assert CallInfo("c", "default", status, 0, 0, None, 0, {}).over is over

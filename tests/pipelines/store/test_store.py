@@ -141,6 +141,16 @@ async def test_a_final_stream_stays_final_and_a_closed_one_comes_alive_by_what_i
     assert call.status == "final"
 
 
+async def test_a_call_is_as_long_as_the_furthest_of_its_streams_was_heard(store: Store) -> None:
+    for stream, heard_to_ms in (("phone", 61_000), ("webcam", 40_000), ("webcam", 45_000)):
+        await store.open_stream(acme("c"), stream, "w1", STARTED_MS)
+        counted = Counted(heard_to_ms, 0, {"analysed": 1}, heard_to_ms)
+        await store.set_state(acme("c"), stream, "live", owner="w1", counted=counted)
+        call = await store.archive.call(acme("c"))
+        assert call is not None
+        assert call.length_ms == 61_000
+
+
 async def test_two_tenants_may_use_the_same_call_id_and_neither_sees_the_others_call(store: Store) -> None:
     await stored_call(store, "c", STARTED_MS, -2.0)
     await stored_call(store, "c", STARTED_MS, 1.0, 2.0, tenant="rival")
