@@ -21,7 +21,7 @@ from av.packet import Packet
 from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
-from pipelines.errors import MediaError
+from pipelines.errors import MediaError, ParticipantsError
 from pipelines.media.raw_audio import ACCEPTED
 from pipelines.types import Channels, Participant, format_participants
 
@@ -141,7 +141,7 @@ def tracks_of(container: InputContainer, participants: Channels, what: str) -> T
         raise MediaError(f"{what} holds neither sound nor moving pictures")
     named = [who for who in participants if who is not None]
     if not named or len(set(named)) < len(named):
-        raise MediaError(
+        raise ParticipantsError(
             f"{what}: {format_participants(participants)!r} names nobody, or somebody twice: name each at most once"
         )
     heard = [SoundTrack(stream, who) for stream, who in _owners(sounds, participants, what) if any(who)]
@@ -172,12 +172,12 @@ def _owners(sounds: list[AudioStream], participants: Channels, what: str) -> lis
         return named
     channels = [_channels(stream) for stream in sounds]
     if len(sounds) == 1 and not any(titled):
-        raise MediaError(
+        raise ParticipantsError(
             f"{len(participants)} participants on {channels[0]} channel(s): name one for each channel, or one for all; "
             "- leaves a channel out"
         )
     tracks = "; ".join(_track_name(n, stream) for n, stream in enumerate(sounds[:_NAMED_MAX], 1))
-    raise MediaError(
+    raise ParticipantsError(
         f"{what} holds {len(sounds)} sound tracks ({tracks}), and {format_participants(participants)!r} does not say who is on each: "
         "name one participant a track, in order, such as agent,customer; - leaves a track out"
     )
