@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from deployments.cli.console import EXIT_USAGE, CommandError, hint
+from models.errors import TranscriberError
 from pipelines.customer import parse_reference
 from pipelines.errors import BadFragmentError
 from pipelines.settings import AppConfig, Settings
@@ -90,6 +91,20 @@ Customer = Annotated[
 LogSince = Annotated[
     str | None, typer.Option("--since", help="Only what the log took since then, like 2026-11-21T08:00:00Z.")
 ]
+
+
+def require_named(transcriber: str) -> None:
+    """Return if there is a transcriber of that name, before anything is started or loaded for it.
+
+    Raises:
+        CommandError: there is none.
+    """
+    from models.encoders.speech import require_transcriber  # noqa: PLC0415  # imports numpy, which `--help` spares
+
+    try:
+        require_transcriber(transcriber)
+    except TranscriberError as error:
+        raise CommandError(f"--transcriber: {error}", EXIT_USAGE) from None
 
 
 def token_says_nothing(where: Settings, meant: str = "of tenant default") -> None:

@@ -9,7 +9,7 @@ import typer
 
 from deployments.cli.connect import DEFAULT_PORT, source_of
 from deployments.cli.console import CommandError, clear_errors, hint, settings, stderr, steps, write_json
-from deployments.cli.options import DEFAULTS, Bundle, Interim, Json, Source, Transcriber
+from deployments.cli.options import DEFAULTS, Bundle, Interim, Json, Source, Transcriber, require_named
 from deployments.http.tokens import token_of
 from deployments.sample import sample_path
 from pipelines.settings import AppConfig, InterimSettings
@@ -30,6 +30,7 @@ def serve(
     as_json: Json = False,
 ) -> None:
     """Run the whole system on this machine until Ctrl-C."""
+    require_named(transcriber)
     from deployments.serve.embedded import embedded  # noqa: PLC0415  # imports redis
 
     config = AppConfig(
