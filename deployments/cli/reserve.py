@@ -1,5 +1,6 @@
 """What is settled before a recording goes into the log: whose the stream is, and who of those who are heard may be judged by what."""
 
+import hashlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:  # imports redis, which `undertone --help` spares
 
 
 async def reserve(store: "Store", call: CallRef, stream: str, word: str) -> None:
-    """Take the stream for the send that keeps `word`, as the gateway does for an upload: nobody else's media goes into it.
+    """Take the stream for the send that keeps `word`, as the gateway does for an upload, of which the store keeps a hash: nobody else's media goes into it.
 
     Raises:
         CallDeletedError: the call was deleted.
@@ -20,7 +21,8 @@ async def reserve(store: "Store", call: CallRef, stream: str, word: str) -> None
     """
     found = await store.archive.call(call)
     is_new = found is None or stream not in found.streams
-    if await store.ledger.reserve_stream(call, stream, word, first=is_new) is None:
+    kept = hashlib.sha256(word.encode()).hexdigest()
+    if await store.ledger.reserve_stream(call, stream, kept, first=is_new) is None:
         raise CommandError(
             f"{call} has a stream {stream!r} already, and nothing was sent: name another --call-id, or for more of the same call "
             "another --stream; a send of it that was interrupted goes on with --resume"

@@ -54,7 +54,10 @@ def serve(
             _end_on_signals()  # Ray has put its own in their place
             if as_json:
                 write_json([{"url": running.url, "token": token or None}])
-            signal.pause()
+            try:
+                signal.pause()
+            finally:
+                console.print("stopping …")
     except KeyboardInterrupt:
         console.print("stopped")
     except RuntimeError as error:

@@ -94,8 +94,7 @@ class AuditReport(BaseModel):
     """Results that are there and lack a modality by a fault of the service: nothing is missing of the call, but of them."""
     findings: list[Finding]
     repeated: list[Repeated]
-    """What came again, or after its stream's end: no finding, since senders may repeat, and to be looked at, since it may have been
-    another recording under the same call id. At most `FINDINGS_MAX`."""
+    """No finding, since senders may repeat, and to be looked at: it may have been another recording under the same call id."""
 
     @property
     def clean(self) -> bool:
@@ -203,10 +202,8 @@ class _Totals:
         self.skipped.update(account.skipped)
         again = {reason: count for reason, count in account.skipped.items() if count and reason in REPEATS}
         if again and len(self.repeated) < FINDINGS_MAX:
-            count = sum(again.values())
-            self.repeated.append(
-                Repeated(tenant=call.tenant, call_id=call.call_id, stream=stream, count=count, reasons=again)
-            )
+            whose = {"tenant": call.tenant, "call_id": call.call_id, "stream": stream}
+            self.repeated.append(Repeated(**whose, count=sum(again.values()), reasons=again))
         counted = [at for at in own if at.offset < account.counted_to]
         later = [at for at in own if at.offset >= account.counted_to]
         ended = account.analysed + sum(account.skipped.values())
