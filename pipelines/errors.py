@@ -39,6 +39,10 @@ class MediaError(UndertoneError, ValueError):
     reason = "undecodable"
 
 
+class ParticipantsError(MediaError):
+    """Media that is well, and whose channels or tracks are not what the participants say."""
+
+
 class MediaTooLongError(MediaError):
     """There is more media than may be analysed at once."""
 

@@ -282,6 +282,14 @@ class Settings(BaseSettings):
     def _absolute(cls, path: Path | None) -> Path | None:
         return None if path is None else path.absolute()
 
+    @field_validator("url")
+    @classmethod
+    def _is_address(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.port == 0:
+            raise ValueError(f"{url!r} is no address: write http://127.0.0.1:8000 or https://host")
+        return url
+
     @model_validator(mode="after")
     def _provider_is_whole(self) -> Self:
         if not self.oidc_jwks:

@@ -20,7 +20,7 @@ from deployments.cli.console import (
     write_json,
 )
 from deployments.cli.listing import listing
-from deployments.cli.options import Json, Tenant, since_ms
+from deployments.cli.options import DirectTenant, Json, since_ms, token_says_nothing
 from pipelines.store.chain import Entry, Mark
 from pipelines.store.chain_check import TrailReport
 from pipelines.types import LIVE_RUN
@@ -41,7 +41,7 @@ commands = typer.Typer()
 def accesses(
     *,
     call: Annotated[str | None, typer.Option("--call", help="Only what concerned this call, or all calls (*).")] = None,
-    tenant: Tenant = "default",
+    tenant: DirectTenant = None,
     since: Annotated[
         str | None, typer.Option(help="Only what was noted since then, like 2026-11-21T08:00:00Z.")
     ] = None,
@@ -61,15 +61,18 @@ def accesses(
     """List who read, watched, deleted, replayed or redrove calls, the latest first; or verify the trail."""
     if expect is not None and not verify:
         raise CommandError("--expect goes with --verify", EXIT_USAGE)
+    earliest_ms, system = since_ms(since), connect(None)
+    if tenant is None:
+        token_says_nothing(system.settings)
+    whose = tenant or "default"
     if verify:
-        _verify(connect(None), tenant, expect, as_json=as_json)
+        _verify(system, whose, expect, as_json=as_json)
         return
-    earliest_ms = since_ms(since)
 
     async def listed(store: "Store") -> list[Entry]:
-        return [entry async for entry in _entries(store, tenant, call, earliest_ms, limit)]
+        return [entry async for entry in _entries(store, whose, call, earliest_ms, limit)]
 
-    found = connect(None).with_store(listed, LIVE_RUN)
+    found = system.with_store(listed, LIVE_RUN)
     if as_json:
         write_json(found)
         return
@@ -77,7 +80,7 @@ def accesses(
     first = {"when": "when", "action": "action", "call_id": "call"}
     print_out(listing(rows, first, {"who": "who", "origin": "from", "detail": "what"}))
     if not found:
-        hint(f"the trail of tenant {tenant} holds no such access")
+        hint(f"the trail of tenant {whose} holds no such access")
 
 
 async def _entries(store: "Store", tenant: str, call: str | None, earliest_ms: int, limit: int) -> AsyncIterator[Entry]:

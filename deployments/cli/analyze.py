@@ -8,8 +8,8 @@ import typer
 from rich.console import Group
 
 from deployments.cli import render
-from deployments.cli.console import CommandError, clear_errors, print_out, stderr, write_json
-from deployments.cli.options import DEFAULTS, Bundle, Consent, Json, Participants, Paths, Transcriber
+from deployments.cli.console import CommandError, clear_errors, exit_code_of, print_out, stderr, write_json
+from deployments.cli.options import DEFAULTS, Bundle, Consent, Json, Participants, Paths, Transcriber, require_named
 from deployments.cli.recordings import Recording, consent_of, fragments_of, length_s
 from pipelines.ingest.analyse import Analyser
 from pipelines.review.summary import summarise
@@ -36,13 +36,14 @@ def analyze(
     """Analyse a file here and now: no broker, no server."""
     from deployments.serve.embedded import local_analyser  # noqa: PLC0415  # imports redis
 
+    require_named(transcriber)
     cut = fragments_of(Recording(tuple(paths), participants, consent), call_id_of(paths[0]))
     config = AppConfig(transcriber=transcriber, bundle=bundle)
     with stderr().status("loading the networks …") as status:
         try:
             analyser = local_analyser(config)
         except ValueError as error:  # a checkpoint or bundle that cannot be trusted; it says what to do next
-            raise CommandError(str(error)) from error
+            raise CommandError(str(error), exit_code_of(error)) from error
         status.update("listening …")
         results = analyse(cut, analyser, config.stream, consent_of(consent) or DEFAULT_CONSENT)
         found = asyncio.run(_collected(results, as_json=as_json))

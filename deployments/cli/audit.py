@@ -19,7 +19,16 @@ from deployments.cli.console import (
     write_json,
 )
 from deployments.cli.listing import Listing, listing
-from deployments.cli.options import ConfigFile, Json, LogSince, OnlyCall, OnlyTenant, Source, since_ms
+from deployments.cli.options import (
+    ConfigFile,
+    Json,
+    LogSince,
+    OnlyCall,
+    OnlyTenant,
+    Source,
+    since_ms,
+    token_says_nothing,
+)
 from pipelines.log.records import concerns
 from pipelines.types import LIVE_RUN, TOPIC_MEDIA
 
@@ -51,6 +60,8 @@ def audit(
     from pipelines.review import audit as review  # noqa: PLC0415  # imports kafka and redis
 
     system = connect(source, config)
+    if tenant is None:
+        token_says_nothing(system.settings, "of all tenants")
     index = review.LogIndex(system.config.stream.limits)
     with (
         stderr().status("reading the log …") as status,
@@ -71,7 +82,7 @@ def audit(
     if as_json:
         write_json([{**report.model_dump(), "clean": report.clean}])
     else:
-        print_out(Group(_totals(report), *_findings(report)))
+        print_out(Group(_totals(report), *_findings(report), *_repeated(report)))
     raise typer.Exit(0 if report.clean else EXIT_FAILED)
 
 
@@ -98,6 +109,8 @@ def _totals(report: "AuditReport") -> Table:
 
 
 def _findings(report: "AuditReport") -> list[Listing | str]:
+    if report.clean and report.repeated:
+        return ["", "every fragment is accounted for, and not every one was analysed:"]
     if report.clean:
         nothing = "the log holds nothing of what was asked for: there is nothing to add up"
         return ["", "everything adds up" if report.records else nothing]
@@ -109,3 +122,18 @@ def _findings(report: "AuditReport") -> list[Listing | str]:
     first = {"kind": "finding", "count": "count", "call_id": "call"}
     below = {"tenant": "tenant", "stream": "stream", "detail": "detail"}
     return ["", listing([one.model_dump() for one in report.findings], first, below)]
+
+
+def _repeated(report: "AuditReport") -> list[str]:
+    """What came again, a line for each stream: sent twice, or lost."""
+    from pipelines.review.audit import REPEATS  # noqa: PLC0415  # see above
+
+    lines: list[str] = []
+    for one in report.repeated:
+        parts = ", ".join(f"{count} {REPEATS[reason]} ({reason})" for reason, count in sorted(one.reasons.items()))
+        lines.append(f"{one.call_id}, stream {one.stream} of tenant {one.tenant}: {parts}")
+    told = (
+        "These were not analysed. A sender that is unsure sends a fragment again, which loses nothing; another recording under the "
+        "same call id and stream is lost: send it under another."
+    )
+    return [*lines, told] if lines else []

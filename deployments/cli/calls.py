@@ -1,8 +1,8 @@
-"""`undertone calls`, `show` and `watch`: what the gateway knows, as tables or JSON."""
+"""`undertone calls` and `show`: what the gateway knows, as tables or JSON."""
 
 from collections.abc import Callable, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from pydantic import AwareDatetime, BaseModel
@@ -10,16 +10,12 @@ from rich.console import Group
 from rich.text import Text
 
 from deployments.cli import render
-from deployments.cli.client import call_path, events, gateway, get, pages, summary_of, utterances
-from deployments.cli.console import EXIT_NOT_FOUND, CommandError, clear_errors, hint, print_out, settings, write_json
-from deployments.cli.follow import follow
+from deployments.cli.client import call_path, gateway, get, pages, utterances
+from deployments.cli.console import clear_errors, hint, print_out, settings, write_json
 from deployments.cli.listing import Column, Listing
 from deployments.cli.options import ASKS_GATEWAY, AskedTenant, Json, moment
 from pipelines.review.summary import CallSummary
 from pipelines.types import Participant
-
-if TYPE_CHECKING:
-    import httpx
 
 
 class ListedCall(BaseModel):
@@ -143,42 +139,6 @@ def show(
     summary = render.summary(CallSummary.model_validate(about["summary"]))
     models = render.names_of_models(found)
     print_out(Group(render.Transcript(found), "", render.sentiment_line(found), "", summary, models))
-
-
-@commands.command(epilog=f"Examples: undertone watch · undertone watch demo-1 --json{ASKS_GATEWAY}")
-@clear_errors
-def watch(
-    call: Annotated[str | None, typer.Argument(help="The call's id; the newest open call when not given.")] = None,
-    *,
-    tenant: AskedTenant = None,
-    as_json: Json = False,
-) -> None:
-    """Follow a call while it happens, until it ends or Ctrl-C.
-
-    Where the system shows interim texts (`undertone serve --interim`), the words so far stand below in grey until the
-    utterance is judged; `--json` has them as objects with `"interim": true`.
-    """
-    with gateway(settings()) as client:
-        wanted = newest(client, tenant) if call is None else call
-        if call is None:
-            hint(f"watching {wanted}, the newest call that goes on")
-        follow(events(client, wanted, {} if tenant is None else {"tenant": tenant}), as_json=as_json)
-        if not as_json:
-            print_out(render.summary(summary_of(client, wanted, tenant)))
-
-
-def newest(client: "httpx.Client", tenant: str | None) -> str:
-    """The id of the newest call that goes on.
-
-    Raises:
-        CommandError: none goes on.
-    """
-    for row in pages(client, "/v1/calls", {"tenant": tenant}, "calls", 100):
-        if row["status"] == "live":
-            return str(row["call_id"])
-    raise CommandError(
-        "no call goes on now; name a past one (undertone calls), or send one with: undertone send PATH", EXIT_NOT_FOUND
-    )
 
 
 def listed(rows: Sequence[ListedCall]) -> Listing:

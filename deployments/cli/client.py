@@ -1,7 +1,7 @@
 """A client of the gateway's HTTP API."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -152,8 +152,12 @@ def await_call(client: "httpx.Client", call_id: str, query: Mapping[str, str], t
     )
 
 
-def events(client: "httpx.Client", call_id: str, query: Mapping[str, str]) -> Iterator[Event]:
+def events(
+    client: "httpx.Client", call_id: str, query: Mapping[str, str], *, while_unknown: Callable[[], None] | None = None
+) -> Iterator[Event]:
     """The call's events from its start, then live; a torn connection is resumed where it tore. Ends after `call-final`.
+
+    A call that nobody knows yet is asked for again after each `while_unknown`, where there is one.
 
     Raises:
         CommandError: the gateway stays away, or answers with a problem.
@@ -161,7 +165,7 @@ def events(client: "httpx.Client", call_id: str, query: Mapping[str, str]) -> It
     import httpx  # noqa: PLC0415  # a third of the time that `undertone --help` would take
 
     last_id: str | None = None
-    failures = 0
+    failures, has_listened = 0, False
     while True:
         headers = {"Accept": "text/event-stream"} | ({} if last_id is None else {"Last-Event-ID": last_id})
         timeout = httpx.Timeout(ANSWER_S, read=KEEP_ALIVE_MAX_S)
@@ -170,7 +174,13 @@ def events(client: "httpx.Client", call_id: str, query: Mapping[str, str]) -> It
             with client.stream("GET", path, params=query, headers=headers, timeout=timeout) as answer:
                 if not answer.is_success:
                     answer.read()
+                    if while_unknown is not None and _reason(answer) == "unknown_call":
+                        while_unknown()
+                        continue
+                    if has_listened and not _reason(answer):  # what stands before a gateway that stops
+                        raise httpx.ReadError(f"{answer.status_code} {answer.reason_phrase}")
                     raise refusal(answer)
+                has_listened = True
                 if answer.status_code == httpx.codes.NO_CONTENT:
                     return  # everything was sent before: the call is over
                 for event in read_events(answer.iter_lines()):
@@ -181,7 +191,7 @@ def events(client: "httpx.Client", call_id: str, query: Mapping[str, str]) -> It
         except httpx.HTTPError as error:
             failures += 1
             if failures > RECONNECTS_MAX:
-                raise _away(client, error) from error
+                raise (_stopped(client, call_id, error) if has_listened else _away(client, error)) from error
         time.sleep(RECONNECT_PAUSE_S)
 
 
@@ -210,12 +220,25 @@ def refusal(answer: "httpx.Response") -> CommandError:
     try:
         detail = str(answer.json()["detail"])
     except (ValueError, KeyError, TypeError):
-        said = f"{answer.url} answers {answer.status_code} {answer.reason_phrase}; is that an Undertone gateway?"
-        return CommandError(said, code)
+        said = f"{answer.url} answers {answer.status_code} {answer.reason_phrase}; is that an Undertone gateway, and does it run?"
+        return CommandError(said, EXIT_AWAY if code == EXIT_NOT_FOUND else code)  # what was named was not looked for
     if answer.status_code == HTTPStatus.UNAUTHORIZED:
         detail = f"{detail}; a command takes its token from UNDERTONE_TOKEN=ut_…"
     # The gateway speaks to programs: of routes, where a command is meant here.
     return CommandError(detail.replace("GET /v1/calls lists", "`undertone calls` lists"), code)
+
+
+def _reason(answer: "httpx.Response") -> str:
+    """The stable word of a gateway's problem; empty for the answer of something else."""
+    try:
+        return str(answer.json()["reason"])
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
+def _stopped(client: "httpx.Client", call_id: str, error: Exception) -> CommandError:
+    why = f"the gateway at {client.base_url} stopped while {call_id} went on ({error}): watch again when it runs"
+    return CommandError(why, EXIT_AWAY)
 
 
 def _away(client: "httpx.Client", error: Exception) -> CommandError:

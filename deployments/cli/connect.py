@@ -19,7 +19,7 @@ from pipelines.consent import UNLIMITED
 from pipelines.log.producer import Producer
 from pipelines.settings import AppConfig, Settings
 from pipelines.store.chain import Action, CallAccess
-from pipelines.types import LIVE_RUN, TOPIC_DEAD_LETTER, TOPIC_MEDIA, CallRef, MediaFragment
+from pipelines.types import LIVE_RUN, TOPIC_DEAD_LETTER, TOPIC_MEDIA, CallRef, Consent, MediaFragment
 
 if TYPE_CHECKING:  # they import kafka or redis, which `undertone --help` spares
     from pipelines.log.dead_letter import Letter
@@ -65,11 +65,14 @@ class System:
         return Store.connect(self.settings.redis.get_secret_value(), run)
 
     @contextmanager
-    def sealing(self, call: CallRef) -> "Iterator[Callable[[MediaFragment], MediaFragment]]":
+    def sealing(
+        self, call: CallRef, claim: "Callable[[Store, Consent | None], Awaitable[None]] | None" = None
+    ) -> "Iterator[Callable[[MediaFragment], MediaFragment]]":
         """How a fragment of the call is made for the log (`records.seal_fragment`), by the policies of the service that runs.
 
         A service that has told none leaves nothing out but what the fragment's own header does: its worker knows its policies.
-        Where the store cannot be reached from here it stands there as it is, and whoever sends is told so.
+        Where the store cannot be reached from here it stands there as it is, and whoever sends is told so. Where it can, `claim` is
+        awaited before: with it, and with the tenant's policy where the service has told one.
 
         Raises:
             CallDeletedError: the call was deleted.
@@ -83,12 +86,15 @@ class System:
             yield lambda fragment: fragment
             return
 
-        async def prepared(store: "Store") -> tuple["Seal", str | None]:
-            return await store.seals.of_call(call, TOPIC_MEDIA), await store.service.tenants()
+        async def prepared(store: "Store") -> tuple["Seal", Consent | None]:
+            told = await store.service.tenants()
+            policy = None if told is None else self.config.with_tenants(told).tenant(call.tenant).policy
+            if claim is not None:
+                await claim(store, policy)
+            return await store.seals.of_call(call, TOPIC_MEDIA), policy
 
-        seal, told = self.with_store(prepared, LIVE_RUN)
-        policy = UNLIMITED if told is None else self.config.with_tenants(told).tenant(call.tenant).policy
-        yield lambda fragment: seal_fragment(fragment, seal, policy)
+        seal, policy = self.with_store(prepared, LIVE_RUN)
+        yield lambda fragment: seal_fragment(fragment, seal, UNLIMITED if policy is None else policy)
         if self.config.source != "redis":
             self.with_store(lambda store: store.seals.keep(seal), LIVE_RUN)
 

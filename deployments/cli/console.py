@@ -24,6 +24,7 @@ from rich.text import Text
 
 from pipelines.errors import (
     CallDeletedError,
+    ParticipantsError,
     SourceUnavailableError,
     StoreUnavailableError,
     TopicMissingError,
@@ -47,6 +48,7 @@ _EXIT_BY_ERROR: dict[type[UndertoneError], int] = {
     SourceUnavailableError: EXIT_AWAY,
     TopicMissingError: EXIT_AWAY,
     CallDeletedError: EXIT_NOT_FOUND,
+    ParticipantsError: EXIT_USAGE,
 }
 PIPED_WIDTH = 120
 """Columns of a table that goes into a file or a pipe, where there is no window to fit, unless `COLUMNS` says otherwise."""

@@ -23,6 +23,7 @@ from deployments.cli import (
     serve,
     token,
     train,
+    watch,
 )
 from deployments.cli.console import EXIT_CODES, as_typed, command_name, print_out
 
@@ -42,7 +43,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-for group in (demo, serve, send, calls, forget, analyze, recipes, train, audit, accesses, replay, doctor):
+for group in (demo, serve, send, calls, watch, forget, analyze, recipes, train, audit, accesses, replay, doctor):
     app.add_typer(group.commands)
 app.add_typer(dlq.commands, name="dlq")
 app.add_typer(token.commands, name="token")

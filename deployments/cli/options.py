@@ -8,10 +8,11 @@ from typing import Annotated, Literal
 
 import typer
 
-from deployments.cli.console import EXIT_USAGE, CommandError
+from deployments.cli.console import EXIT_USAGE, CommandError, hint
+from models.errors import TranscriberError
 from pipelines.customer import parse_reference
 from pipelines.errors import BadFragmentError
-from pipelines.settings import AppConfig
+from pipelines.settings import AppConfig, Settings
 
 DEFAULTS = AppConfig()
 """Where a command's option is a field of the configuration, this holds its default."""
@@ -34,6 +35,13 @@ class Pace(StrEnum):
 
 Json = Annotated[bool, typer.Option("--json", help="JSON instead of a table, one object a line.")]
 Tenant = Annotated[str, typer.Option(help="Whose calls.")]
+DirectTenant = Annotated[
+    str | None,
+    typer.Option(
+        "--tenant",
+        help="Whose calls; `default` where it is not given. The log and the store are reached without a token, so that none says it.",
+    ),
+]
 AskedTenant = Annotated[
     str | None, typer.Option("--tenant", help="Whose calls; by default the token's own, else `default`.")
 ]
@@ -83,6 +91,34 @@ Customer = Annotated[
 LogSince = Annotated[
     str | None, typer.Option("--since", help="Only what the log took since then, like 2026-11-21T08:00:00Z.")
 ]
+
+
+def require_named(transcriber: str) -> None:
+    """Return if there is a transcriber of that name, before anything is started or loaded for it.
+
+    Raises:
+        CommandError: there is none.
+    """
+    from models.encoders.speech import require_transcriber  # noqa: PLC0415  # imports numpy, which `--help` spares
+
+    try:
+        require_transcriber(transcriber)
+    except TranscriberError as error:
+        raise CommandError(f"--transcriber: {error}", EXIT_USAGE) from None
+
+
+def token_says_nothing(where: Settings, meant: str = "of tenant default") -> None:
+    """Say so to whoever has named a token, and no tenant, to a command that asks no gateway: whose tenant's it is, only one knows."""
+    if where.token.get_secret_value():
+        hint(
+            f"this is {meant}: the log and the store are reached without the gateway, and UNDERTONE_TOKEN says nothing there; "
+            "name a tenant with --tenant"
+        )
+
+
+def tenant_option(tenant: str, where: Settings) -> str:
+    """How a command that asks the gateway is told the tenant, for a hint: not at all where it would take that one by itself."""
+    return "" if tenant == "default" and not where.token.get_secret_value() else f" --tenant {tenant}"
 
 
 def moment(option: str, written: str | None) -> str | None:

@@ -20,6 +20,7 @@ from deployments.cli.console import (
     CommandError,
     clear_errors,
     counted,
+    exit_code_of,
     hint,
     print_out,
     stderr,
@@ -35,6 +36,7 @@ from deployments.cli.options import (
     OnlyTenant,
     Source,
     Tenant,
+    require_named,
     since_ms,
 )
 from pipelines.errors import SourceUnavailableError, StoreUnavailableError
@@ -85,6 +87,8 @@ def replay(
     run = into or f"replay-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     if run == LIVE_RUN:
         raise CommandError(f"{LIVE_RUN} is the name of the live results: give another one", EXIT_USAGE)
+    if transcriber is not None:
+        require_named(transcriber)
     system = connect(source, config)
     changes: dict[str, object] = {"bundle": bundle, "transcriber": transcriber}
     changes = {name: value for name, value in changes.items() if value is not None}
@@ -96,7 +100,7 @@ def replay(
         try:
             analyser = local_analyser(of_run)
         except ValueError as error:  # a checkpoint or bundle that cannot be trusted; it says what to do next
-            raise CommandError(str(error)) from error
+            raise CommandError(str(error), exit_code_of(error)) from error
     wanted = {"since_ms": since_ms(since), "call_id": call, "tenant": tenant}
     stored, calls = asyncio.run(_replay(system, of_run, wanted, analyser))
     deleted = _deleted(system, calls)

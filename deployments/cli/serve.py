@@ -8,8 +8,17 @@ from typing import Annotated
 import typer
 
 from deployments.cli.connect import DEFAULT_PORT, source_of
-from deployments.cli.console import EXIT_USAGE, CommandError, clear_errors, hint, settings, stderr, steps, write_json
-from deployments.cli.options import DEFAULTS, Bundle, Interim, Json, Source, Transcriber
+from deployments.cli.console import (
+    EXIT_NOT_FOUND,
+    CommandError,
+    clear_errors,
+    hint,
+    settings,
+    stderr,
+    steps,
+    write_json,
+)
+from deployments.cli.options import DEFAULTS, Bundle, Interim, Json, Source, Transcriber, require_named
 from deployments.http.tokens import token_of
 from deployments.sample import sample_path
 from models.bundles import require_bundle
@@ -37,7 +46,8 @@ def serve(
     try:
         require_bundle(bundle)
     except BundleError as error:
-        raise CommandError(str(error), EXIT_USAGE) from error
+        raise CommandError(str(error), EXIT_NOT_FOUND) from error
+    require_named(transcriber)
     from deployments.serve.embedded import embedded  # noqa: PLC0415  # imports redis
 
     config = AppConfig(
@@ -61,7 +71,10 @@ def serve(
             _end_on_signals()  # Ray has put its own in their place
             if as_json:
                 write_json([{"url": running.url, "token": token or None}])
-            signal.pause()
+            try:
+                signal.pause()
+            finally:
+                console.print("stopping …")
     except KeyboardInterrupt:
         console.print("stopped")
     except RuntimeError as error:

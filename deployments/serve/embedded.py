@@ -4,6 +4,7 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ from pipelines.ingest.analyse import Analyser
 from pipelines.settings import AppConfig, Settings
 
 OBJECT_STORE_BYTES = 256 << 20
+END_S = 12.0
+"""How long the replicas have to end in order: Serve's 2 s and the 10 s of `Ingest`. Serve would give them 30 s, which the gateway
+needs where anybody listens to an event stream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,12 +188,15 @@ def in_one_sentence() -> Iterator[None]:
 
 
 def _end(application: str) -> None:
-    """Let the replicas end in order, unless Ray ends itself, as on a signal to all processes: Serve would ask it for a minute."""
+    """Let the replicas end in order for `END_S`, unless Ray ends itself, as on a signal to all processes: Serve would ask it for a minute."""
     from ray import serve  # noqa: PLC0415  # see above
 
-    ending = threading.Thread(target=serve.delete, args=(application,), daemon=True)
+    ending, deadline_s = (
+        threading.Thread(target=serve.delete, args=(application,), daemon=True),
+        time.monotonic() + END_S,
+    )
     ending.start()
-    while ending.is_alive() and is_ray_alive():
+    while ending.is_alive() and is_ray_alive() and time.monotonic() < deadline_s:
         ending.join(0.1)
 
 

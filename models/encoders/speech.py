@@ -59,15 +59,28 @@ def load_transcriber(
 
     if name_or_path in whisper.available_models():
         return _by_name(name_or_path, device, fetch_deadline_s)
+    require_transcriber(name_or_path)
+    from models.encoders.whisper import load_whisper
+
     path = Path(name_or_path)
-    if not path.is_file():
+    return load_whisper(path, path.stem, device=device, sha256=sha256)
+
+
+def require_transcriber(name_or_path: str) -> None:
+    """Return if something is called so; quick where weights are installed, or a file. Whether they can serve, loading tells.
+
+    Raises:
+        TranscriberError: nothing is.
+    """
+    if name_or_path in PACKED or Path(name_or_path).is_file():
+        return
+    import whisper
+
+    if name_or_path not in whisper.available_models():
         known = ", ".join([*PACKED, *(one for one in whisper.available_models() if one not in PACKED)])
         raise TranscriberError(
             f"no transcriber {name_or_path!r}: give the path of a Whisper checkpoint, or one of {known}"
         )
-    from models.encoders.whisper import load_whisper
-
-    return load_whisper(path, path.stem, device=device, sha256=sha256)
 
 
 def _packed(name: str, device: str, engine: Engine | None) -> Transcriber:

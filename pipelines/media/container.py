@@ -19,7 +19,7 @@ from av.packet import Packet
 from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
-from pipelines.errors import MediaError
+from pipelines.errors import MediaError, ParticipantsError
 from pipelines.media.owners import NAMED_MAX, owners, track_name
 from pipelines.media.raw_audio import ACCEPTED
 from pipelines.types import Channels, format_participants
@@ -151,7 +151,7 @@ def tracks_of(
         raise MediaError(f"{what} holds neither sound nor moving pictures")
     named = [who for who in participants if who is not None]
     if not named or len(set(named)) < len(named):
-        raise MediaError(
+        raise ParticipantsError(
             f"{what}: {format_participants(participants)!r} names nobody, or somebody twice: name each at most once"
         )
     owned = owners(sounds, participants, what, silent)

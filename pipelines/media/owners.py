@@ -7,7 +7,7 @@ from av.audio.stream import AudioStream
 from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
-from pipelines.errors import MediaError
+from pipelines.errors import ParticipantsError
 from pipelines.types import Channels, Participant, format_participants
 
 TRACK_TITLES = {"AUDIO_FROM_CUSTOMER": Participant.CUSTOMER, "AUDIO_TO_CUSTOMER": Participant.AGENT}
@@ -25,18 +25,18 @@ def owners(
     The tracks of the indexes `silent` are taken for empty.
 
     Raises:
-        MediaError: it is not clear.
+        ParticipantsError: it is not clear.
     """
     if not sounds or (found := _found(sounds, participants, silent)):
         return found if sounds else []
     channels = [_channels(stream) for stream in sounds]
     if len(sounds) == 1 and not any(_titled(sounds)):
-        raise MediaError(
+        raise ParticipantsError(
             f"{len(participants)} participants on {channels[0]} channel(s): name one for each channel, or one for all; "
             "- leaves a channel out"
         )
     tracks = "; ".join(track_name(n, stream) for n, stream in enumerate(sounds[:NAMED_MAX], 1))
-    raise MediaError(
+    raise ParticipantsError(
         f"{what} holds {len(sounds)} sound tracks ({tracks}), and {format_participants(participants)!r} does not say who is on each: "
         "name one participant a track, in order, such as agent,customer; - leaves a track out"
     )

@@ -14,7 +14,7 @@ import av
 import numpy as np
 
 from models.types import SAMPLE_RATE_HZ, FloatArray
-from pipelines.errors import MediaError
+from pipelines.errors import ParticipantsError
 from pipelines.types import SAMPLES_PER_MS, Channels, Participant
 
 GAP_MIN_SAMPLES = 100 * SAMPLES_PER_MS
@@ -28,10 +28,10 @@ def require_channels(channels: int, participants: Channels) -> None:
     """Return where there is one participant, or one for each channel.
 
     Raises:
-        MediaError: there is neither.
+        ParticipantsError: there is neither.
     """
     if len(participants) not in {1, channels}:
-        raise MediaError(
+        raise ParticipantsError(
             f"{len(participants)} participants on {channels} channel(s): name one for each channel, or one for all"
         )
 

@@ -48,6 +48,26 @@ class Finding(BaseModel):
     detail: str
 
 
+REPEATS: Mapping[str, str] = {
+    "already_stored": "of a part that was stored already, or after the stream's end",
+    "duplicate": "with a number that had come before",
+    "after_final": "after the stream's end",
+}
+"""Reasons to skip a fragment that say nothing of its media: its sender may have sent it again, or other media under the same name."""
+
+
+class Repeated(BaseModel):
+    """Fragments of a stream that were not analysed since something with their numbers had come, and by which reasons."""
+
+    model_config = ConfigDict(frozen=True)
+
+    tenant: str
+    call_id: str
+    stream: str
+    count: int
+    reasons: dict[str, int]
+
+
 class AuditReport(BaseModel):
     """What the audit counted, and its findings.
 
@@ -73,6 +93,8 @@ class AuditReport(BaseModel):
     faults: Faults
     """Results that are there and lack a modality by a fault of the service: nothing is missing of the call, but of them."""
     findings: list[Finding]
+    repeated: list[Repeated]
+    """No finding, since senders may repeat, and to be looked at: it may have been another recording under the same call id."""
 
     @property
     def clean(self) -> bool:
@@ -154,6 +176,7 @@ class _Totals:
     deleted: int = 0
     faults: Faults = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
+    repeated: list[Repeated] = field(default_factory=list)
     by_call: dict[CallRef | None, list[Letter]] = field(default_factory=lambda: defaultdict(list))
 
     def __post_init__(self) -> None:
@@ -177,6 +200,10 @@ class _Totals:
         self.counts["missing"] += account.missing
         self.counts["lost"] += account.lost
         self.skipped.update(account.skipped)
+        again = {reason: count for reason, count in account.skipped.items() if count and reason in REPEATS}
+        if again and len(self.repeated) < FINDINGS_MAX:
+            whose = {"tenant": call.tenant, "call_id": call.call_id, "stream": stream}
+            self.repeated.append(Repeated(**whose, count=sum(again.values()), reasons=again))
         counted = [at for at in own if at.offset < account.counted_to]
         later = [at for at in own if at.offset >= account.counted_to]
         ended = account.analysed + sum(account.skipped.values())
@@ -257,6 +284,7 @@ class _Totals:
             utterances=self.counts["utterances"],
             faults=self.faults,
             findings=self.findings,
+            repeated=self.repeated,
         )
 
     def _sees_all(self, account: Account, places: Sequence[Coordinates]) -> bool:

@@ -1,11 +1,19 @@
+import asyncio
+
+import numpy as np
 import pytest
 import redis
 from typer.testing import CliRunner
 
 from deployments.cli.console import EXIT_AWAY, EXIT_NOT_FOUND
 from deployments.cli.main import app
+from pipelines.log.redis_streams import RedisStreamProducer
+from pipelines.settings import WorkerSettings
+from pipelines.types import TOPIC_MEDIA
 from tests.deployments.cli.running import json_lines
 from tests.deployments.results import keep, result
+from tests.eventually import eventually
+from tests.pipelines.working import call, records, send, working
 
 
 def test_an_audit_that_adds_up_says_so(redis_cli: CliRunner, analysed: str) -> None:
@@ -20,6 +28,40 @@ def test_an_audit_that_adds_up_says_so(redis_cli: CliRunner, analysed: str) -> N
     of_nobody = redis_cli.invoke(app, ["audit", "--tenant", "nosuch"])
     assert "there is nothing to add up" in of_nobody.stdout
     assert "everything adds up" not in of_nobody.stdout
+
+
+def test_what_came_after_a_stream_s_end_is_named(redis_cli: CliRunner, analysed: str) -> None:
+    """As a producer of another make may send a second recording under the same call id."""
+
+    async def analyse_again() -> None:
+        before = len(records(analysed, TOPIC_MEDIA))
+        send(RedisStreamProducer(analysed), call(np.zeros((2, 5 * 8000), np.float32), "c1"))
+        with redis.Redis.from_url(analysed) as client:
+            group = "ut:log:{call-media}:group:undertone"
+            async with working(analysed, worker=WorkerSettings(commit_delay_s=0, commit_interval_s=0.05)):
+                await eventually(lambda: int(client.hget(group, "committed") or 0) == before + 5)
+
+    asyncio.run(analyse_again())
+    (report,) = json_lines(redis_cli, "audit")
+    (one,) = report["repeated"]
+    assert report["clean"]
+    assert (one["tenant"], one["call_id"], one["stream"], one["count"]) == ("default", "c1", "phone", 5)
+    printed = redis_cli.invoke(app, ["audit", "--call", "c1"])
+    assert printed.exit_code == 0
+    assert "everything adds up" not in printed.stdout
+    assert "c1, stream phone of tenant default: 5 of a part that was stored already" in printed.stdout
+    assert "another recording under the same call id and stream is lost" in " ".join(printed.stdout.split())
+
+
+def test_an_audit_of_all_tenants_says_so_to_whoever_named_a_token(
+    redis_cli: CliRunner, analysed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert analysed
+    monkeypatch.setenv("UNDERTONE_TOKEN", "ut_of_acme")
+    of_all = redis_cli.invoke(app, ["audit"])
+    of_one = redis_cli.invoke(app, ["audit", "--tenant", "default"])
+    assert "this is of all tenants" in of_all.stderr
+    assert "UNDERTONE_TOKEN" not in of_one.stderr
 
 
 def test_an_audit_that_finds_something_missing_ends_with_1(redis_cli: CliRunner, analysed: str) -> None:

@@ -3,7 +3,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -230,54 +229,6 @@ def test_an_unknown_call_is_one_clear_line(cli: CliRunner) -> None:
     assert "undertone calls" in ended.stderr
     assert "GET" not in ended.stderr
     assert len(ended.stderr.splitlines()) == 1
-
-
-def test_watch_follows_a_call_until_it_ends(cli: CliRunner, redis_url: str) -> None:
-    keep(redis_url, "live", CALL[:2], final=False)
-    later = threading.Timer(0.5, keep, [redis_url, "live", CALL], {"first": 2})
-    later.start()
-
-    ended = cli.invoke(app, ["watch", "--json"])
-    later.join()
-
-    assert ended.exit_code == 0
-    assert [json.loads(line)["start_ms"] for line in ended.stdout.splitlines()] == [1000, 4000, 8000, 12_000]
-    assert "watching live" in ended.stderr
-
-
-def test_watching_a_call_that_is_over_shows_all_of_it(cli: CliRunner, redis_url: str) -> None:
-    keep(redis_url, "over", CALL)
-
-    ended = cli.invoke(app, ["watch", "over"])
-
-    assert ended.exit_code == 0
-    assert "nobody helps me" in ended.stdout
-    assert "Call summary" in ended.stdout
-
-
-def test_watch_says_when_a_call_falls_silent_and_when_it_goes_on(cli: CliRunner, redis_url: str) -> None:
-    async def stall() -> None:
-        store = Store.connect(redis_url)
-        await store.set_state(default("quiet"), "main", "stalled", owner="w1")
-        await store.close()
-
-    keep(redis_url, "quiet", CALL[:2], final=False)
-    asyncio.run(stall())
-    keep(redis_url, "quiet", CALL, first=2)
-
-    ended = cli.invoke(app, ["watch", "quiet"])
-
-    assert ended.exit_code == 0
-    assert ended.stderr.index("stalled") < ended.stderr.index("goes on")
-
-
-def test_watch_without_a_live_call_says_what_to_do(cli: CliRunner, redis_url: str) -> None:
-    keep(redis_url, "over", CALL)
-
-    ended = cli.invoke(app, ["watch"])
-
-    assert ended.exit_code == EXIT_NOT_FOUND
-    assert "undertone send" in ended.stderr
 
 
 def test_without_a_token_a_command_says_how_to_get_one(cli: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:

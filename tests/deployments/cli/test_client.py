@@ -5,7 +5,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from deployments.cli.client import Event, call_path, gateway, get, read_events
-from deployments.cli.console import CommandError
+from deployments.cli.console import EXIT_USAGE, CommandError, settings
 from deployments.cli.doctor import _gateway
 from pipelines.settings import Settings
 
@@ -40,6 +40,16 @@ def test_a_gateway_that_is_not_there_is_an_error_that_says_how_to_start_one() ->
     nowhere = Settings(url="http://127.0.0.1:9")
     with gateway(nowhere) as client, pytest.raises(CommandError, match=r"undertone serve.*UNDERTONE_URL"):
         get(client, "/v1/calls")
+
+
+@pytest.mark.parametrize(
+    "url", ["foo", "foo:8000", "http://", "http://host:port", "http://host:99999", "redis://host:1", ""]
+)
+def test_an_address_that_is_none_is_a_wrong_environment(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("UNDERTONE_URL", url)
+    with pytest.raises(CommandError, match="UNDERTONE_URL") as raised:
+        settings()
+    assert raised.value.exit_code == EXIT_USAGE
 
 
 @pytest.fixture

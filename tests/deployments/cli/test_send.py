@@ -5,25 +5,24 @@ import signal
 import subprocess
 import sys
 import wave
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import redis
 from typer.testing import CliRunner
 
-from deployments.cli.console import CommandError
+from deployments.cli.console import EXIT_FAILED, EXIT_USAGE
 from deployments.cli.main import app
-from deployments.cli.send import Journal
 from deployments.sample import ANGRY_TO_CONTENT
 from models.types import Modality
 from pipelines.errors import SourceUnavailableError
 from pipelines.log.records import parse_record
 from pipelines.log.redis_streams import RedisStreamProducer, RedisStreamSource
-from pipelines.settings import MediaLimits
+from pipelines.settings import AppConfig, MediaLimits
 from pipelines.store.store import Store
-from pipelines.types import TOPIC_MEDIA, MediaFragment, Participant
+from pipelines.types import TOPIC_MEDIA, CallRef, MediaFragment, Participant
 from tests.eventually import wait_until
 from tests.pipelines.searching import keys_with
 from tests.pipelines.working import opened, records
@@ -203,12 +202,109 @@ def test_an_interrupted_send_says_how_to_go_on_and_goes_on(redis_url: str, half_
     assert len(found) <= 31  # the one that was under way when Ctrl-C came may stand there twice
 
 
-def test_resume_refuses_another_file_and_a_call_that_was_not_interrupted(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "a.json", {"files": [["a.wav", 10]]})
+def test_what_has_media_already_takes_no_other_recording(
+    redis_cli: CliRunner, redis_url: str, half_minute: Path
+) -> None:
+    words = ["send", str(half_minute), "--call-id", "a"]
+    first = redis_cli.invoke(app, words)
+    sent = sent_to(redis_url)
+    again = redis_cli.invoke(app, ["send", str(ANGRY_TO_CONTENT), "--participants", "agent,customer", "--call-id", "a"])
+    beside = redis_cli.invoke(app, [*words, "--stream", "second"])
+    of_another_tenant = redis_cli.invoke(app, [*words, "--tenant", "acme"])
 
-    with pytest.raises(CommandError, match="nothing to resume"):
-        journal.next_seq()
-    journal.write(7)
-    assert journal.next_seq() == 7
-    with pytest.raises(CommandError, match="something else"):
-        replace(journal, sent={"files": [["b.wav", 10]]}).next_seq()
+    assert (first.exit_code, again.exit_code) == (0, EXIT_FAILED)
+    assert "has a stream 'main' already, and nothing was sent" in again.stderr
+    assert again.stdout == ""
+    assert (beside.exit_code, of_another_tenant.exit_code) == (0, 0)
+    assert len(sent_to(redis_url)) == 3 * len(sent)
+
+
+def test_a_stream_that_others_put_into_the_log_takes_no_recording(
+    redis_cli: CliRunner, redis_url: str, half_minute: Path
+) -> None:
+    async def opened_by_a_worker() -> None:
+        store = Store.connect(redis_url)
+        await store.open_stream(CallRef("default", "a"), "main", "worker", 0)
+        await store.close()
+
+    asyncio.run(opened_by_a_worker())
+    ended = redis_cli.invoke(app, ["send", str(half_minute), "--call-id", "a", "--customer", "4711"])
+
+    assert ended.exit_code == EXIT_FAILED
+    assert "has a stream 'main' already" in ended.stderr
+    assert sent_to(redis_url) == []
+    assert keys_with(redis_url, "ut:customer:") == set()  # whose call it is stays what it was
+
+
+def test_an_interrupted_send_goes_on_by_resume_alone(
+    redis_cli: CliRunner, redis_url: str, half_minute: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send, sends = RedisStreamProducer.send, iter(range(20))
+
+    def breaking_off(producer: RedisStreamProducer, *record: Any) -> None:
+        if next(sends, None) is None:
+            raise SourceUnavailableError("the log is away")
+        send(producer, *record)
+
+    words = ["send", str(half_minute), "--call-id", "a"]
+    with monkeypatch.context() as patches:
+        patches.setattr(RedisStreamProducer, "send", breaking_off)
+        interrupted = redis_cli.invoke(app, words)
+    anew = redis_cli.invoke(app, words)
+    resumed = redis_cli.invoke(app, [*words, "--resume"])
+
+    assert "after 16 acknowledged fragments" in interrupted.stderr
+    assert anew.exit_code == EXIT_FAILED
+    assert "goes on with --resume" in anew.stderr
+    assert resumed.exit_code == 0, resumed.output
+    found = [fragment.seq for fragment in sent_to(redis_url)]
+    assert found == [*range(20), *range(16, 30)]
+
+
+def test_what_is_no_media_or_another_s_channels_reserves_nothing(
+    redis_cli: CliRunner, half_minute: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "letter.wav").write_text("Dear Madam or Sir, nobody helps me.")
+    no_media = redis_cli.invoke(app, ["send", str(tmp_path / "letter.wav"), "--call-id", "a"])
+    words = ["send", str(half_minute), "--call-id", "a", "--participants"]
+    two_on_one = redis_cli.invoke(app, [*words, "agent,customer"])
+    right = redis_cli.invoke(app, [*words, "customer"])
+
+    assert (no_media.exit_code, two_on_one.exit_code, right.exit_code) == (EXIT_FAILED, EXIT_USAGE, 0)
+    assert "sending" not in no_media.stderr + two_on_one.stderr
+    assert "name one for each channel" in two_on_one.stderr
+
+
+def test_a_receipt_says_whose_call_it_is(
+    redis_cli: CliRunner, half_minute: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = redis_cli.invoke(app, ["send", str(half_minute), "--call-id", "a"])
+    monkeypatch.setenv("UNDERTONE_TOKEN", "ut_of_acme")
+    with_token = redis_cli.invoke(app, ["send", str(half_minute), "--call-id", "b"])
+    of_acme = redis_cli.invoke(app, ["send", str(half_minute), "--call-id", "b", "--tenant", "acme"])
+
+    assert "of tenant default; see it with: undertone show a\n" in plain.stdout
+    assert "UNDERTONE_TOKEN" not in plain.stderr
+    assert "undertone show b --tenant default\n" in with_token.stdout
+    assert "UNDERTONE_TOKEN says nothing" in with_token.stderr
+    assert "of tenant acme; see it with: undertone show b --tenant acme\n" in of_acme.stdout
+    assert "UNDERTONE_TOKEN" not in of_acme.stderr
+
+
+def test_consent_that_comes_to_nothing_is_said(redis_cli: CliRunner, redis_url: str, half_minute: Path) -> None:
+    async def told() -> None:
+        store = Store.connect(redis_url)
+        await store.service.set_tenants(AppConfig().tenants_text())
+        await store.close()
+
+    words = ["send", str(half_minute), "--consent"]
+    of_nobody_there = redis_cli.invoke(app, [*words, "customer=text", "--participants", "mixed"])
+    asyncio.run(told())
+    against_policy = redis_cli.invoke(app, [*words, "agent=audio+text", "--participants", "agent"])
+    as_it_may = redis_cli.invoke(app, [*words, "agent=text", "--participants", "agent"])
+
+    assert "--consent names customer, who is on no channel" in of_nobody_there.stderr
+    assert "nothing of mixed may be judged" in of_nobody_there.stderr
+    assert "--consent asks for audio of agent, which the tenant's policy does not let" in against_policy.stderr
+    assert "may be judged" not in against_policy.stderr
+    assert "--consent" not in as_it_may.stderr

@@ -64,6 +64,10 @@ async def test_a_log_that_was_analysed_as_a_whole_has_no_findings(redis_url: str
     report = await audited(redis_url)
     assert report.findings == []
     assert (report.records, report.analysed, report.skipped) == (42, 38, {"duplicate": 1})
+    assert report.clean  # a sender that is unsure sends again
+    assert [(one.call_id, one.stream, one.reasons) for one in report.repeated] == [
+        ("damaged", "phone", {"duplicate": 1})
+    ]
     assert report.dead_lettered == {"undecodable": 1, "bad_call_id": 1, "unknown_version": 1}
     assert (report.missing, report.lost, report.pending) == (1, 0, 0)
     assert report.utterances >= 8
