@@ -1,4 +1,4 @@
-"""What FFmpeg passes over in the middle of a Matroska without a word, told by where its packets lie in the file."""
+"""What is damaged in the middle: what FFmpeg passes over in a Matroska, told by where packets lie, and packets that no fragment can hold."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -8,6 +8,8 @@ from typing import Final
 from av.audio.stream import AudioStream
 from av.packet import Packet
 from av.stream import Stream
+
+from pipelines.media.clock import TimedPacket
 
 _BESIDE_BYTES: Final = 1024
 """Heads of clusters and blocks between two packets of a Matroska take less."""
@@ -60,3 +62,25 @@ class PassedOver:
             lost_s = max(begins_s - self._ends_s[index], Fraction(0))
             self._lost_s[index] = self._lost_s.get(index, Fraction(0)) + lost_s
         self._ends_s[index] = begins_s + (packet.duration or 0) * packet.time_base
+
+
+@dataclass(slots=True)
+class Refused:
+    """How many packets could not be written again."""
+
+    packets: int = 0
+    first_ms: int = 0
+
+    def add(self, packets: list[TimedPacket]) -> None:
+        """They are left out; what stands around them keeps its time."""
+        first_ms = min(packet.shown_ms for packet in packets)
+        self.first_ms = min(self.first_ms, first_ms) if self.packets else first_ms
+        self.packets += len(packets)
+
+    def sentences(self) -> Iterator[str]:
+        """What their sender should know."""
+        if self.packets:
+            yield (
+                f"{self.packets} damaged packets, the first at {self.first_ms} ms, cannot be written again and are left out; "
+                "what stands around them is heard at its time"
+            )

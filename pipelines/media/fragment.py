@@ -16,6 +16,7 @@ from av.video.stream import VideoStream
 from pipelines.errors import MediaError
 from pipelines.media.byte_stream import ByteStream, Source, SpoolBudget, head_of, opened
 from pipelines.media.clock import TimedPacket
+from pipelines.media.damage import Refused
 from pipelines.media.decoder_process import DecoderProcesses
 from pipelines.media.mux import Layout, TrackKey, layout_of, muxed
 from pipelines.media.raw_audio import RawAudio, content_type_of, is_container, raw_audio
@@ -101,7 +102,7 @@ def fragments(
                 source_packets(file, who, files, decoders=decoders, warn=warn, is_seen=not others or n == seen)
                 for n, (file, who) in enumerate(zip((first, *others), owners, strict=True))
             ]
-            pieces = _cut_media(parties, fragment_ms)
+            pieces = _cut_media(parties, fragment_ms, warn)
         for seq, piece in enumerate(pieces):
             if start_ms + piece.start_ms > START_MAX_MS:
                 raise MediaError(
@@ -178,12 +179,20 @@ class _Placed:
         return self.timed.dts_ms - first.timed.dts_ms >= wanted_ms
 
 
-def _cut_media(parties: list[Iterator[TimedPacket]], fragment_ms: int) -> Iterator[_Piece]:
+def _cut_media(parties: list[Iterator[TimedPacket]], fragment_ms: int, warn: Warn) -> Iterator[_Piece]:
+    refused = Refused()
+    has_any = False
     for group, final in _groups(_merged(parties), fragment_ms):
         try:
-            yield from _written(group, final=final)
+            for piece in _written(group, refused, final=final):
+                has_any |= bool(piece.media)
+                if final and not has_any:
+                    raise MediaError("all of its packets are damaged: none can be written again; re-encode it")
+                yield piece
         except (av.FFmpegError, ValueError) as error:
             raise MediaError(f"its packets cannot be written again ({error}); re-encode it") from error
+    for sentence in refused.sentences():
+        warn(sentence)
 
 
 def _merged(parties: list[Iterator[TimedPacket]]) -> Iterator[_Placed]:
@@ -230,15 +239,23 @@ def _groups(packets: Iterator[_Placed], fragment_ms: int) -> Iterator[tuple[list
         yield group, True
 
 
-def _written(group: list[_Placed], *, final: bool) -> Iterator[_Piece]:
+def _written(group: list[_Placed], refused: Refused, *, final: bool) -> Iterator[_Piece]:
     """The packets as a file of their own; as two when the headers made it too large after all."""
     layout = group[0].layout
+    kind = f"{'video' if layout.has_picture else 'audio'}/{_SUBTYPES[layout.muxer]}"
     start_ms = min(placed.timed.shown_ms for placed in group)
-    media = muxed([(placed.key, placed.timed) for placed in group], layout, start_ms)
+    media, damaged = muxed([(placed.key, placed.timed) for placed in group], layout, start_ms)
+    if damaged:
+        # The fragment begins with the first packet that it holds.
+        refused.add([group[number].timed for number in damaged])
+        if rest := [placed for number, placed in enumerate(group) if number not in damaged]:
+            yield from _written(rest, refused, final=final)
+        elif final:
+            yield _Piece(max(start_ms, 0), kind, layout.participants, b"", final)
+        return
     if len(media) > FRAGMENT_MAX_BYTES and len(group) > 1:
         half = len(group) // 2
-        yield from _written(group[:half], final=False)
-        yield from _written(group[half:], final=final)
+        yield from _written(group[:half], refused, final=False)
+        yield from _written(group[half:], refused, final=final)
         return
-    kind = f"{'video' if layout.has_picture else 'audio'}/{_SUBTYPES[layout.muxer]}"
     yield _Piece(max(start_ms, 0), kind, layout.participants, media, final)

@@ -91,9 +91,13 @@ def _expanded(packet: "Packet[Stream]", stream: AudioStream) -> "Packet[Stream]"
     return Packet(b"".join(bytes(frame.planes[0])[: frame.samples * step_bytes] for frame in frames))
 
 
-def muxed(group: list[tuple[TrackKey, TimedPacket]], layout: Layout, start_ms: int) -> bytes:
-    """One file, its times counted from `start_ms`; equal packets give equal bytes."""
+def muxed(group: list[tuple[TrackKey, TimedPacket]], layout: Layout, start_ms: int) -> tuple[bytes, frozenset[int]]:
+    """One file, its times counted from `start_ms`, and the numbers of the packets that it cannot hold, which are left out.
+
+    Equal packets give equal bytes. Such a packet is damaged: AAC of a transport stream, say, that does not begin with its header.
+    """
     file = io.BytesIO()
+    refused: set[int] = set()
     with av.open(file, "w", format=layout.muxer, container_options={"fflags": "+bitexact"}) as container:
         expands = len(layout.streams) > 1
         copies = {key: _add_track(container, stream, expands=expands) for key, stream in layout.streams.items()}
@@ -101,7 +105,7 @@ def muxed(group: list[tuple[TrackKey, TimedPacket]], layout: Layout, start_ms: i
             stream, copy = layout.streams[key], copies[key]
             if isinstance(stream, AudioStream) and timed.index is not None and START_TAG not in copy.metadata:
                 copy.metadata[START_TAG] = f"{timed.index}/{stream.codec_context.sample_rate}"
-        for key, timed in group:
+        for number, (key, timed) in enumerate(group):
             packet, stream = timed.packet, layout.streams[key]
             duration_ms = rounded(packet.time_base, 1000 * (packet.duration or 0))
             if expands and isinstance(stream, AudioStream) and stream.codec_context.name in _EXPANDED:
@@ -109,5 +113,8 @@ def muxed(group: list[tuple[TrackKey, TimedPacket]], layout: Layout, start_ms: i
             packet.stream = copies[key]
             packet.pts, packet.dts, packet.duration = timed.pts_ms - start_ms, timed.dts_ms - start_ms, duration_ms
             packet.time_base = _MILLISECOND
-            container.mux_one(packet)
-    return file.getvalue()
+            try:
+                container.mux_one(packet)
+            except av.error.InvalidDataError:
+                refused.add(number)
+    return file.getvalue(), frozenset(refused)

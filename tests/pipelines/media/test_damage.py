@@ -2,6 +2,7 @@
 
 import io
 
+import numpy as np
 import pytest
 
 from pipelines.types import Channels
@@ -42,3 +43,32 @@ def test_of_two_tracks_the_one_that_lost_most_is_said() -> None:
 def test_a_track_that_nobody_reads_is_no_damage() -> None:
     whole = media.two_tracks()
     assert not any("passed over" in one for one in said(whole, who=(None, CUSTOMER)))
+
+
+@pytest.mark.parametrize("piped", [False, True])
+@pytest.mark.parametrize("damage", [DAMAGE, np.random.default_rng(3).bytes(4096)], ids=["zeros", "noise"])
+@pytest.mark.parametrize(
+    ("container", "codec"),
+    [("mpegts", "aac"), ("mpegts", "libmp3lame"), ("mpegts", "ac3"), ("mpegts", "eac3"), ("mpegts", "libopus")],
+)
+def test_a_packet_that_cannot_be_written_is_left_out_and_the_rest_keeps_its_time(
+    container: str,
+    codec: str,
+    damage: bytes,
+    piped: bool,  # noqa: FBT001
+) -> None:
+    truth = media.sound(12, 48_000)
+    whole = media.film(container, sound_codec=codec, samples=truth, rate_hz=48_000)
+    assert said(whole, piped=piped) == []
+    half = len(whole) // 2
+    torn = whole[:half] + damage + whole[half + len(damage) :]
+    warnings: list[str] = []
+    heard = {
+        name: media.hear(media.cut(iter([one]) if piped else io.BytesIO(one), warn=warnings.append)).samples[CUSTOMER]
+        for name, one in (("whole", whole), ("torn", torn))
+    }
+    assert abs(heard["torn"].size - heard["whole"].size) < 1600
+    tail = min(heard["torn"].size, heard["whole"].size)
+    assert media.sounds_like(heard["torn"][9 * 16_000 : tail], heard["whole"][9 * 16_000 : tail]) > 0.9
+    if codec == "aac":
+        assert any("damaged packets" in one for one in warnings), warnings
