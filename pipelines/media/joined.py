@@ -16,6 +16,8 @@ from typing import IO, Any, Final
 from pipelines.errors import MediaError
 from pipelines.media.byte_stream import ByteStream
 from pipelines.media.pieces import Kind, Walk, kind_of
+from pipelines.media.sound_length import HEAD_BYTES as SOUND_HEAD_BYTES
+from pipelines.media.sound_length import says_sound_length, sound_to_its_end
 from pipelines.media.stated import CAF_HEAD_BYTES, HEAD_BYTES, Ends, measure, stated_bytes
 from pipelines.media.wav import copied, is_wav, wav_to_its_end
 
@@ -32,7 +34,7 @@ File = IO[bytes] | ByteStream
 def joined_files(file: File, ends: Ends | None = None) -> Iterator[File]:
     """The files of which `file` is made, one after the other; mostly one. Each is read before the next is asked for.
 
-    A WAV is read to its end, also where its header says less. Joined WAVs of one format are given as one. `ends` is that of the one
+    The sound of a WAV, AIFF, RF64 or W64 is read to its end, also where its header says less. Joined WAVs of one format are given as one. `ends` is that of the one
     that was given last.
 
     Raises:
@@ -54,7 +56,15 @@ def joined_files(file: File, ends: Ends | None = None) -> Iterator[File]:
     for count, part in enumerate(parts, 1):
         if count > FILES_MAX:
             raise MediaError(f"more than {FILES_MAX} files joined to one; send them as several")
-        yield part
+        yield _to_its_end(part)
+
+
+def _to_its_end(part: File) -> File:
+    """The file; as a stream where its header may say less of its sound than there is."""
+    if not says_sound_length(peeked(part, _MAGIC_BYTES)):
+        return part
+    head = peeked(part, SOUND_HEAD_BYTES)
+    return sound_to_its_end(lambda: part if isinstance(part, ByteStream) else ByteStream(part), head) or part
 
 
 def unread_bytes(file: File) -> int:

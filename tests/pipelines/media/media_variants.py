@@ -152,6 +152,7 @@ JOINED: list[tuple[str, str, int, float, Any, str]] = [
     ("3gp", "libopencore_amrnb", 8000, 0.7, None, ""), ("au", "pcm_s16be", 16_000, 2, None, ""),
 ]  # fmt: skip
 MUTED = (*CUSTOMER[:1], *_moved(CUSTOMER[1:], 120))
+W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
 STEP = jumped((4.6, 36_000))
 OTHER_CODECS = ("pcm_s16le", 16_000), ("pcm_s16le", 8000), ("pcm_mulaw", 8000)
 
@@ -234,7 +235,11 @@ VARIANTS: list[Case] = [
     # Lengths that are wrong, files that are cut off.
     *(Case(f"a WAV that says {n} bytes", make=_header("wav", "pcm_s16le", b"data", "<I", n)) for n in (0, 0xFFFFFFFF, 32_000, 10_000_000)),
     Case("a WAV that says 1 byte", make=_header("wav", "pcm_s16le", b"data", "<I", 1)),
-    Case("a W64 that says 1 s", make=_header("w64", "pcm_s16le", b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a", "<Q", 32_024), pending="fault 24"),
+    Case("a W64 that says 1 s", make=_header("w64", "pcm_s16le", W64_DATA, "<Q", 32_024)),
+    *(
+        Case(f"a {what} that says {n}", make=_header(c, k, mark, form, n))
+        for what, c, k, mark, form, n in (("W64", "w64", "pcm_s16le", W64_DATA, "<Q", 2**63 - 1), ("AIFF", "aiff", "pcm_s16be", b"SSND", ">I", 32_008), ("AIFF-C", "aiff", "pcm_s16le", b"SSND", ">I", 0))
+    ),
     Case("a FLAC cut off", {"customer": CUSTOMER[:2]}, sound_s=None, warning="missing", make=_cut_off(_one("flac", "flac", 16_000))),
     Case("an MP4 with faststart cut off", {"customer": CUSTOMER[:2]}, sound_s=None, warning="missing", make=_cut_off(_one("mp4", "aac", 48_000, options={"movflags": "faststart"}))),
     Case("half a Matroska cluster", {"customer": CUSTOMER[:2]}, sound_s=None, warning="missing", make=_cut_off(_one("matroska", "libopus", 48_000))),
