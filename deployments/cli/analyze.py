@@ -10,7 +10,7 @@ from rich.console import Group
 from deployments.cli import render
 from deployments.cli.console import CommandError, clear_errors, exit_code_of, print_out, stderr, write_json
 from deployments.cli.options import DEFAULTS, Bundle, Consent, Json, Participants, Paths, Transcriber, require_named
-from deployments.cli.recordings import Recording, consent_of, fragments_of, length_s
+from deployments.cli.recordings import Recording, consent_of, fragments_of
 from pipelines.ingest.analyse import Analyser
 from pipelines.review.summary import summarise
 from pipelines.settings import AppConfig, StreamSettings
@@ -51,9 +51,7 @@ def analyze(
         stderr().print(f"nobody speaks in {', '.join(map(str, paths))}: there is nothing to judge")
     elif not as_json:
         found.sort(key=lambda result: result.start_ms)
-        seconds = length_s(paths)
-        length_ms = None if seconds is None else round(seconds * 1000)
-        summary = render.summary(summarise(found, final=True, length_ms=length_ms))
+        summary = render.summary(summarise(found, final=True))
         models = render.names_of_models(found)
         print_out(Group(render.Transcript(found), "", render.sentiment_line(found), "", summary, models))
 

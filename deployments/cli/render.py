@@ -192,7 +192,8 @@ def summary(call: CallSummary) -> Panel:
     if why:
         lines.append(Text(f"pulled down by: {why} (points of score, mean of the negative utterances)"))
     interruptions = ", ".join(f"{found.participant} at {clock(found.at_ms)}" for found in call.interruptions)
-    silence = "not known (a party was not heard)" if call.silence_ms is None else f"{call.silence_ms / 1000:.0f} s"
+    unknown = "not known (a party was not heard)" if call.participants else "not known"
+    silence = unknown if call.silence_ms is None else f"{call.silence_ms / 1000:.0f} s"
     lines.append(Text(f"silence {silence}; interruptions: {interruptions or 'none'}"))
     for modality, counts in call.faults.items():
         reasons = ", ".join(f"{MISSING_NAME.get(reason, reason)}: {count}" for reason, count in counts.items())

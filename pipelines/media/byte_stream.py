@@ -128,7 +128,8 @@ class ByteStream:
 
     def put_back(self, chunks: list[bytes]) -> None:
         """These are read next, before what would have been."""
-        self._chunks, self._held = itertools.chain(chunks, [self._held], self._chunks), b""
+        self._chunks = itertools.chain(chunks, [self.held()], self._chunks)
+        self._held, self._at = b"", 0
 
     def peek(self, size: int) -> bytes:
         """The next `size` bytes without taking them; fewer only at the end."""

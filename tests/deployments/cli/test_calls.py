@@ -133,6 +133,7 @@ def row(call_id: str, call: CallSummary | None) -> ListedCall:
             "status": "final",
             "started_at": "2026-11-30T22:15:59Z",
             "last_ms": 65_432,
+            "length_ms": 71_500,
             "utterances": 3,
             "summary": None if call is None else call.model_dump(mode="json"),
         }
@@ -147,9 +148,9 @@ def test_calls_show_length_score_and_headline_and_a_dash_where_nobody_was_judged
     head, first, *headline, other, status = seen([row("a" * 32, call), row("b", None)])
 
     assert head.split() == ["call", "started", "(UTC)", "length", "customer", "utterances"]
-    assert first.split() == ["a" * 32, "2026-11-30", "22:15", "1:05", "+0.1", "3"]
+    assert first.split() == ["a" * 32, "2026-11-30", "22:15", "1:11", "+0.1", "3"]
     assert " ".join(" ".join(headline).split()) == f"final {call.headline}"
-    assert other.split() == ["b", "2026-11-30", "22:15", "1:05", "-", "3"]
+    assert other.split() == ["b", "2026-11-30", "22:15", "1:11", "-", "3"]
     assert status.split() == ["final"]
 
 
