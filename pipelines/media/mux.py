@@ -115,6 +115,6 @@ def muxed(group: list[tuple[TrackKey, TimedPacket]], layout: Layout, start_ms: i
             packet.time_base = _MILLISECOND
             try:
                 container.mux_one(packet)
-            except av.error.InvalidDataError:
+            except (av.FFmpegError, ValueError):  # what a muxer cannot read has many names
                 refused.add(number)
     return file.getvalue(), frozenset(refused)
