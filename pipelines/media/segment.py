@@ -66,6 +66,8 @@ class Segmenter:
         self._voiced = 0
         self._first: int | None = None
         self._quiet_from: int | None = None
+        self._quiet = self._unsure = 0
+        """Windows since `_quiet_from` that were quiet, and those behind them of which that is not known."""
         self._energies: deque[float] = deque(maxlen=max(1, self._search))
 
     @property
@@ -84,11 +86,15 @@ class Segmenter:
             return self._start_sample(self._first)
         return self._sample(max(0, self._count - self._padding))
 
-    def push(self, probability: float, energy: float) -> Segment | None:
-        """Takes the next window's probability of speech in [0, 1] and its energy (any unit; more is louder)."""
+    def push(self, probability: float, energy: float, *, lost: bool = False) -> Segment | None:
+        """Takes the next window's probability of speech in [0, 1] and its energy (any unit; more is louder).
+
+        One of which a part was `lost`, and which is not heard as speech, is silence where there is silence on both sides of the loss. Behind
+        speech it is not known what was lost: it is not counted towards the silence that ends speech, which then lasts twice as long at most.
+        """
         self._count += 1
         self._energies.append(energy)
-        self._update(probability)
+        self._update(probability, lost=lost)
         segment = self._decide()
         if segment is not None:
             self.restart(segment.cut_sample)
@@ -102,7 +108,7 @@ class Segmenter:
         self.restart(end_sample)
         return segment
 
-    def _update(self, probability: float) -> None:
+    def _update(self, probability: float, *, lost: bool) -> None:
         window = self._count - 1
         starts = probability >= self._settings.speech_threshold
         if self._first is None:
@@ -113,14 +119,27 @@ class Segmenter:
                 self._voiced += 1
             else:
                 self._quiet_from = window
+                self._quiet = self._unsure = 0
+                self._count_quiet(lost=lost)
         elif starts:
             self._quiet_from = None
             self._voiced += 1
+        else:
+            self._count_quiet(lost=lost)
+
+    def _count_quiet(self, *, lost: bool) -> None:
+        if not lost:
+            self._quiet += 1 + self._unsure
+            self._unsure = 0
+        elif self._quiet:
+            self._unsure += 1
 
     def _decide(self) -> Segment | None:
         if self._first is None:
             return self._cut_silence() if self._count >= self._silence_cut else None
-        if self._quiet_from is not None and self._count - self._quiet_from >= self._quiet_end:
+        if self._quiet_from is not None and (
+            self._quiet >= self._quiet_end or self._count - self._quiet_from >= 2 * self._quiet_end
+        ):
             if self._voiced >= self._voiced_min:
                 return self._cut_speech(self._first)
             # A burst too short to be speech: silence, which has lasted since the cut.

@@ -46,6 +46,8 @@ class Track:
         self._detector = SpeechDetector()
         self._buffer = np.zeros(0, np.float32)
         self._buffer_start = self._next_window = cut_sample
+        self._gaps: list[tuple[int, int]] = []
+        """Samples for which no sound came, of what is held."""
         self._has_sound = False
         """Whether there was sound since the cut; a new owner starts there and sees none before."""
         self._joined_max = settings.segment.silence_end_ms * SAMPLES_PER_MS
@@ -150,12 +152,13 @@ class Track:
             found += self._close()
             self._restart(block.start_sample)
         elif lost > 0:  # speech goes on over it, as over a pause
+            self._gaps.append((self.end_sample, block.start_sample))
             samples = np.concatenate([np.zeros(lost, np.float32), samples])
         self._buffer = np.concatenate([self._buffer, samples])
         while self.end_sample - self._next_window >= WINDOW_SAMPLES:
             for window, energy in self._windows():
+                segment = self._segmenter.push(self._detector.judge(window), energy, lost=self._is_lost())
                 self._next_window += WINDOW_SAMPLES
-                segment = self._segmenter.push(self._detector.judge(window), energy)
                 if segment is not None:
                     found.append(self._take(segment))
                     # The segmenter has started afresh at the cut: so must the detector.
@@ -163,6 +166,11 @@ class Track:
                     self._detector.reset()
                     break
         return found
+
+    def _is_lost(self) -> bool:
+        """Whether no sound came for a part of the next window."""
+        start = self._next_window
+        return any(begin < start + WINDOW_SAMPLES and start < end for begin, end in self._gaps)
 
     def _windows(self) -> Iterator[tuple[FloatArray, float]]:
         """The next windows, each (WINDOW_SAMPLES,), and their energies; `_WINDOWS_AT_ONCE` at most."""
@@ -203,6 +211,7 @@ class Track:
     def _forget_before(self, sample: int) -> None:
         self._buffer = self._buffer[sample - self._buffer_start :].copy()
         self._buffer_start = sample
+        self._gaps = [gap for gap in self._gaps if gap[1] > sample]
         self._pictures.forget_before(_ms_up(sample))
 
     def _unheard(self) -> list[int]:

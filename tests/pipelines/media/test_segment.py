@@ -202,3 +202,33 @@ def test_utterances_are_in_order_disjoint_and_settled_by_their_cut(
         assert segment is rest or segment.cut_sample > cut
         cut = segment.cut_sample
     assert cut == len(windows) * W
+
+
+def lost(parts: list[tuple[float, str]]) -> list[int]:
+    """Where utterances end, s; of each part its length in s and what it is: speech, quiet, or lost."""
+    segmenter, ends = Segmenter(DEFAULT, 0), []
+    for length, kind in parts:
+        for _ in range(round(length * 16_000 / W)):
+            segment = segmenter.push(float(kind == "speech"), 1.0, lost=kind == "lost")
+            if segment is not None and segment.end_sample > segment.start_sample:
+                ends.append(segment.end_sample)
+    return ends
+
+
+@pytest.mark.parametrize(
+    ("parts", "utterances"),
+    [
+        ([(1, "speech"), (0.55, "lost"), (0.3, "quiet"), (1, "speech")], 1),  # what was lost may have been speech
+        ([(1, "speech"), (0.3, "quiet"), (0.4, "lost"), (0.2, "quiet"), (1, "speech")], 2),  # silence on both sides
+        ([(1, "speech"), (0.3, "quiet"), (0.55, "lost"), (1, "speech")], 1),  # speech on one side
+        ([(1, "speech"), (0.5, "lost"), (0.65, "quiet"), (1, "speech")], 2),  # silence enough behind it
+        ([(1, "speech"), (1.3, "lost"), (1, "speech")], 2),  # nobody waits for ever
+    ],
+)
+def test_what_was_lost_is_silence_where_silence_is_on_both_sides(
+    parts: list[tuple[float, str]], utterances: int
+) -> None:
+    ends = lost([*parts, (1, "quiet")])
+
+    assert len(ends) == utterances
+    assert abs(ends[0] / 16_000 - (sum(length for length, _ in parts) if utterances == 1 else 1)) < 0.15

@@ -78,7 +78,6 @@ def test_any_burst_lost_below_the_silence_that_ends_speech_gives_the_same_uttera
     check(media.cut(iter([KINDS[kind](clean, edit=dropped(*bursts))]), fragment_ms=fragment_ms))
 
 
-@pytest.mark.xfail(strict=False, reason="fault 20: a gap counts as silence")
 @pytest.mark.parametrize("kind", KINDS)
 @few
 @given(bursts=spans(longest_s=0.57))
