@@ -36,7 +36,7 @@ serve: setup ## Start everything in one place and serve HTTP on port 8000 until 
 	@./undertone serve
 
 test: lint ## Every test; those with Ray after the others, one by one
-	@OMP_NUM_THREADS=1 $(RUN) pytest -q -n 2 --dist loadfile -m "not ray"
+	@OMP_NUM_THREADS=1 $(RUN) pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not ray"
 	@$(RUN) pytest -q -m ray
 
 check: lint ## The fast part: lint, types, import rule, unit tests

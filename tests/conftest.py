@@ -14,6 +14,12 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ.pop("COLUMNS", None)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that hold a slow test come first: of two processes neither is left with a long one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def missing(reason: str) -> NoReturn:
     """Skips the running test, or fails it under `UNDERTONE_REQUIRE=all`; `reason` says what is missing and how to get it."""
     if os.environ.get("UNDERTONE_REQUIRE") == "all":

@@ -5,10 +5,11 @@ import io
 import numpy as np
 import pytest
 
+from models.types import FloatArray
 from pipelines.errors import MediaError
 from pipelines.media.demux import Demuxer
 from pipelines.settings import StreamSettings
-from pipelines.types import Channels, FloatArray
+from pipelines.types import Channels
 from tests.pipelines import media_files as media
 from tests.pipelines.media_files import BOTH, CUSTOMER
 
