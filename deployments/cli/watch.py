@@ -64,15 +64,17 @@ def next_call(client: "httpx.Client", tenant: str | None) -> str:
     """The id of the newest call that goes on; where none does, of the next that comes, though it be over when it is seen."""
     waited = _Once("no call goes on now: waiting for the next one")
     known: set[str] | None = None
+    newest = ""
     while True:
         rows = list(pages(client, "/v1/calls", {"tenant": tenant}, "calls", LOOKED_AT))
         for row in rows:
             if row["status"] == "live":
                 hint(f"watching {row['call_id']}, the newest call that goes on")
                 return str(row["call_id"])
-            if known is not None and row["call_id"] not in known:
+            if known is not None and row["call_id"] not in known and str(row["started_at"]) >= newest:
                 hint(f"watching {row['call_id']}, which has just come")
                 return str(row["call_id"])
-        if known is None:
-            known = {str(row["call_id"]) for row in rows}
+        # An older call comes into the page where a newer one was deleted.
+        known = (known or set()) | {str(row["call_id"]) for row in rows}
+        newest = max([newest, *(str(row["started_at"]) for row in rows)])
         waited()

@@ -228,8 +228,12 @@ async def absent(store: Store, call: CallRef) -> ProblemError:
 async def call_summary(store: Store, call: CallInfo) -> CallSummary:
     """What the call's results come to: final when it is over."""
     found = await store.archive.results(call.call)
+    length_ms = call.length_ms
+    if not found and length_ms is not None:  # who may not be heard may have spoken all the time
+        accounts = (checkpoint.account for checkpoint in (await store.checkpoints(call.call)).values())
+        length_ms = None if any("not_consented" in account.skipped for account in accounts) else length_ms
     return await asyncio.to_thread(
-        summarise, found, final=call.over, length_ms=call.length_ms
+        summarise, found, final=call.over, length_ms=length_ms
     )  # a call may have many thousands
 
 

@@ -172,6 +172,12 @@ def tracks_of(
     return found
 
 
+def reads_all(container: InputContainer, tracks: Tracks) -> bool:
+    """Whether every stream is read that takes time: covers take none."""
+    read = {stream.index for stream in tracks.streams}
+    return all(stream.index in read or stream.disposition & Disposition.attached_pic for stream in container.streams)
+
+
 def skipped_samples(packet: "Packet[Stream]") -> tuple[int, int]:
     """How many samples the container says to leave out at the start and at the end of this packet's sound."""
     if not packet.has_sidedata("skip_samples"):

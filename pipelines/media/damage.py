@@ -11,6 +11,7 @@ from av.stream import Stream
 
 from pipelines.media.clock import TimedPacket
 
+_LOST_MIN_MS: Final = 20
 _BESIDE_BYTES: Final = 1024
 """Heads of clusters and blocks between two packets of a Matroska take less."""
 
@@ -31,7 +32,8 @@ class PassedOver:
 
     def sentences(self) -> Iterator[str]:
         """What its sender should know, as it goes on behind the file's name."""
-        if self.damaged_bytes:
+        # Where no time was lost they are no damage: tags, room for some, laced blocks.
+        if self.damaged_bytes and self.lost_ms >= _LOST_MIN_MS:
             yield (
                 f" is damaged in the middle: {self.damaged_bytes} bytes were passed over, "
                 f"with {self.lost_ms} ms of sound; what stands around them is heard"

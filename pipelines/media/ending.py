@@ -17,7 +17,7 @@ _TELL_LENGTH: Final = {"matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "flac", "flv"
 """Containers whose length in seconds FFmpeg takes from what they say, where it has it. Of ASF, CAF and W64 it goes by the size of
 the file, of an AVI that was written to a pipe it makes one up; those say how many bytes they have."""
 _IN_ORDER: Final = {
-    *("aac", "flac", "gsm", "matroska,webm", "mp3", "mpegts", "ogg", "wav", "aiff", "caf", "w64", "flv", "amr", "au")
+    *("aac", "flac", "gsm", "matroska,webm", "mp3", "mpegts", "ogg", "wav", "aiff", "w64", "flv", "amr", "au")
 }
 """Containers of which FFmpeg reads the end last."""
 _SHORT_S: Final = 1.0

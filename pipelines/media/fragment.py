@@ -18,7 +18,7 @@ from pipelines.media.byte_stream import ByteStream, Source, SpoolBudget, head_of
 from pipelines.media.clock import TimedPacket
 from pipelines.media.damage import Refused
 from pipelines.media.decoder_process import DecoderProcesses
-from pipelines.media.mux import Layout, TrackKey, layout_of, muxed
+from pipelines.media.mux import Layout, TrackKey, layout_of, muxed, unwritable
 from pipelines.media.raw_audio import RawAudio, content_type_of, is_container, raw_audio
 from pipelines.media.resample import require_channels
 from pipelines.media.source import Warn, source_packets
@@ -240,19 +240,25 @@ def _groups(packets: Iterator[_Placed], fragment_ms: int) -> Iterator[tuple[list
 
 
 def _written(group: list[_Placed], refused: Refused, *, final: bool) -> Iterator[_Piece]:
-    """The packets as a file of their own; as two when the headers made it too large after all."""
+    """The packets as a file of their own; as two when the headers made it too large after all. Those that are damaged are left out."""
     layout = group[0].layout
     kind = f"{'video' if layout.has_picture else 'audio'}/{_SUBTYPES[layout.muxer]}"
     start_ms = min(placed.timed.shown_ms for placed in group)
-    media, damaged = muxed([(placed.key, placed.timed) for placed in group], layout, start_ms)
-    if damaged:
-        # The fragment begins with the first packet that it holds.
+    try:
+        media = muxed([(placed.key, placed.timed) for placed in group], layout, start_ms)
+    except (av.FFmpegError, ValueError):
+        damaged = unwritable([(placed.key, placed.timed) for placed in group], layout, start_ms)
+        if not damaged:
+            raise
         refused.add([group[number].timed for number in damaged])
-        if rest := [placed for number, placed in enumerate(group) if number not in damaged]:
-            yield from _written(rest, refused, final=final)
-        elif final:
-            yield _Piece(max(start_ms, 0), kind, layout.participants, b"", final)
-        return
+        group = [placed for number, placed in enumerate(group) if number not in damaged]
+        if not group:
+            if final:
+                yield _Piece(max(start_ms, 0), kind, layout.participants, b"", final)
+            return
+        # The fragment begins with the first packet that it holds.
+        start_ms = min(placed.timed.shown_ms for placed in group)
+        media = muxed([(placed.key, placed.timed) for placed in group], layout, start_ms)
     if len(media) > FRAGMENT_MAX_BYTES and len(group) > 1:
         half = len(group) // 2
         yield from _written(group[:half], refused, final=False)

@@ -1,6 +1,8 @@
 """Packets of a source into a file of their own, without re-encoding."""
 
 import io
+from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
@@ -88,19 +90,50 @@ def _expanded(packet: "Packet[Stream]", stream: AudioStream) -> "Packet[Stream]"
     """The packet's samples, 16 bits each."""
     frames = stream.codec_context.decode(packet)
     step_bytes = 2 * stream.codec_context.channels
-    return Packet(b"".join(bytes(frame.planes[0])[: frame.samples * step_bytes] for frame in frames))
+    samples = b"".join(bytes(frame.planes[0])[: frame.samples * step_bytes] for frame in frames)
+    if not samples:
+        raise ValueError("a packet without a sample")
+    return Packet(samples)
 
 
-def muxed(group: list[tuple[TrackKey, TimedPacket]], layout: Layout, start_ms: int) -> tuple[bytes, frozenset[int]]:
-    """One file, its times counted from `start_ms`, and the numbers of the packets that it cannot hold, which are left out.
+def muxed(group: list[tuple[TrackKey, TimedPacket]], layout: Layout, start_ms: int) -> bytes:
+    """One file, its times counted from `start_ms`; equal packets give equal bytes.
 
-    Equal packets give equal bytes. Such a packet is damaged: AAC of a transport stream, say, that does not begin with its header.
+    Raises:
+        av.FFmpegError, ValueError: it cannot hold one of them: see `unwritable`.
     """
+    return _muxed(group, layout, tuple(layout.streams), start_ms, None)
+
+
+def unwritable(group: list[tuple[TrackKey, TimedPacket]], layout: Layout, start_ms: int) -> frozenset[int]:
+    """The numbers of the packets that no file can hold: damaged ones, as AAC of a transport stream that does not begin with its header.
+
+    Of several tracks a muxer holds packets back, and an error is not that of the packet it was given; so each track is written alone.
+    """
+    refused: list[int] = []
+    for one in layout.streams:
+        numbers = [number for number, (key, _) in enumerate(group) if key == one]
+        found: list[int] = []
+        _muxed([group[number] for number in numbers], layout, (one,), start_ms, found)
+        refused += [numbers[place] for place in found]
+    return frozenset(refused)
+
+
+def _muxed(
+    group: list[tuple[TrackKey, TimedPacket]],
+    layout: Layout,
+    tracks: Sequence[TrackKey],
+    start_ms: int,
+    refused: list[int] | None,
+) -> bytes:
+    """A file of these tracks; where there is a list for their places, packets that are `refused` are left out, and no error is raised."""
     file = io.BytesIO()
-    refused: set[int] = set()
-    with av.open(file, "w", format=layout.muxer, container_options={"fflags": "+bitexact"}) as container:
+    with (
+        suppress(av.FFmpegError) if refused is not None else nullcontext(),
+        av.open(file, "w", format=layout.muxer, container_options={"fflags": "+bitexact"}) as container,
+    ):
         expands = len(layout.streams) > 1
-        copies = {key: _add_track(container, stream, expands=expands) for key, stream in layout.streams.items()}
+        copies = {key: _add_track(container, layout.streams[key], expands=expands) for key in tracks}
         for key, timed in group:
             stream, copy = layout.streams[key], copies[key]
             if isinstance(stream, AudioStream) and timed.index is not None and START_TAG not in copy.metadata:
@@ -108,13 +141,15 @@ def muxed(group: list[tuple[TrackKey, TimedPacket]], layout: Layout, start_ms: i
         for number, (key, timed) in enumerate(group):
             packet, stream = timed.packet, layout.streams[key]
             duration_ms = rounded(packet.time_base, 1000 * (packet.duration or 0))
-            if expands and isinstance(stream, AudioStream) and stream.codec_context.name in _EXPANDED:
-                packet = _expanded(packet, stream)
-            packet.stream = copies[key]
-            packet.pts, packet.dts, packet.duration = timed.pts_ms - start_ms, timed.dts_ms - start_ms, duration_ms
-            packet.time_base = _MILLISECOND
             try:
+                if expands and isinstance(stream, AudioStream) and stream.codec_context.name in _EXPANDED:
+                    packet = _expanded(packet, stream)
+                packet.stream = copies[key]
+                packet.pts, packet.dts, packet.duration = timed.pts_ms - start_ms, timed.dts_ms - start_ms, duration_ms
+                packet.time_base = _MILLISECOND
                 container.mux_one(packet)
             except (av.FFmpegError, ValueError):  # what a muxer cannot read has many names
-                refused.add(number)
-    return file.getvalue(), frozenset(refused)
+                if refused is None:
+                    raise
+                refused.append(number)
+    return file.getvalue()

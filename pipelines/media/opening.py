@@ -17,7 +17,7 @@ from pipelines.media.owners import is_unknown, unclear
 from pipelines.types import Channels
 
 PICTURE_MAX_PIXELS: Final = 5120 * 2880
-"""FFmpeg looks at up to ten pictures when it opens a file; larger ones, 10 bits deep, would take a gigabyte."""
+"""FFmpeg looks at up to twenty pictures when it opens a file; larger ones, 10 bits deep, would take a gigabyte."""
 OPEN_MAX_S: Final = 5.0
 """Processor time that opening may take where it is bounded; twenty pictures of 10 bits and that size take one second."""
 AHEAD_S: Final = 12
@@ -92,6 +92,7 @@ def open_source(
     container = opened.enter_context(open_media(recorded or file, what, PICTURE_MAX_PIXELS))
     reach = NEAR
     if recorded is None and any(is_unknown(stream) for stream in container.streams):
+        _check(file, what, decoders, FAR)
         container, reach = _again(file, opened, what, FAR), FAR
     if not unclear(list(container.streams.audio), participants)[0] or not (recorded is None or recorded.looks_ahead()):
         if recorded is not None:

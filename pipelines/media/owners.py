@@ -97,7 +97,7 @@ def _by_order(
     channels = [_channels(stream) for stream in sounds]
     if len(participants) == len(sounds):
         return [(stream, (who,)) for stream, who in zip(sounds, participants, strict=True)]
-    if len(participants) == sum(channels):
+    if 0 not in channels and len(participants) == sum(channels):
         who_is = iter(participants)
         return [(stream, tuple(islice(who_is, count))) for stream, count in zip(sounds, channels, strict=True)]
     if len(participants) != 1:
@@ -129,8 +129,6 @@ def _says_to_be_empty(stream: AudioStream) -> bool:
     tags = stream.metadata
     if tags.get("NUMBER_OF_FRAMES") == "0" or re.fullmatch(r"[0:.]+", tags.get("DURATION", "-")):
         return True
-    return (
-        stream.codec_context is None
-        or stream.codec_context.sample_rate == 0
-        or (stream.duration == 0 and stream.frames == 0)
-    )
+    if stream.codec_context is None:  # nothing can decode it here: that is not to be empty
+        return False
+    return stream.codec_context.sample_rate == 0 or (stream.duration == 0 and stream.frames == 0)

@@ -30,7 +30,9 @@ def _box(head: bytes) -> int | None:
 def _page(head: bytes) -> int | None:
     """The length of a page of Ogg; None of what is none."""
     segments = head[27 : 27 + head[26]] if len(head) > 26 and head[:4] == b"OggS" else b""
-    return 27 + len(segments) + sum(segments) if segments else None
+    return (
+        27 + len(segments) + sum(segments) if len(head) > 26 and head[:4] == b"OggS" else None
+    )  # one of no segments is a page too
 
 
 def _chunk(head: bytes) -> int | None:

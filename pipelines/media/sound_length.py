@@ -19,6 +19,8 @@ HEAD_BYTES: Final = 8192
 """The sound begins within."""
 _CHUNK_MAX_BYTES: Final = 16 << 20
 """Of a chunk behind the sound."""
+_CHUNKS_MAX: Final = 1000
+"""Of them; no recorder writes more, and each takes time."""
 _UNKNOWN_FROM_BYTES: Final = 1 << 62
 
 
@@ -54,7 +56,7 @@ class _Form:
         if len(head) < at + self.head_bytes:
             return -1
         length = self._number(head, at + self.name_bytes, self.length_bytes)
-        is_none = length >= _UNKNOWN_FROM_BYTES or (self.length_bytes == 4 and is_unknown(length))
+        is_none = length >= _UNKNOWN_FROM_BYTES or (self.length_bytes == 4 and length and is_unknown(length))
         return -1 if is_none else length - self.head_bytes * self.counts_head
 
     def end(self, head: bytes) -> int | None:
@@ -162,6 +164,8 @@ def _skip_chunks(whole: ByteStream, form: _Form, padding: int) -> int:
     skipped = 0
     if behind[:padding] == bytes(padding) and (not behind[padding:] or form.is_chunk(behind[padding:])):
         skipped = sum(map(len, copied(whole, padding)))
-    while form.is_chunk(head := whole.peek(form.head_bytes)):
+    for _ in range(_CHUNKS_MAX):
+        if not form.is_chunk(head := whole.peek(form.head_bytes)):
+            break
         skipped += sum(map(len, copied(whole, form.head_bytes + form.padded(form.length(head)))))
     return skipped

@@ -19,7 +19,7 @@ from av.stream import Stream
 from pipelines.errors import MediaError
 from pipelines.media.byte_stream import ByteStream
 from pipelines.media.clock import STEP_BACK_S, STEP_MAX_S, SourceClock, TimedPacket
-from pipelines.media.container import Tracks, packets, time_s, tracks_of
+from pipelines.media.container import Tracks, packets, reads_all, time_s, tracks_of
 from pipelines.media.damage import PassedOver
 from pipelines.media.decoder_process import DecoderProcesses
 from pipelines.media.ending import Ending
@@ -42,6 +42,8 @@ _TELLS_PLACES: Final = {"matroska,webm"}
 """Containers of which FFmpeg tells where in the file each packet lies, with next to nothing between them."""
 _HELD_MAX_S: Final = 12
 _HELD_MAX_BYTES: Final = 16 << 20
+_PACKET_BYTES: Final = 1 << 10
+"""What a packet takes besides its own bytes."""
 _TOLD_MAX: Final = 10
 """Of files that were joined, so many sentences are said of how they end."""
 _HEAD_S: Final = 1
@@ -133,7 +135,7 @@ def _read(
     files = _containers(file, participants, opened, decoders, warn)
     for number, (ending, own, container, silent) in enumerate(files, 1):
         tracks = _known(tracks_of(container, participants, what, silent), what, warn)
-        hears_all = not tracks.left_out
+        hears_all = reads_all(container, tracks)
         if not is_seen and tracks.sounds:
             hears_all &= tracks.picture is None
             tracks = replace(tracks, picture=None)
@@ -141,7 +143,7 @@ def _read(
         read = ending.watched(_packets(container, tracks, what, warn))
         passed_over = PassedOver()
         if of in _TELLS_PLACES:
-            read = passed_over.seen(read, complete=len(tracks.streams) == len(container.streams))
+            read = passed_over.seen(read, complete=hears_all)
         if isinstance(ending.file, ByteStream) and of in _TRACKS_APART:
             read = _interleaved(read, len(tracks.streams))
         has_packets = False
@@ -204,12 +206,12 @@ def _interleaved(packets: "Iterator[Packet[Stream]]", tracks: int) -> "Iterator[
         latest_s = latest_s if ticks is None else float(ticks * packet.time_base)
         heapq.heappush(held, (latest_s, number, packet))
         waiting[packet.stream_index] += 1
-        held_bytes += packet.size
+        held_bytes += packet.size + _PACKET_BYTES
         if held_bytes > _HELD_MAX_BYTES or latest_s - held[0][0] > _HELD_MAX_S:
             silent = tracks - len(waiting)
         while held and len(waiting) >= tracks - silent:
             _, _, first = heapq.heappop(held)
-            held_bytes -= first.size
+            held_bytes -= first.size + _PACKET_BYTES
             waiting -= Counter([first.stream_index])
             yield first
     yield from (packet for _, _, packet in sorted(held, key=lambda item: item[:2]))

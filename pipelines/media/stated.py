@@ -138,6 +138,7 @@ def _vint(head: bytes, at: int) -> tuple[int, int] | None:
 
 _STATED: Final[dict[bytes, Callable[[bytes], int | None]]] = {
     b"RF64": _end_of_rf64,
+    b"BW64": _end_of_rf64,
     _W64_RIFF: lambda head: _known(_little(head, 16)),
     b"caff": _end_of_caf,
     b".snd": _end_of_au,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipelines.errors import MediaError
+from pipelines.errors import MediaError, ParticipantsError
 from pipelines.media.container import (
     PICTURE_DECODERS,
     SOUND_DECODERS,
@@ -189,3 +189,13 @@ def test_channels_that_are_named_must_be_there() -> None:
     for participants in (BOTH, (None, CUSTOMER), (AGENT, CUSTOMER, None)):
         with pytest.raises(MediaError, match=r"participants on 1 channel\(s\).* - leaves a channel out"):
             heard(two_tracks(("one",)), participants)
+
+
+def test_a_track_that_nothing_can_decode_is_not_taken_for_empty() -> None:
+    whole = two_tracks()
+    other = whole.replace(b"A_FLAC", b"A_NEW1", 1)
+    assert other != whole
+    with open_media(io.BytesIO(other), "it", PIXELS_MAX) as container:
+        assert container.streams.audio[0].codec_context is None
+        with pytest.raises(ParticipantsError, match="does not say who is on each"):
+            tracks_of(container, (CUSTOMER,), "it")

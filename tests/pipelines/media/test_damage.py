@@ -1,6 +1,7 @@
 """What is passed over in the middle of a Matroska is counted and said, and nothing is said of what is whole."""
 
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from pipelines.media.demux import Demuxer
 from pipelines.settings import StreamSettings
 from pipelines.types import Channels
 from tests.pipelines import media_files as media
-from tests.pipelines.media_files import BOTH, CUSTOMER
+from tests.pipelines.media_files import AGENT, BOTH, CUSTOMER
 
 DAMAGE = bytes(4096)
 
@@ -107,3 +108,38 @@ def test_a_stream_none_of_whose_packets_can_be_written_is_refused() -> None:
     assert broken != whole
     with pytest.raises(MediaError):
         placed(broken, piped=False)
+
+
+def test_room_between_clusters_is_no_damage() -> None:
+    whole = media.film(
+        "webm", sound_codec="libopus", samples=media.sound(12, 48_000), rate_hz=48_000, options={"live": "1"}
+    )
+    first, *clusters = whole.split(b"\x1f\x43\xb6\x75")
+    assert len(clusters) > 1
+    void = b"\xec" + (3000 | 1 << 14).to_bytes(2, "big") + bytes(3000)  # RFC 8794 §11.3.2
+    assert said((void + b"\x1f\x43\xb6\x75").join([first, *clusters])) == []
+
+
+def test_a_damaged_packet_of_one_track_costs_the_other_nothing() -> None:
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return name + struct.pack("<I", len(data)) + data + bytes(len(data) % 2)
+
+    def track(channels: int) -> bytes:
+        form = struct.pack("<HHIIHHH", 7, channels, 8000, 8000 * channels, channels, 8, 0)  # mu-law
+        about = struct.pack("<IHH8I4h", 0, 0, 0, 0, 1, 8000, 0, 100, 4000, 0, channels, *bytes(4))
+        head = chunk(b"strh", b"auds" + bytes(4) + about) + chunk(b"strf", form)
+        return chunk(b"LIST", b"strl" + head)
+
+    sounds = b"".join(
+        chunk(b"00wb", bytes(800)) + chunk(b"01wb", bytes(1 if number == 50 else 1600)) for number in range(100)
+    )
+    head = chunk(b"avih", struct.pack("<14I", 100_000, 0, 0, 256, 100, 0, 2, *bytes(7)))
+    lists = chunk(b"LIST", b"hdrl" + head + track(1) + track(2)) + chunk(b"LIST", b"movi" + sounds)
+    warnings: list[str] = []
+    cuts = media.cut(io.BytesIO(chunk(b"RIFF", b"AVI " + lists)), BOTH, warn=warnings.append)
+    demuxer = Demuxer(StreamSettings())
+    blocks = [block for part in [*map(demuxer.feed, cuts), demuxer.finish()] for block in part.blocks]
+    heard = {who: sum(block.samples.size for block in blocks if block.participant is who) for who in BOTH}
+    assert [one.split()[0] for one in warnings] == ["1"]
+    assert heard[AGENT] >= 158_000  # of 10 s
+    assert 155_000 <= heard[CUSTOMER] < 160_000

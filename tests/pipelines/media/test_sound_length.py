@@ -100,3 +100,11 @@ def test_a_head_that_is_cut_off_is_left_alone(kind: str) -> None:
     whole = made(kind)
     for length in range(16, 140):
         sound_to_its_end(lambda: ByteStream([whole]), whole[:length])
+
+
+@pytest.mark.parametrize("as_stream", [False, True])
+def test_an_empty_chunk_behind_the_sound_is_a_chunk(as_stream: bool) -> None:  # noqa: FBT001
+    whole = made("aiff")
+    behind = b"APPL" + bytes(4) + b"ID3 " + struct.pack(">I", 80_000) + bytes(80_000)
+    longer = b"FORM" + struct.pack(">I", len(whole) + len(behind) - 8) + whole[8:] + behind
+    assert heard_s(longer, as_stream=as_stream) == (SECONDS, [])
