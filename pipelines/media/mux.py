@@ -1,9 +1,7 @@
 """Packets of a source into a file of their own, without re-encoding."""
 
 import io
-from collections.abc import Sequence
-from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import chain
 
@@ -34,6 +32,8 @@ class Layout:
     streams: dict[TrackKey, Stream]
     participants: Channels
     muxer: str
+    expands: bool
+    """Whether mu-law and A-law are written as what they decode to, since several tracks share a file."""
 
     @property
     def has_picture(self) -> bool:
@@ -65,7 +65,7 @@ def layout_of(parties: list[Tracks]) -> Layout:
         raise MediaError(
             f"it holds {' and '.join(sorted(codecs))}, which Matroska cannot; re-encode it, say to Opus and H.264"
         )
-    return Layout(streams, tuple(chain.from_iterable(owners)), muxer)
+    return Layout(streams, tuple(chain.from_iterable(owners)), muxer, expands=len(streams) > 1)
 
 
 def _holds(muxer: str, streams: list[Stream]) -> bool:
@@ -102,54 +102,44 @@ def muxed(group: list[tuple[TrackKey, TimedPacket]], layout: Layout, start_ms: i
     Raises:
         av.FFmpegError, ValueError: it cannot hold one of them: see `unwritable`.
     """
-    return _muxed(group, layout, tuple(layout.streams), start_ms, None)
+    file = io.BytesIO()
+    with av.open(file, "w", format=layout.muxer, container_options={"fflags": "+bitexact"}) as container:
+        expands = layout.expands
+        copies = {key: _add_track(container, stream, expands=expands) for key, stream in layout.streams.items()}
+        for key, timed in group:
+            stream, copy = layout.streams[key], copies[key]
+            if isinstance(stream, AudioStream) and timed.index is not None and START_TAG not in copy.metadata:
+                copy.metadata[START_TAG] = f"{timed.index}/{stream.codec_context.sample_rate}"
+        for key, timed in group:
+            packet, stream = timed.packet, layout.streams[key]
+            duration_ms = rounded(packet.time_base, 1000 * (packet.duration or 0))
+            if expands and isinstance(stream, AudioStream) and stream.codec_context.name in _EXPANDED:
+                packet = _expanded(packet, stream)
+            packet.stream = copies[key]
+            packet.pts, packet.dts, packet.duration = timed.pts_ms - start_ms, timed.dts_ms - start_ms, duration_ms
+            packet.time_base = _MILLISECOND
+            container.mux_one(packet)
+    return file.getvalue()
 
 
 def unwritable(group: list[tuple[TrackKey, TimedPacket]], layout: Layout, start_ms: int) -> frozenset[int]:
     """The numbers of the packets that no file can hold: damaged ones, as AAC of a transport stream that does not begin with its header.
 
-    Of several tracks a muxer holds packets back, and an error is not that of the packet it was given; so each track is written alone.
+    Of several tracks a muxer holds packets back, and an error is not that of the packet it was given: each track is written alone. One
+    that has met an error is not used again, which has crashed FFmpeg: the packets are halved until those that are refused stand alone.
     """
     refused: list[int] = []
-    for one in layout.streams:
-        numbers = [number for number, (key, _) in enumerate(group) if key == one]
-        found: list[int] = []
-        _muxed([group[number] for number in numbers], layout, (one,), start_ms, found)
-        refused += [numbers[place] for place in found]
-    return frozenset(refused)
-
-
-def _muxed(
-    group: list[tuple[TrackKey, TimedPacket]],
-    layout: Layout,
-    tracks: Sequence[TrackKey],
-    start_ms: int,
-    refused: list[int] | None,
-) -> bytes:
-    """A file of these tracks; where there is a list for their places, packets that are `refused` are left out, and no error is raised."""
-    file = io.BytesIO()
-    with (
-        suppress(av.FFmpegError) if refused is not None else nullcontext(),
-        av.open(file, "w", format=layout.muxer, container_options={"fflags": "+bitexact"}) as container,
-    ):
-        expands = len(layout.streams) > 1
-        copies = {key: _add_track(container, layout.streams[key], expands=expands) for key in tracks}
-        for key, timed in group:
-            stream, copy = layout.streams[key], copies[key]
-            if isinstance(stream, AudioStream) and timed.index is not None and START_TAG not in copy.metadata:
-                copy.metadata[START_TAG] = f"{timed.index}/{stream.codec_context.sample_rate}"
-        for number, (key, timed) in enumerate(group):
-            packet, stream = timed.packet, layout.streams[key]
-            duration_ms = rounded(packet.time_base, 1000 * (packet.duration or 0))
+    for one, stream in layout.streams.items():
+        alone = replace(layout, streams={one: stream})
+        runs = [[number for number, (key, _) in enumerate(group) if key == one]]
+        while runs:
+            run = runs.pop()
             try:
-                if expands and isinstance(stream, AudioStream) and stream.codec_context.name in _EXPANDED:
-                    packet = _expanded(packet, stream)
-                packet.stream = copies[key]
-                packet.pts, packet.dts, packet.duration = timed.pts_ms - start_ms, timed.dts_ms - start_ms, duration_ms
-                packet.time_base = _MILLISECOND
-                container.mux_one(packet)
+                muxed([group[number] for number in run], alone, start_ms)
             except (av.FFmpegError, ValueError):  # what a muxer cannot read has many names
-                if refused is None:
-                    raise
-                refused.append(number)
-    return file.getvalue()
+                half = len(run) // 2
+                if half:
+                    runs += [run[:half], run[half:]]
+                else:
+                    refused += run
+    return frozenset(refused)
