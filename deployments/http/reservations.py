@@ -11,6 +11,7 @@ from http import HTTPStatus
 from deployments.http.bodies import MediaMetadata
 from deployments.http.multipart import FIELDS_AFTER_FILE
 from deployments.http.problems import ProblemError, problem_of
+from pipelines.consent import format_consent
 from pipelines.errors import CallDeletedError, UndertoneError
 from pipelines.seal import Seal
 from pipelines.store.ledger import Taken
@@ -55,7 +56,7 @@ class Reservation:
         before, seen = self.progress, 0
         for piece in pieces:
             seen = piece.seq + 1
-            digest = hashlib.sha256(piece.media).hexdigest() if seen >= before.fragments else ""
+            digest = _digest(piece) if seen >= before.fragments else ""
             if seen == before.fragments and digest != before.digest:
                 raise _other_media()
             if seen > before.fragments:
@@ -67,11 +68,24 @@ class Reservation:
         self.broke_off = False
 
 
+def _digest(piece: MediaFragment) -> str:
+    """Of its media and of what was said of it: of the same sound nobody is to become another party on the way, or to be judged otherwise."""
+    said = (
+        piece.start_ms,
+        piece.content_type,
+        piece.participants,
+        piece.consent and format_consent(piece.consent),
+        piece.customer,
+    )
+    return hashlib.sha256(repr(said).encode() + piece.media).hexdigest()
+
+
 def _other_media() -> ProblemError:
     return ProblemError(
         HTTPStatus.CONFLICT,
         "other_media",
-        "an upload that broke off goes on with the same media, and this is not what came before: send that, or this under another call id",
+        "an upload that broke off goes on with the same media, participants, consent, start and customer, and this is not what came before: "
+        "send that, or this under another call id",
     )
 
 

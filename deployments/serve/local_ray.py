@@ -153,6 +153,8 @@ def _small_and_patient() -> Iterator[None]:
             except RuntimeError:
                 if time.monotonic() > deadline_s:
                     raise
+                if has_dead_child("raylet"):  # it gives up where its agent is slow, as on a machine that is very busy
+                    raise RuntimeError("Ray's raylet ended as it started") from None
                 time.sleep(0.1)
 
     with ExitStack() as patches:
@@ -170,6 +172,17 @@ def _replaced(of: Any, name: str, value: Any) -> Iterator[None]:
         yield
     finally:
         setattr(of, name, before)
+
+
+def has_dead_child(name: str) -> bool:
+    """Whether a process of this name that this one started has ended, and nobody has asked how (proc_pid_stat(5), state Z)."""
+    for children in Path("/proc/self/task").glob("*/children"):
+        for pid in children.read_text().split():
+            with suppress(OSError):
+                command, _, rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")
+                if command.endswith(f"({name}") and rest.split()[0] == "Z":
+                    return True
+    return False
 
 
 def is_ray_alive() -> bool:

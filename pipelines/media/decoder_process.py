@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from pipelines.errors import MediaError
@@ -22,6 +23,8 @@ from pipelines.media.byte_stream import ByteStream
 from pipelines.media.container import NEAR, Reach, open_media
 
 MEMORY_MAX_BYTES = 4 << 30
+OPENING_MAX_BYTES = 512 << 20
+"""An index of ten hours of sound and pictures takes a fifth of it; 80 kB of MP4 may say to have one of gigabytes."""
 IDLE_MAX = 2
 """So many processes that are done wait for other work; the others end."""
 WAIT_MAX_S = 120.0
@@ -193,8 +196,22 @@ def _left_where_it_stands(file: IO[bytes]) -> Iterator[None]:
 
 
 def _open(file: Any, what: str, picture_max_pixels: int, reach: Reach) -> None:
+    """What is opened here is opened where it was asked for, too, where nothing bounds what it takes.
+
+    FFmpeg leaves out of an index what it finds no memory for, and says nothing: what it took is measured, not limited.
+    """
+    before_bytes = _resident_bytes()
     with open_media(file, what, picture_max_pixels, reach=reach):
-        pass
+        if _resident_bytes() - before_bytes > OPENING_MAX_BYTES:
+            raise MediaError(f"{what}: its tables take more than {OPENING_MAX_BYTES >> 20} MiB of memory: re-encode it")
+
+
+def _resident_bytes() -> int:
+    """What this process has in memory (proc_pid_statm(5)); 0 where nothing tells it."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    except OSError:
+        return 0
 
 
 def main() -> None:

@@ -83,6 +83,20 @@ async def test_an_upload_is_not_taken_up_with_other_media(site: Site, other: byt
     assert media_of(site, "c") == before
 
 
+@pytest.mark.parametrize(
+    "other",
+    ["participants=agent", "participants=customer&start_ms=5000", "participants=customer&consent=customer=text"],
+)
+async def test_an_upload_is_not_taken_up_as_somebody_else_or_elsewhere(site: Site, other: str) -> None:
+    await site.client.post(f"{PATH}&call_id=c&resume={WORD}", content=RECORDINGS["audio/wav"])
+    before = media_of(site, "c")
+
+    answer = await site.client.post(f"/v1/calls?{other}&call_id=c&resume={WORD}", content=RECORDINGS["audio/wav"])
+
+    problem(answer, 409, "other_media")
+    assert media_of(site, "c") == before
+
+
 async def test_who_can_be_told_that_an_upload_broke_off_is_told_how_to_go_on(redis_url: str) -> None:
     """Also one that named no word of its own, and no call."""
     recording = RECORDINGS["audio/wav"]
