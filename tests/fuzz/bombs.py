@@ -106,6 +106,36 @@ def pictures(
     return file.getvalue()
 
 
+def mp4_index(tracks: int, samples: int) -> bytes:
+    """A few kB of MP4, each of whose tracks says to have so many samples of two bytes: FFmpeg makes an entry of its index for each."""
+
+    def box(name: bytes, *parts: bytes) -> bytes:
+        body = b"".join(parts)
+        return struct.pack(">I4s", 8 + len(body), name) + body
+
+    def numbers(*values: int) -> bytes:
+        return struct.pack(f">{1 + len(values)}I", 0, *values)  # version and flags first
+
+    matrix = (1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+    sound = bytes(6) + struct.pack(">H8xHHHHI", 1, 1, 16, 0, 0, 8000 << 16)
+    table = box(
+        b"stbl",
+        box(b"stsd", numbers(1), box(b"sowt", sound)),
+        box(b"stts", numbers(2, samples - 1, 1, 1, 2)),
+        box(b"stsc", numbers(1, 1, samples, 1)),
+        box(b"stsz", numbers(2, samples)),
+        box(b"stco", numbers(1, 4096)),
+    )
+    about = box(b"hdlr", numbers(0), b"soun", bytes(13)), box(b"minf", box(b"smhd", numbers(0)), table)
+    media = box(b"mdia", box(b"mdhd", numbers(0, 0, 8000, samples, 0x55C4 << 16)), *about)
+    each = [
+        box(b"trak", box(b"tkhd", numbers(0, 0, n, 0, 8000, 0, 0, 0, 1 << 24, *matrix, 0, 0)), media)
+        for n in range(1, tracks + 1)
+    ]
+    head = box(b"mvhd", numbers(0, 0, 1000, 8000, 1 << 16, 1 << 24, 0, 0, *matrix, *bytes(24), tracks + 1))
+    return box(b"ftyp", b"isom", bytes(4), b"isom") + box(b"moov", head, *each) + box(b"mdat", bytes(80_000))
+
+
 def huge_png(width: int, height: int) -> bytes:
     """Pictures of a few pixels whose header tells of many."""
     small = bytearray(pictures("png", "rgb24", (16, 16), 2, "mov"))

@@ -1,5 +1,6 @@
 """A stream is looked ahead in only where that is needed, and no track is taken for another's when it sends later."""
 
+import io
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,6 +13,7 @@ from pipelines.media.byte_stream import ByteStream
 from pipelines.media.decoder_process import DecoderProcesses
 from pipelines.media.source import source_packets
 from pipelines.types import Channels, Participant
+from tests.fuzz import bombs
 from tests.pipelines import media_files as media
 from tests.pipelines.media.media_makers import Sound, dropped, write
 from tests.pipelines.media_files import AGENT, BOTH, CUSTOMER
@@ -110,3 +112,13 @@ def test_a_file_is_looked_through_before_its_only_track_is_chosen(tmp_path: Path
     path.write_bytes(tracks("webm", "libopus", 18))
     with pytest.raises(MediaError, match="name one participant a track"):
         media.cut(path)
+
+
+def test_tables_of_gigabytes_are_refused_where_they_are_measured() -> None:
+    decoders = DecoderProcesses()
+    whole = bombs.mp4_index(3, 10_000_000)
+    assert len(whole) < 100_000
+    with ExitStack() as opened, pytest.raises(MediaError, match="tables take more than"):
+        for _ in source_packets(io.BytesIO(whole), (AGENT, None, None), opened, decoders=decoders):
+            pass
+    decoders.close()
