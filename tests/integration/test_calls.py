@@ -133,7 +133,8 @@ def test_twice_and_in_real_time_gives_the_same_utterances(
     running: Embedded, undisturbed: list[dict[str, Any]], beginning: Path, begun: list[dict[str, Any]]
 ) -> None:
     parties = ("--participants", "agent,customer")
-    send(ANGRY_TO_CONTENT, "fast", *parties)
+    with pytest.raises(AssertionError, match="has a stream 'main' already, and nothing was sent"):
+        send(ANGRY_TO_CONTENT, "fast", *parties)
     send(ANGRY_TO_CONTENT, "again", *parties)
     send(beginning, "live", *parties, "--pace", "realtime")
     assert said(final_utterances(running, "fast")) == said(undisturbed)
