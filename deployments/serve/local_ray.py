@@ -40,7 +40,7 @@ PRIVATE = {
 OF_A_CLUSTER = ("RAY_ADDRESS", "RAY_NAMESPACE", "RAY_AUTH_TOKEN_PATH", "RAY_ENABLE_K8S_TOKEN_AUTH", "RAY_USE_TLS")
 """What a user's environment may say of a cluster, which is none of this one's business."""
 
-FOLDER_PREFIX = "undertone-"
+FOLDER_PREFIX = "undertone-ray-"
 START_S = 600.0
 """How long Ray's own processes, and Serve's, may take to start; beside busy others they need more than the 30 s and the 60 s that they have."""
 

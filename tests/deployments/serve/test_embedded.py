@@ -61,7 +61,7 @@ class Serving:
     @property
     def ray_folder(self) -> Path:
         """Ray names a session after the process that started it."""
-        sessions = Path("/tmp").glob(f"undertone-*/r/session_*_{self.process.pid}")  # noqa: S108  # a sticky folder's own
+        sessions = Path("/tmp").glob(f"undertone-ray-*/r/session_*_{self.process.pid}")  # noqa: S108  # a sticky folder's own
         return next(sessions).parents[1]
 
     @property

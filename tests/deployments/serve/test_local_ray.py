@@ -3,11 +3,12 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from deployments.serve.local_ray import OF_A_CLUSTER, PRIVATE, private_environment, private_folder
+from deployments.serve.local_ray import OF_A_CLUSTER, PRIVATE, has_dead_child, private_environment, private_folder
 
 HELD = """
 import sys
@@ -61,10 +62,10 @@ def test_a_folder_is_its_users_alone_and_gone_at_the_end(base: Path) -> None:
 
 @pytest.mark.slow
 def test_what_a_killed_process_left_is_removed_at_the_next_start_and_nothing_else(base: Path) -> None:
-    (base / "undertone-file").write_text("no folder")
+    (base / "undertone-ray-file").write_text("no folder")
     precious = base / "precious"
     precious.mkdir()
-    (base / "undertone-link").symlink_to(precious)
+    (base / "undertone-ray-link").symlink_to(precious)
     with subprocess.Popen(
         [sys.executable, "-c", HELD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -77,4 +78,25 @@ def test_what_a_killed_process_left_is_removed_at_the_next_start_and_nothing_els
     with private_folder():
         assert not left.exists()
         assert precious.exists()
-        assert (base / "undertone-file").exists()
+        assert (base / "undertone-ray-file").exists()
+
+
+def test_folders_of_others_are_left_alone(base: Path) -> None:
+    for name in ("undertone-fuzz", "undertone-backup", "undertone-chaos-x"):
+        (base / name).mkdir()
+        (base / name / "note").touch()
+    with private_folder():
+        pass
+    assert {one.name for one in base.iterdir() if (one / "note").exists()} == {
+        *("undertone-fuzz", "undertone-backup", "undertone-chaos-x")
+    }
+
+
+def test_a_child_that_has_died_is_seen_by_its_name() -> None:
+    assert not has_dead_child("sleep")
+    child = subprocess.Popen(["sleep", "0"])
+    eventually_dead = time.monotonic() + 30
+    while not has_dead_child("sleep"):
+        assert time.monotonic() < eventually_dead
+    child.wait()
+    assert not has_dead_child("sleep")
