@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from pipelines.media.byte_stream import ByteStream
-from pipelines.media.stated import is_unknown
+from pipelines.media.stated import UNKNOWN_FROM_BYTES, is_unknown
 from pipelines.media.wav import copied
 
 HEAD_BYTES: Final = 8192
@@ -21,7 +21,6 @@ _CHUNK_MAX_BYTES: Final = 16 << 20
 """Of a chunk behind the sound."""
 _CHUNKS_MAX: Final = 1000
 """Of them; no recorder writes more, and each takes time."""
-_UNKNOWN_FROM_BYTES: Final = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +55,7 @@ class _Form:
         if len(head) < at + self.head_bytes:
             return -1
         length = self._number(head, at + self.name_bytes, self.length_bytes)
-        is_none = length >= _UNKNOWN_FROM_BYTES or (self.length_bytes == 4 and length and is_unknown(length))
+        is_none = length >= UNKNOWN_FROM_BYTES or (self.length_bytes == 4 and length and is_unknown(length))
         return -1 if is_none else length - self.head_bytes * self.counts_head
 
     def end(self, head: bytes) -> int | None:
@@ -64,7 +63,7 @@ class _Form:
         if self.whole_at is None:
             return None
         length = self._number(head, self.whole_at, self.length_bytes)
-        if length >= _UNKNOWN_FROM_BYTES or is_unknown(length):
+        if length >= UNKNOWN_FROM_BYTES or is_unknown(length):
             return None
         return length if self.counts_head else self.whole_at + self.length_bytes + length
 
@@ -137,8 +136,8 @@ def sound_to_its_end(file: Callable[[], ByteStream], head: bytes) -> ByteStream 
 def _lengths_of_rf64(head: bytes) -> tuple[int, int | None]:
     whole, sound = struct.unpack("<QQ", head[20:36])
     return (
-        sound if sound < _UNKNOWN_FROM_BYTES else -1,
-        8 + whole if 0 < whole < _UNKNOWN_FROM_BYTES else None,
+        sound if sound < UNKNOWN_FROM_BYTES else -1,
+        8 + whole if 0 < whole < UNKNOWN_FROM_BYTES else None,
     )
 
 

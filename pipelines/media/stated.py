@@ -17,7 +17,7 @@ CAF_HEAD_BYTES: Final = 8192
 """Apple's programs leave 4 KiB free before the sound."""
 _ID3_MAX_BYTES: Final = 60_000
 _UNKNOWN_NEAR_BYTES: Final = 4096
-_UNKNOWN_FROM_BYTES: Final = 1 << 62
+UNKNOWN_FROM_BYTES: Final = 1 << 62
 """Of lengths of 64 bits: FFmpeg writes 2**63 - 1."""
 _RATES_HZ: Final = (44_100, 48_000, 32_000)
 _SOUND_ALONE: Final = {b"caff", b".snd"}
@@ -82,7 +82,7 @@ def stated_bytes(head: bytes) -> int | None:
 
 
 def _known(length: int) -> int | None:
-    return length if 8 < length < _UNKNOWN_FROM_BYTES else None
+    return length if 8 < length < UNKNOWN_FROM_BYTES else None
 
 
 def _end_of_rf64(head: bytes) -> int | None:

@@ -4,8 +4,10 @@ import json
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any
 
+import pytest
 import uvicorn
 from fastapi import FastAPI
 from typer.testing import CliRunner
@@ -18,7 +20,7 @@ from deployments.http.customers import customer_routes
 from deployments.http.events import event_routes
 from deployments.http.limits import HttpLimits
 from deployments.http.problems import install_problems
-from deployments.http.tokens import TokenFile
+from deployments.http.tokens import TokenFile, new_token
 from pipelines.settings import AppConfig, HttpSettings
 from pipelines.store.store import Store
 from tests.eventually import wait_until
@@ -55,3 +57,15 @@ def gateway_of(redis_url: str, tokens: TokenFile) -> Iterator[str]:
     yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     server.should_exit = True
     thread.join()
+
+
+@contextmanager
+def reading(redis_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[CliRunner]:
+    """A command line, with a token that may read, whose gateway is the real one over a real Redis."""
+    file = TokenFile(tmp_path / "tokens")
+    token, grant = new_token("*", frozenset({"read"}))
+    file.add(grant)
+    monkeypatch.setenv("UNDERTONE_TOKEN", token)
+    with gateway_of(redis_url, file) as url:
+        monkeypatch.setenv("UNDERTONE_URL", url)
+        yield CliRunner()

@@ -20,7 +20,7 @@ from pipelines.types import (
     Participant,
     UtteranceSentiment,
 )
-from tests.deployments.cli.running import gateway_of
+from tests.deployments.cli.running import reading
 from tests.deployments.results import keep, result
 from tests.pipelines.stored import default
 
@@ -43,14 +43,8 @@ def seen(rows: list[ListedCall]) -> list[str]:
 
 @pytest.fixture
 def cli(redis_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[CliRunner]:
-    """A command line, with a token that may read, whose gateway is the real one over a real Redis."""
-    file = TokenFile(tmp_path / "tokens")
-    token, grant = new_token("*", frozenset({"read"}))
-    file.add(grant)
-    monkeypatch.setenv("UNDERTONE_TOKEN", token)
-    with gateway_of(redis_url, file) as url:
-        monkeypatch.setenv("UNDERTONE_URL", url)
-        yield CliRunner()
+    with reading(redis_url, monkeypatch, tmp_path) as cli:
+        yield cli
 
 
 def test_calls_are_listed_as_a_table_and_as_json(cli: CliRunner, redis_url: str) -> None:

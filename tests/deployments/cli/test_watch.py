@@ -16,10 +16,9 @@ from typer.testing import CliRunner
 from deployments.cli import client
 from deployments.cli.console import EXIT_AWAY
 from deployments.cli.main import app
-from deployments.http.tokens import TokenFile, new_token
 from pipelines.store.store import Store
 from pipelines.types import Participant
-from tests.deployments.cli.running import gateway_of
+from tests.deployments.cli.running import reading
 from tests.deployments.results import keep, result
 from tests.pipelines.stored import default
 
@@ -34,14 +33,8 @@ CALL = [
 
 @pytest.fixture
 def cli(redis_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[CliRunner]:
-    """A command line, with a token that may read, whose gateway is the real one over a real Redis."""
-    file = TokenFile(tmp_path / "tokens")
-    token, grant = new_token("*", frozenset({"read"}))
-    file.add(grant)
-    monkeypatch.setenv("UNDERTONE_TOKEN", token)
-    with gateway_of(redis_url, file) as url:
-        monkeypatch.setenv("UNDERTONE_URL", url)
-        yield CliRunner()
+    with reading(redis_url, monkeypatch, tmp_path) as cli:
+        yield cli
 
 
 def test_watch_follows_a_call_until_it_ends(cli: CliRunner, redis_url: str) -> None:
